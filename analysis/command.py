@@ -27,6 +27,7 @@ from analysis.table.trunks import find_trunks, trunks_note
 from analysis.table.units import PER_TOKEN, in_unit, loss_unit
 from experiments.records.record import RunRecord
 from experiments.system.csv_text import to_csv
+from experiments.system.disk import followed, reached, write_text
 
 Options = argparse.Namespace
 T = TypeVar("T")
@@ -90,10 +91,9 @@ def folder_of(options: Options) -> Path:
 
     Raises WriteError if they can't.
     """
-    path: Path = options.path
-    folder: Path = options.out or (
-        path if path.is_dir() else path.with_name(f"{path.stem}-analysis")
-    )
+    path: Path = reached(options.path)
+    folder = path if path.is_dir() else path.with_name(f"{path.stem}-analysis")
+    folder = followed(options.out) if options.out else folder
     check_folder(folder)
     return folder
 
@@ -102,8 +102,8 @@ def _write(output: Output, folder: Path, name: str, unit: str) -> list[str]:
     """All files, or none; what each is and where. unit: of losses, in the figures."""
     with staged(folder) as new, figures.style():
         for label, table in output.tables.items():
-            (new / f"{label}.csv").write_text(to_csv(table), encoding="utf-8")
-        (new / f"{name}.json").write_text(_as_json(output.values) + "\n", encoding="utf-8")
+            write_text(new / f"{label}.csv", to_csv(table))
+        write_text(new / f"{name}.json", _as_json(output.values) + "\n")
         for label, draw in output.figures.items():
             figure = draw()
             figures.relabel(figure, unit)

@@ -1,7 +1,6 @@
 """Results reach their folder when all of them are whole, or not at all."""
 
 import errno
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from analysis.unchanged import unchanged
+from experiments.system.disk import make_folder, remove_empty, remove_tree, rename
 
 _PREFIX = ".analysis-"
 _DAY = 86_400  # seconds
@@ -35,7 +35,7 @@ def staged(folder: Path) -> Iterator[Path]:
     missing: list[Path] = []
     try:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         _remove_leftovers(folder)
         with tempfile.TemporaryDirectory(dir=folder, prefix=_PREFIX) as name:
             yield Path(name)
@@ -49,8 +49,7 @@ def staged(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         for path in missing:
-            with suppress(OSError):  # it holds results, or was never made
-                path.rmdir()
+            remove_empty(path)
 
 
 def check_folder(folder: Path) -> None:
@@ -69,8 +68,8 @@ def _move(source: Path, folder: Path) -> None:
     for path in files:
         if path in same:
             continue
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (source / path).replace(folder / path)
+        make_folder((folder / path).parent)
+        rename(source / path, folder / path)
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -78,4 +77,4 @@ def _remove_leftovers(folder: Path) -> None:
     for path in folder.glob(f"{_PREFIX}*"):
         with suppress(OSError):  # another command has just removed it
             if time.time() - path.stat().st_mtime > _DAY:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)

@@ -14,6 +14,7 @@ from analysis.options import named_path
 from analysis.progress import Steps
 from analysis.staging import staged
 from analysis.table.sources import read_source
+from experiments.system.disk import followed, write_text
 
 
 def _options(sub: argparse.ArgumentParser) -> None:
@@ -83,8 +84,8 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
         path: Path = options.write
         records = read_source(options.path).records
         said = experiment_yaml(found, records, path.stem, options.base, options.typed)
-        with staged(path.parent) as new:
-            (new / path.name).write_text(said, encoding="utf-8")
+        with staged(followed(path.parent)) as new:
+            write_text(new / path.name, said)
         text += f"\n\nexperiment: {path}"
     return Output(values=found.to_dict(), text=text)
 

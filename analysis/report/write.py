@@ -19,6 +19,7 @@ from analysis.study import Study
 from analysis.table.load import finished
 from analysis.table.units import loss_unit
 from experiments.system.csv_text import to_csv
+from experiments.system.disk import make_folder, write_text
 
 
 def write_report(
@@ -52,13 +53,13 @@ def _write_files(
     say: Say,
 ) -> None:
     drawn = folder / "figures"
-    drawn.mkdir()
+    make_folder(drawn)
     models = list(map(str, dict.fromkeys(study.table["model"])))
     unit = loss_unit(study.table)
     drafts = sections_of(study)
     sections = draw_all(drafts, drawn, models, say, unit)
     if paper:
-        (folder / "paper").mkdir()
+        make_folder(folder / "paper")
         write_paper(drafts, folder / "paper", models, command, say, unit)
     topics = fill_checklist(
         study.table,
@@ -83,7 +84,7 @@ def _write_files(
         commands=[*provenance.commands, command],
         generated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by expert-isoflops",
     )
-    (folder / "report.html").write_text(render(page), encoding="utf-8")
+    write_text(folder / "report.html", render(page))
     fits = json.dumps(study.to_dict(), indent=1, allow_nan=False)
-    (folder / "fits.json").write_text(fits + "\n", encoding="utf-8")
-    (folder / "table.csv").write_text(to_csv(study.table), encoding="utf-8")
+    write_text(folder / "fits.json", fits + "\n")
+    write_text(folder / "table.csv", to_csv(study.table))

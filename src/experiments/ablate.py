@@ -8,7 +8,7 @@ from experiments.config.words import Words
 from experiments.inspection.command import run_on_texts
 from experiments.records.finished import finished_record
 from experiments.records.record import RunRecord
-from experiments.system.disk import check_writable
+from experiments.system.disk import check_writable, followed, reached
 from experiments.system.text_table import aligned
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def ablate_on_facts(
 
 def _begun(run_dir: Path, folder: Path | None) -> tuple[RunRecord, Path]:
     record = finished_record(run_dir)
-    folder = run_dir / "ablation" if folder is None else folder
+    folder = reached(run_dir) / "ablation" if folder is None else folder
     check_writable(folder, "or name another folder by out=...")
     return record, folder
 
@@ -177,7 +177,7 @@ def _run(words: Words) -> None:
 
     settings: dict[str, Any] = {
         "layer": values.get("layer"),
-        "folder": Path(values["out"]).expanduser() if "out" in values else None,
+        "folder": followed(Path(values["out"]).expanduser()) if "out" in values else None,
         **{key: words.number(key, *about) for key, about in _NUMBERS.items()},
     }
     if "experts" in values:

@@ -3,7 +3,6 @@
 With --as the runs are a CSV in the columns of another project's tables, with --card beside it.
 """
 
-import shutil
 import sys
 import tempfile
 import time
@@ -18,7 +17,15 @@ from experiments.records.record import RunRecord, flat_row
 from experiments.records.uncommitted import uncommitted_note
 from experiments.sweep.folders import sweep_argument, sweep_folder
 from experiments.system.command import Parser, exit_codes
-from experiments.system.disk import sync_tree, write_text_atomically
+from experiments.system.disk import (
+    OTHER_FOLDER,
+    make_folder,
+    remove_tree,
+    rename,
+    sync_tree,
+    write_text,
+    write_text_atomically,
+)
 from experiments.system.plain_text import printable
 from experiments.system.version import install
 
@@ -115,9 +122,9 @@ def write_as(
     texts = {_RUNS: to_csv(pd.DataFrame(rows_as(layout, records)))}
     if licence is not None:
         texts[_CARD] = runs_card(layout, records, _RUNS, licence)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for file, text in texts.items():
-        write_text_atomically(folder / file, text)
+        write_text_atomically(folder / file, text, then=OTHER_FOLDER)
     return [folder / file for file in texts]
 
 
@@ -130,19 +137,20 @@ def write_tables(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
 
     from experiments.system.csv_text import to_csv
 
+    make_folder(folder)
     for leftover in folder.glob(".table-*"):  # of a collect that was killed
         if time.time() - leftover.stat().st_mtime > _HOUR:
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove_tree(leftover)
     table = pd.DataFrame(rows)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".table-") as name:
         csv, parquet = Path(name) / "records.csv", Path(name) / "records.parquet"
-        csv.write_text(to_csv(table), encoding="utf-8")
+        write_text(csv, to_csv(table))
         try:
             table.to_parquet(parquet, index=False)
         except ImportError:
             raise RuntimeError(f"Parquet needs pyarrow: {install('parquet')}") from None
         sync_tree(Path(name))
-        return [path.replace(folder / path.name) for path in (csv, parquet)]
+        return [rename(path, folder / path.name) for path in (csv, parquet)]
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from experiments.config.trainer import spelled
 from experiments.system import started
 from experiments.system.command import FAILED, Parser, exit_codes, needs_train
+from experiments.system.disk import followed
 from experiments.system.modules import Module, modules_of
 
 with needs_train():
@@ -110,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace, parts: Sequence[Module], device: str) -> bool:
     """Whether all that was run is done."""
     about = _about(device)
-    report = Report(options.out / card_folder(about["card"]), about)
+    report = Report(followed(options.out) / card_folder(about["card"]), about)
     report.save()
     print(f"{about['card']}: {report.folder / reports.TEXT_NAME}", flush=True)
     end = time.monotonic() + 60 * options.minutes

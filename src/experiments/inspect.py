@@ -8,7 +8,7 @@ from experiments.config.words import PATCH, PLACES, Words, node_of
 from experiments.inspection.command import run_on_texts
 from experiments.inspection.editing.files import named_patch
 from experiments.records.finished import finished_record
-from experiments.system.disk import check_writable
+from experiments.system.disk import check_writable, followed, reached
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -120,7 +120,7 @@ def inspect_run(
 
 def folder_of(run_dir: Path, patch: "Patch | None") -> Path:
     """Where an inspection is, unless another folder is named."""
-    return run_dir / f"inspection{'' if patch is None else patch.label}"
+    return reached(run_dir) / f"inspection{'' if patch is None else patch.label}"
 
 
 def explain_text(
@@ -195,7 +195,9 @@ def _run(words: Words) -> None:
         raise ValueError("top= is of text=...; give one, or leave it out")
     top, layers = words.number("top", 3, 1), words.names("layers") or None
     patch = named_patch(values, run_dir, finished_record(run_dir))
-    folder = Path(values["out"]).expanduser() if "out" in values else folder_of(run_dir, patch)
+    folder = folder_of(run_dir, patch)
+    if "out" in values:
+        folder = followed(Path(values["out"]).expanduser())
     from experiments.inspection.lines import (
         lines_of_before,
         lines_of_cards,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.words import check_text, node_of, split_pairs
 from experiments.system.command import Parser, at_least, exit_codes
-from experiments.system.disk import write_text_atomically
+from experiments.system.disk import OTHER_FOLDER, make_folder, reached, write_text_atomically
 
 TOP_K, MEMORY = 2, 64
 _NODES = ("eval", "trainer", "paths")  # of the runs' configs: what the command line may change
@@ -188,8 +188,9 @@ def _compare(options: argparse.Namespace) -> None:
         "windows": {"fit": options.windows, "held_out": options.held_out},
         **asdict(result),
     }
-    options.file.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(options.file, json.dumps(report, indent=1) + "\n")
+    path = reached(options.file)
+    make_folder(path.parent)
+    write_text_atomically(path, json.dumps(report, indent=1) + "\n", then=OTHER_FOLDER)
     print(options.file)
 
 

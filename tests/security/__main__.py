@@ -1,11 +1,13 @@
 """Attacks by strangers' folders on the real commands: `make audit-security`; docs/trust.md.
 
-A line an attack: what came of it. Exit code 1 if anything of a stranger's ran, a command hung or
-ended with a traceback, or a control character reached the terminal.
+A line an attack: what came of it. Exit code 1 if anything of a stranger's ran, a command wrote or
+removed anything beside the results, hung or ended with a traceback, or a control character reached
+the terminal.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,10 +20,11 @@ from tests.conftest import WORDS
 from tests.init.test_gguf import vocabulary, write
 from tests.security.attacks import ATTACKS, FORMULA, MARKUP, START, Place
 from tests.security.gguf_flips import flips, summary
+from tests.security.strangers import own_folder, state_of
 
 _SECONDS = 300.0  # of one command, on a busy machine
 _FLIPS = 400
-_BAD = ("RAN", "HUNG", "TRACEBACK", "RAW", "MISREAD")
+_BAD = ("RAN", "WROTE", "HUNG", "TRACEBACK", "RAW", "MISREAD")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +87,10 @@ def _call(words: Sequence[str], root: Path, trust: str = "") -> subprocess.Compl
 def _outcome(prepare: Callable[[Place], list[str]], here: Place, trust: str) -> tuple[str, str]:
     """A word, and the command's last line."""
     here.ran.unlink(missing_ok=True)
+    shutil.rmtree(here.thesis, ignore_errors=True)
+    own_folder(here.thesis)
     words = prepare(here)
+    before = state_of(here.thesis)
     assert not here.ran.exists(), "the preparation ran it"
     try:
         done = _call(words, here.root, trust)
@@ -96,6 +102,9 @@ def _outcome(prepare: Callable[[Place], list[str]], here: Place, trust: str) -> 
     last = (said.strip().splitlines() or [""])[-1][:120]
     if here.ran.exists():
         return "RAN", last
+    if (after := state_of(here.thesis)) != before:
+        changed = sorted(name for name in before if after.get(name) != before[name])
+        return "WROTE", f"{len(changed)} names of the reader's folder: {', '.join(changed)}"[:120]
     if "\x1b" in said or "\x07" in said:
         return "RAW", printable(last)
     if "Traceback" in said:

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import shutil
 import struct
+import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from experiments.sweep.snapshot import take_snapshot
 from experiments.training.checkpoints import LAST
 from tests.adapters.small import adapter, write_peft
 from tests.init.test_gguf import write as write_gguf
-from tests.security.strangers import plant_config, plant_manifest, with_target
+from tests.security.strangers import plant_config, plant_link, plant_manifest, with_target
 from tests.security.test_checkpoints import planted
 
 TARGET = "results.stranger.planted.payload.X"
@@ -39,6 +41,11 @@ class Place:
     @property
     def ran(self) -> Path:
         return self.root / "RAN"
+
+    @property
+    def thesis(self) -> Path:
+        """A folder of the reader's, beside the results: no command may change it."""
+        return self.root / "thesis"
 
     def sweep(self, name: str = "stranger") -> Path:
         """A copy of the honest sweep, with a module that makes `ran` when it is imported."""
@@ -280,7 +287,29 @@ def _on_setup(here: Place) -> list[str]:
     return ["experiments.retry", "stranger"]
 
 
+def _on_link(name: str, *words: str, by_tar: bool = False) -> Callable[[Place], list[str]]:
+    """A sweep with a link to the reader's folder. name: in the sweep; RUN is the run's. What is
+    retried has no record, and what is brought by tar is there twice.
+    """
+
+    def prepare(here: Place) -> list[str]:
+        folder = here.sweep()
+        run_dir = folder / here.honest.name
+        plant_link(folder / name.replace("RUN", run_dir.name), here.thesis)
+        if words[0] == "experiments.retry":
+            (run_dir / RECORD_NAME).unlink()
+        if by_tar:
+            with tarfile.open(here.root / "sweep.tar", "w") as file:
+                file.add(folder, folder.name)
+            shutil.rmtree(folder)
+            subprocess.run(["tar", "-xf", here.root / "sweep.tar"], cwd=folder.parent, check=True)
+        return _named(words, run_dir)
+
+    return prepare
+
+
 INIT_RUN = ("experiments.run", "init=run", "init.path=RUN", *START)
+RETRY = ("experiments.retry", "stranger", "--local")
 FORMULA, MARKUP = '=HYPERLINK("http://x")', "<script>alert(1)</script>"
 # by name: makes the folder, and returns the words of the command after python -m
 ATTACKS: dict[str, Callable[[Place], list[str]]] = {
@@ -341,6 +370,29 @@ ATTACKS: dict[str, Callable[[Place], list[str]]] = {
     "control characters in a record: collect": _on_text(ESCAPE, "experiments.collect", "stranger"),
     "control characters in a record: report": _on_text(
         ESCAPE, "analysis", "report", "results/stranger"
+    ),
+    "a link for tables: retry --local": _on_link("RUN/tables", *RETRY),
+    "a link for tables, by tar: retry --local": _on_link("RUN/tables", *RETRY, by_tar=True),
+    "a link for a run: retry --local": _on_link("RUN", *RETRY),
+    "a link for history.csv: retry --local": _on_link("RUN/history.csv", *RETRY),
+    "a link for .code: retry --local": _on_link(".code", *RETRY),
+    "a link for a sweep: retry --local": _on_link("", *RETRY),
+    "a link for .controllers: cancel": _on_link(".controllers", "experiments.cancel", "stranger"),
+    "a link for a run: evaluate": _on_link(
+        "RUN", "experiments.evaluate", "RUN", "eval=[validation]"
+    ),
+    "a link for inspection: inspect": _on_link("RUN/inspection", "experiments.inspect", "RUN"),
+    "a link for ablation: ablate": _on_link(
+        "RUN/ablation", "experiments.ablate", "RUN", "experts=[1]", "texts=texts/a.txt"
+    ),
+    "a link for an export: export": _on_link("RUN/hf", "experiments.export", "RUN", "RUN/hf"),
+    "a link for a table: collect": _on_link("records.csv", "experiments.collect", "stranger"),
+    "a link for nanochat: collect": _on_link(
+        "nanochat", "experiments.collect", "stranger", "--as", "nanochat"
+    ),
+    "a link for figures: report": _on_link("figures", "analysis", "report", "results/stranger"),
+    "a link for paper: report --paper": _on_link(
+        "paper", "analysis", "report", "results/stranger", "--paper"
     ),
     "a formula in a record: report": _on_text(FORMULA, "analysis", "report", "results/stranger"),
     "markup in a record: report": _on_text(MARKUP, "analysis", "report", "results/stranger"),

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from experiments.records.files import write_record
+from experiments.records.files import RECORD_NAME, write_record
 from experiments.records.record import RunRecord
 from experiments.sweep.lost import CONFIG_NAME
 from experiments.sweep.manifest import MANIFEST_NAME
@@ -67,3 +69,47 @@ def plant_config(sweep_dir: Path, raw: Mapping[str, Any]) -> None:
     run_dir = sweep_dir / RUN_ID
     run_dir.mkdir(parents=True)
     (run_dir / CONFIG_NAME).write_text(yaml.safe_dump(dict(raw)))
+
+
+OWN = (  # what a command might take for its own, and more
+    *("chapter/1/text", "figures/a.png", "tables/2-ab/0-of-1.ckpt", "src/__pycache__/x.pyc"),
+    *("history.csv", "events.jsonl", "paper.tex", "step-2.ckpt", "last.ckpt", "card.json"),
+    *("tables.partial", "last.partial", "inspect.html", "records.csv", ".claim"),
+    *("2-0123456789ab", f"{os.uname().nodename}-1"),
+)
+
+
+def own_folder(folder: Path) -> Path:
+    """A folder of the reader's, whose loss state_of sees."""
+    for name in OWN:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"precious: {name}\n")
+    return folder
+
+
+def state_of(folder: Path) -> dict[str, tuple[int, Any]]:
+    """Of each name below a folder: when it was changed, and its bytes, or the names in it."""
+    return {
+        str(path.relative_to(folder)): (
+            path.lstat().st_mtime_ns,
+            path.read_bytes() if path.is_file() else sorted(map(str, path.iterdir())),
+        )
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+def plant_link(link: Path, own: Path, *, absolute: bool = False) -> None:
+    """A link in a sweep, to the reader's folder, or to a file of it where a file has that name. A
+    run or a sweep that is there is moved into the folder first.
+    """
+    if (link / RECORD_NAME).exists() or (link / MANIFEST_NAME).exists():
+        link.rename(own / "moved")
+        own = own / "moved"
+    elif link.suffix or link.name == ".claim":
+        own = own / "history.csv"
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(own if absolute else os.path.relpath(own, link.parent))

@@ -17,6 +17,7 @@ from analysis.progress import Say, silent
 from analysis.report.gallery import Draft, file_label
 from analysis.report.page.blocks import DataTable
 from analysis.report.paper.booktabs import escape, is_long, tabular
+from experiments.system.disk import make_folder, write_text
 
 COLUMNS = Columns()
 _HEAD = r"""% Tables and figures of a report, by: {command}
@@ -44,7 +45,7 @@ def write_paper(
     A figure that can't be drawn is left out; the page says why. A table of no rows is too.
     """
     for name in ("tables", "figures"):
-        (folder / name).mkdir()
+        make_folder(folder / name)
     plots = [part for draft in drafts for part in draft.parts if isinstance(part, Plot)]
     drawn = set()
     with mapping(len(plots)) as each:
@@ -56,7 +57,7 @@ def write_paper(
     for draft in drafts:
         own: list[str] = []
         for name, table in _named(draft):
-            (folder / "tables" / f"{name}.tex").write_text(tabular(table), encoding="utf-8")
+            write_text(folder / "tables" / f"{name}.tex", tabular(table))
             shown = rf"\input{{tables/{name}.tex}}"
             own += (
                 _long(shown, table) if is_long(table) else _block(_FITTED + f"{{{shown}}}", table)
@@ -67,7 +68,7 @@ def write_paper(
         if own:
             lines += [rf"\section*{{{escape(draft.title)}}}", *own]
     text = "\n".join([*lines, r"\end{document}", ""])
-    (folder / "paper.tex").write_text(text, encoding="utf-8")
+    write_text(folder / "paper.tex", text)
 
 
 def _named(draft: Draft) -> Iterator[tuple[str, DataTable]]:

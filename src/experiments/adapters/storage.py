@@ -15,7 +15,16 @@ from experiments.adapters.table import LoRATable
 from experiments.config.constraints import shown
 from experiments.init.reading import file_sha256, from_extra, named
 from experiments.init.safetensors_files import load_tensors
-from experiments.system.disk import abandoned, make_folder, sync_file, write_text_atomically
+from experiments.system.disk import (
+    OTHER_FOLDER,
+    abandoned,
+    followed,
+    make_folder,
+    remove,
+    rename,
+    sync_file,
+    write_text_atomically,
+)
 from experiments.system.json_files import read_json
 
 INDEX = "library.json"
@@ -30,7 +39,7 @@ def save_library(library: LoRALibrary, folder: Path | str) -> Path:
 
     Raises ValueError for a folder with other things in it.
     """
-    folder = Path(folder).expanduser()
+    folder = followed(Path(folder).expanduser())
     if folder.exists() and not (folder / INDEX).exists() and not _is_begun(folder):
         raise ValueError(f"{folder} has no {INDEX} and is not empty; name another folder")
     make_folder(folder)
@@ -39,14 +48,14 @@ def save_library(library: LoRALibrary, folder: Path | str) -> Path:
     for path, table in library.tables.items():
         tensors[f"{path}:down"], tensors[f"{path}:up"] = table.w_down, table.w_up
     partial = folder / "tables.partial"
-    partial.unlink(missing_ok=True)  # a link would be written through
+    remove(partial)  # a link would be written through
     safetensors.save_file(
         {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial
     )
     digest = file_sha256(partial)
     name = f"tables-{digest[:16]}.safetensors"
     sync_file(partial)
-    partial.replace(folder / name)
+    rename(partial, folder / name)
     index = {
         "format": _FORMAT,
         "rank": library.rank,
@@ -60,10 +69,10 @@ def save_library(library: LoRALibrary, folder: Path | str) -> Path:
         "tables": name,
         "sha256": digest,
     }
-    write_text_atomically(folder / INDEX, json.dumps(index, indent=1) + "\n")
+    write_text_atomically(folder / INDEX, json.dumps(index, indent=1) + "\n", then=OTHER_FOLDER)
     for old in folder.glob("tables-*.safetensors"):
         if old.name != name:
-            old.unlink()
+            remove(old)
     return folder
 
 

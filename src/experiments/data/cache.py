@@ -2,12 +2,11 @@
 
 import errno
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.system.disk import make_folder, whole_folder
+from experiments.system.disk import make_folder, opened, reached, remove_tree, whole_folder
 from experiments.system.locks import lock
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -16,8 +15,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock named after `path`; a second process waits for the first."""
+    path = reached(path)
     make_folder(path.parent)
-    with path.with_name(f".{path.name}.lock").open("w") as file:
+    with opened(path.with_name(f".{path.name}.lock"), "w") as file:
         lock(file)
         yield
 
@@ -26,14 +26,16 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     """`folder`, filled by make(temporary_folder) unless it exists already.
 
     A process killed half-way leaves only a temporary folder, which the next one removes. After a
-    power loss the folder is whole or not there.
+    power loss the folder is whole or not there. Caches are the user's own: links to it are
+    followed.
     """
+    folder = reached(folder)
     if folder.exists():
         return folder
     with full_disk_explained(folder), locked(folder):
         if not folder.exists():
             for leftover in folder.parent.glob(f".{folder.name}.partial-*"):  # on any machine
-                shutil.rmtree(leftover, ignore_errors=True)
+                remove_tree(leftover)
             with whole_folder(folder) as new:
                 make(new)
     return folder

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.records.files import DamagedError
+from experiments.system.disk import write_text
 
 _CHECKSUM = "checksum"  # sha256 over the other keys; files of older versions have none
 
@@ -14,7 +15,7 @@ _CHECKSUM = "checksum"  # sha256 over the other keys; files of older versions ha
 def write_checked(path: Path, values: Mapping[str, Any]) -> None:
     """One object, with its checksum."""
     text = json.dumps({**values, _CHECKSUM: _checksum(values)}, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
 
 
 def read_checked(path: Path, types: Mapping[str, type], remedy: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import numpy as np
 from experiments.data.cache import locked
 from experiments.data.checked import read_checked, write_checked
 from experiments.records.files import DamagedError
-from experiments.system.disk import file_sha256, write_text_atomically
+from experiments.system.disk import file_sha256, reached, write_text_atomically
 
 INDEX_NAME = "index.json"
 _DAYS = 7  # a stamp holds
@@ -219,7 +219,7 @@ def stamp(text: PackedText, facts: dict[str, Any] | None = None) -> None:
     """Notes that the tokens were found whole. facts: of the files, before they were read."""
     content = {"time": time.time(), **(facts or _facts(text))}
     with suppress(RuntimeError):  # the next one reads them again
-        write_text_atomically(_stamp_path(text), json.dumps(content) + "\n")
+        write_text_atomically(reached(_stamp_path(text)), json.dumps(content) + "\n")
 
 
 def _is_stamped(text: PackedText) -> bool:

@@ -1,7 +1,6 @@
 """From documents to packed tokens: in parallel, in shards, and taken up where it was killed."""
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -29,7 +28,19 @@ from experiments.data.packed import (
 )
 from experiments.data.vocabulary import Vocabulary
 from experiments.records.files import DamagedError
-from experiments.system.disk import file_sha256, sync, sync_file, sync_tree
+from experiments.system.disk import (
+    file_sha256,
+    make_folder,
+    opened,
+    reached,
+    remove,
+    remove_tree,
+    rename,
+    sync,
+    sync_file,
+    sync_tree,
+    write_text,
+)
 
 SHARD_TOKENS = 2**24  # a shard ends with the document that reaches this
 _CHUNK_BYTES = 4_000_000  # of text handed to the tokenizer's threads at once
@@ -52,21 +63,22 @@ def pack(
     it; the next goes on after the last. Raises ValueError for text that can't be read or holds no
     document, DamagedError if the folder is not as it was written, RuntimeError for a full disk.
     """
+    folder = reached(folder)
     if folder.exists():
         return _checked(open_verified(folder), vocabulary)
     with full_disk_explained(folder), locked(folder):
         if not folder.exists():
             partial = folder.with_name(f".{folder.name}.partial")
-            partial.mkdir(exist_ok=True)
+            make_folder(partial)
             shards = _fill(partial, corpus, split, vocabulary, cache, max_tokens)
             if not shards:
-                shutil.rmtree(partial)
+                remove_tree(partial)
                 raise ValueError(f"the {split} split of {name_of(corpus)} has no text")
             write_index(partial, vocabulary.n_entries, shards, vocabulary.sha256)
             sync_tree(partial)  # its index too
-            partial.rename(folder)
+            rename(partial, folder)
             sync_file(folder.parent)
-            (folder / _JOURNAL).unlink(missing_ok=True)
+            remove(folder / _JOURNAL)
             stamp(PackedText(folder))  # each shard was read again when it was written
     return _checked(open_verified(folder), vocabulary)
 
@@ -149,12 +161,12 @@ class _Writer:
         name = f"{self.number:05d}.bin"
         temporary = self.folder / f"{name}.partial"
         try:
-            with temporary.open("wb") as file:  # ndarray.tofile would not say that a disk is full
+            with opened(temporary) as file:  # ndarray.tofile would not say that a disk is full
                 file.write(np.concatenate(self.parts).data)
                 file.flush()
                 sync(file.fileno())
         except OSError:
-            temporary.unlink()
+            remove(temporary)
             raise
         shard = Shard(
             file=name,
@@ -163,8 +175,8 @@ class _Writer:
             n_bytes=self.n_bytes,
             sha256=file_sha256(temporary),
         )
-        temporary.replace(self.folder / name)
-        with (self.folder / _JOURNAL).open("a", encoding="utf-8") as journal:
+        rename(temporary, self.folder / name)
+        with opened(self.folder / _JOURNAL, "a", encoding="utf-8") as journal:
             journal.write(json.dumps(asdict(shard)) + "\n")
         self.number, self.parts, self.n_tokens, self.n_bytes = self.number + 1, [], 0, 0
         return shard
@@ -187,8 +199,8 @@ def _finished(folder: Path, dtype: np.dtype[np.generic]) -> list[Shard]:
     kept = {shard.file for shard in shards}
     for path in folder.iterdir():
         if path.name not in kept:
-            path.unlink()
-    journal.write_text("".join(json.dumps(asdict(s)) + "\n" for s in shards), encoding="utf-8")
+            remove(path)
+    write_text(journal, "".join(json.dumps(asdict(s)) + "\n" for s in shards))
     return shards
 
 

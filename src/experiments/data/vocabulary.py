@@ -15,6 +15,7 @@ from experiments.data.corpus import Corpus
 from experiments.data.folders import vocabulary_folder
 from experiments.data.tokenizer import TokenizerConfig, token_bytes, vocabulary_size
 from experiments.records.files import DamagedError
+from experiments.system.disk import write_text
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def prepare_vocabulary(config: TokenizerConfig, corpus: Corpus, cache: Path) -> 
                 f"set data.tokenizer.vocab_size={size}"
             )
         file = folder / "tokenizer.json"
-        file.write_text(tokenizer.to_str(), encoding="utf-8")
+        write_text(file, tokenizer.to_str())
         meta = {
             "n_entries": size,
             "end_of_text": tokenizer.token_to_id(end),

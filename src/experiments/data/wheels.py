@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from experiments.data.cache import made_once
-from experiments.system.disk import file_sha256
+from experiments.system.disk import file_sha256, write_text
 
 
 def fetch_wheel(requirement: str, sha256: str, cache: Path) -> Path:
@@ -27,7 +27,7 @@ def fetch_wheel(requirement: str, sha256: str, cache: Path) -> Path:
 
 def _download(requirement: str, sha256: str, folder: Path) -> None:
     pins = folder / "requirements.txt"
-    pins.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+    write_text(pins, f"{requirement} --hash=sha256:{sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--only-binary=:all:", "--ignore-requires-python"]
     command += ["--requirement", str(pins), "--dest", str(folder)]

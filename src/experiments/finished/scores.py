@@ -15,6 +15,7 @@ from experiments.points.point import Point
 from experiments.records.files import RECORD_NAME, read_record, write_record
 from experiments.records.finished import finished_record
 from experiments.records.record import RunRecord
+from experiments.system.disk import reached
 from experiments.tasks.choice import Chosen
 from experiments.tasks.facts import facts_tasks
 from experiments.tasks.harness import load_tasks, score_tasks
@@ -41,6 +42,7 @@ def score_run(
     Raises ValueError for a run that is not done, for keys that would change the run itself, and
     if the data is no longer what the run was trained on.
     """
+    run_dir = reached(run_dir)
     record = finished_record(run_dir)
     mark = "" if library is None else library_label(library)
     mark += "" if change is None else change.label

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.gpu.goals import Goal
-from experiments.system.disk import write_text_atomically
+from experiments.system.disk import make_folder, write_text_atomically
 from experiments.system.text_table import markdown
 
 JSON_NAME, TEXT_NAME = "report.json", "report.md"
@@ -104,7 +104,7 @@ class Report:
 
     def save(self) -> None:
         """Both files, each whole or as it was."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         text = json.dumps(self.content, indent=1, ensure_ascii=False, allow_nan=False)
         write_text_atomically(self.folder / JSON_NAME, text + "\n", durable=False)
         write_text_atomically(

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from experiments.gpu.harness import DATA
 from experiments.gpu.parts.isoflop import OVERRIDES
 from experiments.system.command import Parser, exit_codes
+from experiments.system.disk import followed, make_folder, reached, remove, remove_tree
 
 ROOTS = ("hydra-core", "omegaconf", "lightning", "tokenizers", "tqdm")
 # such a machine's own, and what only fetches from the hub
@@ -79,9 +80,10 @@ def platforms(platform: str) -> list[str]:
 def gather(folder: Path, python_version: str, platform: str) -> None:
     """Downloads; makes a wheel of what exists as source alone and is pure Python."""
     tags = [word for tag in platforms(platform) for word in ("--platform", tag)]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = followed(folder)
+    make_folder(folder)
     for old in folder.glob("*.whl"):  # two versions of one would stop the whole installation
-        old.unlink()
+        remove(old)
     for name, version in packages(python_version).items():
         pin = f"{name}=={version}"
         common = ["--quiet", "--no-deps", "--disable-pip-version-check"]
@@ -118,7 +120,8 @@ def gather_tokens(cache: Path) -> None:
     own = Path(config.paths.cache).expanduser()
     made = prepare_data(config.data, own)
     assert made.train is not None
-    shutil.rmtree(cache, ignore_errors=True)
+    cache = reached(cache)
+    remove_tree(cache)
     for folder in (made.vocabulary.folder, made.train.folder, made.validation.folder):
         shutil.copytree(folder, cache / folder.resolve().relative_to(own.resolve()))
 

@@ -24,7 +24,7 @@ from experiments.init.reading import from_extra
 from experiments.init.safetensors_files import load_tensors
 from experiments.init.slots import slots_at
 from experiments.system import interruption
-from experiments.system.disk import OTHER_FOLDER, explained, whole_folder
+from experiments.system.disk import OTHER_FOLDER, explained, reached, whole_folder, write_text
 from experiments.system.json_files import read_json
 
 FORMAT = 1
@@ -42,7 +42,7 @@ def save_retrofitted(model: Any, folder: str | Path) -> Path:
     Raises ValueError for a model without such layers, for a class that is not transformers' own,
     and for a folder that exists.
     """
-    folder = Path(folder)
+    folder = reached(Path(folder))
     layers = layers_of(model)
     if folder.exists():
         raise ValueError(f"{folder} exists; name a new folder, or delete it")
@@ -68,7 +68,7 @@ def save_retrofitted(model: Any, folder: str | Path) -> Path:
     }
     with explained(folder, OTHER_FOLDER), whole_folder(folder) as new:
         safetensors.save_file(tensors, new / _LAYERS)
-        (new / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+        write_text(new / _ABOUT, json.dumps(about, indent=1) + "\n")
         with _without(model, layers):
             model.save_pretrained(new / _BASE)
     return folder

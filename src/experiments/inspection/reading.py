@@ -21,7 +21,7 @@ from experiments.inspection.statistics import Bounds, LayerStatistics
 from experiments.inspection.texts import Text
 from experiments.models.tokens import Tokens
 from experiments.models.transformer import Transformer
-from experiments.system.disk import explained, sync_file, temporary_name
+from experiments.system.disk import whole_file
 
 SECONDS = 30.0  # between two saves
 STATISTICS = "statistics.npz"  # all sums, of a pass that is done or is gone on with
@@ -146,15 +146,8 @@ def _save(
         for key, value in statistics.state().items()
     }
     about = np.frombuffer(json.dumps({"identity": identity, "done": done}).encode(), np.uint8)
-    new = temporary_name(path)
-    with explained(path, _OTHER):
-        try:
-            with new.open("wb") as file:
-                np.savez(file, about=about, **arrays)
-            sync_file(new)
-            new.replace(path)
-        finally:
-            new.unlink(missing_ok=True)
+    with whole_file(path, _OTHER) as file:
+        np.savez(file, about=about, **arrays)
 
 
 def _load(path: Path, found: dict[str, LayerStatistics], identity: dict[str, Any]) -> int:

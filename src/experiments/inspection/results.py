@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments.inspection.cards import LayerCard
 from experiments.system.csv_text import to_csv, unguarded
-from experiments.system.disk import make_folder, write_text_atomically
+from experiments.system.disk import OTHER_FOLDER, make_folder, write_text_atomically
 from experiments.system.json_files import read_json
 
 CARD = "card.json"
@@ -48,15 +48,15 @@ def write_results(folder: Path, found: Inspection, page: str) -> None:
     """The tables and the page, and then the card, which says that all are there."""
     make_folder(folder)
     for name, table in found.tables.items():
-        write_text_atomically(folder / f"{name}.csv", to_csv(table))
-    write_text_atomically(folder / PAGE, page)
+        write_text_atomically(folder / f"{name}.csv", to_csv(table), then=OTHER_FOLDER)
+    write_text_atomically(folder / PAGE, page, then=OTHER_FOLDER)
     content = {
         "identity": found.identity,
         "layers": [asdict(card) for card in found.cards],
         "about": found.about,
         "typed": found.typed,
     }
-    write_text_atomically(folder / CARD, json.dumps(content, indent=1) + "\n")
+    write_text_atomically(folder / CARD, json.dumps(content, indent=1) + "\n", then=OTHER_FOLDER)
 
 
 def read_inspection(folder: Path) -> Inspection:

@@ -20,7 +20,14 @@ from experiments.interchange.place import MARKER, check_folder
 from experiments.interchange.reread import check_loads
 from experiments.interchange.sources import flat_sources, table_of
 from experiments.records.record import RunRecord
-from experiments.system.disk import OTHER_FOLDER, explained, file_sha256, whole_folder
+from experiments.system.disk import (
+    OTHER_FOLDER,
+    explained,
+    file_sha256,
+    reached,
+    whole_folder,
+    write_text,
+)
 
 WEIGHTS = "model.safetensors"
 _FORMAT = 1
@@ -41,11 +48,11 @@ def write_export(
     """
     from safetensors.torch import load_file, save_file
 
-    folder = folder.absolute()
+    folder = reached(folder.absolute())
     with explained(folder, OTHER_FOLDER), whole_folder(folder) as new:
         check_folder(folder, record.run_id + patch)
         for name, text in _texts(form, vocabulary, record, card).items():
-            (new / name).write_text(text, encoding="utf-8")
+            write_text(new / name, text)
         save_file(dict(form.state), new / WEIGHTS, metadata={"format": "pt"})
         if not are_equal(load_file(new / WEIGHTS), form.state):
             raise RuntimeError(f"{folder}: the weights read back are not those written")
@@ -101,7 +108,7 @@ def _mark(new: Path, record: RunRecord, patch: str) -> None:
     files = {path.name: file_sha256(path) for path in sorted(new.iterdir())}
     marker = {"format": _FORMAT, "run_id": record.run_id, "files": {**files, MARKER: None}}
     marker |= {"patch": patch} if patch else {}
-    (new / MARKER).write_text(_json(marker), encoding="utf-8")
+    write_text(new / MARKER, _json(marker))
 
 
 def _json(values: Any) -> str:

@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from experiments.system.disk import OTHER_FOLDER, check_writable
+from experiments.system.disk import OTHER_FOLDER, check_writable, reached
 from experiments.system.json_files import read_json
 from experiments.system.version import install
 
@@ -15,7 +15,7 @@ def check_folder(folder: Path, whose: str) -> None:
     the same patch: whose is its id, and the patch's label), and RuntimeError if nothing can be
     written beside it.
     """
-    check_writable(folder.absolute().parent, OTHER_FOLDER)
+    check_writable(reached(folder.absolute()).parent, OTHER_FOLDER)
     if not folder.exists():
         return
     if not folder.is_dir():

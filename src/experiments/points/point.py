@@ -27,6 +27,7 @@ from experiments.optim.optimizer import RowAdamW
 from experiments.records.record import RunRecord
 from experiments.system.agreement import Look, look_at
 from experiments.system.device import Device, device_of
+from experiments.system.disk import followed
 from experiments.system.distributed import Ranks
 
 _OTHER_ORDER = 1  # added to a run's seed: batches in another order than training's
@@ -94,7 +95,8 @@ class Point:
     @property
     def run_dir(self) -> Path:
         """results/<sweep>/<run_id>."""
-        return Path(self.config.paths.results).expanduser() / self.config.sweep / self.run_id
+        results = followed(Path(self.config.paths.results).expanduser())
+        return results / self.config.sweep / self.run_id
 
     @property
     def cache(self) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.records.record import CUT_SHORT, RunRecord
-from experiments.system.disk import explained, make_folder, sync_file, write_text_atomically
+from experiments.system.disk import explained, make_folder, rename, sync_file, write_text_atomically
 from experiments.system.json_files import parse_json
 from experiments.system.plain_text import may_have_controls, printable_values
 
@@ -109,7 +109,7 @@ def set_aside(path: Path) -> Path:
     while aside.exists():
         n += 1
         aside = path.with_name(f"{path.name}.damaged-{n}")
-    return path.rename(aside)
+    return rename(path, aside)
 
 
 @contextmanager

@@ -9,14 +9,23 @@ which one of them needs.
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from experiments.records.files import CHECKPOINT_NAME
 from experiments.records.finished import outcome_of
-from experiments.system.disk import PARTIAL, explained, sync_file
+from experiments.system.disk import (
+    PARTIAL,
+    explained,
+    make_folder,
+    opened,
+    remove,
+    remove_tree,
+    rename,
+    second_name,
+    sync_file,
+)
 from experiments.system.locks import lock
 
 FOLDER = "branches"
@@ -45,7 +54,7 @@ class Starts:
 def enter(trunk_dir: Path, run_id: str, n_steps: int) -> None:
     """Notes that a branch is to start there. Where nobody may write, nothing is dropped either."""
     with suppress(PermissionError), _locked(trunk_dir) as folder:
-        (folder / f"{n_steps}-{run_id}").touch()
+        opened(folder / f"{n_steps}-{run_id}", "ab").close()
 
 
 def release(trunk_dir: Path, run_id: str) -> None:
@@ -55,11 +64,11 @@ def release(trunk_dir: Path, run_id: str) -> None:
     with suppress(PermissionError), _locked(trunk_dir) as folder:
         for n_steps, name in _entries(folder):
             if name == run_id:
-                (folder / f"{n_steps}-{run_id}").unlink(missing_ok=True)
+                remove(folder / f"{n_steps}-{run_id}")
         waiting = {n_steps for n_steps, _ in _entries(folder)}
         for n_steps, path in kept(trunk_dir).items():
             if n_steps not in waiting:
-                path.unlink(missing_ok=True)
+                remove(path)
                 _drop_tables(trunk_dir, n_steps)
 
 
@@ -70,7 +79,7 @@ def _drop_tables(trunk_dir: Path, n_steps: int) -> None:
     ended = outcome_of(trunk_dir)
     if ended is not None and ended.status == "done" and ended.n_steps != n_steps:
         for folder in (trunk_dir / _TABLES).glob(f"{n_steps}-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
 
 
 def path_of(trunk_dir: Path, n_steps: int) -> Path:
@@ -91,14 +100,11 @@ def keep(checkpoint: Path, n_steps: int) -> None:
     path = path_of(checkpoint.parent, n_steps)
     temporary = path.with_name(path.name + PARTIAL)
     with explained(path):
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(checkpoint, temporary)
-        except OSError:
-            shutil.copyfile(checkpoint, temporary)
+        remove(temporary)
+        second_name(checkpoint, temporary)
         sync_file(temporary)  # of a copy its content
-        temporary.replace(path)
-        temporary.unlink(missing_ok=True)  # a second name of `path` already: renaming did nothing
+        rename(temporary, path)
+        remove(temporary)  # a second name of `path` already: renaming did nothing
         sync_file(path.parent)
 
 
@@ -124,8 +130,8 @@ def usable(trunk_dir: Path, n_steps: int) -> list[tuple[int, Path]]:
 @contextmanager
 def _locked(trunk_dir: Path) -> Iterator[Path]:
     folder = trunk_dir / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    make_folder(folder)
+    with opened(folder / ".lock", "w") as file:
         lock(file)
         yield folder
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from experiments.system.disk import make_folder, opened, remove
 from experiments.system.locks import is_locked, lock
 from experiments.system.ownership import distrust, open_itself
 from experiments.system.processes import Identity, has_open, identity
@@ -21,16 +22,15 @@ FOLDER = ".controllers"
 def controlling(sweep_dir: Path) -> Iterator[None]:
     """Leaves this process's address in the sweep's folder, locked, for as long as it drives it."""
     path = sweep_dir / FOLDER / own_name()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    with os.fdopen(os.open(path, flags, 0o644), "w", encoding="utf-8") as file:
+    make_folder(path.parent)
+    with opened(path, "w", permissions=0o644, encoding="utf-8") as file:
         lock(file, 1.0)
         file.write(json.dumps(asdict(identity(os.getpid()))))
         file.flush()
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def own_name() -> str:
@@ -101,7 +101,7 @@ def _stop(path: Path, pid: int) -> bool:
         if handle is not None:
             os.close(handle)
     if not is_locked(path):  # killed; its number may be another's by now
-        path.unlink(missing_ok=True)
+        remove(path)
     return False
 
 

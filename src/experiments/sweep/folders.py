@@ -6,6 +6,7 @@ from pathlib import Path
 from experiments.records.files import RECORD_NAME
 from experiments.sweep.lost import folders_of
 from experiments.sweep.manifest import MANIFEST_NAME
+from experiments.system.disk import followed, reached
 
 
 def sweep_argument(parser: argparse.ArgumentParser, optional: bool = False) -> None:
@@ -26,7 +27,8 @@ def sweep_argument(parser: argparse.ArgumentParser, optional: bool = False) -> N
 
 def sweep_folder(options: argparse.Namespace) -> Path:
     """The folder that the arguments name. Raises ValueError if it is no sweep's."""
-    for folder in (Path(options.sweep), Path(options.results) / options.sweep):
+    results = followed(options.results)
+    for folder in (reached(Path(options.sweep)), results / options.sweep):
         if _is_sweep(folder):
             return folder
     known = sorted(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.records.files import DamagedError
 from experiments.sweep.places import relocatable
 from experiments.system.claims import Claim, RunningElsewhereError, claimed
-from experiments.system.disk import end_line, make_folder, sync, sync_file
+from experiments.system.disk import end_line, make_folder, opened, sync, sync_file
 from experiments.system.json_files import parse_json
 from experiments.system.plain_text import printable
 
@@ -120,7 +120,7 @@ def add(sweep_dir: Path, entries: Sequence[Entry]) -> None:
     make_folder(sweep_dir)
     path = sweep_dir / MANIFEST_NAME
     is_new = not path.exists()
-    with path.open("a+b") as file:
+    with opened(path, "a+b") as file:
         end_line(file)
         file.writelines(_line(entry) for entry in entries)
         file.flush()

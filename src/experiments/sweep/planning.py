@@ -20,7 +20,7 @@ from experiments.sweep.queue import Task
 from experiments.sweep.settings import with_settings
 from experiments.sweep.trunks import check_places, trunks_of, waits, without_derived
 from experiments.system.claims import RunningElsewhereError, claimed, is_claimed, log_event
-from experiments.system.disk import check_writable
+from experiments.system.disk import check_writable, make_folder, rename
 
 Raw = Mapping[str, Any]
 # exit codes of commands whose points are not all done, beside 1 failed: stopped by a signal and
@@ -182,9 +182,9 @@ def set_aside_diverged(points: Sequence[Point]) -> None:
                 continue
             n = len(list(point.run_dir.glob(f"{status}-*"))) + 1
             aside = point.run_dir / f"{status}-{n}"
-            aside.mkdir()
+            make_folder(aside)
             for path in [point.run_dir / RECORD_NAME, *point.run_dir.glob("*.ckpt")]:
-                path.rename(aside / f"{path.name}.old")  # no record to any table
+                rename(path, aside / f"{path.name}.old")  # no record to any table
             log_event(point.run_dir, "set aside")
 
 

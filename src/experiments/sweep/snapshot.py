@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +10,13 @@ from experiments.config.paths import conf_dir, sbatch_dir
 from experiments.data.cache import made_once
 from experiments.records.files import set_aside
 from experiments.system import code_copy
-from experiments.system.disk import write_text_atomically
+from experiments.system.disk import (
+    copy_file,
+    make_folder,
+    refuse_links,
+    remove_tree,
+    write_text_atomically,
+)
 from experiments.system.environment import PACKAGE, git_diff, git_state
 
 
@@ -24,9 +29,11 @@ def take_snapshot(sweep_dir: Path) -> Path:
     """
     files = [file for top, root in _sources() for file in code_copy.files_of(top, root)]
     copy = sweep_dir / code_copy.FOLDER / code_copy.digest_of(files)
+    refuse_links(copy.parent)
     if os.path.lexists(copy):
         why = f"{copy} is a link" if copy.is_symlink() else code_copy.damage_of(copy)
-        code_copy.forget_compiled(copy)
+        for folder in () if copy.is_symlink() else code_copy.compiled(copy):
+            remove_tree(folder)  # as far as it is this user's
         if why is not None:
             aside = set_aside(copy).name
             print(
@@ -38,8 +45,8 @@ def take_snapshot(sweep_dir: Path) -> Path:
     def make(folder: Path) -> None:
         for name, path in files:
             target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
+            make_folder(target.parent)
+            copy_file(path, target)
         state = json.dumps(git_state(PACKAGE), indent=1) + "\n"
         write_text_atomically(folder / code_copy.STATE_NAME, state)
         if (diff := git_diff(PACKAGE)) is not None:

@@ -8,7 +8,6 @@ what is drawn depends on the journal alone, and not on how often the command was
 """
 
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from experiments.records.files import DamagedError
 from experiments.sweep.objective import Objective
 from experiments.sweep.space import Space
-from experiments.system.disk import sync_file
+from experiments.system.disk import opened, refuse_links, sync_file
 from experiments.system.version import install
 
 if TYPE_CHECKING:
@@ -319,6 +318,7 @@ def _storage(path: Path) -> "JournalStorage":
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
+    refuse_links(path)  # Optuna writes there
     _check_lines(path)
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_HeldAlready()))  # type: ignore[arg-type]
@@ -345,4 +345,5 @@ def _cut_torn_line(path: Path) -> None:
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
-            os.truncate(path, whole)
+            with opened(path, "r+b") as file:
+                file.truncate(whole)

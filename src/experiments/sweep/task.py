@@ -83,8 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _without_gpu(run_dir: Path, why: str) -> int:
     """The exit code of a task that would train on a CPU, or on another rank's GPU."""
     from experiments.system.claims import log_event
+    from experiments.system.disk import make_folder
 
-    run_dir.mkdir(exist_ok=True)
+    make_folder(run_dir)
     log_event(run_dir, NO_GPU, why=why)
     print(f"error: {why}", file=sys.stderr)
     return 1
@@ -93,6 +94,7 @@ def _without_gpu(run_dir: Path, why: str) -> int:
 def _stopped_early(error: KeyboardInterrupt) -> int:
     """The exit code of a task that was stopped while it was still importing or reading."""
     from experiments.sweep.queue import own_job, requeue_point
+    from experiments.system.disk import make_folder
 
     print(f"interrupted: {error}", file=sys.stderr)
     job = own_job()
@@ -104,7 +106,7 @@ def _stopped_early(error: KeyboardInterrupt) -> int:
         found = json.loads(options.submission.read_text(encoding="utf-8"))
         max_retries = int(found.get("max_retries", MAX_RETRIES))
         run_dir = _sweep_of(options) / found["run_ids"][options.index]
-        run_dir.mkdir(exist_ok=True)
+        make_folder(run_dir)
     except (OSError, ValueError, LookupError, TypeError):  # it would say so if it got so far
         run_dir = None
     why = f"time limit: {error} before the training"
@@ -134,7 +136,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _sweep_of(options: argparse.Namespace) -> Path:
-    return options.submission.parents[1]
+    from experiments.system.disk import followed
+
+    return followed(options.submission.parents[1])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from experiments.system.claims import (
     log_event,
     read_events,
 )
-from experiments.system.disk import explained, refuse_links
+from experiments.system.disk import explained, make_folder, opened, refuse_links_in
 from experiments.system.requeue import NO_GPU, STALLED, try_again
 from experiments.system.sockets import shorten_sockets
 
@@ -267,10 +267,10 @@ def _work_in_log(point: Point, n_threads: int, card: str | None) -> int:
 def redirect_output(path: Path) -> None:
     """All output of this process to a file from now on, which its owner alone can read."""
     with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        refuse_links(path.parent)
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-        os.dup2(log, stream.fileno())
-    os.close(log)
+        make_folder(path.parent)
+        refuse_links_in(path.parent)
+        log = opened(path, "ab", permissions=0o600)
+    with log:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(log.fileno(), stream.fileno())

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from experiments.system import started
-from experiments.system.disk import end_line, make_folder, refuse_links, sync
+from experiments.system.disk import end_line, make_folder, opened, refuse_links_in, sync
 from experiments.system.locks import is_locked, lock
 from experiments.system.processes import Identity, identity
 
@@ -146,10 +146,10 @@ def claimed(run_dir: Path) -> Iterator[Claim]:
     (locks.py).
     """
     make_folder(run_dir)
-    refuse_links(run_dir)
+    refuse_links_in(run_dir)
     path = run_dir / CLAIM_NAME
     while True:
-        with open(path, "r+b", opener=_create) as file:  # not to append: see _SIZE
+        with opened(path, "r+b", create=True) as file:  # not to append: see _SIZE
             if not lock(file, _PATIENCE):
                 holder = _read(path)
                 by = "another process" if holder is None else holder.by
@@ -207,10 +207,6 @@ def _age(run_dir: Path, holder: _Holder) -> float:
         return holder.age
 
 
-def _create(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT, 0o666)
-
-
 def _text(token: str) -> bytes:
     """A claim: a line for people, and a line for programs."""
     known = {"token": token, "host": socket.gethostname(), **asdict(identity(os.getpid()))}
@@ -258,7 +254,7 @@ def log_event(run_dir: Path, event: str, **details: Any) -> None:
     line = {"event": event, "time": now, "by": whoami(), **details}
     path = run_dir / JOURNAL_NAME
     try:
-        with path.open("a+b") as file:
+        with opened(path, "a+b") as file:
             end_line(file)
             file.write(json.dumps(line).encode() + b"\n")
     except OSError as error:  # what it tells of has happened, and goes on

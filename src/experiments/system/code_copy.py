@@ -5,9 +5,7 @@ Standard library only: a queued task asks before it imports anything else of the
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 FOLDER = ".code"  # of a sweep: holds the copies
@@ -37,7 +35,7 @@ def damage_of(copy: Path) -> str | None:
     """Says what is wrong with a copy; None if its files are those that its name is the hash
     of, and nothing that Python could import is beside them.
 
-    What Python has compiled is not looked at: see forget_compiled.
+    What Python has compiled is not looked at: who asks removes it (compiled).
     """
     files = [file for top in TOPS for file in files_of(top, copy / top)]
     known = {path for _, path in files} | {copy / STATE_NAME, copy / DIFF_NAME}
@@ -62,8 +60,6 @@ def _has_text(name: str) -> bool:
     return not name.endswith("__init__.py")
 
 
-def forget_compiled(copy: Path) -> None:
-    """Removes what Python has compiled of a copy: it would be run in place of the files."""
-    for folder in copy.rglob(_COMPILED):
-        with suppress(OSError):  # of another user, or removed by another command just now
-            shutil.rmtree(folder)
+def compiled(copy: Path) -> list[Path]:
+    """The folders of what Python has compiled of a copy, and would run in place of the files."""
+    return list(copy.rglob(_COMPILED))

@@ -1,16 +1,24 @@
-"""Files that are whole or not there, and a disk that refuses them, in one line. Stdlib only."""
+"""All that is written, made and removed: whole or not there, and through no link. Stdlib only.
+
+A folder of results may come from anybody, and git and tar bring links. So each of these functions
+refuses a path that has a link in it, wherever: what is below it is another folder than it says.
+Links of the user's own, such as results/ on a scratch disk, are followed once, where a command is
+given its folder (followed). No other module writes by other means (tests/system/test_writers.py).
+It is of folders as they were brought: who can change one while a command runs needs no link.
+"""
 
 import errno
 import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from experiments.system.processes import has_ended, mark
 
@@ -21,6 +29,7 @@ _UNABLE_TO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of some network
 _TEMPORARY = re.compile(r"\..+\.(new-.+|[0-9a-z_]{8})")  # temporary_name's, and earlier ones
 
 
+_BLOCK = 4096  # bytes, which a full disk refuses
 _GOES_ON = "and run the same command again: it goes on from the last checkpoint"
 OTHER_FOLDER = "or name another folder"
 
@@ -44,28 +53,142 @@ def explained(path: Path, then: str = _GOES_ON) -> Iterator[None]:
         ) from error
 
 
+def followed(path: Path) -> Path:
+    """A path that the user gave, without links: through those that it has, which are the user's
+    own. Where it has none, the same path.
+
+    Of the folder of all results, of a cache, and of a folder that a command is told to write.
+    """
+    real = os.path.realpath(path)
+    return path if real == os.path.abspath(path) else Path(real)  # noqa: PTH100  (of links, too)
+
+
+def reached(path: Path) -> Path:
+    """As followed, but for the path's own name: of a sweep, a run or a file. A link of that name
+    may be a stranger's, and is refused, or replaced by a whole file or folder.
+    """
+    return followed(path.parent) / path.name
+
+
+def refuse_links(path: Path) -> None:
+    """Raises RuntimeError, with the remedy, if a path is a link, or leads through one. A lstat for
+    each folder on the way.
+    """
+    if os.path.realpath(path) == (way := os.path.abspath(path)):  # noqa: PTH100
+        return
+    link = next((p for p in (*reversed(Path(way).parents), Path(way)) if p.is_symlink()), path)
+    itself = ", or name that folder itself" if link.is_dir() else ""
+    raise RuntimeError(
+        f"{link} is a link, and what is written there would go to {os.path.realpath(link)}; "
+        f"delete it{itself}"
+    )
+
+
+def refuse_links_in(folder: Path) -> None:
+    """Raises RuntimeError if a name in a folder is a link that leads out of it. What is written
+    refuses it too, and this does so before the work.
+    """
+    inside = os.path.join(os.path.realpath(folder), "")  # noqa: PTH118
+    with os.scandir(folder) as found:
+        for name in (one.name for one in found if one.is_symlink()):
+            if not os.path.realpath(inside + name).startswith(inside):
+                refuse_links(Path(inside + name))
+
+
 def check_writable(folder: Path, then: str = _GOES_ON) -> None:
     """Raises RuntimeError, as explained(), if no file can be made in a folder, which need not be
-    there. Leaves nothing, and makes no folder of that name, which another command may be about to
-    use.
+    there, or for a link on the way. Makes no name, which a kill would leave: another command may be
+    about to use the folder.
     """
+    refuse_links(folder)
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    with (
-        explained(folder, then),
-        tempfile.TemporaryDirectory(prefix=".writable.", dir=there) as probe,
-    ):
-        tried = Path(probe) / folder.relative_to(there)
-        tried.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=tried):
-            pass
+    with explained(folder, then):
+        with suppress(FileNotFoundError):
+            folder.stat()  # for a name that is too long, or is below a file
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(_BLOCK))
+            file.flush()
 
 
-def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it that are missing, and sees their names to the disk."""
+def opened(
+    path: Path, mode: str = "wb", *, permissions: int = 0o666, create: bool = False, **how: Any
+) -> IO[Any]:
+    """open() for writing or appending. permissions: of a new file, less what the umask takes.
+    create: with r+, makes one that is not there. how: encoding and newline.
+    """
+    refuse_links(path)
+
+    def open_itself(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CREAT * create, permissions)
+
+    return open(path, mode, opener=open_itself, **how)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A new text in a file: of a folder that is not yet whole. Else as write_text_atomically."""
+    with opened(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def make_folder(folder: Path, permissions: int = 0o777) -> None:
+    """Makes a folder and those above it that are missing, and sees their names to the disk.
+    permissions: of the folder, less what the umask takes.
+    """
+    refuse_links(folder)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(permissions, parents=True, exist_ok=True)
     for path in reversed(missing):
         sync_file(path.parent)
+
+
+def rename(path: Path, new: Path) -> Path:
+    """Renames a file or folder, in the place of a file that has the new name; a link stays one.
+    Returns the new path.
+    """
+    for each in (path, new):
+        refuse_links(each.parent)
+    return path.replace(new)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a link itself, if it is there."""
+    refuse_links(path.parent)
+    path.unlink(missing_ok=True)
+
+
+def remove_tree(folder: Path) -> None:
+    """Removes a folder and what is in it, or what else has its name, as far as the system lets it.
+    No link in it is followed.
+    """
+    refuse_links(folder.parent)
+    if folder.is_symlink() or not folder.is_dir():
+        with suppress(OSError):
+            folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_empty(folder: Path) -> None:
+    """Removes a folder, unless something is in it."""
+    refuse_links(folder.parent)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def copy_file(path: Path, new: Path) -> None:
+    """A copy of a file, with its permissions."""
+    with path.open("rb") as source, opened(new) as target:
+        shutil.copyfileobj(source, target)
+    new.chmod(stat.S_IMODE(path.stat().st_mode))
+
+
+def second_name(path: Path, new: Path) -> None:
+    """A new name of the same file, or a copy where the file system has no such names."""
+    refuse_links(new)
+    try:
+        os.link(path, new, follow_symlinks=False)
+    except OSError:
+        copy_file(path, new)
 
 
 def temporary_name(path: Path, what: str = "new") -> Path:
@@ -89,6 +212,37 @@ def abandoned(path: Path, what: str = "new") -> list[Path]:
 
 
 @contextmanager
+def whole_file(
+    path: Path, then: str = _GOES_ON, *, mode: int = 0o666, durable: bool = True
+) -> Iterator[IO[bytes]]:
+    """A new file under a temporary name in the same folder, which then gets the path's: whole or
+    not at all. What killed writers of the same file have left goes.
+
+    The folder must be there: that of a run which was moved away is not made again.
+
+    mode: of the file, less what the umask takes. durable: on the disk before it has its name,
+    and the name too before this returns, so that a power loss leaves the old file or the new one,
+    and after this the new one. Raises RuntimeError as explained(), of which `then` is.
+    """
+    with explained(path, then):
+        for leftover in abandoned(path) if durable else ():
+            remove(leftover)
+        temporary = temporary_name(path)
+        try:
+            with opened(temporary, "xb", permissions=mode) as file:
+                yield file
+                file.flush()
+                if durable:
+                    sync(file.fileno())
+            rename(temporary, path)
+            if durable:
+                sync_file(path.parent)
+        except BaseException:
+            remove(temporary)
+            raise
+
+
+@contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A new folder to be filled, which then takes the place of what has this name: it is there
     whole, on the disk, or what was there before is. What killed writers of it have left goes; where
@@ -97,69 +251,33 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     partial, earlier = (abandoned(folder, what) for what in ("partial", "old"))
     if earlier and not folder.exists():
         with suppress(OSError):
-            earlier.pop().rename(folder)
+            rename(earlier.pop(), folder)
     for leftover in (*partial, *earlier):
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove_tree(leftover)
     new, old = (temporary_name(folder, what) for what in ("partial", "old"))
     try:
-        new.mkdir(parents=True)
+        make_folder(new)
         yield new
         sync_tree(new)
         if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
+            rename(folder, old)
+        rename(new, folder)
         sync_file(folder.parent)
     except BaseException:
         if old.exists() and not folder.exists():
-            old.rename(folder)
+            rename(old, folder)
         raise
     finally:
         for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def refuse_links(folder: Path) -> None:
-    """Raises RuntimeError if a name in a folder is a link to a file, in a sweep of somebody else's:
-    what a run appends would go into a file of this user's.
-    """
-    with os.scandir(folder) as found:
-        links = [one.path for one in found if one.is_symlink() and not one.is_dir()]
-    if links:
-        raise RuntimeError(
-            f"{links[0]} is a link, and what a run writes would go to "
-            f"{os.path.realpath(links[0])}; delete it"
-        )
+            remove_tree(leftover)
 
 
 def write_text_atomically(
-    path: Path, text: str, *, mode: int = 0o666, durable: bool = True
+    path: Path, text: str, *, mode: int = 0o666, durable: bool = True, then: str = _GOES_ON
 ) -> None:
-    """Writes under a temporary name in the same folder, then renames: whole or not at all. What
-    killed writers of the same file have left goes.
-
-    The folder must be there: that of a run which was moved away is not made again.
-
-    mode: of the file, less what the umask takes. durable: on the disk before it has its name,
-    and the name too before this returns, so that a power loss leaves the old file or the new one,
-    and after this the new one. Raises RuntimeError as explained().
-    """
-    with explained(path):
-        for leftover in abandoned(path) if durable else ():
-            leftover.unlink(missing_ok=True)
-        temporary = temporary_name(path)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        try:
-            with os.fdopen(os.open(temporary, flags, mode), "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                if durable:
-                    sync(file.fileno())
-            temporary.replace(path)
-            if durable:
-                sync_file(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    """As whole_file, of a text."""
+    with whole_file(path, then, mode=mode, durable=durable) as file:
+        file.write(text.encode())
 
 
 def end_line(file: IO[bytes]) -> None:
@@ -213,4 +331,4 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name.endswith(PARTIAL) or _TEMPORARY.fullmatch(path.name):
             with suppress(OSError):  # a folder, or not ours: it is in nobody's way
-                path.unlink()
+                remove(path)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from experiments.system.disk import explained, sync
+from experiments.system.disk import explained, opened, remove, sync
 from experiments.system.table_files import Share, files_of, manifest_of, read_by
 
 MARK = b"sha256:"
@@ -108,7 +108,7 @@ def save_sealed(checkpoint: dict[str, Any], path: Path) -> None:
     """torch.save with the hash. If that fails: removes the file and raises RuntimeError."""
     with explained(path):
         try:
-            with path.open("wb") as file:
+            with opened(path) as file:
                 hashed = _Hashed(file)
                 torch.save(checkpoint, hashed)  # type: ignore[arg-type]  # of IO it only writes
                 if hashed.error is not None:
@@ -120,7 +120,7 @@ def save_sealed(checkpoint: dict[str, Any], path: Path) -> None:
                 file.flush()
                 sync(file.fileno())
         except BaseException:
-            path.unlink(missing_ok=True)  # a full disk has room for the run's record then
+            remove(path)  # a full disk has room for the run's record then
             raise
 
 

@@ -7,7 +7,6 @@ them: each takes its columns from whichever files have them.
 """
 
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from experiments.system.disk import refuse_links, remove_empty, remove_tree
 
 KEY = FOLDER = "tables"
 Share = tuple[int, int]  # of the columns: that of process r of R, those from r d/R to (r + 1) d/R
@@ -126,12 +127,13 @@ def drop_unnamed(folder: Path, checkpoints: Iterable[str]) -> None:
     """Removes files of tables that none of these checkpoints of a folder names. Only for the
     folder's only writer.
     """
-    if not (folder / FOLDER).is_dir():
+    place = folder / FOLDER
+    refuse_links(place)
+    if not place.is_dir():
         return
     manifests = (manifest_of(folder / name) for name in checkpoints)
     named = {manifest["folder"] for manifest in manifests if manifest is not None}
-    for found in (folder / FOLDER).iterdir():
+    for found in place.iterdir():
         if found.name not in named:
-            shutil.rmtree(found, ignore_errors=True)
-    with suppress(OSError):  # not empty
-        (folder / FOLDER).rmdir()
+            remove_tree(found)
+    remove_empty(place)

@@ -9,6 +9,7 @@ from experiments.data.cache import made_once
 from experiments.data.facts import Facts
 from experiments.data.folders import digest, identity
 from experiments.data.stream import DomainStream
+from experiments.system.disk import opened
 from experiments.tasks.items import SUFFIX, LocalTask, committed_tasks, read_task
 
 NAMES = ("facts_held_in", "facts_held_out")
@@ -45,7 +46,7 @@ def _facts_of(corpus: Any) -> list[Facts]:
 
 def _write(corpora: Sequence[Facts], cache: Path, folder: Path) -> None:
     for i, name in enumerate(NAMES):
-        with (folder / f"{name}{SUFFIX}").open("w", encoding="utf-8") as file:
+        with opened(folder / f"{name}{SUFFIX}", "w", encoding="utf-8") as file:
             for corpus in corpora:
                 for item in corpus.items(corpus.facts(cache)[i], N_CHOICES):
                     file.write(json.dumps(item, ensure_ascii=False) + "\n")

@@ -15,7 +15,7 @@ from experiments.records.files import CHECKPOINT_NAME
 from experiments.records.kept import keep, kept
 from experiments.system import interruption, started
 from experiments.system.agreement import Look, look_at
-from experiments.system.disk import PARTIAL, explained, sync_file
+from experiments.system.disk import PARTIAL, explained, remove, rename, sync_file
 from experiments.system.table_files import drop_unnamed
 
 LAST, PREVIOUS = CHECKPOINT_NAME, "previous.ckpt"
@@ -103,8 +103,8 @@ class Checkpoint(pl.Callback):
             last = self.folder / LAST
             with explained(last):
                 if self._last_is_whole and last.exists():  # a damaged one must not replace a whole
-                    last.replace(self.folder / PREVIOUS)
-                temporary.replace(last)
+                    rename(last, self.folder / PREVIOUS)
+                rename(temporary, last)
                 sync_file(self.folder)
             drop_unnamed(self.folder, (LAST, PREVIOUS, *_kept(self.folder)))
         self._last_is_whole = True
@@ -191,8 +191,8 @@ def forget_previous(folder: Path) -> None:
     """
     previous, last = folder / PREVIOUS, folder / LAST
     if previous.exists() and not last.exists():
-        previous.replace(last)
-    previous.unlink(missing_ok=True)
+        rename(previous, last)
+    remove(previous)
     drop_unnamed(folder, (LAST, *_kept(folder)))
 
 

@@ -32,7 +32,7 @@ from experiments.system import distributed, environment
 from experiments.system.claims import Claim, RunningElsewhereError, claimed, log_event
 from experiments.system.credentials import cut
 from experiments.system.device import peak_memory
-from experiments.system.disk import remove_leftovers, write_text_atomically
+from experiments.system.disk import remove, remove_leftovers, write_text_atomically
 from experiments.training.checkpoints import forget_previous
 from experiments.training.evaluation import Evaluation
 from experiments.training.fit import Fit, Sink, fit, leave_group, rates, set_up_process
@@ -76,7 +76,7 @@ def execute(
         if finished is not None and not _goes_on(point, finished):
             return finished
         if finished is not None:
-            (point.run_dir / RECORD_NAME).unlink()  # its state is running now
+            remove(point.run_dir / RECORD_NAME)  # its state is running now
         remove_leftovers(point.run_dir)
         log_event(point.run_dir, "started")
         try:

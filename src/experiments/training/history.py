@@ -15,7 +15,7 @@ import torch
 from experiments.budget.plan import Plan
 from experiments.records.files import HISTORY_NAME
 from experiments.records.record import RunRecord
-from experiments.system.disk import explained, write_text_atomically
+from experiments.system.disk import explained, opened, remove, write_text_atomically
 from experiments.system.seals import damage_of
 from experiments.training.module import DIVERGED_LOSS, LanguageModel
 
@@ -117,7 +117,10 @@ class History(pl.Callback):
 
     def _append(self, row: dict[str, float]) -> None:
         new = not self.path.exists()
-        with explained(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
+        with (
+            explained(self.path),
+            opened(self.path, "a", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, COLUMNS)
             if new:
                 writer.writeheader()
@@ -129,7 +132,7 @@ class History(pl.Callback):
             return
         self.check()
         if not self._kept:
-            self.path.unlink(missing_ok=True)
+            remove(self.path)
             return
         _write_rows(self.path, (_row(kept, plan) for kept in self._kept))
 

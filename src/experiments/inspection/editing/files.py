@@ -18,7 +18,7 @@ from experiments.config.constraints import shown
 from experiments.config.words import PATCH
 from experiments.inspection.editing.patch import LayerEdits, LayerPatch, Patch
 from experiments.records.record import RunRecord
-from experiments.system.disk import OTHER_FOLDER, check_writable, write_text_atomically
+from experiments.system.disk import OTHER_FOLDER, check_writable, reached, write_text_atomically
 from experiments.system.json_files import LARGEST, read_json
 
 SUFFIX = ".json"
@@ -83,7 +83,7 @@ def write_patch(path: Path, patch: Patch) -> None:
             f"{path} would have {len(text) / 2**20:.0f} MiB, and a patch has at most "
             f"{LARGEST >> 20}; add fewer experts at once"
         )
-    write_text_atomically(path, text)
+    write_text_atomically(reached(path), text, then=OTHER_FOLDER)
 
 
 def check_new(path: Path) -> None:
@@ -94,7 +94,7 @@ def check_new(path: Path) -> None:
         raise ValueError(f"{path} exists; name another file, or delete it")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"{path.parent} is not a folder; make it first")
-    check_writable(path.absolute().parent, OTHER_FOLDER)
+    check_writable(reached(path.absolute()).parent, OTHER_FOLDER)
 
 
 def _said(layer: LayerPatch) -> dict[str, Any]:

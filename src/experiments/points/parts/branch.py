@@ -28,7 +28,7 @@ from experiments.records.record import RunRecord
 from experiments.system import distributed
 from experiments.system.agreement import told_by_all
 from experiments.system.claims import log_event
-from experiments.system.disk import write_text_atomically
+from experiments.system.disk import followed, reached, remove, write_text_atomically
 from experiments.system.interruption import Interrupted
 
 BRANCH_NAME = "branch.json"  # in a branch's folder: how many steps it took over
@@ -109,9 +109,9 @@ class BranchSteps(RunPart):
         config = draft.config
         trunk = trunk_raw(draft.raw, config.budget)
         trunk_id = id_of(trunk, draft)
-        folder = Path(config.paths.results).expanduser() / config.sweep / trunk_id
+        folder = followed(Path(config.paths.results).expanduser()) / config.sweep / trunk_id
         if self.place != TRUNK:
-            folder = Path(self.place).expanduser()
+            folder = reached(Path(self.place).expanduser())
             if folder.name != trunk_id:
                 raise ValueError(
                     f"optim.branch_from={self.place} is not the trunk of this point, whose run id "
@@ -181,7 +181,7 @@ def _note(point: Point, n_steps: int) -> None:
     if distributed.is_other_rank(point.ranks):
         return
     if not n_steps:
-        (point.run_dir / BRANCH_NAME).unlink(missing_ok=True)
+        remove(point.run_dir / BRANCH_NAME)
         return
     trunk = _of(point).trunk_id
     text = json.dumps({"trunk": trunk, "n_steps": n_steps})

@@ -32,7 +32,7 @@ from experiments.points.point import BuiltRun, Draft, Point, RunPart, TrainingPa
 from experiments.points.table_shares import share_of
 from experiments.system import started
 from experiments.system.agreement import told_by_all
-from experiments.system.disk import explained, sync_file
+from experiments.system.disk import explained, make_folder, sync_file
 from experiments.system.distributed import patience
 from experiments.system.exchange import Exchange
 from experiments.system.seals import save_sealed, seal_of
@@ -262,8 +262,7 @@ class OwnColumns(TrainingPart):
         place = self._folder / FOLDER / folder
         path = place / file_name(self._exchange.rank, self._exchange.size)
         with explained(path):
-            place.parent.mkdir(exist_ok=True)
-            place.mkdir(exist_ok=True)
+            make_folder(place)
         save_sealed(content, path)
         for above in (place, place.parent):
             sync_file(above)

@@ -17,6 +17,7 @@ from experiments.init.start import start
 from experiments.models.transformer import TransformerConfig
 from experiments.points.point import BuiltRun, Point, RunPart, Scores
 from experiments.system.claims import log_event
+from experiments.system.disk import write_text
 from experiments.system.text_table import count
 
 
@@ -129,7 +130,7 @@ class Weights(RunPart):
         }
 
         def score(folder: Path) -> None:
-            (folder / "scores.json").write_text(json.dumps(scorer.all()))
+            write_text(folder / "scores.json", json.dumps(scorer.all()))
 
         folder = made_once(run.point.cache / "starts" / digest(parts), score)
         scores: Scores = json.loads((folder / "scores.json").read_text())

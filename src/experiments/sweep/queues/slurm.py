@@ -40,6 +40,7 @@ from experiments.sweep.queues._slurm_tasks import (
 )
 from experiments.sweep.submission import Submission
 from experiments.system import started
+from experiments.system.disk import remove
 
 if TYPE_CHECKING:
     from experiments.points.point import Point
@@ -312,12 +313,12 @@ def give(sweep_dir: Path, given: Submission, queue: Slurm) -> str:
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"sbatch gave no answer in {TIMEOUT:.0f} s, and {unknown}") from None
     except OSError as error:
-        path.unlink()
+        remove(path)
         raise RuntimeError(f"sbatch can't be started: {error}") from None
     if done.returncode < 0:
         raise RuntimeError(f"sbatch was killed by signal {-done.returncode}, and {unknown}")
     if done.returncode:
-        path.unlink()
+        remove(path)
         raise RuntimeError(f"sbatch refused: {last_line(done.stderr)} ({shlex.join(command)})")
     return done.stdout.strip().partition(";")[0]
 
