@@ -14,6 +14,7 @@ from typing import Any
 from experiments.records.files import DamagedError
 from experiments.sweep.queue import Task
 from experiments.system.disk import make_folder, write_text_atomically
+from experiments.system.json_files import read_json
 from experiments.system.ownership import distrust
 from experiments.system.requeue import MAX_RETRIES
 
@@ -60,7 +61,7 @@ def read(path: Path, check: Callable[[Mapping[str, Any]], object] = dict) -> Sub
     for a file that is none.
     """
     try:
-        values = json.loads(path.read_bytes())
+        values = read_json(path)
         found = Submission(**{**values, "run_ids": tuple(values["run_ids"])})
         if not all(isinstance(run_id, str) for run_id in found.run_ids):
             raise ValueError("its run_ids are not text")

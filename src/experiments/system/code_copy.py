@@ -1,14 +1,16 @@
 """The copy of the code that a sweep runs: .code/<hash>, and whether it is what its name says.
 
-Standard library only: a queued task asks before it imports anything else of the copy.
+Quick to import, and without packages: a queued task asks before it imports the rest of the copy.
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+
+from experiments.system.json_files import read_json
+from experiments.system.regular_files import read_regular
 
 FOLDER = ".code"  # of a sweep: holds the copies
 STATE_NAME = "code.json"  # beside the src/ of a copy: the commit it was taken at
@@ -29,7 +31,7 @@ def digest_of(files: Iterable[tuple[str, Path]]) -> str:
     """A copy's name: of the files' names and bytes, 12 hex digits."""
     digest = hashlib.sha256()
     for name, path in sorted(files):
-        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(name.encode() + b"\0" + read_regular(path) + b"\0")
     return digest.hexdigest()[:_DIGITS]
 
 
@@ -47,7 +49,7 @@ def damage_of(copy: Path) -> str | None:
         if _COMPILED not in path.parts and path.is_file() and path not in known:
             return f"{path} does not belong to it"
     try:
-        json.loads((copy / STATE_NAME).read_bytes())
+        read_json(copy / STATE_NAME)
     except (OSError, ValueError):
         return f"{copy / STATE_NAME} can't be read"
     if digest_of(files) == copy.name:
