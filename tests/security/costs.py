@@ -74,11 +74,11 @@ KINDS: dict[str, Callable[[Path], list[str]]] = {
 def main() -> None:
     """Prints the table."""
     rows = [("kind", "MB", "exit", "CPU s", "MiB", "s", "load", "last line")]
-    with tempfile.TemporaryDirectory(prefix="strangers-") as folder:
-        for name, prepare in KINDS.items():
-            if " ".join(sys.argv[1:]) in name:
+    for name, prepare in KINDS.items():
+        if " ".join(sys.argv[1:]) in name:
+            with tempfile.TemporaryDirectory(prefix="strangers-") as folder:
                 rows.append((name, *_cost(prepare, Path(folder))))
-                print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
+            print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
     print("\n".join(aligned(rows)))
 
 

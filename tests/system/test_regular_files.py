@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -102,6 +103,7 @@ FUNCTIONS = {
     "OmegaConf.load", "os.open", "open",
 }  # fmt: skip
 LAST = {"open", *METHODS, *(name.rpartition(".")[2] for name in FUNCTIONS)}
+OPENS = re.compile(rf"\b(?:{'|'.join(LAST)})\(")
 WRITES = ("'w", "'a", "'x", "O_WRONLY", "flags", "_create", "devnull")
 GUARDED = ("open_regular", "regular", "read_regular", "StringIO", "BytesIO")
 # rooms and files that read nothing of anybody's, and why
@@ -139,6 +141,8 @@ OWN = {
 
 def _openings(source: str):
     """The line and name of each call that opens a file to read it by its name."""
+    if not OPENS.search(source):
+        return
     for call in ast.walk(ast.parse(source)):
         if not isinstance(call, ast.Call):
             continue
@@ -156,6 +160,7 @@ def _openings(source: str):
             yield call.lineno, name
 
 
+@pytest.mark.slow
 def test_only_regular_files_opens_what_may_be_a_stranger_s():
     """A rule: whoever reads a file of a run, a sweep or a user does so by regular_files.py."""
     found = []
