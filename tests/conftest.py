@@ -88,6 +88,14 @@ def _as_in_a_new_process() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder of state that is not the user's own: the key of signatures is there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _measured_once() -> Iterator[None]:
     """What each run takes a fifth of a second for, and is the same for all of this process."""
     with pytest.MonkeyPatch.context() as patch:

@@ -13,6 +13,7 @@ from analysis.contrast.curves import CENTRES, CURVATURES
 from analysis.contrast.noise import SOURCES
 from analysis.contrast.pairs import Pair
 from analysis.contrast.points import SIZES
+from experiments.system.regular_files import read_regular
 
 Kind = Literal["difference", "equivalence", "multiplier", "slope"]
 # kind -> what may refute it, of its interval
@@ -109,9 +110,7 @@ def read_registration(path: Path) -> Registered:
     """Raises ValueError in one line for what is unknown or no value of its kind, OSError for a file
     that can't be read.
     """
-    content = path.read_bytes()
-    if len(content) > _MOST:
-        raise ValueError(f"{path}: {len(content)} bytes are more than {_MOST}: is this the file?")
+    content = read_regular(path, _MOST)
     try:
         found = yaml.load(content, _Loader)  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -11,7 +11,6 @@ the model's cells: one for all of a model, by parabolas of the rates that the ce
 Loss rises faster above the best rate than below it; a parabola has the mean of both sides.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.intervals import Array
+from experiments.system.json_files import read_json
 
 _DRAWS = 4000
 _ALONE = 6  # cells of one model from which on AICc can choose a column (budget/rate_law.py)
@@ -107,7 +107,7 @@ def read_rates(path: Path) -> SavedRates:
     that can't be read.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         laws = [
             _law(
                 next(law for law in group["laws"] if law["label"] == group["chosen"]),

@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.fitting.text import join_first, pluralize
 from experiments.system.csv_text import unguarded
+from experiments.system.regular_files import open_regular, read_regular
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 _NAMES = {mark: name for name, mark in SEPARATORS.items()}
@@ -73,7 +74,7 @@ def read_csv(path: Path, separator: str | None = None) -> pd.DataFrame:
 
 
 def _decoded(path: Path) -> str:
-    content = path.read_bytes() if path.suffix.lower() != ".gz" else _unpacked(path)
+    content = read_regular(path) if path.suffix.lower() != ".gz" else _unpacked(path)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -87,7 +88,7 @@ def _decoded(path: Path) -> str:
 
 def _unpacked(path: Path) -> bytes:
     try:
-        with gzip.open(path) as file:
+        with open_regular(path) as raw, gzip.open(raw) as file:
             content = file.read(_MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's

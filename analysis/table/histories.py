@@ -8,6 +8,7 @@ import pandas as pd
 
 from experiments.records.files import HISTORY_NAME
 from experiments.records.finished import lacking_rows
+from experiments.system.regular_files import MOST, regular
 
 
 def history_paths(folder: Path) -> dict[str, Path]:
@@ -21,7 +22,7 @@ def history_paths(folder: Path) -> dict[str, Path]:
 def read_history(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """The columns of a history.csv. Raises ValueError for what is no table of finite numbers."""
     try:
-        read = pd.read_csv(path, usecols=list(columns), dtype=float)
+        read = pd.read_csv(regular(path, MOST), usecols=list(columns), dtype=float)
     except ValueError as error:
         why = str(error).splitlines()[0]
     else:

@@ -14,6 +14,7 @@ from analysis.table.documents import Documents, Gathered
 from experiments.records.files import DamagedError, find_records, read_record
 from experiments.records.record import RunRecord, flat_row
 from experiments.system.plain_text import printable
+from experiments.system.regular_files import MOST, regular
 from experiments.system.version import install
 
 
@@ -132,7 +133,7 @@ def _read_each(paths: Iterable[Path]) -> Iterator[RunRecord | DamagedError]:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
-        frame = pd.read_parquet(path)
+        frame = pd.read_parquet(regular(path, MOST))
     except ImportError:
         raise ValueError(f"{path}: Parquet needs pyarrow: {install('parquet')}") from None
     except (ValueError, OSError) as error:

@@ -25,6 +25,11 @@ def main() -> None:
         action="store_true",
         help="run on this machine, wherever the sweep ran before",
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run what its last submission asks of a shell, though you did not write it here",
+    )
     parser.add_argument("--workers", type=int, help="points at once on this machine")
     parser.add_argument(
         "--run", action="append", metavar="ID", help="this run alone, by its id or the start of it"
@@ -40,7 +45,7 @@ def main() -> None:
         wanted = None if options.run is None else runs_named(folder, options.run)
         found, n_refused = raws_of(folder, wanted)
         raws = [{**raw, "retry": "all" if options.diverged else "failed"} for raw in found]
-        before = None if options.local else last_used(folder)
+        before = None if options.local else last_used(folder, trusted=options.trust)
         run_sweep(raws, before or Local(n_workers=options.workers), stored=True)
         if n_refused:
             raise ValueError(f"{n_refused} points could not be run: see the lines above")

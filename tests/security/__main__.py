@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rows = [("attack", "outcome", "")]
     with tempfile.TemporaryDirectory(prefix="strangers-") as folder:
-        here = _place(Path(folder))
+        here = place(Path(folder))
         for name, prepare in ATTACKS.items():
             if options.only in name:
                 rows.append((name, *_outcome(prepare, here, options.trust)))
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(row[1] in _BAD for row in rows))
 
 
-def _place(root: Path) -> Place:
+def place(root: Path) -> Place:
     """A folder with text and a run that was trained on it by the command."""
     (root / "texts").mkdir()
     lines = [
@@ -70,18 +70,22 @@ def _place(root: Path) -> Place:
 
 
 def _call(words: Sequence[str], root: Path, trust: str = "") -> subprocess.CompletedProcess[bytes]:
-    environment = {
-        **os.environ, "EXPERIMENTS_CACHE": str(root / "cache"), "EXPERIMENTS_TRUST": trust,
-        "OMP_NUM_THREADS": "1", "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
-    }  # fmt: skip
     return subprocess.run(
         [sys.executable, "-m", *words],
         cwd=root,
-        env=environment,
+        env=environment(root, trust),
         capture_output=True,
         check=False,
         timeout=_SECONDS,
     )
+
+
+def environment(root: Path, trust: str = "") -> dict[str, str]:
+    """A command's, with the programs of root/bin before the machine's."""
+    return {
+        **os.environ, "EXPERIMENTS_CACHE": str(root / "cache"), "EXPERIMENTS_TRUST": trust,
+        "OMP_NUM_THREADS": "1", "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
 
 
 def _outcome(prepare: Callable[[Place], list[str]], here: Place, trust: str) -> tuple[str, str]:

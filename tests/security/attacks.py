@@ -268,23 +268,36 @@ def _on_code(here: Place) -> list[str]:
     return ["experiments.retry", "stranger", "--local"]
 
 
-def _on_setup(here: Place) -> list[str]:
-    """Resources that another may have written; sbatch, if it is called, runs them."""
-    folder = here.sweep()
-    (folder / here.honest.name / RECORD_NAME).unlink()
-    (folder / "slurm").mkdir()
-    values = {
-        "name": "x", "run_ids": [here.honest.name], "code": "0", "devices": 1, "num_nodes": 1,
-        "resources": {"setup": f"touch {here.ran}", "extra": []},
-    }  # fmt: skip
-    path = folder / "slurm" / "x.json"
-    path.write_text(json.dumps(values))
-    path.chmod(0o666)
-    (here.root / "bin").mkdir(exist_ok=True)
-    for name, text in (("sbatch", 'eval "$EXPERIMENTS_SETUP"; echo 1'), ("squeue", ":")):
-        (here.root / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
-        (here.root / "bin" / name).chmod(0o755)
-    return ["experiments.retry", "stranger"]
+SBATCH = """for word; do case $word in --wrap=*) eval "${word#--wrap=}";; esac; done
+eval "$EXPERIMENTS_SETUP"; echo 1"""
+
+
+def _on_submission(
+    setup: str = "", *extra: str, mode: int = 0o644, **changes: Any
+) -> Callable[[Place], list[str]]:
+    """Resources that a stranger has written, RAN among them the file; sbatch, if it is called, runs
+    them.
+    """
+
+    def prepare(here: Place) -> list[str]:
+        folder = here.sweep()
+        (folder / here.honest.name / RECORD_NAME).unlink()
+        (folder / "slurm").mkdir()
+        asked = [word.replace("RAN", str(here.ran)) for word in (setup, *extra)]
+        values = {
+            "name": "x", "run_ids": [here.honest.name], "code": "0", "devices": 1, "num_nodes": 1,
+            "resources": {"setup": asked[0], "extra": asked[1:]}, **changes,
+        }  # fmt: skip
+        path = folder / "slurm" / "x.json"
+        path.write_text(json.dumps(values))
+        path.chmod(mode)
+        (here.root / "bin").mkdir(exist_ok=True)
+        for name, text in (("sbatch", SBATCH), ("squeue", ":")):
+            (here.root / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+            (here.root / "bin" / name).chmod(0o755)
+        return ["experiments.retry", "stranger"]
+
+    return prepare
 
 
 def _on_link(name: str, *words: str, by_tar: bool = False) -> Callable[[Place], list[str]]:
@@ -335,7 +348,15 @@ ATTACKS: dict[str, Callable[[Place], list[str]]] = {
         "experiments.retry", "stranger", "--local"
     ),
     "an altered copy in .code: retry --local": _on_code,
-    "setup in slurm/*.json that others can write: retry": _on_setup,
+    "setup in a submission: retry": _on_submission("touch RAN"),
+    "setup in a submission of anybody's: retry": _on_submission("touch RAN", mode=0o666),
+    "setup in a submission, signed by another: retry": _on_submission(
+        "touch RAN", signature="0" * 64
+    ),
+    "extra in a submission: retry": _on_submission("", "--wrap=touch RAN"),
+    "a shell's words in a submission's partition: retry": _on_submission(
+        resources={"partition": "x; touch RAN", "account": "$(touch RAN)"}
+    ),
     "a regular expression without end in a LoRA": _on_lora(
         _config(alpha_pattern={"(((a+)+)+)+b": 1})
     ),

@@ -14,6 +14,7 @@ from experiments.sweep.queues import slurm
 from experiments.sweep.queues.slurm import Slurm
 from experiments.sweep.states import read_states
 from experiments.sweep.submission import Submission
+from experiments.system import signatures
 from tests.conftest import REPOSITORY
 
 
@@ -76,7 +77,9 @@ def test_a_submission_of_an_earlier_version_is_understood(tmp_path, slurm_comman
         "28_1", "JobHeldUser", "scontrol release 28_1",
     )  # fmt: skip
     assert task.log == tmp_path / "slurm" / "28_1.out"
-    found = last_used(tmp_path)
+    with pytest.raises(ValueError, match=r"run setup='x' extra=\['--exclusive'\] as you"):
+        last_used(tmp_path)  # it has no signature
+    found = last_used(tmp_path, trusted=True)
     assert found == Slurm(
         partition="gpu", time="2:00:00", cpus_per_task=4, gpus_per_node=1, max_parallel=2,
         signal_seconds=60, extra=("--exclusive",), setup="x",
@@ -114,34 +117,122 @@ def test_a_damaged_submission_is_named_and_the_others_are_used(
         last_used(tmp_path)
 
 
+def _by_hand(folder, text):
+    (folder / "slurm").mkdir()
+    path = folder / "slurm" / "20260101-000000-000000.json"
+    path.write_text(text)
+    return path
+
+
+def _without_key(path):
+    signatures.key_path().unlink()
+
+
+def _other_key(path):
+    signatures.key_path().write_bytes(b"x" * 32)
+
+
+def _key_of_a_group(path):
+    signatures.key_path().chmod(0o640)
+
+
+def _altered(path):
+    path.write_text(path.read_text().replace("module load x", "touch planted"))
+
+
+def _by_a_link(path):
+    path.rename(path.with_suffix(".moved"))
+    path.symlink_to(path.with_suffix(".moved"))
+    _altered(path)
+
+
+@pytest.fixture
+def own_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+STRANGE = (_without_key, _other_key, _key_of_a_group, _altered, _by_a_link)
+
+
 @pytest.mark.parametrize(
-    ("danger", "why"),
-    [("mode", r"can be written by others \(mode 666\)"), ("link", "is a symbolic link")],
+    "settings", [{"setup": "module load x"}, {"extra": ("--wrap=module load x",)}]
 )
-def test_resources_that_another_may_have_written_are_not_asked_for(tmp_path, danger, why):
-    path = tmp_path / "slurm" / "20260101-000000-000000.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps(asdict(given(setup="touch planted"))))
-    if danger == "mode":
-        path.chmod(0o666)
-    else:
-        path.rename(tmp_path / "real")
-        path.symlink_to(tmp_path / "real")
-    with pytest.raises(ValueError, match=f"{path} {why}.* would run its resources as you; give th"):
+@pytest.mark.parametrize("change", STRANGE)
+def test_what_another_may_have_written_is_not_given_to_a_shell(
+    change, settings, tmp_path, slurm_commands, own_key, capsys
+):
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    submit(sweep, **settings)
+    assert last_used(sweep) == Slurm(**settings)
+    (path,) = (sweep / "slurm").glob("*.json")
+    (key,) = settings
+    assert f"from {path}: {key}=" in capsys.readouterr().out
+    change(path)
+    asked = f"{path} asks a shell and the queue to run {key}=.* as you, and is not signed by you"
+    with pytest.raises(ValueError, match=f"{asked}.*add --trust .*, or --local"):
+        last_used(sweep)
+    assert last_used(sweep, trusted=True) is not None
+    assert f"from {path}: {key}=" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o666])
+def test_a_clone_s_setup_is_refused_whatever_its_mode(mode, tmp_path, slurm_commands, own_key):
+    path = _by_hand(tmp_path, json.dumps(asdict(given(setup="touch planted"))))
+    path.chmod(mode)
+    with pytest.raises(ValueError, match="run setup='touch planted' as you, and is not signed"):
+        last_used(tmp_path)
+    signatures.signature(b"")  # with a key of one's own too
+    with pytest.raises(ValueError, match=f"key: {signatures.key_path()}"):
         last_used(tmp_path)
 
 
-def test_a_group_s_umask_leaves_resources_that_can_be_asked_for_again(
-    tmp_path, slurm_commands, capsys
+def test_a_moved_sweep_stays_signed_and_plain_resources_need_no_signature(
+    tmp_path, slurm_commands, own_key, capsys
 ):
-    before = os.umask(0o002)
-    try:
-        submit(tmp_path, setup="module load x")
-    finally:
-        os.umask(before)
-    assert last_used(tmp_path).setup == "module load x"
-    path = tmp_path / "slurm" / "20260101-000000-000000.json"
-    assert capsys.readouterr().out == f"from {path}: setup='module load x' extra=[]\n"
+    old = tmp_path / "old"
+    old.mkdir()
+    submit(old, setup="module load x")
+    assert last_used(old.rename(tmp_path / "new")).setup == "module load x"
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    _by_hand(plain, json.dumps(asdict(given(partition="gpu", time="1:00:00"))))
+    assert last_used(plain) == Slurm(partition="gpu", time="1:00:00")
+
+
+def test_where_no_key_can_be_kept_a_submission_is_written_without_a_signature(
+    tmp_path, slurm_commands, monkeypatch
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    submit(tmp_path, partition="gpu")
+    (path,) = (tmp_path / "slurm").glob("*.json")
+    assert json.loads(path.read_text())["signature"] is None
+    assert last_used(tmp_path).partition == "gpu"
+
+
+def test_two_commands_that_make_the_key_at_once_have_one(own_key, monkeypatch):
+    make = signatures._make_key
+
+    def both():
+        make()
+        first = signatures.key_path().read_bytes()
+        make()
+        assert signatures.key_path().read_bytes() == first
+
+    monkeypatch.setattr(signatures, "_make_key", both)
+    given = signatures.signature(b"a")
+    assert signatures.is_signed(b"a", given)
+    for content, other in (
+        (b"b", given),
+        (b"a", given[:-1]),
+        (b"a", None),
+        (b"a", 3),
+        (b"a", "é\ud800"),
+    ):
+        assert not signatures.is_signed(content, other)
+    assert signatures.key_path().stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in signatures.key_path().parent.iterdir()] == ["signing.key"]
 
 
 def test_a_path_has_no_replacement_symbols_for_sbatch(tmp_path, slurm_commands):

@@ -70,6 +70,21 @@ def plant(copy, damage):
 
 
 @pytest.mark.long
+def test_other_files_with_the_same_name_are_not_taken_for_this_code(sweep, monkeypatch, capsys):
+    """The 12 digits of a name are found again with days of computing, the first one at once."""
+    monkeypatch.setattr(code_copy, "_DIGITS", 1)
+    copy = take_snapshot(sweep)
+    execute = copy / "src" / "experiments" / "training" / "execute.py"
+    for i in range(200):
+        execute.write_text(f"raise SystemExit('planted')  # {i}\n")
+        if code_copy.damage_of(copy) is None:
+            break
+    assert code_copy.damage_of(copy) is None
+    assert "planted" not in (take_snapshot(sweep) / execute.relative_to(copy)).read_text()
+    assert "not run, and made again" in capsys.readouterr().err
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["emptied", "altered", "state", "beside", "compiled"])
 def test_a_copy_that_is_not_what_its_name_says_is_set_aside_and_made_again(sweep, capsys, damage):
     copy = take_snapshot(sweep)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from experiments.config.effects import Unset
 from experiments.config.fields import used
 from experiments.data.corpus import VALIDATION, check_split
+from experiments.system.regular_files import open_regular, regular
 from experiments.system.version import install
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz", ".parquet", ".txt", ".txt.gz")
@@ -192,7 +193,7 @@ def fingerprint(files: Iterable[tuple[str, Path]]) -> dict[str, Any]:
 
 @functools.cache  # the points of a sweep share a process and its corpus
 def _ends_sha256(path: str, n_bytes: int, mtime_ns: int) -> str:
-    with Path(path).open("rb") as file:
+    with open_regular(Path(path)) as file:
         digest = hashlib.sha256(file.read(_END))
         file.seek(max(0, n_bytes - _END))
         digest.update(file.read(_END))
@@ -281,7 +282,7 @@ def _parquet_texts(path: Path, text_field: str) -> Iterator[str]:
 
     n = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(regular(path)) as file:
             if text_field not in file.schema_arrow.names:
                 raise ValueError(_no_field(str(path), text_field, file.schema_arrow.names))
             for batch in file.iter_batches(batch_size=_ROWS, columns=[text_field]):
@@ -298,7 +299,8 @@ def _parquet_texts(path: Path, text_field: str) -> Iterator[str]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number from 1, text without its end) of every line."""
     n = 0
-    with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+    packed = path.name.lower().endswith(".gz")
+    with open_regular(path) as raw, gzip.open(raw, "rb") if packed else raw as file:
         while line := file.readline(_LONGEST):
             n += 1
             where = f"{path}: line {n}"

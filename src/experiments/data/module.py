@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset
 from experiments.data.batches import Batch, Windows
 from experiments.data.loader import Loader
 from experiments.data.streaming import Position, StreamedBatches, usable_workers
+from experiments.system.table_files import load_plain
 
 MakeBatches = Callable[..., IterableDataset[Windows]]
 
@@ -81,7 +82,7 @@ class TokenDataModule(pl.LightningDataModule):
 
 def check_ranks(checkpoint: Path, n_ranks: int) -> None:
     """Raises ValueError for the checkpoint of a stream that another number of ranks has read."""
-    loaded = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    loaded = load_plain(checkpoint, mmap=True)
     state = loaded.get(TokenDataModule.__qualname__, {"by_rank": []})
     places = _by_rank(state)
     n_before = state.get("world_size", len(places))

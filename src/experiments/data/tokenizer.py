@@ -20,6 +20,7 @@ from experiments.config.constraints import AtLeast1, Requirement, Sha256, Within
 from experiments.data.corpus import TRAIN, Corpus, ShardedCorpus
 from experiments.data.hub import probe
 from experiments.data.wheels import fetch_wheel
+from experiments.system.regular_files import read_regular, read_regular_text
 
 END_OF_TEXT = "<|endoftext|>"
 _MIN_VOCABULARY = 257  # every byte, and the end of text
@@ -119,7 +120,7 @@ class HuggingFaceTokenizer:
 
     def identity(self) -> dict[str, Any]:
         """The tokenizer.json's hash; where it was found does not matter."""
-        digest = hashlib.sha256(self._file().read_bytes()).hexdigest()
+        digest = hashlib.sha256(read_regular(self._file())).hexdigest()
         return {"sha256": digest, "end_of_text": self.end_of_text}
 
     def _file(self) -> Path:
@@ -163,7 +164,7 @@ def _parse_text(text: str) -> Tokenizer:
 
 def _parse(path: Path) -> Tokenizer:
     try:
-        return _parse_text(path.read_text(encoding="utf-8"))
+        return _parse_text(read_regular_text(path))
     except Exception as error:  # `tokenizers` raises plain Exception
         raise ValueError(f"{path} is not a tokenizer.json: {error}") from None
 

@@ -18,6 +18,7 @@ from experiments.init.gguf_header import Header, read_gguf_header
 from experiments.init.llama import check_sizes, llama_shape
 from experiments.init.reading import from_extra, named, stamp
 from experiments.init.source import Shape
+from experiments.system.regular_files import regular
 
 _NAMES = {
     "token_embd": "model.embed_tokens",
@@ -123,7 +124,7 @@ def gguf_state(path: Path) -> dict[str, Tensor]:
     """
     header = _header(path)
     package = from_extra("gguf", f"{path}")
-    content = np.memmap(path, mode="r")
+    content = np.memmap(regular(path), mode="r")
     shape = gguf_shape(path)
     paired = {"attn_q": shape.d_model // shape.d_head, "attn_k": shape.n_kv_heads}
     state = {}

@@ -15,6 +15,7 @@ from typing import Any
 
 from experiments.config.constraints import shown
 from experiments.init.reading import from_extra
+from experiments.system.regular_files import open_regular
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 10: "Q", 11: "q", 12: "d"}
 _BOOL, _TEXT, _LIST = 7, 8, 9
@@ -42,7 +43,10 @@ class Header:
 
 def read_gguf_header(path: Path) -> Header:
     """Raises ValueError for a file that is no gguf, is cut short, or whose parts don't fit."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with (
+        open_regular(path) as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
         return _header(_Cursor(content), from_extra("gguf", f"{path}"))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from experiments.init.reading import from_extra, stamp
 from experiments.system import interruption
 from experiments.system.json_files import read_json
+from experiments.system.regular_files import regular
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names of the types that are read
@@ -58,7 +59,7 @@ def load_tensors(path: Path, remedy: str = "get it again") -> dict[str, Tensor]:
     """All tensors of one file. Raises ValueError, in one line, for a file that can't be read."""
     safetensors = from_extra("safetensors.torch", f"{path}")
     with _readable(path, remedy):
-        return dict(safetensors.load_file(path))
+        return dict(safetensors.load_file(regular(path)))
 
 
 def digest_of(folder: Path) -> str:
@@ -86,7 +87,7 @@ def _each(found: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
         path = found[name].file
         with _readable(path):
             if path not in opened:
-                opened[path] = safetensors.safe_open(path, framework="pt")
+                opened[path] = safetensors.safe_open(regular(path), framework="pt")
             tensor = opened[path].get_tensor(name)
         yield name, tensor
 
@@ -96,7 +97,7 @@ def _stored(folder: Path, stamps: tuple[Any, ...]) -> Mapping[str, Stored]:
     safetensors = from_extra("safetensors", "a model in safetensors files")
     found: dict[str, Stored] = {}
     for path in _files(folder):
-        with _readable(path), safetensors.safe_open(path, framework="pt") as file:
+        with _readable(path), safetensors.safe_open(regular(path), framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  # it is no dict
                 part = file.get_slice(name)
                 if name in found:

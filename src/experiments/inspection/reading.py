@@ -22,6 +22,7 @@ from experiments.inspection.texts import Text
 from experiments.models.tokens import Tokens
 from experiments.models.transformer import Transformer
 from experiments.system.disk import whole_file
+from experiments.system.regular_files import regular
 
 SECONDS = 30.0  # between two saves
 STATISTICS = "statistics.npz"  # all sums, of a pass that is done or is gone on with
@@ -155,7 +156,7 @@ def _load(path: Path, found: dict[str, LayerStatistics], identity: dict[str, Any
     if not path.exists():
         return 0
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(regular(path), allow_pickle=False) as arrays:
             about = json.loads(arrays["about"].tobytes())
             if about["identity"] != identity:
                 raise _OtherPass

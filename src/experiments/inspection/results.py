@@ -12,6 +12,7 @@ from experiments.inspection.cards import LayerCard
 from experiments.system.csv_text import to_csv, unguarded
 from experiments.system.disk import OTHER_FOLDER, make_folder, write_text_atomically
 from experiments.system.json_files import read_json
+from experiments.system.regular_files import MOST, regular
 
 CARD = "card.json"
 PAGE = "inspect.html"
@@ -110,7 +111,7 @@ def _table(path: Path) -> pd.DataFrame:
     and Python's does not.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(regular(path, MOST), dtype=str, keep_default_na=False)
         columns = {str(name): table[name].tolist() for name in table}
         return pd.DataFrame(
             {

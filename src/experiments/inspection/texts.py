@@ -16,6 +16,7 @@ from experiments.data.vocabulary import Vocabulary
 from experiments.finished.model import run_vocabulary, scored_point
 from experiments.points.point import Point
 from experiments.records.record import RunRecord
+from experiments.system.regular_files import read_regular_text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,7 +109,7 @@ def _of_file(path: Path, run_dir: Path, vocabulary: Vocabulary, limit: int | Non
             )
         return Text(name=path.name, tokens=packed, digest=packed.digest, max_tokens=limit)
     try:
-        content = path.read_text(encoding="utf-8")
+        content = read_regular_text(path)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error.reason}); convert it first") from None
     except IsADirectoryError:

@@ -15,6 +15,7 @@ from experiments.records.record import CUT_SHORT, RunRecord
 from experiments.system.disk import explained, make_folder, rename, sync_file, write_text_atomically
 from experiments.system.json_files import parse_json
 from experiments.system.plain_text import may_have_controls, printable_values
+from experiments.system.regular_files import read_regular
 
 RECORD_NAME = "record.json"
 CHECKPOINT_NAME = "last.ckpt"  # training/checkpoints.py
@@ -62,7 +63,7 @@ def read_record(path: Path) -> RunRecord:
     column's, or another checksum than its own; FileNotFoundError if there is none.
     """
     with _named(path):
-        return _parsed(path.read_bytes())
+        return _parsed(read_regular(path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ def read_outcome(path: Path) -> Outcome:
     is right to the byte need not be parsed.
     """
     with _named(path):
-        content = path.read_bytes()
+        content = read_regular(path)
         text, verified = _verified(content)
         if verified:
             lines = b",".join(_line_of(text, name) for name in _OF_OUTCOME)

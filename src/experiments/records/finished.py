@@ -18,6 +18,7 @@ from experiments.records.files import (
 from experiments.records.record import RunRecord
 from experiments.system.claims import is_claimed
 from experiments.system.plain_text import printable
+from experiments.system.regular_files import open_regular
 
 _TAIL = 400  # bytes, more than a row of history.csv has
 LACKS_ROWS = f"{HISTORY_NAME} lacks its last rows"
@@ -77,7 +78,7 @@ def lacks_rows(run_dir: Path, outcome: Outcome) -> bool:
     if outcome.last_row is None:
         return False
     try:
-        with (run_dir / HISTORY_NAME).open("rb") as file:
+        with open_regular(run_dir / HISTORY_NAME) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
             *_, last, rest = b"", *file.read().split(b"\n")
     except OSError:

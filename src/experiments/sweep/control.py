@@ -12,10 +12,12 @@ from pathlib import Path
 
 from experiments.system.disk import make_folder, opened, remove
 from experiments.system.locks import is_locked, lock
-from experiments.system.ownership import distrust, open_itself
+from experiments.system.ownership import distrust
 from experiments.system.processes import Identity, has_open, identity
+from experiments.system.regular_files import open_regular
 
 FOLDER = ".controllers"
+_MOST = 4096  # bytes: a process's number, start and boot
 
 
 @contextmanager
@@ -68,9 +70,9 @@ def _stop(path: Path, pid: int) -> bool:
     must be this user's too and have it open.
     """
     try:
-        with os.fdopen(open_itself(path), encoding="utf-8") as file:
+        with open_regular(path, follow=False) as file:
             found = os.fstat(file.fileno())
-            known = Identity(**json.loads(file.read()))
+            known = Identity(**json.loads(file.read(_MOST)))
     except (OSError, ValueError, TypeError):
         _skip(f"{path} can't be read")
         return False

@@ -10,6 +10,7 @@ from pathlib import Path
 from experiments.records.files import RECORD_NAME, read_record
 from experiments.sweep.manifest import Entry
 from experiments.system.plain_text import printable
+from experiments.system.regular_files import read_regular_text
 
 CONFIG_NAME = "config.yaml"
 _TOP_LEVEL = re.compile(r"^(model_name|n_experts|size|budget|seed): *(\S+) *$", re.MULTILINE)
@@ -52,7 +53,7 @@ def _entry(run_dir: Path) -> Entry | None:
 
 def _from_config(run_dir: Path) -> Entry | None:
     try:
-        text = (run_dir / CONFIG_NAME).read_text(encoding="utf-8", errors="replace")
+        text = read_regular_text(run_dir / CONFIG_NAME, "replace")
     except OSError:
         return None
     found = dict(_TOP_LEVEL.findall(text))

@@ -23,6 +23,7 @@ from experiments.system.claims import Claim, RunningElsewhereError, claimed
 from experiments.system.disk import end_line, make_folder, opened, sync, sync_file
 from experiments.system.json_files import parse_json
 from experiments.system.plain_text import printable
+from experiments.system.regular_files import read_regular
 
 if TYPE_CHECKING:  # it brings torch, which `status` has no need of
     from experiments.points.point import Point
@@ -167,7 +168,7 @@ def load(sweep_dir: Path) -> Manifest:
     """
     path = sweep_dir / MANIFEST_NAME
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError:
         content = b""
     except IsADirectoryError:

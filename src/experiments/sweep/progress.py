@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from experiments.records.record import RunRecord
 from experiments.system.disk import write_text_atomically
+from experiments.system.json_files import read_json
 from experiments.system.text_table import count, duration
 
 if TYPE_CHECKING:  # it brings torch, which `status` has no need of
@@ -36,7 +37,7 @@ class Heartbeat:
 def read_progress(run_dir: Path) -> dict[str, float]:
     """The last heartbeat's numbers; nothing before the first, or if the file can't be read."""
     try:
-        row = json.loads((run_dir / PROGRESS_NAME).read_bytes())
+        row = read_json(run_dir / PROGRESS_NAME)
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(row, dict):

@@ -166,9 +166,10 @@ class Queue(ABC):
         return 0
 
     @classmethod
-    def last(cls, sweep_dir: Path) -> tuple[str, Self] | None:
+    def last(cls, sweep_dir: Path, *, trusted: bool = False) -> tuple[str, Self] | None:
         """The settings with which it was last given points of this sweep, to be asked for again,
-        and when; None if it was not, or keeps none.
+        and when; None if it was not, or keeps none. Raises ValueError for settings that a shell
+        would run, and that another may have written, unless they are trusted.
         """
         return None
 
@@ -219,9 +220,10 @@ def ended_tasks(sweep_dir: Path) -> dict[str, Task]:
     return {run_id: t for queue in queues() for run_id, t in queue.ended(sweep_dir).items()}
 
 
-def last_used(sweep_dir: Path) -> Queue | None:
-    """The queue, with its settings, that was given points of the sweep last."""
-    found = [last for queue in queues() if (last := queue.last(sweep_dir)) is not None]
+def last_used(sweep_dir: Path, *, trusted: bool = False) -> Queue | None:
+    """The queue, with its settings, that was given points of the sweep last. Raises as its last."""
+    asked = (queue.last(sweep_dir, trusted=trusted) for queue in queues())
+    found = [last for last in asked if last is not None]
     return max(found, key=lambda last: last[0])[1] if found else None
 
 

@@ -15,6 +15,7 @@ from experiments.sweep.lost import CONFIG_NAME, folders_of, lost_entries
 from experiments.sweep.manifest import MANIFEST_NAME, Entry
 from experiments.sweep.places import located
 from experiments.system.plain_text import printable
+from experiments.system.regular_files import read_regular_text
 
 
 def raws_of(
@@ -83,7 +84,7 @@ def _config(sweep_dir: Path, entry: Entry) -> dict[str, Any]:
         return raw
     path = sweep_dir / entry.run_id / CONFIG_NAME  # no line and no record
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular_text(path)
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ValueError("it has aliases, which grow without end, and ours have none")
         loaded = OmegaConf.to_container(OmegaConf.create(text))

@@ -28,10 +28,11 @@ def take_snapshot(sweep_dir: Path) -> Path:
     with a warning and made again.
     """
     files = [file for top, root in _sources() for file in code_copy.files_of(top, root)]
-    copy = sweep_dir / code_copy.FOLDER / code_copy.digest_of(files)
+    digest = code_copy.digest_of(files)
+    copy = sweep_dir / code_copy.FOLDER / code_copy.name_of(digest)
     refuse_links(copy.parent)
     if os.path.lexists(copy):
-        why = f"{copy} is a link" if copy.is_symlink() else code_copy.damage_of(copy)
+        why = f"{copy} is a link" if copy.is_symlink() else code_copy.damage_of(copy, digest)
         for folder in () if copy.is_symlink() else code_copy.compiled(copy):
             remove_tree(folder)  # as far as it is this user's
         if why is not None:

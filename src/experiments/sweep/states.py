@@ -18,6 +18,7 @@ from experiments.sweep.lost import folders_of, lost_entries
 from experiments.sweep.progress import read_progress
 from experiments.sweep.queue import Task, ended_tasks, tasks_of
 from experiments.system.claims import JOURNAL_NAME, is_claimed, read_events
+from experiments.system.regular_files import read_regular
 from experiments.system.requeue import NO_GPU
 
 STATES = (
@@ -239,7 +240,7 @@ def _timestamp(text: str) -> float:
 
 def _n_stops(run_dir: Path) -> int:
     try:
-        return (run_dir / JOURNAL_NAME).read_bytes().count(_STOP)
+        return read_regular(run_dir / JOURNAL_NAME).count(_STOP)
     except FileNotFoundError:
         return 0
 

@@ -18,6 +18,7 @@ from experiments.records.files import DamagedError
 from experiments.sweep.objective import Objective
 from experiments.sweep.space import Space
 from experiments.system.disk import opened, refuse_links, sync_file
+from experiments.system.regular_files import read_regular
 from experiments.system.version import install
 
 if TYPE_CHECKING:
@@ -330,7 +331,7 @@ def _check_lines(path: Path) -> None:
     """Optuna would find a bad last line only when it has written the next one."""
     if not path.exists():
         return
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+    for number, line in enumerate(read_regular(path).splitlines(keepends=True), 1):
         try:
             is_whole = not line.endswith(b"\n") or isinstance(json.loads(line), dict)
         except (ValueError, RecursionError):
@@ -342,7 +343,7 @@ def _check_lines(path: Path) -> None:
 def _cut_torn_line(path: Path) -> None:
     """A line cut short, by a power loss or a full disk, was confirmed to nobody: it goes."""
     if path.exists():
-        content = path.read_bytes()
+        content = read_regular(path)
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             with opened(path, "r+b") as file:

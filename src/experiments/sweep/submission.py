@@ -5,8 +5,8 @@ of runs and the resources that were asked for. Standard library only.
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 from experiments.records.files import DamagedError
 from experiments.sweep.queue import Task
 from experiments.system.disk import make_folder, write_text_atomically
-from experiments.system.ownership import distrust
+from experiments.system.json_files import read_json
+from experiments.system.plain_text import printable
 from experiments.system.requeue import MAX_RETRIES
+from experiments.system.signatures import is_signed, key_path, signature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class Submission:
     code: the snapshot's name. devices and num_nodes: of each task. resources: the queue's settings.
     max_retries: of a task that ends before it can read its config (task.py). after: the task, as
     12_3, of which the job waits for the end, however it ends. needs_gpu: whether a task without a
-    GPU is to end at once.
+    GPU is to end at once. signature: that of all the rest, by the user who wrote it.
     """
 
     name: str
@@ -37,6 +39,11 @@ class Submission:
     max_retries: int = MAX_RETRIES
     after: str | None = None
     needs_gpu: bool = False
+    signature: str | None = None
+
+    def content(self) -> bytes:
+        """What is signed."""
+        return json.dumps({**asdict(self), "signature": None}, sort_keys=True).encode()
 
 
 def new_name() -> str:
@@ -51,7 +58,8 @@ def write(folder: Path, submission: Submission) -> Path:
     """
     make_folder(folder)
     path = folder / f"{submission.name}.json"
-    write_text_atomically(path, json.dumps(asdict(submission), indent=1) + "\n", mode=0o644)
+    signed = replace(submission, signature=signature(submission.content()))
+    write_text_atomically(path, json.dumps(asdict(signed), indent=1) + "\n", mode=0o644)
     return path
 
 
@@ -60,7 +68,7 @@ def read(path: Path, check: Callable[[Mapping[str, Any]], object] = dict) -> Sub
     for a file that is none.
     """
     try:
-        values = json.loads(path.read_bytes())
+        values = read_json(path)
         found = Submission(**{**values, "run_ids": tuple(values["run_ids"])})
         if not all(isinstance(run_id, str) for run_id in found.run_ids):
             raise ValueError("its run_ids are not text")
@@ -78,11 +86,14 @@ def paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json"))
 
 
-def last(folder: Path, check: Callable[[Mapping[str, Any]], object]) -> Submission | None:
-    """The newest submission that can be read; None without any. check: as of read.
+def last(
+    folder: Path, check: Callable[[Mapping[str, Any]], object], shell: Sequence[str], trusted: bool
+) -> Submission | None:
+    """The newest submission that can be read; None without any. check: as of read. shell: the
+    resources that a shell or the queue runs, which are printed if there are some.
 
-    Who asks for its resources again has them run by a shell, maybe, so the file must be this
-    user's own. Raises ValueError if it is not, and if no submission can be read.
+    Raises ValueError if no submission can be read, and for one with such resources that this user's
+    commands have not written, unless it is trusted.
     """
     again = "give the command that started the sweep again, or retry with --local"
     for path in reversed(found := paths(folder)):
@@ -91,11 +102,16 @@ def last(folder: Path, check: Callable[[Mapping[str, Any]], object]) -> Submissi
         except DamagedError as error:
             _warn(str(error))
             continue
-        why = distrust(path.lstat())
-        if why is not None:
+        asked = {k: v for k in shell if (v := submission.resources.get(k))}
+        said = " ".join(f"{key}={value!r}" for key, value in asked.items())
+        if asked and not trusted and not is_signed(submission.content(), submission.signature):
             raise ValueError(
-                f"{path} {why}, and a shell and the queue would run its resources as you; {again}"
+                f"{path} asks a shell and the queue to run {said} as you, and is not signed by you "
+                f"(key: {key_path()}), so that somebody else may have written it; read it, and add "
+                "--trust if you want all of that run, or --local to run on this machine without"
             )
+        if asked:
+            print(f"from {path}: {printable(said)}")
         return submission
     if found:
         raise ValueError(f"{folder} has no submission that can be read; {again}")

@@ -8,12 +8,12 @@ and at a time limit, or when it stalls, the task does (requeue.py). What was can
 """
 
 from experiments.system import interruption
+from experiments.system.json_files import read_json
 
 if __name__ == "__main__":
     interruption.listen()  # first of all: what follows takes seconds, and an early signal kills
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -103,7 +103,7 @@ def _stopped_early(error: KeyboardInterrupt) -> int:
     options = _parse(None)
     max_retries = MAX_RETRIES
     try:
-        found = json.loads(options.submission.read_text(encoding="utf-8"))
+        found = read_json(options.submission)
         max_retries = int(found.get("max_retries", MAX_RETRIES))
         run_dir = _sweep_of(options) / found["run_ids"][options.index]
         make_folder(run_dir)

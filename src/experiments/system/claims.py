@@ -27,6 +27,7 @@ from experiments.system import started
 from experiments.system.disk import end_line, make_folder, opened, refuse_links_in, sync
 from experiments.system.locks import is_locked, lock
 from experiments.system.processes import Identity, identity
+from experiments.system.regular_files import open_regular, read_regular
 
 CLAIM_NAME = ".claim"
 JOURNAL_NAME = "events.jsonl"
@@ -89,7 +90,7 @@ class Claim:
         Whoever catches it must write nothing: the folder may be another's, or be gone.
         """
         try:
-            with (self.run_dir / CLAIM_NAME).open("rb") as file:
+            with open_regular(self.run_dir / CLAIM_NAME) as file:
                 is_same = os.path.samestat(os.fstat(file.fileno()), os.fstat(self._file.fileno()))
                 holder = _parsed(file) if is_same else None
         except OSError as error:
@@ -216,7 +217,7 @@ def _text(token: str) -> bytes:
 def _read(path: Path) -> _Holder | None:
     """Who took the claim last; None if nobody has it or the file doesn't say."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _parsed(file)
     except OSError:
         return None
@@ -267,7 +268,7 @@ def read_events(run_dir: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     found = []
-    for line in path.read_bytes().splitlines():
+    for line in read_regular(path).splitlines():
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):

@@ -1,12 +1,14 @@
 """The copy of the code that a sweep runs: .code/<hash>, and whether it is what its name says.
 
-Standard library only: a queued task asks before it imports anything else of the copy.
+Quick to import, and without packages: a queued task asks before it imports the rest of the copy.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
+
+from experiments.system.json_files import read_json
+from experiments.system.regular_files import read_regular
 
 FOLDER = ".code"  # of a sweep: holds the copies
 STATE_NAME = "code.json"  # beside the src/ of a copy: the commit it was taken at
@@ -23,17 +25,23 @@ def files_of(top: str, root: Path) -> list[tuple[str, Path]]:
     return [(f"{top}/{path.relative_to(root)}", path) for path in found]
 
 
+def name_of(digest: str) -> str:
+    """A copy's name, of the digest of its files: its first 12 digits."""
+    return digest[:_DIGITS]
+
+
 def digest_of(files: Iterable[tuple[str, Path]]) -> str:
-    """A copy's name: of the files' names and bytes, 12 hex digits."""
+    """The sha256 of the files' names and bytes."""
     digest = hashlib.sha256()
     for name, path in sorted(files):
-        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:_DIGITS]
+        digest.update(name.encode() + b"\0" + read_regular(path) + b"\0")
+    return digest.hexdigest()
 
 
-def damage_of(copy: Path) -> str | None:
+def damage_of(copy: Path, digest: str | None = None) -> str | None:
     """Says what is wrong with a copy; None if its files are those that its name is the hash
-    of, and nothing that Python could import is beside them.
+    of, and nothing that Python could import is beside them. digest: of the files that it must have;
+    by its name alone, others can be found within days of computing.
 
     What Python has compiled is not looked at: who asks removes it (compiled).
     """
@@ -45,10 +53,11 @@ def damage_of(copy: Path) -> str | None:
         if _COMPILED not in path.parts and path.is_file() and path not in known:
             return f"{path} does not belong to it"
     try:
-        json.loads((copy / STATE_NAME).read_bytes())
+        read_json(copy / STATE_NAME)
     except (OSError, ValueError):
         return f"{copy / STATE_NAME} can't be read"
-    if digest_of(files) == copy.name:
+    found = digest_of(files)
+    if name_of(found) == copy.name and digest in (None, found):
         return None
     empty = [str(path) for name, path in files if not path.stat().st_size and _has_text(name)]
     return "its files are not those that its name is the hash of" + (

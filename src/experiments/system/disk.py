@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from experiments.system.processes import has_ended, mark
+from experiments.system.regular_files import open_regular
 
 PARTIAL = ".partial"  # ends the name of a file that is being written
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -292,7 +293,7 @@ def end_line(file: IO[bytes]) -> None:
 
 def file_sha256(path: Path) -> str:
     """A file's SHA-256, 64 hex digits, without holding it in memory."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -308,7 +309,7 @@ def sync(descriptor: int) -> None:
 def sync_file(path: Path) -> None:
     """As sync, of whoever wrote it; of a folder, the names of its files."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe too
     except PermissionError:  # a folder that may be written and not read
         return
     try:

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from experiments.system.regular_files import read_regular
+
 LARGEST = 32 * 2**20  # bytes; the index of a model of 100,000 tensors has 10 MB
 _LONGEST = 40  # digits of a whole number
 _DEEPEST = 50  # lists and objects in each other; ours have ten
@@ -14,11 +16,7 @@ _DEEPEST = 50  # lists and objects in each other; ours have ten
 
 def read_json(path: Path, kind: type = dict) -> Any:
     """The value in a file. Raises ValueError as parse_json, and OSError if it can't be read."""
-    with path.open("rb") as file:
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise ValueError(f"it has more than {LARGEST >> 20} MiB, and such a file is small")
-    return parse_json(content, kind)
+    return parse_json(read_regular(path, LARGEST), kind)
 
 
 def parse_json(content: str | bytes, kind: type = dict) -> Any:

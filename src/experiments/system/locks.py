@@ -12,6 +12,8 @@ import warnings
 from pathlib import Path
 from typing import IO, Any
 
+from experiments.system.regular_files import FileRefusedError, open_regular
+
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 _POLL = 0.01, 0.03  # seconds between two tries, at random: two who ask must not keep step
 
@@ -40,8 +42,8 @@ def is_locked(path: Path) -> bool:
     Asking takes a shared lock for an instant, which is why lock() has patience.
     """
     try:
-        file = path.open("rb")
-    except (FileNotFoundError, NotADirectoryError):
+        file = open_regular(path)
+    except (FileNotFoundError, NotADirectoryError, FileRefusedError):
         return False
     with file:
         try:

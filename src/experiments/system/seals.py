@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 import torch
 
 from experiments.system.disk import explained, opened, remove, sync
-from experiments.system.table_files import Share, files_of, manifest_of, read_by
+from experiments.system.regular_files import FileRefusedError, open_regular
+from experiments.system.table_files import Share, files_of, load_plain, manifest_of, read_by
 
 MARK = b"sha256:"
 SEAL = len(MARK) + 64  # bytes of the comment: the mark and 64 hex digits
@@ -57,14 +58,14 @@ def _damage_of_tables(path: Path, share: Share) -> str | None:
 
 def seal_of(path: Path) -> str:
     """The 64 hex digits of a file's seal; of one without, what stands there."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - SEAL))
+    with open_regular(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - SEAL))
         return file.read().removeprefix(MARK).decode("ascii", "replace")
 
 
 def _damage_of_file(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - SEAL))
             seal = file.read(SEAL)
@@ -74,6 +75,8 @@ def _damage_of_file(path: Path) -> str | None:
         return _damage_of_unsealed(path) if size else "it is empty"
     except PermissionError as error:
         raise RuntimeError(f"{path} can't be read: {error.strerror}; make it readable") from error
+    except FileRefusedError as error:
+        return error.strerror
     except Exception as error:  # zipfile and torch raise more kinds than they document
         text = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         return f"{type(error).__name__}: {text[:200]}"
@@ -95,11 +98,11 @@ def _hash(file: BinaryIO, size: int) -> bytes:
 
 
 def _damage_of_unsealed(path: Path) -> str | None:
-    with zipfile.ZipFile(path) as archive:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         bad = archive.testzip()
     if bad is not None:
         return f"its part {bad} has another checksum"
-    loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    loaded = load_plain(path, mmap=True)
     missing = [name for name in _NEEDED if not isinstance(loaded, dict) or name not in loaded]
     return f"it has no {', '.join(missing)}" if missing else None
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from experiments.system.disk import refuse_links, remove_empty, remove_tree
+from experiments.system.regular_files import regular
 
 KEY = FOLDER = "tables"
 Share = tuple[int, int]  # of the columns: that of process r of R, those from r d/R to (r + 1) d/R
@@ -35,8 +36,7 @@ def file_name(rank: int, size: int) -> str:
 def manifest_of(path: Path) -> dict[str, Any] | None:
     """What a checkpoint says of its tables' files; None: it has its tables, or can't be read."""
     with suppress(Exception):  # whoever loads it says why
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        found = loaded.get(KEY)
+        found = load_plain(path, mmap=True).get(KEY)
         if isinstance(found, dict):
             return found
     return None
@@ -59,6 +59,13 @@ def read_by(share: Share, n_files: int) -> range:
     return range(rank * n_files // size, -(-(rank + 1) * n_files // size))
 
 
+def load_plain(path: Path, *, mmap: bool = False, map_location: Any = "cpu") -> dict[str, Any]:
+    """A file of torch's: tensors and plain values, never unpickled. mmap: they stay in the file
+    until they are used. Raises OSError for what is no regular file, and torch's errors for damage.
+    """
+    return torch.load(regular(path), map_location=map_location, weights_only=True, mmap=mmap)
+
+
 def placed(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     """A checkpoint that was read there; join() then knows where its tables' files are."""
     if isinstance(checkpoint.get(KEY), dict):
@@ -70,8 +77,7 @@ def load_whole(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """A checkpoint with its tables in it, wherever they are; never unpickled. mmap: what it has
     itself stays in the file until it is used.
     """
-    loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    return join(placed(loaded, path))
+    return join(placed(load_plain(path, mmap=mmap), path))
 
 
 def join(checkpoint: dict[str, Any], share: Share = (0, 1)) -> dict[str, Any]:
@@ -84,10 +90,7 @@ def join(checkpoint: dict[str, Any], share: Share = (0, 1)) -> dict[str, Any]:
     if manifest is None:
         return checkpoint
     found = files_of(manifest, Path(manifest["beside"]))
-    files = [
-        torch.load(found[i], map_location="cpu", weights_only=True, mmap=True)[KEY]
-        for i in read_by(share, len(found))
-    ]
+    files = [load_plain(found[i], mmap=True)[KEY] for i in read_by(share, len(found))]
     states = checkpoint["optimizer_states"][0]["state"]
     for name, place in manifest["places"].items():
         parts = [file[name] for file in files]

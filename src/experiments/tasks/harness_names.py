@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from experiments.system.regular_files import read_regular
 from experiments.system.version import install
 from experiments.tasks.facts import known_tasks
 from experiments.tasks.items import SUFFIX
@@ -34,7 +35,7 @@ def check_names(names: Iterable[str], folder: Path | None = None) -> None:
     """
     missing, known = list(names), set[str]()
     for path in _yamls(folder) if missing else ():
-        text = path.read_bytes()
+        text = read_regular(path)
         missing = [name for name in missing if not _mentions(text, name)]
         if not missing:
             return

@@ -16,6 +16,7 @@ from typing import Any
 
 from experiments.config.constraints import shown
 from experiments.config.paths import conf_dir
+from experiments.system.regular_files import read_regular
 
 SUFFIX = ".jsonl"
 _KEYS = ("context", "choices", "answer")
@@ -79,7 +80,7 @@ def find_task(name_or_path: str) -> Path | None:
 
 def read_task(path: Path) -> LocalTask:
     """Raises ValueError, naming file, line, rule and remedy, for what is not an item."""
-    content = path.read_bytes()
+    content = read_regular(path)
     try:
         lines = content.decode().split("\n")
     except UnicodeDecodeError as error:

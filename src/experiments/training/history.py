@@ -16,7 +16,9 @@ from experiments.budget.plan import Plan
 from experiments.records.files import HISTORY_NAME
 from experiments.records.record import RunRecord
 from experiments.system.disk import explained, opened, remove, write_text_atomically
+from experiments.system.regular_files import read_regular_text
 from experiments.system.seals import damage_of
+from experiments.system.table_files import load_plain
 from experiments.training.module import DIVERGED_LOSS, LanguageModel
 
 Kept = tuple[float, ...]  # of a row, what checkpoints keep
@@ -144,7 +146,7 @@ def repair(run_dir: Path, record: RunRecord) -> bool:
     checkpoint = run_dir / "last.ckpt"
     if damage_of(checkpoint) is not None:
         return False
-    loaded = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    loaded = load_plain(checkpoint, mmap=True)
     history = History(run_dir / HISTORY_NAME, 1, lambda row: None)
     state = loaded.get("callbacks", {}).get(history.state_key)
     if not state:
@@ -170,7 +172,7 @@ def read_rows(path: Path, last_step: int, plan: Plan) -> list[Kept]:
     """
     kept: list[Kept] = []
     n_damaged, before = 0, 0.0
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    text = read_regular_text(path, "replace") if path.exists() else ""
     for line in text.splitlines():
         if line == ",".join(COLUMNS):
             continue

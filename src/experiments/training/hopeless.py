@@ -16,6 +16,7 @@ import numpy as np
 from experiments.points.point import Point
 from experiments.records.files import HISTORY_NAME, DamagedError, find_records, read_record
 from experiments.records.record import RunRecord
+from experiments.system.regular_files import read_regular_text
 
 LOOKS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of the run's steps
 _WINDOW = 0.05  # of the run's steps: a loss is their mean
@@ -86,8 +87,8 @@ def _group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def rows_of(run_dir: Path) -> list[Row]:
     """Those of a run's history; [] for one that is not there or damaged."""
     try:
-        with (run_dir / HISTORY_NAME).open(newline="", encoding="utf-8") as file:
-            rows = [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+        lines = read_regular_text(run_dir / HISTORY_NAME).splitlines()
+        rows = [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(lines)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return rows if all(map(math.isfinite, (loss for _, loss in rows))) else []

@@ -4,11 +4,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from experiments.system.seals import save_sealed
-from experiments.system.table_files import placed
+from experiments.system.table_files import load_plain, placed
 
 
 class SealedCheckpoints(TorchCheckpointIO):
@@ -26,7 +25,7 @@ class SealedCheckpoints(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Raises ValueError for what is more than tensors and plain values."""
         try:
-            loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+            loaded = load_plain(Path(path), map_location=map_location)
         except UnpicklingError as error:
             why = str(error).partition("\n")[0]
             raise ValueError(

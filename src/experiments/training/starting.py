@@ -17,6 +17,7 @@ from experiments.models.transformer import Transformer
 from experiments.points.point import BuiltRun, Point
 from experiments.records.record import RunRecord
 from experiments.system.disk import write_text_atomically
+from experiments.system.json_files import read_json
 from experiments.training.checkpoints import to_resume_from
 from experiments.training.compiled import resolve_compile
 from experiments.training.module import LanguageModel
@@ -127,7 +128,7 @@ def _start(run: BuiltRun, module: LanguageModel) -> dict[str, Any]:
     """
     known, parts = run.point.run_dir / START_NAME, run.point.parts
     goes_on = run.resumed is not None and known.exists()
-    columns: dict[str, Any] = json.loads(known.read_text()) if goes_on else {}
+    columns: dict[str, Any] = read_json(known) if goes_on else {}
     if not goes_on:
         for part in parts:
             columns = _merged(columns, part.start(run))

@@ -13,6 +13,7 @@ from typing import Any
 from experiments.config.constraints import shown
 from experiments.inspection.ablation.intervals import FEWEST
 from experiments.system.json_files import parse_json
+from experiments.system.regular_files import read_regular
 
 _FORM = '{"prompt": "...", "target": "...", "siblings": [{"prompt": "...", "target": "..."}, ...]}'
 _LARGEST = 32 * 2**20  # bytes
@@ -48,12 +49,9 @@ def read_facts(path: Path) -> Facts:
     one fact that falls, or ten, say nothing of others.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
+        content = read_regular(path, _LARGEST)
     except OSError as error:
         raise ValueError(f"facts={path} can't be read: {error.strerror}; name a file") from None
-    if len(content) > _LARGEST:
-        raise ValueError(f"{path} has more than {_LARGEST >> 20} MiB; give fewer facts")
     try:
         lines = content.decode().split("\n")
     except UnicodeDecodeError:

@@ -14,6 +14,7 @@ from experiments.inspection.ablation.result import Ablation, Row
 from experiments.system.csv_text import to_csv
 from experiments.system.disk import make_folder, write_text_atomically
 from experiments.system.json_files import read_json
+from experiments.system.regular_files import MOST, regular
 
 _PARTS = ("chosen", "random", "excess")
 
@@ -70,7 +71,7 @@ def read_ablation(folder: Path, identity: Mapping[str, Any]) -> Ablation | None:
             mass_ratio=content["mass_ratio"],
             unit=content["unit"],
             rows=tuple(rows),
-            units=pd.read_csv(folder / f"{name}.units.csv"),
+            units=pd.read_csv(regular(folder / f"{name}.units.csv", MOST)),
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no ablation ({error}); delete it") from None

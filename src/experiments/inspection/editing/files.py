@@ -20,6 +20,7 @@ from experiments.inspection.editing.patch import LayerEdits, LayerPatch, Patch
 from experiments.records.record import RunRecord
 from experiments.system.disk import OTHER_FOLDER, check_writable, reached, write_text_atomically
 from experiments.system.json_files import LARGEST, read_json
+from experiments.system.regular_files import read_regular
 
 SUFFIX = ".json"
 _FORMAT = 1
@@ -47,7 +48,7 @@ def read_patch(path: Path, run_dir: Path, record: RunRecord) -> Patch:
             weights=values["weights"],
             layers=tuple(_layer(layer) for layer in values["layers"]),
         )
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(read_regular(path)).hexdigest()
     except FileNotFoundError:
         raise ValueError(f"{PATCH}={path} does not exist; name the file of a patch") from None
     except (OSError, ValueError) as error:

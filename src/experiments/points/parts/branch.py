@@ -30,6 +30,7 @@ from experiments.system.agreement import told_by_all
 from experiments.system.claims import log_event
 from experiments.system.disk import followed, reached, remove, write_text_atomically
 from experiments.system.interruption import Interrupted
+from experiments.system.json_files import read_json
 
 BRANCH_NAME = "branch.json"  # in a branch's folder: how many steps it took over
 _OF_DECAY = ("decay", "decay_tokens", "decay_shape", "final_lr")  # of optim
@@ -191,7 +192,7 @@ def _note(point: Point, n_steps: int) -> None:
 
 def _noted(point: Point) -> int:
     try:
-        return int(json.loads((point.run_dir / BRANCH_NAME).read_text())["n_steps"])
+        return int(read_json(point.run_dir / BRANCH_NAME)["n_steps"])
     except FileNotFoundError:
         return 0  # it began with its first step
     except (OSError, ValueError, TypeError, LookupError):

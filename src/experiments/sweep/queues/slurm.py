@@ -145,16 +145,10 @@ class Slurm(Queue):
         return len(jobs)
 
     @classmethod
-    def last(cls, sweep_dir: Path) -> tuple[str, Self] | None:
-        """Prints what a shell and sbatch get of it."""
-        found = submission.last(sweep_dir / FOLDER, lambda given: read(cls, given))
-        if found is None:
-            return None
-        queue = read(cls, found.resources)
-        if queue.setup or queue.extra:
-            path = sweep_dir / FOLDER / f"{found.name}.json"
-            print(f"from {path}: setup={queue.setup!r} extra={list(queue.extra)}")
-        return found.name, queue
+    def last(cls, sweep_dir: Path, *, trusted: bool = False) -> tuple[str, Self] | None:
+        folder, shell = sweep_dir / FOLDER, ("setup", "extra")
+        found = submission.last(folder, lambda given: read(cls, given), shell, trusted)
+        return None if found is None else (found.name, read(cls, found.resources))
 
     @staticmethod
     def job() -> "_Job | None":
