@@ -79,8 +79,8 @@ def test_each_rate_is_that_of_the_best_trial(trials, zoo):
 
 @pytest.mark.long
 def test_the_layers_of_the_yamls_are_those_of_the_records(trials, zoo):
-    """Though conf/model has other choices since: both yamls give the old ones, and a record's config
-    reads as the layer that it had.
+    """Though conf/model has other choices since: both yamls give the old ones, and the config of a
+    record reads as the layer that it had.
     """
     ids = {r.run_id for records in zoo.values() for r in records}
     assert {point.run_id for point in planned("zoo")} == ids
