@@ -53,7 +53,7 @@ class PointSweeper(BasicSweeper):
         shared = self._parse_config()
         points: list[Sequence[str]] = []
         for grid in self.grids or [{}]:
-            own = [f"{name}={value}" for name, value in grid.items()]
+            own = [f"{name}={'null' if value is None else value}" for name, value in grid.items()]
             # Of one name the last counts, so the command line's beats the grid's
             overrides = parser.parse_overrides([*shared, *own, *arguments])
             for override in overrides:

@@ -26,7 +26,7 @@ LAYERS = {
     "engram": EngramConfig(n_experts=60, n_hashes=2, d_row=8, max_order=4),
     "engram, beside": BesideConfig(
         frozen=EngramConfig(n_experts=8, n_hashes=1, d_row=8),
-        trained=EngramConfig(n_experts=60, n_hashes=2, d_row=8, kernel_size=9),
+        trained=EngramConfig(n_experts=60, n_hashes=2, d_row=8, kernel_size=3, dilation=4),
     ),
     "stem, beside": BesideConfig(frozen=DenseConfig(), trained=StemConfig(vocab_size=11)),
 }

@@ -53,8 +53,8 @@ LAYERS = {
     "pkm": PKMConfig(**KEYS),
     "memory_plus": MemoryPlusConfig(**KEYS),
     "memory_shared": MemoryPlusConfig(**KEYS, share_values=True),
-    "ultramem": UltraMemConfig(**KEYS),
-    "omni": OmniConfig(n_experts=64, top_k=4),
+    "ultramem": UltraMemConfig(**KEYS, value_factor=0.5, score="raw", heads_per_query=2),
+    "omni": OmniConfig(n_experts=64, top_k=4, router_norm="batch_plain"),
     "peer_bf16": PEERConfig(**KEYS, table_dtype="bfloat16"),
 }
 # layer, table_gradient, grad_clip, forward passes a step

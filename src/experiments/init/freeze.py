@@ -15,14 +15,17 @@ def freeze(model: Transformer) -> None:
     if config.trained_blocks is None:
         return
     model.requires_grad_(False)
+    learning: set[int] = set()  # the modules that are trained whole
     for i in config.trained_blocks:
         layer = block_of(model, i).ffn.studied()
         trained = tables_of(layer).values() if config.tables_alone else layer.parameters()
         for parameter in trained:
             parameter.requires_grad_(True)
+        if not config.tables_alone:
+            learning.update(map(id, layer.modules()))
     for name, parameter in model.named_parameters():
         if name.endswith(ADAPTERS):
             parameter.requires_grad_(True)
     for module in model.modules():
         if isinstance(module, BatchNorm):
-            module.frozen = not module.weight.requires_grad
+            module.frozen = id(module) not in learning

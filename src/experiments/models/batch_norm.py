@@ -37,7 +37,8 @@ class BatchNorm(nn.BatchNorm1d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (n / (n - 1)), self.momentum)
             self.num_batches_tracked += 1
-        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+        scaled = centred * (variance + self.eps).rsqrt()
+        return scaled * self.weight + self.bias if self.affine else scaled
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -69,11 +69,14 @@ def written_out(layer, x, ids, end):
                 rows = rows_by_hand(layer.config, document, i)
                 e = torch.cat([layer.values[r] for r in rows])
                 key = rn(layer.w_key.weight @ e, layer.key_norm)
-                a = (rn(x[b, place], layer.input_norm) @ key / x.shape[-1] ** 0.5).sigmoid()
+                g = rn(x[b, place], layer.input_norm) @ key / x.shape[-1] ** 0.5
+                if layer.config.gate_root:
+                    g = g.sign() * max(g.abs(), torch.tensor(1e-6).double()).sqrt()
+                a = g.sigmoid()
                 values.append(a * (layer.w_value.weight @ e))
                 normed.append(rn(values[-1], layer.value_norm))
-                weights = layer.convolution[: i + 1]
-                conv = sum(w * normed[i - j] for j, w in enumerate(weights))
+                reached = range(0, i + 1, layer.config.dilation)
+                conv = sum(w * normed[i - j] for w, j in zip(layer.convolution, reached))
                 y = conv / (1 + (-conv).exp()) + values[-1]
                 out = out.index_put((torch.tensor(b), torch.tensor(place)), y)
     return out
@@ -99,6 +102,9 @@ class Told(torch.nn.Module):
         {"max_order": 4, "n_hashes": 1},
         {"kernel_size": 1},
         {"kernel_size": 20},  # longer than the text
+        {"gate_root": True},
+        {"dilation": 3},
+        {"gate_root": True, "dilation": 2, "kernel_size": 4, "max_order": 2},
     ],
 )
 def test_output_and_gradients_are_those_written_out(options, end):
@@ -152,6 +158,15 @@ def test_kernels_and_gradients_of_rows_are_the_references(kernel, gradient):
         layer, x = made(table_dtype=dtype), torch.randn(2, 9, D)
         how = Execution(kernel=kernel, gradient=gradient)
         assert_as_by_reference(layer, how, x, ids)
+
+
+def test_a_gate_at_nothing_is_a_half_and_finite():
+    """The root's slope is without bound at 0, where a table that starts at zero puts it."""
+    layer, x = made(gate_root=True, value_init="zero"), torch.randn(2, 9, D)
+    ids = tokens_of(torch.randint(0, 8, (2, 9)))
+    assert (layer.slots(x.flatten(0, 1), ids).gates == 0.5).all()
+    layer(x, ids).sum().backward()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
 
 
 def test_costs_by_hand():
@@ -211,6 +226,7 @@ def test_a_trunk_of_it_learns_fused_as_it_is_written():
         ({"n_hashes": 0}, "n_hashes=0 must be at least 1"),
         ({"d_row": 0}, "d_row=0 must be at least 1"),
         ({"kernel_size": 0}, "kernel_size=0 must be at least 1"),
+        ({"dilation": 0}, "dilation=0 must be at least 1"),
         ({"value_init": "ones"}, "value_init='ones' is not one of"),
         ({"table_dtype": "int8"}, "table_dtype='int8' is not one of"),
     ],

@@ -14,9 +14,10 @@ def equations(layer, x):
     """Shi 2026, arXiv:2602.05711, in training: all N gates, of which the best are summed."""
     tokens, side = x.reshape(-1, x.shape[-1]), layer.side
     scores = tokens @ layer.router.t()
-    if layer.config.router_norm == "batch":
+    if layer.config.router_norm != "none":
         centred = scores - scores.mean(0)
         scores = centred / (centred.square().mean(0) + 1e-5).sqrt()
+    if layer.config.router_norm == "batch":
         scores = scores * layer.router_norm.weight + layer.router_norm.bias
     out = []
     for token, score in zip(tokens, scores, strict=True):
@@ -36,6 +37,7 @@ def equations(layer, x):
     [
         {},
         {"router_norm": "none"},
+        {"router_norm": "batch_plain"},
         {"activation": "gelu"},
         {"top_k": 1},
         {"n_experts": 9, "top_k": 9},  # more than rows or columns
@@ -95,5 +97,5 @@ def test_a_number_that_can_not_be_is_refused_by_name():
         OmniConfig(n_experts=10)
     with pytest.raises(ValueError, match=r"top_k=17 must be at most n_experts=16"):
         OmniConfig(n_experts=16, top_k=17)
-    with pytest.raises(ValueError, match=r"router_norm='layer' is not one of none, batch"):
+    with pytest.raises(ValueError, match=r"router_norm='layer' is not one of none, batch, b"):
         OmniConfig(n_experts=16, top_k=4, router_norm="layer")

@@ -34,6 +34,7 @@ CONFIGS = {
     "sgatlin": SgatlinConfig(n_experts=128, n_channels=2, top_k=3, d_key=8, activation="gelu"),
     "peer_narrow": PeerNarrowConfig(**KEYED, d_value=4),
     "ultramem": UltraMemConfig(**KEYED),
+    "ultramem with a map": UltraMemConfig(**KEYED, value_factor=0.5, score="raw"),
     "omni": OmniConfig(n_experts=64, top_k=5, router_norm="none"),
     "moe_fine": MoEConfig(**FINE, granularity=4, n_shared_experts=1),
     "moe_fine gated": MoEConfig(**FINE, granularity=4, glu=True),

@@ -62,6 +62,13 @@ def test_kernels_and_gradients_of_rows_are_the_references(kernel, gradient):
         assert_as_by_reference(layer, how, x, ids)
 
 
+def test_rows_start_by_xaviers_rule():
+    """As torch's xavier_normal_ of (vocabulary, d_ff), which counts both."""
+    layer = StemConfig(vocab_size=3000, width_factor=8 / 3, value_init="xavier").build(30)
+    assert layer.values.shape == (3000, 80)
+    assert float(layer.values.detach().std()) == pytest.approx((2 / 3080) ** 0.5, rel=0.01)
+
+
 def test_costs_by_hand():
     """d=1024, 4096 hidden units, 32,000 ids."""
     cost = StemConfig(vocab_size=32_000).cost(1024)

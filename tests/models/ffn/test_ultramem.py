@@ -21,6 +21,11 @@ from tests.models.ffn.lives import assert_text_goes_on_as_without_a_cache, by_th
 from tests.models.ffn.reference import assert_as_by_reference, assert_same, normed, with_random_norm
 
 D, SMALL = 12, {"n_experts": 36, "n_heads": 3, "top_k": 5, "d_key": 8}
+NORMED = {"key_norm": "rms", "query_norm": "none"}
+THEIRS = {
+    **NORMED, "score": "raw", "share_keys": False, "n_heads": 4, "heads_per_query": 2,
+    "core_start": "uniform", "value_factor": 0.5,
+}  # fmt: skip
 
 
 def looked_at(a, b, top_k):
@@ -43,17 +48,20 @@ def written_out(layer, x):
     config, out = layer.config, []
     n_first, n_second = config.key_sets
     tokens = x.reshape(-1, D)
-    queries = (tokens @ layer.query.weight.t()).view(len(tokens), layer.n_heads, -1)
+    queries = (tokens @ layer.query.weight.t()).view(len(tokens), -1, config.d_key)
     queries = normed(queries, config.query_norm, layer.query_norm.norm)
     for t in range(len(tokens)):
-        total = torch.zeros_like(tokens[t])
+        total = torch.zeros_like(layer.values[0])
         for h in range(layer.n_heads):
             keys = layer.sub_keys if config.share_keys else layer.sub_keys[h]
             keys = keys.reshape(2, n_first + n_second, -1)
             if config.key_norm == "layer":
                 keys = keys - keys.mean(-1, keepdim=True)
                 keys = keys / (keys.square().sum(-1, keepdim=True) + 1e-5 * keys.shape[-1]).sqrt()
-            q1, q2 = queries[t, h].chunk(2)
+            q1, q2 = queries[t, h // config.heads_per_query].chunk(2)
+            if config.key_norm == "rms":
+                keys = rms(keys, layer.sub_key_norm)
+                q1, q2 = rms(q1, layer.half_norm), rms(q2, layer.half_norm)
             r, c = keys[:, :n_first] @ q1, keys[:, n_first:] @ q2
             core = layer.core[h]
             u, _, v = torch.linalg.svd(core.detach())
@@ -66,12 +74,16 @@ def written_out(layer, x):
             )
             best = scores.topk(layer.top_k)
             gates = layer.score(best.values)
-            gates = gates if config.score == "softmax" else gates / layer.top_k
+            gates = gates if config.score in ("softmax", "raw") else gates / layer.top_k
             for gate, at in zip(gates, best.indices, strict=True):
                 i, j = pairs[at]
                 total = total + gate * layer.values[i * n_second + j]
-        out.append(total)
+        out.append(total if config.value_factor is None else layer.w_out.weight @ total)
     return torch.stack(out).view_as(x)
+
+
+def rms(z, norm):
+    return z / (z.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight
 
 
 def with_any_core(layer):
@@ -90,6 +102,11 @@ def with_any_core(layer):
         {"key_norm": "none", "query_norm": "none", "score": "sigmoid"},
         {"n_heads": 1, "top_k": 6, "n_experts": 54, "n_first_keys": 9},
         {"top_k": 1, "value_init": "zero"},
+        {"score": "raw"},
+        NORMED,
+        {"heads_per_query": 3, "query_norm": "batch"},
+        {"value_factor": 0.4, "n_experts": 54, "n_first_keys": 9},
+        THEIRS,
     ],
     ids=str,
 )
@@ -97,6 +114,8 @@ def test_output_and_gradients_are_those_written_out(options):
     layer = with_random_norm(UltraMemConfig(**{**SMALL, **options}).build(D).double())
     with torch.no_grad():
         layer.values.normal_()
+        for norm in (layer.half_norm, layer.sub_key_norm) if layer.config.key_norm == "rms" else ():
+            norm.weight.normal_(mean=1, std=0.3)
     x = torch.randn(2, 3, D, dtype=torch.float64)
     assert_same(with_any_core(layer), lambda x: written_out(layer, x), x)
 
@@ -269,8 +288,9 @@ def test_it_is_ultra_mem_of_pypi():
 @pytest.mark.parametrize("kernel", ["torch", "auto"])
 def test_kernels_and_gradients_of_rows_are_the_references(kernel, gradient):
     """Tables of 16 bits too: their rows are read as they are, and summed in float32."""
-    for dtype in ("float32", "bfloat16"):
-        layer = with_any_core(UltraMemConfig(**SMALL, table_dtype=dtype).build(D))
+    for dtype, options in (("float32", {}), ("bfloat16", {}), ("float32", THEIRS)):
+        config = UltraMemConfig(**{**SMALL, **options, "table_dtype": dtype})
+        layer = with_any_core(config.build(D))
         x = torch.randn(2, 9, D)
         how = Execution(kernel=kernel, gradient=gradient)
         assert_as_by_reference(layer, how, x)
@@ -297,6 +317,43 @@ def test_a_start_has_keys_of_one_length_and_scores_of_one_size():
     assert 2 < gates.view(500, 2, 4).sum(-1).mean() < 12  # a softmax's add up to 1
 
 
+def test_theirs_starts_as_theirs():
+    """Norms' weights at kdim**-0.33, a core uniform in 0 to 1, and so scores of the size that these
+    make: r_a is a sum of kdim products of two numbers of that size.
+    """
+    large = {"n_experts": 64**2, "top_k": 8, "d_key": 32, "n_heads": 512}
+    layer = UltraMemConfig(**{**THEIRS, **large}).build(64)
+    assert layer.query.weight.shape == (256 * 32, 64)
+    for norm in (layer.half_norm, layer.sub_key_norm):
+        assert torch.equal(norm.weight, torch.full((16,), 16**-0.33))
+    core = layer.core.detach().flatten().sort().values
+    assert (core - torch.linspace(0, 1, 2048)).abs().max() < 0.05
+    halves = layer.queries(torch.randn(3, 64)).unflatten(-1, (2, -1))
+    assert torch.equal(halves[:, ::2], halves[:, 1::2])
+    for scores in all_scores(halves, *layer._keys(torch.float32)):
+        assert float(scores.detach().std()) == pytest.approx(16 ** (0.5 - 0.66), rel=0.05)
+    assert float(layer.w_out.weight.detach().std()) == pytest.approx(32**-0.5, rel=0.1)
+
+
+def test_a_raw_score_is_used_as_much_as_it_is_large():
+    layer, x = UltraMemConfig(**{**SMALL, **THEIRS}).build(D), torch.randn(64, D)
+    with torch.no_grad():
+        layer.core.neg_()  # the best products are below 0
+    _, gates = layer.route(x)
+    assert (gates < 0).any()
+    seen = []
+
+    class Meter:
+        def add(self, indices, gates):
+            seen.append(gates)
+
+    layer.meter = Meter()
+    slots = layer.slots(x)
+    assert torch.equal(slots.weights, gates)
+    assert torch.equal(slots.gates, gates.abs())
+    assert torch.equal(seen[0], gates.abs())
+
+
 def test_costs_by_hand():
     """d=1024: N=1024², two heads of 32, d_key=256; sub-keys are two of 128 each."""
     d, h, k, q, n = 1024, 2, 32, 256, 1024**2
@@ -311,6 +368,13 @@ def test_costs_by_hand():
     search += 4 * k * q + 8 * k + 4 * k  # of the kept ones: keys, C times columns, their scores
     of_matrices = 2 * d * h * q + 4 * h * 1024 * q
     assert cost.forward_flops == of_matrices + h * search + 2 * h * k * d
+    # one query, its halves' norm and that of sub-keys; keys of each head; rows of half the width
+    theirs = replace(UltraMemConfig(), **{**THEIRS, "n_heads": h}).cost(d)
+    routing = d * q + q + h * 2 * 1024 * q + h * 4
+    assert theirs.n_params == routing + n * d // 2 + d * d // 2
+    assert theirs.n_active_params == routing + h * k * d // 2 + d * d // 2
+    of_matrices = 2 * d * q + 4 * h * 1024 * q + 2 * d * d // 2
+    assert theirs.forward_flops == of_matrices + h * search + 2 * h * k * d // 2
 
 
 @pytest.mark.parametrize(
@@ -320,7 +384,14 @@ def test_costs_by_hand():
         ({"n_experts": 256}, "top_k=32 must be at most 16, the sub-keys of a half of n_experts=25"),
         ({"d_key": 7}, "d_key=7 must be even"),
         ({"d_key": 2}, "d_key=2 with key_norm=layer leaves sub-keys of one number"),
-        ({"key_norm": "batch"}, "key_norm='batch' is not one of none, layer"),
+        ({"key_norm": "batch"}, "key_norm='batch' is not one of none, layer, rms"),
+        (
+            {"key_norm": "rms"},
+            "query_norm='layer' with key_norm=rms, which norms .*set query_norm=n",
+        ),
+        ({"n_heads": 3, "heads_per_query": 2}, "n_heads=3 must be a multiple of heads_per_query=2"),
+        ({"core_start": "zero"}, "core_start='zero' is not one of diagonal, uniform"),
+        ({"value_factor": 0.0}, "value_factor=0 must be above 0"),
         ({"score": "max"}, "score='max' is not one of"),
         ({"core_margin": -0.1}, "core_margin=-0.1 must be at least 0"),
         ({"core_loss_rate": -1.0}, "core_loss_rate=-1 must be at least 0"),

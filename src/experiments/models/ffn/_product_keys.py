@@ -115,6 +115,7 @@ class ProductKeyConfig(KeyedConfig):
     d_key: AtLeast1 = 256
     query_norm: str = "batch"
     score: str = "softmax"
+    scores: ClassVar[Mapping[str, Callable[[Tensor], Tensor]]] = SCORES
     share_keys: bool = used(Above("n_heads", 1), idle=True, default=True)
 
     def __post_init__(self) -> None:
@@ -122,12 +123,17 @@ class ProductKeyConfig(KeyedConfig):
         if self.d_key % 2:
             raise ValueError(f"d_key={self.d_key} must be even, half for each sub-key")
         check_choice("query_norm", self.query_norm, QUERY_NORMS)
-        check_choice("score", self.score, SCORES)
+        check_choice("score", self.score, self.scores)
 
     @property
     def mixes(self) -> Mixing | None:
         """Batch norm in training is over the tokens of all processes."""
         return "all_processes" if self.query_norm == "batch" else None
+
+    @property
+    def n_queries(self) -> int:
+        """One for each head, unless heads share them."""
+        return self.n_heads
 
     @property
     def n_retrieved(self) -> int:
@@ -150,12 +156,12 @@ def router_terms(config: ProductKeyConfig, d_model: int) -> tuple[Term, ...]:
     The pruned search here adds fewer than k**2 pairs; the paper's count is kept.
     """
     h, k, d_key = config.n_heads, config.top_k, config.d_key
-    n_both = sum(config.key_sets)
-    norm_params = {"none": 0, "layer": 2 * d_key, "batch": 2 * h * d_key}[config.query_norm]
+    n_both, n_features = sum(config.key_sets), config.n_queries * d_key
+    norm_params = {"none": 0, "layer": 2 * d_key, "batch": 2 * n_features}[config.query_norm]
     rank = config.query_rank
-    n_query = d_model * h * d_key if rank is None else rank * (d_model + h * d_key)
+    n_query = d_model * n_features if rank is None else rank * (d_model + n_features)
     n_keys = (1 if config.share_keys else h) * n_both * d_key // 2
-    before_and_after = 2 * h * d_key  # the norm
+    before_and_after = 2 * n_features  # the norm
     per_pair = 7 * h * k  # a gate, and the indices of both sub-keys and of the expert
     return (
         Term(name="query", n_params=n_query, flops=2 * n_query, kept=rank or 0),
@@ -288,13 +294,13 @@ class ProductKeyFFN(KeyedFFN):
         super().__init__()
         self.config, self.n_experts = config, config.n_experts
         self.n_heads, self.top_k, self.d_key = config.n_heads, config.top_k, config.d_key
-        self.score = SCORES[config.score]
-        n_features, rank = self.n_heads * self.d_key, config.query_rank
+        self.score = config.scores[config.score]
+        n_features, rank = config.n_queries * self.d_key, config.query_rank
         if rank is None:
             self.query = nn.Linear(d_model, n_features, bias=False)
         else:
             self.query = LowRank(d_model, rank, n_features)
-        self.query_norm = QueryNorm(config.query_norm, self.n_heads, self.d_key)
+        self.query_norm = QueryNorm(config.query_norm, config.n_queries, self.d_key)
         n_first, n_second = config.key_sets
         sets = (2, n_first) if config.n_first_keys is None else (n_first + n_second,)
         shape = (*sets, self.d_key // 2)
@@ -308,7 +314,7 @@ class ProductKeyFFN(KeyedFFN):
 
     def queries(self, x: Tensor) -> Tensor:
         """x (T, d_model) to (T, n_heads, d_key), normalised."""
-        queries = self.query(x).view(x.shape[0], self.n_heads, self.d_key)
+        queries = self.query(x).view(x.shape[0], -1, self.d_key)
         with torch.autocast(x.device.type, enabled=False):
             normed: Tensor = self.query_norm(queries.to(self.sub_keys.dtype))
             return normed

@@ -34,23 +34,24 @@ def whole_tables() -> AbstractContextManager[None]:
     return columns_alone(0, 1)
 
 
-def check_rows(value_init: str, table_dtype: str) -> None:
+def check_rows(value_init: str, table_dtype: str, inits: tuple[str, ...] = INITS) -> None:
     """Raises ValueError for one that is not of these names."""
-    check_choice("value_init", value_init, INITS)
+    check_choice("value_init", value_init, inits)
     check_choice("table_dtype", table_dtype, TABLE_DTYPES)
 
 
 def new_rows(
     n_rows: int, d_row: int, dtype: str, init: str = "normal", n_summed: int = 1
 ) -> nn.Parameter:
-    """An (n_rows, d_row) table, N(0, (n_summed * d_row)**-0.5) or zero; in columns_alone, of it
-    the (n_rows, d_row / size) columns of that process.
+    """An (n_rows, d_row) table: normal, N(0, (n_summed * d_row)**-0.5), zero, or xavier,
+    N(0, (2 / (n_rows + d_row))**0.5); in columns_alone, of it the (n_rows, d_row / size) columns of
+    that process.
     """
     rank, size = _share.get()
     width = d_row // size
     rows = torch.zeros(n_rows, width)
-    if init == "normal":
-        std = (n_summed * d_row) ** -0.5
+    if init != "zero":
+        std = (2 / (n_rows + d_row)) ** 0.5 if init == "xavier" else (n_summed * d_row) ** -0.5
         if size == 1:
             nn.init.normal_(rows, std=std)
         else:

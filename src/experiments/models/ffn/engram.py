@@ -1,8 +1,9 @@
 """Engram: rows looked up by hashes of the last few token ids, let in by a gate of the hidden state.
 
-2026, arXiv:2601.07372, by its abstract and the equation as our notes have it. For each order n of
-2 to N, and each of K hashes, a table of its own; e is what a token reads of all of them, one after
-the other. The hash is a formula of the ids alone: the same on every machine, and in an export.
+2026, arXiv:2601.07372, by its abstract and the equation as our notes have it, and held to the
+authors' engram_demo_v1.py (deepseek-ai/Engram at 11a020e5). For each order n of 2 to N, and each of
+K hashes, a table of its own; e is what a token reads of all of them, one after the other. The hash
+is a formula of the ids alone: the same on every machine, and in an export.
 """
 
 from collections.abc import Mapping
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, Term
 from experiments.config.constraints import AtLeast1, Within, check_fields
-from experiments.config.effects import Drawn
-from experiments.config.fields import used
+from experiments.config.effects import Above, Drawn
+from experiments.config.fields import added, used
 from experiments.models.ffn._base import FFN
 from experiments.models.ffn._rows import check_rows, new_rows, read_rows
 from experiments.models.ffn._slots import Slots, Slotted
@@ -24,17 +25,21 @@ from experiments.models.tokens import Tokens, given
 
 _PRIME = 2**31 - 1  # a sum of two numbers below it, times a third, is below 2**63
 _STEP = 48_271  # multipliers of hashes are its powers
+_LEAST = 1e-6  # of |g| under the root, as the authors have it
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngramConfig:
     """n_experts: rows of all tables together, as many in each. max_order: N, the longest n-gram.
-    n_hashes: K. d_row: numbers of a row. kernel_size: positions that the convolution reads.
-    value_init, table_dtype: of the rows, as PEER's.
+    n_hashes: K. d_row: numbers of a row. kernel_size: positions that the convolution reads,
+    dilation apart; the authors' dilation is max_order. value_init, table_dtype: of the rows, as
+    PEER's.
+    gate_root: whether the sigmoid is of sign(g) sqrt(max(|g|, 1e-6)) in place of g, the agreement
+        of token and rows, as the authors have it.
 
-    Not known to us of the paper, chosen here: all of these numbers; the hash; each id by itself; a
-    convolution without dilation that starts at zero, so that y = v at first; norms with weights;
-    rows N(0, d_row**-0.5), as other tables; no biases.
+    The defaults are ours, of before that code was read, and conf/model has the authors' choices.
+    docs/layers.md says what of theirs is not here, line by line. The convolution starts at zero, so
+    that y = v at first.
     """
 
     n_experts: AtLeast1 = 2**20
@@ -44,6 +49,8 @@ class EngramConfig:
     kernel_size: Annotated[int, Within(1, 64)] = 4
     value_init: str = used(Drawn(), default="normal")
     table_dtype: str = "float32"
+    gate_root: bool = added(False)
+    dilation: Annotated[int, Within(1, 64)] = added(1, Above("kernel_size", 1), varies=True)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -122,11 +129,13 @@ class EngramConfig:
 
 
 class Engram(FFN, Slotted):
-    """y = silu(conv(norm(v))) + v,   v = a W_V e,   a = sigmoid(norm(x) . norm(W_K e) / sqrt(d)).
+    """y = silu(conv(norm(v))) + v,   v = a W_V e,   a = sigmoid(root(g)),
+    g = norm(x) . norm(W_K e) / sqrt(d), and root(g) = sign(g) sqrt(max(|g|, 1e-6)), or g.
 
     Tensors: values (n_experts, d_row), the tables one after the other, orders outermost;
     w_key.weight and w_value.weight (d_model, d_read); convolution (kernel_size, d_model), the
-    weights of a token itself first, then of the one before; weights of three norms, (d_model,).
+    weights of a token itself first, then of the one `dilation` before; weights of three norms,
+    (d_model,).
 
     An n-gram, and what the convolution reads, end where the token's document begins: an earlier
     token counts as none, whose number in the hash is 0. n_experts are the rows, so that their use
@@ -204,7 +213,10 @@ class Engram(FFN, Slotted):
         with torch.autocast(x.device.type, enabled=False):
             wide = self.convolution.dtype
             agree = self.input_norm(x.to(wide)) * self.key_norm(key.to(wide))
-            gate = (agree.sum(-1, keepdim=True) * x.shape[-1] ** -0.5).sigmoid()
+            gate = agree.sum(-1, keepdim=True) * x.shape[-1] ** -0.5
+            if self.config.gate_root:
+                gate = gate.sign() * gate.abs().clamp_min(_LEAST).sqrt()
+            gate = gate.sigmoid()
             return gate, gate * value.to(wide)
 
     def _mixed(self, v: Tensor, tokens: Tokens) -> Tensor:
@@ -235,11 +247,12 @@ class Engram(FFN, Slotted):
 
     def _convolved(self, u: Tensor, tokens: Tokens) -> Tensor:
         """(batch, seq, d_model) to the same: each feature by itself, of a token's own document."""
-        n_back, seq = self.config.kernel_size - 1, u.shape[1]
+        apart, seq = self.config.dilation, u.shape[1]
+        n_back = (self.config.kernel_size - 1) * apart
         before = tokens.after(u, n_back)
         total = u * self.convolution[0]
-        for back in range(1, n_back + 1):
+        for back in range(apart, n_back + 1, apart):
             seen = (tokens.n_before >= back).unsqueeze(-1)
             earlier = before[:, n_back - back : n_back - back + seq]
-            total = total + torch.where(seen, earlier, 0) * self.convolution[back]
+            total = total + torch.where(seen, earlier, 0) * self.convolution[back // apart]
         return total

@@ -1,9 +1,10 @@
 """OmniMoE: a shared gated MLP, and one-neuron experts by a router over their rows and columns.
 
-Shi 2026, arXiv:2602.05711. The N = S * S experts are the cells of a grid. A score for each of its S
-rows and S columns is a probability by a softmax over all of them, and a pair's gate is the product
-of its two, so that the gates of all N experts add up to one. There are no queries: keys are as wide
-as the model, 4 d S FLOPs a token.
+Shi 2026, arXiv:2602.05711, held to the authors' omni_moe/modules/omni_moe.py (HKUSTDial/omni-moe at
+78f0c86c). The N = S * S experts are the cells of a grid. A score for each of its S rows and S
+columns is a probability by a softmax over all of them, and a pair's gate is the product of its two,
+so that the gates of all N experts add up to one. There are no queries: keys are as wide as the
+model, 4 d S FLOPs a token.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from experiments.models.ffn.dense import DenseConfig
 from experiments.models.roles import Role
 from experiments.models.tokens import Tokens
 
-ROUTER_NORMS = ("none", "batch")
+ROUTER_NORMS = ("none", "batch", "batch_plain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,8 @@ class OmniConfig:
 
     shared_width_factor: the shared MLP has round(shared_width_factor * d_model) hidden units, and
         SwiGLU (Shazeer 2020, arXiv:2002.05202). Two make 3/4 of a dense layer's parameters.
-    router_norm: none | batch, of a score over the tokens: batch norm mixes positions in training.
+    router_norm: none | batch | batch_plain, of a score over the tokens: batch norm mixes positions
+        in training. batch_plain, the authors', has no weights; those of batch are trained.
     activation: of the experts. value_init, table_dtype: as PEER's.
     """
 
@@ -56,7 +58,7 @@ class OmniConfig:
     @property
     def mixes(self) -> Mixing | None:
         """Batch norm in training is over the tokens of all processes."""
-        return "all_processes" if self.router_norm == "batch" else None
+        return None if self.router_norm == "none" else "all_processes"
 
     @property
     def keyed(self) -> KeyedConfig:
@@ -79,7 +81,7 @@ class OmniConfig:
         """The shared MLP, 2 sqrt(N) scores, k**2 sums of them, and k experts of two rows."""
         (shared,) = self.mlp.cost(d_model).terms
         n_keys, k = sum(self.keyed.key_sets), self.top_k
-        normed = self.router_norm == "batch"
+        normed, weighted = self.router_norm != "none", self.router_norm == "batch"
         return Cost(
             (
                 replace(shared, name="shared"),
@@ -91,7 +93,7 @@ class OmniConfig:
                     kept_wide=d_model
                     + (3 if normed else 2) * n_keys,  # input; scores at each stage
                 ),
-                Term(name="router_norm", n_params=2 * n_keys if normed else 0),
+                Term(name="router_norm", n_params=2 * n_keys if weighted else 0),
                 Term(name="pairs", flops=k**2, seen_by_torch=False, kept=0, kept_wide=9 * k),
                 Term(
                     name="experts",
@@ -135,8 +137,10 @@ class Omni(FFN, Routed):
         self.router = nn.Parameter(torch.empty(2 * self.side, d_model))
         bound = (3 / d_model) ** 0.5  # a variance of 1 / d_model
         nn.init.uniform_(self.router, -bound, bound)
-        normed = config.router_norm == "batch"
-        self.router_norm = BatchNorm(2 * self.side) if normed else nn.Identity()
+        kind = config.router_norm
+        self.router_norm = (
+            nn.Identity() if kind == "none" else BatchNorm(2 * self.side, affine=kind == "batch")
+        )
         self.w_down = table(config.keyed, d_model)
         self.w_up = table(config.keyed, d_model, config.value_init)
 

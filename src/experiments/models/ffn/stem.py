@@ -1,7 +1,8 @@
 """STEM: a gated MLP whose hidden units are not mapped up, but looked up by the token's id.
 
-2026, arXiv:2601.10639, by its abstract and the equation as our notes have it. A token reads one row
-of a table that has a row for each id, in place of a product with a third of a gated MLP's weights.
+2026, arXiv:2601.10639, by its abstract and the equation as our notes have it, and held to the
+authors' lingua/stem.py (Infini-AI-Lab/STEM at 074979b1). A token reads one row of a table that has
+a row for each id, in place of a product with a third of a gated MLP's weights.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from experiments.config.constraints import Within, check_fields
 from experiments.config.effects import Drawn
 from experiments.config.fields import used
 from experiments.models.ffn._base import ACTIVATIONS, FFN, WidthFactor, check_choice
-from experiments.models.ffn._rows import check_rows, new_rows, read_rows
+from experiments.models.ffn._rows import INITS, check_rows, new_rows, read_rows
 from experiments.models.ffn._slots import Slots, Slotted
 from experiments.models.roles import MAP, Role
 from experiments.models.tokens import Tokens, given
@@ -26,10 +27,13 @@ from experiments.models.tokens import Tokens, given
 class StemConfig:
     """vocab_size: rows, one for each id of the tokenizer (models/tokens.py checks it).
 
-    width_factor: round(width_factor * d_model) hidden units, as a gated MLP has them.
-    activation: of the gate; silu is the paper's. value_init, table_dtype: of the rows, as PEER's.
+    width_factor: round(width_factor * d_model) hidden units, as a gated MLP has them; the authors'
+        is 8/3.
+    activation: of the gate; silu is the paper's. table_dtype: of the rows, as PEER's.
+    value_init: of the rows: normal, N(0, d_ff**-0.5) as other tables; zero; or xavier, the
+        authors', N(0, (2 / (vocab_size + d_ff))**0.5).
 
-    Not known to us of the paper, chosen here: rows N(0, d_ff**-0.5), as other tables; no biases.
+    The defaults are ours, of before that code was read, and conf/model has the authors' choices.
     """
 
     vocab_size: Annotated[int, Within(1, 2**31)]
@@ -41,7 +45,7 @@ class StemConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_choice("activation", self.activation, ACTIVATIONS)
-        check_rows(self.value_init, self.table_dtype)
+        check_rows(self.value_init, self.table_dtype, (*INITS, "xavier"))
 
     def d_ff(self, d_model: int) -> int:
         """Hidden units at this width, and numbers of a row."""

@@ -1,11 +1,12 @@
 """UltraMem: a memory of values whose keys are scored through a small core (Huang 2024).
 
-arXiv:2411.12364. Written from its equations, as our notes have them. PKM's product keys add a score
-of a row and one of a column; here each row and column has two scores, and a pair's is a bilinear
-form of them.
+arXiv:2411.12364. Written from its equations, as our notes have them, and held to the authors' code
+of it: UltraMemLayerV1 in olmo/ultramem_layer.py of ZihaoHuang-notabot/Ultra-Sparse-Memory-Network,
+at 6da52aae. PKM's product keys add a score of a row and one of a column; here each row and column
+has two scores, and a pair's is a bilinear form of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -15,42 +16,52 @@ from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, Term
 from experiments.config.constraints import AtLeast1, NotNegative
+from experiments.config.effects import Drawn
+from experiments.config.fields import added
 from experiments.kernels.ops import Execution, Indices, gather_dot, gather_sum
 from experiments.kernels.product_keys import scores_of_halves
-from experiments.models.ffn._base import check_choice
+from experiments.models.ffn._base import WidthFactor, check_choice, identity
 from experiments.models.ffn._product_keys import (
+    SCORES,
     ProductKeyConfig,
     ProductKeyFFN,
     router_terms,
     table,
     values_term,
 )
-from experiments.models.ffn._slots import Routed
-from experiments.models.roles import Role
+from experiments.models.ffn._slots import Routed, Slots
+from experiments.models.roles import MAP, Role
+from experiments.models.tokens import Tokens
 
 RANK = 2  # of the core, as in the paper
-KEY_NORMS = ("none", "layer")
+KEY_NORMS = ("none", "layer", "rms")
+CORE_STARTS = ("diagonal", "uniform")
+_EPS = 1e-5  # of the norms with weights, as the authors have it
 
 
 @dataclass(frozen=True, kw_only=True)
 class UltraMemConfig(ProductKeyConfig):
     """n_experts: rows of the table, a perfect square. top_k: at most its root.
 
-    key_norm: none | layer, of each sub-key: then it has a mean of 0 and a length of 1.
-    score: relu, the paper's, sigmoid or softmax of the retrieved scores. The first two are divided
-        by top_k, so that gates, and so steps of rows, are about as large as with a softmax.
+    score: raw, the authors': a retrieved score is the gate, whatever its sign. Or relu, sigmoid or
+        softmax of them; the first two are divided by top_k, so that gates, and so steps of rows,
+        are about as large as with a softmax.
+    key_norm: none | layer, of each sub-key: then it has a mean of 0 and a length of 1. rms, the
+        authors': RMS norm of each sub-key, and of each half of a query, with weights for all
+        sub-keys and for all halves that start at (d_key / 2)**-0.33; query_norm is none then.
+    heads_per_query: heads that have one query together, the authors' 2; keys and cores stay a
+        head's own, the keys with share_keys=false.
+    core_start: diagonal, diag(1, core_margin), or uniform in 0 to 1, the authors'.
+    value_factor: rows have round(value_factor * d_model) numbers, which a map turns into d_model of
+        them once they are summed, the authors' 1/2; null: d_model numbers, and no map.
     core_margin, core_loss_rate: the loss of a head is rate * max(0, second singular value of its
         core - margin)**2, which keeps the search near the best pairs. The margin is the paper's.
 
-    Not known to us of the paper, chosen here: heads with queries and a core of their own, whose
-    sums of full rows are added; the rate; layer norm of queries; keys' norm without weights; what
-    a core starts as; the division by top_k.
-
-    Left out of the paper's: a convolution of queries over positions, which would have to know
-    where documents begin and what was said before a cache; and virtual values, maps of the table
-    that take the place of more rows: those of a token would be summed in groups of different sizes,
-    which no kernel of ours does.
+    The defaults are ours, of before that code was read, and conf/model has the authors' choices.
+    docs/layers.md says what of theirs is not here, line by line.
     """
+
+    scores: ClassVar[Mapping[str, Callable[[Tensor], Tensor]]] = {**SCORES, "raw": identity}
 
     n_heads: AtLeast1 = 2
     top_k: AtLeast1 = 32
@@ -59,10 +70,24 @@ class UltraMemConfig(ProductKeyConfig):
     score: str = "relu"
     core_margin: NotNegative = 0.15
     core_loss_rate: NotNegative = 0.1
+    heads_per_query: AtLeast1 = added(1)
+    core_start: str = added("diagonal", Drawn(), varies=True)
+    value_factor: WidthFactor | None = added(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("key_norm", self.key_norm, KEY_NORMS)
+        check_choice("core_start", self.core_start, CORE_STARTS)
+        if self.n_heads % self.heads_per_query:
+            raise ValueError(
+                f"n_heads={self.n_heads} must be a multiple of heads_per_query="
+                f"{self.heads_per_query}, the heads that share a query"
+            )
+        if self.key_norm == "rms" and self.query_norm != "none":
+            raise ValueError(
+                f"query_norm={self.query_norm!r} with key_norm=rms, which norms the halves of "
+                "queries too; set query_norm=none"
+            )
         if self.top_k > min(self.key_sets):
             raise ValueError(
                 f"top_k={self.top_k} must be at most {min(self.key_sets)}, the sub-keys of a half "
@@ -74,14 +99,29 @@ class UltraMemConfig(ProductKeyConfig):
                 "is 0; give 4 or more, or key_norm=none"
             )
 
+    @property
+    def n_queries(self) -> int:
+        return self.n_heads // self.heads_per_query
+
+    def d_value(self, d_model: int) -> int:
+        """Numbers of a row at this width."""
+        return d_model if self.value_factor is None else round(self.value_factor * d_model) or 1
+
     def cost(self, d_model: int) -> Cost:
-        """Queries, two scores of each sub-key, the search, and h * k value rows a token."""
+        """Queries, two scores of each sub-key, the search, h * k rows a token, and their map."""
         query, norm, keys, _ = router_terms(self, d_model)
         h, k = self.n_heads, self.top_k
         # along the first singular vectors; the core times the columns at both ends; candidates;
         # the scores of kept pairs' keys once more, with gradients; the kept pairs
         search = 2 * RANK * (sum(self.key_sets) + 2 * RANK * k + 2 * n_pairs(k) + k * self.d_key)
         search += 12 * k
+        width = self.d_value(d_model)
+        values, n_map = replace(values_term(self, width), d_row=width), width * d_model
+        widen = Term(name="widen", n_params=n_map, flops=2 * n_map, kept=width)
+        if self.key_norm == "rms":
+            norm = replace(norm, n_params=self.d_key)  # for halves of queries, and for sub-keys
+        if self.heads_per_query > 1:
+            norm = replace(norm, kept_wide=norm.kept_wide + h * self.d_key)  # as heads have them
         return Cost(
             (
                 query,
@@ -96,7 +136,8 @@ class UltraMemConfig(ProductKeyConfig):
                     # scores, rows of keys, C c and its addends; a gate and a row of values
                     kept_wide=h * k * (2 * RANK + 4 * RANK + RANK + RANK**2 + 4),
                 ),
-                values_term(self, d_model),
+                values,
+                *(() if self.value_factor is None else (widen,)),
             )
         )
 
@@ -109,10 +150,15 @@ class UltraMem(ProductKeyFFN, Routed):
     """y = sum over heads and their k best pairs (i, j) of gate(s_ij) values_ij.
 
     s_ij = sum over a, b in 1, 2 of r_ai C_ab c_bj, r_ai = q1 . K_a,i and c_bj = q2 . L_b,j, for the
-    halves q1 and q2 of a head's query. Tensors: query.weight as in ProductKeyFFN; sub_keys
-    (2, 2, S, d_key / 2), the rank first, then the half, or (2, S1 + S2, d_key / 2), each with heads
-    before it where they have keys of their own; core (n_heads, 2, 2); values (n_experts, d_model).
-    A core starts as diag(1, core_margin).
+    halves q1 and q2 of a head's query. Tensors: query.weight as in ProductKeyFFN, of n_queries in
+    place of n_heads; sub_keys (2, 2, S, d_key / 2), the rank first, then the half, or
+    (2, S1 + S2, d_key / 2), each with heads before it where they have keys of their own; core
+    (n_heads, 2, 2); values (n_experts, d_model), or (n_experts, d_value) and w_out.weight
+    (d_model, d_value). With key_norm=rms half_norm.weight and sub_key_norm.weight, (d_key / 2,).
+
+    A raw score may be negative: what is recorded of a value's use is |s|. output_weights() are the
+    values, through which all goes that w_out writes: so new ones start at zero, and tables learn
+    alone, as PKM's.
 
     The k best of all S1 S2 pairs aren't known without looking at all. C = s u v' + s2 u2 v2', and
     candidates are searched by the first part, (u . r_i)(v . c_j), a product of two numbers; then
@@ -128,9 +174,11 @@ class UltraMem(ProductKeyFFN, Routed):
         **ProductKeyFFN.param_roles,
         "core": Role(fan_in=-1, group="key"),
         "values": Role(fan_in=None, group="table"),
+        "w_out.weight": MAP,
     }
 
     config: UltraMemConfig
+    w_out: nn.Linear | None
 
     def __init__(self, d_model: int, config: UltraMemConfig) -> None:
         super().__init__(config, d_model)
@@ -141,7 +189,20 @@ class UltraMem(ProductKeyFFN, Routed):
         self.sub_keys = nn.Parameter(nn.init.uniform_(both, -bound, bound))
         start = torch.tensor([[1.0, 0.0], [0.0, config.core_margin]])
         self.core = nn.Parameter(start.repeat(self.n_heads, 1, 1))
-        self.values = table(config, d_model, config.value_init)
+        if config.core_start == "uniform":
+            nn.init.uniform_(self.core)
+        if config.key_norm == "rms":
+            self.half_norm, self.sub_key_norm = (
+                nn.RMSNorm(self.d_key // 2, eps=_EPS) for _ in range(2)
+            )
+            for one in (self.half_norm, self.sub_key_norm):
+                nn.init.constant_(one.weight, (self.d_key / 2) ** -0.33)
+        width = config.d_value(d_model)
+        self.w_out = None
+        if config.value_factor is not None:
+            self.w_out = nn.Linear(width, d_model, bias=False)
+            nn.init.normal_(self.w_out.weight, std=width**-0.5)
+        self.values = table(config, width, config.value_init)
 
     def output_weights(self) -> tuple[Tensor, ...]:
         return (self.values,)
@@ -159,11 +220,31 @@ class UltraMem(ProductKeyFFN, Routed):
         tokens = x.flatten(0, -2)
         indices, gates = self.route(tokens)
         weights = self.slot_weights(tokens, indices, gates)
-        y = gather_sum(self.values, indices, weights, self.execution)
-        return y.to(x.dtype).view_as(x)
+        y = gather_sum(self.values, indices, weights, self.execution).to(x.dtype)
+        return (y if self.w_out is None else self.w_out(y)).view_as(x)
+
+    def queries(self, x: Tensor) -> Tensor:
+        queries = super().queries(x)
+        if self.config.key_norm == "rms":
+            with torch.autocast(x.device.type, enabled=False):
+                queries = self.half_norm(queries.unflatten(-1, (2, -1))).flatten(-2)
+        shared_by = self.config.heads_per_query
+        return queries if shared_by == 1 else queries.repeat_interleave(shared_by, dim=1)
+
+    def record_usage(self, indices: Tensor, gates: Tensor) -> None:
+        super().record_usage(indices, gates.abs() if self.config.score == "raw" else gates)
 
     def slot_weights(self, x: Tensor, experts: Indices, gates: Tensor) -> Tensor:
-        return gates if self.config.shares_gates else gates / self.top_k
+        whole = self.config.shares_gates or self.config.score == "raw"
+        return gates if whole else gates / self.top_k
+
+    def slots(self, x: Tensor, tokens: Tokens | None = None) -> Slots:
+        slots = super().slots(x, tokens)
+        return replace(slots, gates=slots.gates.abs())
+
+    def written(self, x: Tensor, slots: Slots) -> Tensor:
+        rows = super().written(x, slots)
+        return rows if self.w_out is None else self.w_out(rows.to(x.dtype))
 
     def expert_rows(self) -> dict[str, Tensor]:
         return {"values": self.values}
@@ -184,6 +265,8 @@ class UltraMem(ProductKeyFFN, Routed):
         if self.config.key_norm == "layer":
             width = keys.shape[-1]
             keys = F.layer_norm(keys, (width,)) * width**-0.5
+        elif self.config.key_norm == "rms":
+            keys = F.rms_norm(keys, keys.shape[-1:], self.sub_key_norm.weight.to(dtype), _EPS)
         keys = keys if self.config.n_first_keys else keys.flatten(-3, -2)  # (..., 2, S1 + S2, d)
         first, second = keys.split(self.config.key_sets, dim=-2)
         if self.config.share_keys:
