@@ -11,6 +11,7 @@ from experiments.budget.memory import plan_memory
 from experiments.init.freeze import freeze
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
+from experiments.models.ffn.omni import OmniConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import TransformerConfig
 
@@ -57,6 +58,17 @@ def test_frozen_blocks_cost_what_torch_counts(block):
     freeze(model)
     spare = 2 * D * NARROW.d_ff(D)
     assert products_of_a_step(model) == planned_products(made.cost()) - spare
+
+
+@pytest.mark.parametrize("norm", ["batch", "batch_plain"])
+def test_batch_norm_is_frozen_with_its_layer_though_it_has_no_weights(norm):
+    omni = OmniConfig(n_experts=16, top_k=4, router_norm=norm)
+    for tables_alone in (False, True):
+        how = {"trained_blocks": (1,), "tables_alone": tables_alone}
+        model = config((omni, omni), **how).build()
+        freeze(model)
+        frozen = [block.ffn.router_norm.frozen for block in model.blocks]
+        assert frozen == [True, tables_alone]
 
 
 def test_two_trained_layers_are_counted_from_the_first():

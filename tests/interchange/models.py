@@ -29,6 +29,10 @@ from tests.conftest import Nursery
 VOCABULARY = 270
 CHANNELS = {"n_experts": 64, "n_channels": 4, "top_k": 3, "d_key": 8}
 KEYS = {"n_experts": 64, "n_heads": 2, "top_k": 3, "d_key": 8}
+THEIRS = {
+    "score": "raw", "key_norm": "rms", "query_norm": "none", "share_keys": False,
+    "heads_per_query": 2, "value_factor": 0.5,
+}  # fmt: skip
 PEER_OPTIONS = {
     **KEYS,
     "n_experts": 72,
@@ -78,7 +82,7 @@ MODELS = {
     "sgatlin": ((SgatlinConfig(**CHANNELS), DenseConfig()), {"tie_head": True}),
     "sgatlin_grown": ((SgatlinConfig(**CHANNELS, n_first_keys=8, activation="gelu"),), {}),
     "stem": ((StemConfig(vocab_size=VOCABULARY), DenseConfig()), {"tie_head": True}),
-    "ultramem": ((UltraMemConfig(**KEYS, value_factor=0.5, key_norm="rms"), DenseConfig()), {}),
+    "ultramem": ((UltraMemConfig(**KEYS, **THEIRS), DenseConfig()), {}),
     "beside": (
         (BesideConfig(frozen=DenseConfig(glu=True), trained=PEERConfig(**KEYS)), DenseConfig()),
         {},

@@ -9,8 +9,10 @@ from omegaconf import OmegaConf
 from scipy import stats
 
 from experiments.config.paths import conf_dir
+from experiments.points.planning import make_point
 from experiments.records.files import find_records, read_record
 from tests.study.committed import RESULTS, ROOT, document_table, text
+from tests.study.planned import planned
 
 N_TRIALS = 4
 SEEDS = {1, 2, 3}
@@ -19,6 +21,9 @@ MODELS = {
     "ultramem", "stem", "engram",
 }  # fmt: skip
 LARGE = {("peer_narrow", 65536), ("memory_plus", 32400)}  # with PEER's parameters
+
+
+CHANGED = {"omni", "ultramem", "stem", "engram"}  # since, to what their authors' code says
 
 
 def cells_of(sweep):
@@ -70,6 +75,44 @@ def test_each_rate_is_that_of_the_best_trial(trials, zoo):
         assert {r.seed for r in records} == SEEDS
         assert {r.lr for r in records} == {best[cell]}
         assert all(r.status == "done" for r in records)
+
+
+@pytest.mark.long
+def test_the_layers_of_the_yamls_are_those_of_the_records(trials, zoo):
+    """Though conf/model has other choices since: both yamls give the old ones, and the config of a
+    record reads as the layer that it had.
+    """
+    ids = {r.run_id for records in zoo.values() for r in records}
+    assert {point.run_id for point in planned("zoo")} == ids
+    grids = [
+        [
+            {name: value for name, value in grid.items() if name != "ladder.lr"}
+            for grid in OmegaConf.load(
+                conf_dir() / "experiment" / f"{name}.yaml"
+            ).hydra.sweeper.grids
+            if grid["model"] in CHANGED
+        ]
+        for name in ("zoo", "zoo_rates")
+    ]
+    assert grids[0] == grids[1]
+    assert [grid["model"] for grid in grids[0]] == ["omni", "ultramem", "stem", "engram"]
+    for cells in (trials, zoo):
+        for (model, _), (first, *_) in cells.items():
+            point = make_point(dict(first.config))
+            assert point.run_id == first.run_id, model
+            assert point.transformer.cost().n_params == first.n_params
+
+
+@pytest.mark.long
+def test_the_second_set_is_of_the_changed_layers_at_the_same_rates(zoo):
+    points = planned("zoo_2")
+    rates = {model: records[0].lr for (model, _), records in zoo.items() if model in CHANGED}
+    assert {(p.config.model_name, p.config.seed) for p in points} == {
+        (model, seed) for model in CHANGED for seed in SEEDS
+    }
+    assert all(p.config.optim.lr == rates[p.config.model_name] for p in points)
+    ids = {r.run_id for records in zoo.values() for r in records}
+    assert ids.isdisjoint(p.run_id for p in points)
 
 
 def test_equal_compute_is_equal(trials, zoo):

@@ -321,10 +321,8 @@ def test_theirs_starts_as_theirs():
     """Norms' weights at kdim**-0.33, a core uniform in 0 to 1, and so scores of the size that these
     make: r_a is a sum of kdim products of two numbers of that size.
     """
-    config = UltraMemConfig(
-        **{**THEIRS, "n_experts": 64**2, "top_k": 8, "d_key": 32, "n_heads": 512}
-    )
-    layer = config.build(64)
+    large = {"n_experts": 64**2, "top_k": 8, "d_key": 32, "n_heads": 512}
+    layer = UltraMemConfig(**{**THEIRS, **large}).build(64)
     assert layer.query.weight.shape == (256 * 32, 64)
     for norm in (layer.half_norm, layer.sub_key_norm):
         assert torch.equal(norm.weight, torch.full((16,), 16**-0.33))
