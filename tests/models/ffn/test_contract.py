@@ -124,15 +124,17 @@ def test_no_gradient_from_the_future(layer):
     assert x.grad[:, :half].abs().max() > 0
 
 
-def test_causal_says_whether_the_future_changes_the_past(layer):
+@pytest.mark.parametrize("training", [False, True])
+def test_causal_and_mixes_say_whether_the_future_changes_the_past(layer, config, training):
     """Expert choice leaks through which tokens are chosen, which has no gradient: so perturb."""
     x = torch.randn(1, SEQ, D_MODEL)
     changed = x.clone()
     changed[:, SEQ // 2 :] = 3 * torch.randn(1, SEQ // 2, D_MODEL)
-    layer.eval()
+    layer.train(training)
     with torch.no_grad():
         before, after = layer(x)[:, : SEQ // 2], layer(changed)[:, : SEQ // 2]
-    assert torch.allclose(before, after, atol=1e-6) == layer.causal
+    mixed = training and getattr(config, "mixes", None) is not None
+    assert torch.allclose(before, after, atol=1e-6) == (layer.causal and not mixed)
 
 
 def test_bfloat16_activations_pass_through(layer):
