@@ -14,13 +14,14 @@ from xml.sax.saxutils import escape
 
 import torch
 
-from experiments.budget.costs import FFNConfig
+from experiments.budget.costs import FFNConfig, Mixing
 from experiments.config.composed import composed
 from experiments.config.hydra_hints import choice_names
 from experiments.config.reading import build
 from experiments.gpu.documents import replaced
 from experiments.init.growth import can_grow, grower_of
 from experiments.init.how import how_of, ways
+from experiments.models.ffn._base import FFN
 from experiments.models.ffn.dense import DenseConfig
 
 HERE = Path(__file__).parent
@@ -114,9 +115,9 @@ FLOWS = {
     "engram": Picture(
         lanes=(
             {0: "ids up to\nthis token", 1: "a hash for each\nn and table",
-             2: "their rows\ne", 3: "key\nnorm(W_K e)", 4: "gate: sigmoid of\nx · key / √d"},
+             2: "their rows\ne", 3: "key\nnorm(W_K e)", 4: "gate: sigmoid of\n±√|x · key / √d|"},
             {3: "value\nW_V e", 5: "gate × value\nv", 7: "+", 8: "y"},
-            {6: "silu(conv of\nlast v, normed)"},
+            {6: "silu(conv of v,\n3 apart, normed)"},
             {0: "x", 3: "norm"},
         ),
         links=(
@@ -133,9 +134,9 @@ FLOWS = {
     ),
     "ultramem": Picture(
         lanes=(
-            {0: "x", 1: "h queries\nof x, normed", 2: "r and c: 2 scores\nof 2 √N sub-keys",
-             3: "candidates by\n(u · r)(v · c)", 4: "k best of them\nby r C c",
-             5: "gates: relu / k", 6: "sum of\ngate × values", 7: "y"},
+            {0: "x", 1: "h / 2 queries\nof x, normed", 2: "r and c: 2 scores\nof 2 √N sub-keys",
+             3: "candidates by\n(u · r)(v · c)", 4: "k best of them\nby s = r C c",
+             5: "sum of\ns × values", 6: "W_out\nto d numbers", 7: "y"},
             {3: "core C\nu, v: its first part"},
         ),
         links=(((1, 3), (0, 3)), ((1, 3), (0, 4))),
@@ -218,10 +219,18 @@ def _row(name: str) -> Iterator[str]:
     yield _amount(cost.forward_flops)
     numbers = sum(t.n_active_params or t.n_params for t in cost.terms if t.n_tables)
     yield _amount(numbers * _BYTES[getattr(config, "table_dtype", "float32")])
-    yield "yes" if layer.causal else "no"
+    yield _causal(layer, getattr(config, "mixes", None))
     yield ", ".join(_growths(config)) or "–"
     yield ", ".join(_starts(config))
     yield "Arcee or Llama" if getattr(config, "is_mlp", False) else "with its code"
+
+
+def _causal(layer: FFN, mixes: Mixing | None) -> str:
+    """Of evaluation; and which tokens meet in training."""
+    if not layer.causal:
+        return "no"
+    over = {None: "", "process": "a process's", "all_processes": "all processes'"}[mixes]
+    return f"yes; in training over {over} tokens" if over else "yes"
 
 
 def _growths(config: Any) -> Iterator[str]:

@@ -35,6 +35,26 @@ def cells_of(sweep):
     return found
 
 
+def losses_of(cells):
+    return {cell: np.array([r.val_loss for r in records]) for cell, records in cells.items()}
+
+
+def compared(losses, baseline):
+    """Of cells of three seeds each: a run's noise pooled over all, its degrees of freedom, half of
+    the interval of a difference to the baseline, and p of each by Holm's correction. Cells may be
+    of zoo and zoo_2 together, under other names.
+    """
+    dof = sum(len(own) - 1 for own in losses.values())
+    sd = np.sqrt(sum(((own - own.mean()) ** 2).sum() for own in losses.values()) / dof)
+    se = sd * np.sqrt(2 / 3)
+    away = {cell: abs(own.mean() - losses[baseline].mean()) for cell, own in losses.items()}
+    p = {cell: 2 * stats.t.sf(away[cell] / se, dof) for cell in losses if cell != baseline}
+    holm, least = {}, 0.0
+    for rank, cell in enumerate(sorted(p, key=p.get)):
+        least = holm[cell] = max(least, min(1.0, p[cell] * (len(p) - rank)))
+    return sd, dof, stats.t.ppf(0.975, dof) * se, holm
+
+
 @pytest.fixture(scope="module")
 def trials():
     return cells_of("zoo_rates")
@@ -127,21 +147,9 @@ def test_equal_compute_is_equal(trials, zoo):
 
 
 def test_the_table_is_that_of_the_records(zoo, spoken):
-    """Differences to PEER by the noise pooled over all layers, and Holm's correction."""
-    losses = {cell: np.array([r.val_loss for r in records]) for cell, records in zoo.items()}
-    dof = sum(len(own) - 1 for own in losses.values())
-    sd = np.sqrt(sum(((own - own.mean()) ** 2).sum() for own in losses.values()) / dof)
+    losses = losses_of(zoo)
+    sd, dof, half, holm = compared(losses, ("peer", 16384))
     peer = losses["peer", 16384].mean()
-    se = sd * np.sqrt(2 / 3)
-    half = stats.t.ppf(0.975, dof) * se
-    p = {
-        cell: 2 * stats.t.sf(abs(own.mean() - peer) / se, dof)
-        for cell, own in losses.items()
-        if cell[0] != "peer"
-    }
-    holm, least = {}, 0.0
-    for rank, cell in enumerate(sorted(p, key=p.get)):
-        least = holm[cell] = max(least, min(1.0, p[cell] * (len(p) - rank)))
     _, rows = document_table("layer, 1e13")
     said = {row[0]: row[1:] for row in rows}
     assert list(said) == [spoken[cell] for cell in sorted(losses, key=lambda c: losses[c].mean())]

@@ -9,6 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.config.hydra_hints import choice_names
 from experiments.config.reading import build
 from experiments.kernels.ops import Execution
+from experiments.models.ffn.engram import EngramConfig
+from experiments.models.ffn.omni import OmniConfig
+from experiments.models.ffn.sgatlin import SgatlinConfig
+from experiments.models.ffn.stem import StemConfig
+from experiments.models.ffn.ultramem import UltraMemConfig
 from tests.models.ffn.reference import with_tokens
 
 NAMES = [name for name in choice_names("model") if name != "weights"]
@@ -46,6 +51,41 @@ VARIANTS = (
     ("moe", {"n_experts": 4, "capacity_factor": 2.0, "n_shared_experts": 1, "glu": True}),
     ("moe", {"n_experts": 4, "routing": "token_choice", "top_k": 2, "glu": True}),
 )
+
+
+D = 96
+# by layer and parameter: a normal law's deviation, or (-a, a) of a uniform one
+STARTS = {
+    EngramConfig(n_experts=3000, max_order=2, n_hashes=2, d_row=24): {
+        "values": 24**-0.5, "w_key.weight": 48**-0.5, "w_value.weight": 48**-0.5,
+    },
+    StemConfig(vocab_size=500, width_factor=1.5): {
+        "w_gate.weight": D**-0.5, "w_out.weight": 144**-0.5, "values": 144**-0.5,
+    },
+    OmniConfig(n_experts=1024, top_k=4): {
+        "router": (-((3 / D) ** 0.5), (3 / D) ** 0.5), "w_down": D**-0.5, "w_up": D**-0.5,
+    },
+    UltraMemConfig(n_experts=1024, d_key=32, value_factor=0.5): {
+        "query.weight": D**-0.5, "sub_keys": (-0.25, 0.25),
+        "values": 48**-0.5, "w_out.weight": 48**-0.5,
+    },
+    SgatlinConfig(n_experts=1024, n_channels=4, top_k=2, d_key=16): {
+        "query.weight": D**-0.5, "sub_keys": (-0.25, 0.25),
+        "w_down": D**-0.5, "w_up": (8 * D) ** -0.5,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", STARTS, ids=lambda c: type(c).__name__)
+def test_parameters_start_by_the_laws_that_are_written(config):
+    layer = config.build(D)
+    for name, law in STARTS[config].items():
+        weights = layer.get_parameter(name).detach()
+        low, high = law if isinstance(law, tuple) else (-torch.inf, torch.inf)
+        std = high / 3**0.5 if isinstance(law, tuple) else law
+        assert float(weights.std()) == pytest.approx(std, rel=0.05), name
+        assert abs(float(weights.mean())) < 0.07 * std, name
+        assert low <= weights.min() <= weights.max() <= high, name
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda v: " ".join([v[0], *map(str, v[1].items())]))
@@ -124,15 +164,17 @@ def test_no_gradient_from_the_future(layer):
     assert x.grad[:, :half].abs().max() > 0
 
 
-def test_causal_says_whether_the_future_changes_the_past(layer):
+@pytest.mark.parametrize("training", [False, True])
+def test_causal_and_mixes_say_whether_the_future_changes_the_past(layer, config, training):
     """Expert choice leaks through which tokens are chosen, which has no gradient: so perturb."""
     x = torch.randn(1, SEQ, D_MODEL)
     changed = x.clone()
     changed[:, SEQ // 2 :] = 3 * torch.randn(1, SEQ // 2, D_MODEL)
-    layer.eval()
+    layer.train(training)
     with torch.no_grad():
         before, after = layer(x)[:, : SEQ // 2], layer(changed)[:, : SEQ // 2]
-    assert torch.allclose(before, after, atol=1e-6) == layer.causal
+    mixed = training and getattr(config, "mixes", None) is not None
+    assert torch.allclose(before, after, atol=1e-6) == (layer.causal and not mixed)
 
 
 def test_bfloat16_activations_pass_through(layer):

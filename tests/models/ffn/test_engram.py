@@ -119,6 +119,7 @@ def test_the_hash_is_the_documented_formula_and_stays_what_it_is():
     found = layer.rows_of(tokens_of(ids))
     for text, rows in zip(ids.tolist(), found.tolist(), strict=True):
         assert rows == [rows_by_hand(config, text, i) for i in range(20)]
+    assert EngramConfig(n_experts=8 * (2**31 - 2)).n_in_table == 2**31 - 2  # as many as can be
     seen = layer.rows_of(tokens_of(torch.tensor([[5, 3, 7]])))[0].tolist()
     assert seen == [[596, 1821, 2401, 3466], [310, 1911, 2250, 3713], [308, 1415, 2552, 3064]]
 
@@ -221,7 +222,7 @@ def test_a_trunk_of_it_learns_fused_as_it_is_written():
     ("options", "message"),
     [
         ({"n_experts": 61}, "n_experts=61 must be a multiple of the 4 tables .*nearest: 60, 64"),
-        ({"n_experts": 2**40}, "a hash has 2147483647 values; lower n_experts"),
+        ({"n_experts": 4 * (2**31 - 1)}, "a hash has 2147483647 values; lower n_experts"),
         ({"max_order": 1}, "max_order=1 must be at least 2"),
         ({"n_hashes": 0}, "n_hashes=0 must be at least 1"),
         ({"d_row": 0}, "d_row=0 must be at least 1"),

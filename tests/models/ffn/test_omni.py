@@ -92,6 +92,14 @@ def test_retrieved_experts_and_their_gates_are_what_is_measured():
     assert seen == [((6, 4), (6, 4))]
 
 
+def test_costs_by_hand():
+    """d=1024: N=1024², 128 of them, an MLP of 2048 units, two times 1024 keys with a norm."""
+    cost, shared = OmniConfig().cost(1024), 3 * 1024 * 2048
+    assert cost.n_params == shared + 2 * 1024 * 1024 + 2 * 2048 + 2 * 1024**2 * 1024
+    assert cost.n_active_params == shared + 2 * 1024 * 1024 + 2 * 2048 + 2 * 128 * 1024
+    assert cost.forward_flops == 2 * shared + 4 * 1024 * 1024 + 128**2 + 4 * 128 * 1024
+
+
 def test_a_number_that_can_not_be_is_refused_by_name():
     with pytest.raises(ValueError, match=r"n_experts=10 must be a perfect square; nearest: 9, 16"):
         OmniConfig(n_experts=10)

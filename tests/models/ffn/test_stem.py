@@ -75,6 +75,7 @@ def test_costs_by_hand():
     assert cost.n_params == 2 * 1024 * 4096 + 32_000 * 4096
     assert cost.n_active_params == 2 * 1024 * 4096 + 4096
     assert cost.forward_flops == 4 * 1024 * 4096 + 2 * 4096
+    assert [made(width_factor=2.6667).config.d_ff(d) for d in (1024, 1023)] == [2731, 2728]
 
 
 @torch.no_grad()

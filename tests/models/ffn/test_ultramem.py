@@ -374,6 +374,9 @@ def test_costs_by_hand():
     assert theirs.n_params == routing + n * d // 2 + d * d // 2
     assert theirs.n_active_params == routing + h * k * d // 2 + d * d // 2
     of_matrices = 2 * d * q + 4 * h * 1024 * q + 2 * d * d // 2
+    # kept: queries before and after the norm; theirs are half as many, and then those of two heads
+    for one in (cost, theirs):
+        assert {t.name: t.kept_wide for t in one.terms}["query_norm"] == 2 * h * q
     assert theirs.forward_flops == of_matrices + h * search + 2 * h * k * d // 2
 
 

@@ -202,7 +202,7 @@ class Engram(FFN, Slotted):
         gate, v = self._gated(x, rows)
         with torch.autocast(x.device.type, enabled=False):
             y = v + self._mixed(v, tokens)
-        self.record_usage(rows, gate.detach().expand_as(rows))
+        self.record_usage(rows, gate.expand_as(rows))
         return y.to(x.dtype)
 
     def _gated(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
