@@ -147,8 +147,8 @@ def rename(path: Path, new: Path) -> Path:
     """Renames a file or folder, in the place of a file that has the new name; a link stays one.
     Returns the new path.
     """
-    for each in (path, new):
-        refuse_links(each.parent)
+    for folder in {path.parent, new.parent}:
+        refuse_links(folder)
     return path.replace(new)
 
 
