@@ -50,6 +50,8 @@ class Place:
     def sweep(self, name: str = "stranger") -> Path:
         """A copy of the honest sweep, with a module that makes `ran` when it is imported."""
         folder = self.root / "results" / name
+        if folder.is_symlink():
+            folder.unlink()
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.honest.parent, folder)
         (folder / "planted").mkdir()

@@ -14,6 +14,7 @@ from experiments.points.planning import make_point
 from experiments.records.files import read_record
 from experiments.system import processes
 from experiments.system.claims import RunningElsewhereError, claimed, log_event, read_events
+from experiments.system.command import exit_codes
 from experiments.system.disk import (
     abandoned,
     check_writable,
@@ -177,6 +178,15 @@ def test_the_remedy_is_that_of_the_reason(tmp_path, number, remedy):
         raise OSError(number, os.strerror(number))
 
 
+def test_a_command_says_the_reason_once(tmp_path, capsys):
+    with pytest.raises(SystemExit), exit_codes(), explained(tmp_path / "a", "then"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'a'} can't be written: No space left on device; free some space on "
+        "that disk, then\n"
+    )
+
+
 def test_a_journal_that_cannot_be_written_is_a_warning(tmp_path):
     (tmp_path / "events.jsonl").mkdir()
     with pytest.warns(UserWarning, match=r"events.jsonl lacks 'done': Is a directory"):
@@ -223,6 +233,24 @@ from experiments.system.disk import write_text_atomically
 Path.replace = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)
 write_text_atomically(Path(sys.argv[1]) / "library.json", "{}")
 """
+
+
+CHECK = """
+import os, signal, sys
+from pathlib import Path
+from experiments.system import disk
+class Kill:
+    def __index__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+disk._BLOCK = Kill()
+disk.check_writable(Path(sys.argv[1]) / "results" / "s")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_check_leaves_nothing(tmp_path):
+    killed_in(tmp_path, CHECK)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

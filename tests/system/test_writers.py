@@ -5,6 +5,7 @@ it, to a folder of the reader's (docs/trust.md).
 """
 
 import ast
+from functools import cache
 
 import pytest
 
@@ -58,8 +59,7 @@ _OPENERS = {"open", "ZipFile", "TarFile", "GzipFile", "memmap"}
 def writes(code: str) -> list[tuple[int, str]]:
     """The lines of calls that write, make or remove by a path, and the functions' names."""
     calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
-    found = ((call.lineno, _name(call)) for call in calls if _is_write(call, _name(call)))
-    return sorted(found)
+    return sorted((call.lineno, _name(call)) for call in calls if _is_write(call, _name(call)))
 
 
 def _name(call: ast.Call) -> str:
@@ -109,29 +109,33 @@ def sources() -> list[str]:
 
 
 def allowed(path: str) -> set[str] | None:
-    found = next((ALLOWED[name] for name in ALLOWED if path.startswith(name)), (set(), ""))
-    return found[0]
+    return next((calls for name, (calls, _) in ALLOWED.items() if path.startswith(name)), set())
 
 
+@cache
+def found() -> list[tuple[str, int, str]]:
+    """The file, line and function of each."""
+    texts = ((path, (REPOSITORY / path).read_text(encoding="utf-8")) for path in sources())
+    return [(path, *one) for path, text in texts for one in writes(text)]
+
+
+@pytest.mark.slow  # all files are parsed
 def test_all_that_is_written_goes_through_disk():
-    found = {
+    others = [
         f"{path}:{line}: {name}"
-        for path in sources()
-        for line, name in writes((REPOSITORY / path).read_text(encoding="utf-8"))
+        for path, line, name in found()
         if (names := allowed(path)) is not None and name not in names
-    }
-    assert not found, "write by the functions of experiments.system.disk, or say why not in ALLOWED"
+    ]
+    assert not others, (
+        "write by the functions of experiments.system.disk, or say why not in ALLOWED"
+    )
 
 
+@pytest.mark.slow
 def test_each_exception_is_needed():
     for name, (names, why) in ALLOWED.items():
         assert why
-        used = {
-            call
-            for path in sources()
-            if path.startswith(name)
-            for _, call in writes((REPOSITORY / path).read_text(encoding="utf-8"))
-        }
+        used = {call for path, _, call in found() if path.startswith(name)}
         assert used
         assert names is None or names == used
 

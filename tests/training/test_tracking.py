@@ -97,6 +97,17 @@ def test_a_failing_wandb_warns_once_and_is_left_alone(tmp_path):
         run.finish({})
 
 
+@pytest.mark.parametrize("name", ["wandb", "wandb/offline-run-1"])
+def test_a_link_out_of_its_folder_is_not_written_through(tmp_path, name):
+    link = tmp_path / "run" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path)
+    with pytest.warns(UserWarning, match=rf"W&B logging stopped: .*{name} is a link.*; training"):
+        run = start(tmp_path / "run")
+    run.finish({})
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """disk(folder): mounts 64 KiB there, which root may outside most containers."""

@@ -16,6 +16,7 @@ from statistics import median
 
 from experiments.benchmarks.core.made_sweep import make_sweep
 from experiments.system.command import at_least
+from experiments.system.disk import followed
 from experiments.system.text_table import aligned
 
 _SMALL = 32  # points
@@ -43,7 +44,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Prints each command's seconds beside its limit; exits with 1 if one is missed."""
     with tempfile.TemporaryDirectory(prefix="experiments-bench-") as name:
-        folder = Path(name) / "results"
+        folder = followed(Path(name)) / "results"
         print(f"making a sweep of {options.points} points in {folder}", file=sys.stderr)
         make_sweep(folder / "big", options.points)
         make_sweep(folder / "small", min(_SMALL, options.points))

@@ -106,7 +106,7 @@ def one_line(error: BaseException) -> str:
     if (mark := getattr(error, "problem_mark", None)) is not None:  # of yaml
         problem = getattr(error, "problem", None) or "not YAML"
         return f"{mark.name}, line {mark.line + 1}: {problem}; correct the file"
-    cause = str(error.__cause__ or "")
+    cause = str(getattr(error.__cause__, "strerror", None) or error.__cause__ or "")
     text = str(error) if cause in str(error) else f"{error}\n{cause}"
     lines = [line.strip() for line in text.partition("Config search path")[0].splitlines()]
     kept = [line for line in lines if line and not line.startswith(_HYDRA_NOISE)]

@@ -86,14 +86,16 @@ def refuse_links(path: Path) -> None:
 
 
 def refuse_links_in(folder: Path) -> None:
-    """Raises RuntimeError if a name in a folder is a link that leads out of it. What is written
-    refuses it too, and this does so before the work.
+    """Raises RuntimeError if a name in a folder is a link that leads out of it, or the folder is
+    one. What is written refuses it too, and this does so before the work.
     """
-    inside = os.path.join(os.path.realpath(folder), "")  # noqa: PTH118
-    with os.scandir(folder) as found:
-        for name in (one.name for one in found if one.is_symlink()):
-            if not os.path.realpath(inside + name).startswith(inside):
-                refuse_links(Path(inside + name))
+    refuse_links(folder)
+    real = Path(os.path.realpath(folder))
+    with os.scandir(real) as found:
+        links = [Path(one.path) for one in found if one.is_symlink()]
+    for link in links:
+        if not Path(os.path.realpath(link)).is_relative_to(real):
+            refuse_links(link)
 
 
 def check_writable(folder: Path, then: str = _GOES_ON) -> None:
@@ -146,8 +148,8 @@ def rename(path: Path, new: Path) -> Path:
     """Renames a file or folder, in the place of a file that has the new name; a link stays one.
     Returns the new path.
     """
-    for each in (path, new):
-        refuse_links(each.parent)
+    for folder in {path.parent, new.parent}:
+        refuse_links(folder)
     return path.replace(new)
 
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import torch
 
@@ -132,7 +132,7 @@ class _Hashed:
     own code can't be left by one.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self.file, self.digest, self.tail = file, hashlib.sha256(), b""
         self.error: OSError | None = None
 

@@ -11,12 +11,14 @@ import shutil
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from experiments.config.schema import Logger
 from experiments.data.hub import probe
+from experiments.system.disk import refuse_links_in
 from experiments.training.guest import Guest
 
 _INIT_TIMEOUT = 30.0  # seconds W&B itself gives a server to answer
@@ -71,6 +73,12 @@ class WandbRun:
             "program": sys.argv,
             "settings": {"silent": True, "console": "off", "init_timeout": _INIT_TIMEOUT},
         }
+        try:
+            with suppress(OSError):  # it is not there yet
+                refuse_links_in(folder / "wandb")  # W&B writes there
+        except RuntimeError as error:
+            _warn(str(error))
+            return
         try:
             # its system metrics are to be the training's
             self._guest = Guest(_OWNER, {"WANDB_X_STATS_PID": str(os.getpid())})
