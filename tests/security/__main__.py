@@ -81,6 +81,7 @@ def environment(root: Path, trust: str = "") -> dict[str, str]:
     """A command's, with the programs of root/bin before the machine's."""
     return {
         **os.environ, "EXPERIMENTS_CACHE": str(root / "cache"), "EXPERIMENTS_TRUST": trust,
+        "XDG_STATE_HOME": str(root / "state"),
         "OMP_NUM_THREADS": "1", "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
 

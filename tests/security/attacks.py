@@ -268,18 +268,15 @@ eval "$EXPERIMENTS_SETUP"; echo 1"""
 def _on_submission(
     setup: str = "", *extra: str, mode: int = 0o644, **changes: Any
 ) -> Callable[[Place], list[str]]:
-    """Resources that a stranger has written, RAN among them the file; sbatch, if it is called, runs
-    them.
-    """
+    """Resources that a stranger has written; sbatch, if it is called, runs them in here.root."""
 
     def prepare(here: Place) -> list[str]:
         folder = here.sweep()
         (folder / here.honest.name / RECORD_NAME).unlink()
         (folder / "slurm").mkdir()
-        asked = [word.replace("RAN", str(here.ran)) for word in (setup, *extra)]
         values = {
             "name": "x", "run_ids": [here.honest.name], "code": "0", "devices": 1, "num_nodes": 1,
-            "resources": {"setup": asked[0], "extra": asked[1:]}, **changes,
+            "resources": {"setup": setup, "extra": extra}, **changes,
         }  # fmt: skip
         path = folder / "slurm" / "x.json"
         path.write_text(json.dumps(values))

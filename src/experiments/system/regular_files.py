@@ -80,10 +80,7 @@ def _check(found: os.stat_result, path: Path, most: int) -> None:
 
 
 def _too_large(size: int, most: int) -> str:
-    return (
-        f"it has {size / 2**20:,.0f} MiB, and of such a file at most {most >> 20:,} are read; "
-        "name another, or delete it"
-    )
+    return f"it has {size:,} bytes, and {most:,} are the most that are read; name another file"
 
 
 def _refused(path: Path, why: str) -> FileRefusedError:
