@@ -17,11 +17,13 @@ from experiments.system.text_table import aligned
 from tests.conftest import WORDS
 from tests.init.test_gguf import vocabulary, write
 from tests.security.attacks import ATTACKS, FORMULA, MARKUP, START, Place
+from tests.security.file_attacks import FILE_ATTACKS
 from tests.security.gguf_flips import flips, summary
 
 _SECONDS = 300.0  # of one command, on a busy machine
 _FLIPS = 400
-_BAD = ("RAN", "HUNG", "TRACEBACK", "RAW", "MISREAD")
+_MOST = 20_000  # characters that a command prints
+_BAD = ("RAN", "HUNG", "TRACEBACK", "RAW", "MISREAD", "ENDLESS")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [("attack", "outcome", "")]
     with tempfile.TemporaryDirectory(prefix="strangers-") as folder:
         here = place(Path(folder))
-        for name, prepare in ATTACKS.items():
+        for name, prepare in (ATTACKS | FILE_ATTACKS).items():
             if options.only in name:
                 rows.append((name, *_outcome(prepare, here, options.trust)))
                 print(f"{len(rows) - 1}: {rows[-1][0]}: {rows[-1][1]}", file=sys.stderr, flush=True)
@@ -105,6 +107,8 @@ def _outcome(prepare: Callable[[Place], list[str]], here: Place, trust: str) -> 
         return "RAW", printable(last)
     if "Traceback" in said:
         return "TRACEBACK", last
+    if len(said) > _MOST:
+        return "ENDLESS", f"{len(said)} characters"
     if done.returncode == 0:
         return (
             ("RAN", "as a formula or markup") if _is_live(here.root / "results") else ("read", last)

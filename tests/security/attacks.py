@@ -62,12 +62,12 @@ def _on_record(*words: str, place: tuple[str, ...] = ("model",)) -> Callable[[Pl
     def prepare(here: Place) -> list[str]:
         config = json.loads(json.dumps(read_record(here.honest / RECORD_NAME).config))
         with_target(place, TARGET)(config)
-        return _named(words, here.run(config=config))
+        return named(words, here.run(config=config))
 
     return prepare
 
 
-def _named(words: tuple[str, ...], run_dir: Path) -> list[str]:
+def named(words: tuple[str, ...], run_dir: Path) -> list[str]:
     return [word.replace("RUN", str(run_dir)) for word in words]
 
 
@@ -95,7 +95,7 @@ def _on_checkpoint(*words: str) -> Callable[[Place], list[str]]:
         planted(run_dir / LAST, here.ran)
         if words[0] == "experiments.retry":
             (run_dir / RECORD_NAME).unlink()
-        return _named(words, run_dir)
+        return named(words, run_dir)
 
     return prepare
 
