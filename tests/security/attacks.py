@@ -261,35 +261,6 @@ def _on_code(here: Place) -> list[str]:
     return ["experiments.retry", "stranger", "--local"]
 
 
-SBATCH = """for word; do case $word in --wrap=*) eval "${word#--wrap=}";; esac; done
-eval "$EXPERIMENTS_SETUP"; echo 1"""
-
-
-def _on_submission(
-    setup: str = "", *extra: str, mode: int = 0o644, **changes: Any
-) -> Callable[[Place], list[str]]:
-    """Resources that a stranger has written; sbatch, if it is called, runs them in here.root."""
-
-    def prepare(here: Place) -> list[str]:
-        folder = here.sweep()
-        (folder / here.honest.name / RECORD_NAME).unlink()
-        (folder / "slurm").mkdir()
-        values = {
-            "name": "x", "run_ids": [here.honest.name], "code": "0", "devices": 1, "num_nodes": 1,
-            "resources": {"setup": setup, "extra": extra}, **changes,
-        }  # fmt: skip
-        path = folder / "slurm" / "x.json"
-        path.write_text(json.dumps(values))
-        path.chmod(mode)
-        (here.root / "bin").mkdir(exist_ok=True)
-        for name, text in (("sbatch", SBATCH), ("squeue", ":")):
-            (here.root / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
-            (here.root / "bin" / name).chmod(0o755)
-        return ["experiments.retry", "stranger"]
-
-    return prepare
-
-
 INIT_RUN = ("experiments.run", "init=run", "init.path=RUN", *START)
 FORMULA, MARKUP = '=HYPERLINK("http://x")', "<script>alert(1)</script>"
 # by name: makes the folder, and returns the words of the command after python -m
@@ -316,15 +287,6 @@ ATTACKS: dict[str, Callable[[Place], list[str]]] = {
         "experiments.retry", "stranger", "--local"
     ),
     "an altered copy in .code: retry --local": _on_code,
-    "setup in a submission: retry": _on_submission("touch RAN"),
-    "setup in a submission of anybody's: retry": _on_submission("touch RAN", mode=0o666),
-    "setup in a submission, signed by another: retry": _on_submission(
-        "touch RAN", signature="0" * 64
-    ),
-    "extra in a submission: retry": _on_submission("", "--wrap=touch RAN"),
-    "a shell's words in a submission's partition: retry": _on_submission(
-        resources={"partition": "x; touch RAN", "account": "$(touch RAN)"}
-    ),
     "a regular expression without end in a LoRA": _on_lora(
         _config(alpha_pattern={"(((a+)+)+)+b": 1})
     ),

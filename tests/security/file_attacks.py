@@ -1,14 +1,44 @@
-"""Attacks by files that are none, by endless cells, and by texts and names that move a cursor, as
-those of attacks.py.
+"""Attacks by what a submission asks of a shell, by files that are none, by endless cells, and by
+texts and names that move a cursor: as those of attacks.py.
 """
 
 import csv
 import json
 import os
 from collections.abc import Callable
+from typing import Any
 
+from experiments.records.files import RECORD_NAME
 from tests.conftest import REPOSITORY
 from tests.security.attacks import ESCAPE, INIT_RUN, Place, named
+
+SBATCH = """for word; do case $word in --wrap=*) eval "${word#--wrap=}";; esac; done
+eval "$EXPERIMENTS_SETUP"; echo 1"""
+
+
+def _on_submission(
+    setup: str = "", *extra: str, mode: int = 0o644, **changes: Any
+) -> Callable[[Place], list[str]]:
+    """Resources that a stranger has written; sbatch, if it is called, runs them in here.root."""
+
+    def prepare(here: Place) -> list[str]:
+        folder = here.sweep()
+        (folder / here.honest.name / RECORD_NAME).unlink()
+        (folder / "slurm").mkdir()
+        values = {
+            "name": "x", "run_ids": [here.honest.name], "code": "0", "devices": 1, "num_nodes": 1,
+            "resources": {"setup": setup, "extra": extra}, **changes,
+        }  # fmt: skip
+        path = folder / "slurm" / "x.json"
+        path.write_text(json.dumps(values))
+        path.chmod(mode)
+        (here.root / "bin").mkdir(exist_ok=True)
+        for name, text in (("sbatch", SBATCH), ("squeue", ":")):
+            (here.root / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+            (here.root / "bin" / name).chmod(0o755)
+        return ["experiments.retry", "stranger"]
+
+    return prepare
 
 
 def _special(name: str, *words: str, device: bool = False) -> Callable[[Place], list[str]]:
@@ -58,6 +88,15 @@ def _named_patch(here: Place) -> list[str]:
 
 
 FILE_ATTACKS: dict[str, Callable[[Place], list[str]]] = {
+    "setup in a submission: retry": _on_submission("touch RAN"),
+    "setup in a submission of anybody's: retry": _on_submission("touch RAN", mode=0o666),
+    "setup in a submission, signed by another: retry": _on_submission(
+        "touch RAN", signature="0" * 64
+    ),
+    "extra in a submission: retry": _on_submission("", "--wrap=touch RAN"),
+    "a shell's words in a submission's partition: retry": _on_submission(
+        resources={"partition": "x; touch RAN", "account": "$(touch RAN)"}
+    ),
     **{
         f"a pipe for {name}: {words[0].rpartition('.')[2]}": _special(name, *words)
         for name, words in (

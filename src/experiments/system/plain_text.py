@@ -55,7 +55,7 @@ def visible() -> Iterator[None]:
     traceback then.
     """
     kept = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Visible(raw(stream)) for stream in kept)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (_Visible(raw(stream)) for stream in kept)
     try:
         yield
     except Exception:
