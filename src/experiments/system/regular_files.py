@@ -7,8 +7,8 @@ to a regular file is read as the file. Standard library only.
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 MOST = 2**30  # bytes of a file that is read into memory; a manifest of 100,000 points has 300 MB
 _MOST_OF_WEIGHTS = 2**40  # bytes of one that is read in parts, or by a library
@@ -27,7 +27,9 @@ class FileRefusedError(OSError, ValueError):
         return f"{self.filename}: {self.strerror}"
 
 
-def open_regular(path: Path, most: int = _MOST_OF_WEIGHTS, *, follow: bool = True) -> BinaryIO:
+def open_regular(
+    path: Path, most: int = _MOST_OF_WEIGHTS, *, follow: bool = True
+) -> BufferedReader:
     """The file, to be read. most: bytes. follow: links; else one raises OSError.
 
     Raises FileRefusedError for what is no regular file and for one with more bytes, and OSError for
