@@ -11,7 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 
 MOST = 2**30  # bytes of a file that is read into memory; a manifest of 100,000 points has 300 MB
-_MOST_OF_WEIGHTS = 2**40  # bytes of one that is read in parts, or by a library
+_WEIGHTS = 2**40  # bytes of one that is read in parts, or by a library
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
@@ -27,9 +27,7 @@ class FileRefusedError(OSError, ValueError):
         return f"{self.filename}: {self.strerror}"
 
 
-def open_regular(
-    path: Path, most: int = _MOST_OF_WEIGHTS, *, follow: bool = True
-) -> BufferedReader:
+def open_regular(path: Path, most: int = _WEIGHTS, *, follow: bool = True) -> BufferedReader:
     """The file, to be read. most: bytes. follow: links; else one raises OSError.
 
     Raises FileRefusedError for what is no regular file and for one with more bytes, and OSError for
@@ -62,7 +60,7 @@ def read_regular_text(path: Path, errors: str = "strict") -> str:
     return read_regular(path).decode("utf-8", errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def regular(path: Path, most: int = _MOST_OF_WEIGHTS) -> Path:
+def regular(path: Path, most: int = _WEIGHTS) -> Path:
     """The path, for a library that opens it by its name. Raises as open_regular."""
     _check(path.stat(), path, most)
     return path
