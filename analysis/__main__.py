@@ -1,5 +1,6 @@
 """From a sweep's runs to fitted laws, figures and a report: `python -m analysis report PATH`."""
 
+import argparse
 import os
 import shlex
 import sys
@@ -8,7 +9,7 @@ import matplotlib as mpl
 
 from analysis.options import as_typed, check_options
 from analysis.parser import make_parser
-from experiments.system.plain_text import printable
+from experiments.system.plain_text import printable, shortened, visible
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     options.typed = shlex.join(["python", "-m", "analysis", *map(str, words)])
     mpl.use("Agg")
+    with visible():
+        return _exit_code(options)
+
+
+def _exit_code(options: argparse.Namespace) -> int:
     try:
         check_options(options)
         options.chosen.check(options)
@@ -44,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _refuse(why: str, code: int) -> int:
-    print(f"error: {printable(' '.join(why.split()))}", file=sys.stderr)
+    print(f"error: {printable(shortened(' '.join(why.split())))}", file=sys.stderr)
     return code
 
 

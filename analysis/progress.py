@@ -4,6 +4,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from experiments.system.plain_text import raw
+
 Say = Callable[[str], None]
 
 
@@ -21,11 +23,11 @@ class Steps:
     def __call__(self, what: str) -> None:
         seconds = time.monotonic() - self._started
         line = f"[{seconds:4.0f} s] {what}"
-        print(f"\r\x1b[K{line}" if self._over else line, end="", file=sys.stderr, flush=True)
-        if not self._over:
-            print(file=sys.stderr)
+        if self._over:
+            print("\r\x1b[K", end="", file=raw(sys.stderr))
+        print(line, end="" if self._over else "\n", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leaves the terminal's line empty."""
         if self._over:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            print("\r\x1b[K", end="", file=raw(sys.stderr), flush=True)

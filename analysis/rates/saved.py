@@ -117,6 +117,8 @@ def read_rates(path: Path) -> SavedRates:
         ]
         laws.sort(key=lambda law: (law.dof + len(law.theta) < _ALONE, len(law.models)))
         curvatures = _curvatures(found["cells"])
+    except OSError:
+        raise
     except (ValueError, TypeError, KeyError, StopIteration) as error:
         raise ValueError(f"{path} has no laws of rates ({error!r:.60}); {_REMEDY}") from None
     if not laws:

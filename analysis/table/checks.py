@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.table.trunks import trunk_again
 from experiments.records.record import STATUSES
+from experiments.system.plain_text import shortened
 
 AMOUNTS = (
     "budget",
@@ -41,7 +42,7 @@ def _row_name(frame: pd.DataFrame, i: int) -> str:
 
 
 def _shown(value: object) -> str:
-    return repr(value.item() if isinstance(value, np.generic) else value)
+    return shortened(repr(value.item() if isinstance(value, np.generic) else value), 200)
 
 
 def check_types(

@@ -127,8 +127,8 @@ def _parsed(frame: pd.DataFrame, column: str, i: int) -> Mapping[str, Any]:
         try:
             tree = _Numbers().visit(ast.parse(value.strip(), mode="eval"))
             parsed = ast.literal_eval(tree)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            parsed = None
+        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+            parsed = None  # TypeError: a list for a key
     this = pd.Series([n == i and not isinstance(parsed, dict) for n in range(len(frame))])
     refuse(frame, column, this, "is not a dict, in JSON or as Python prints it; export it again")
     return parsed

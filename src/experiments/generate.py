@@ -14,7 +14,7 @@ from experiments.inspection.editing.files import named_patch
 from experiments.models.sampling import Sampling
 from experiments.records.finished import finished_record
 from experiments.system.command import run_words
-from experiments.system.plain_text import printable
+from experiments.system.plain_text import printable, raw
 
 if TYPE_CHECKING:
     from experiments.data.vocabulary import Vocabulary
@@ -125,11 +125,12 @@ def _run(words: Words) -> None:
         change.change(model)
     if library is not None:
         attach_library(Path(library).expanduser(), run_dir, record, model)
-    shown = sys.stdout.isatty()  # a model may write what moves a terminal's cursor
+    shown = sys.stdout.isatty()  # a model may write what moves a terminal's cursor; a file has it
+    out = sys.stdout if shown else raw(sys.stdout)
     for i, text in enumerate(texts):
-        print("\n" * (i > 0) + text, end="", flush=True)
+        print("\n" * (i > 0) + text, end="", file=out, flush=True)
         for piece in continuation(vocabulary, model, text, request):
-            print(printable(piece, "\n\t") if shown else piece, end="", flush=True)
+            print(printable(piece, "\n\t") if shown else piece, end="", file=out, flush=True)
         print(flush=True)
 
 

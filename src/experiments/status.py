@@ -16,7 +16,7 @@ from experiments.sweep.search_table import CellState, read_cells, search_lines, 
 from experiments.sweep.states import STATES, SweepState, read_sweep
 from experiments.sweep.status_table import status_text, sweeps_text
 from experiments.system.command import Parser, exit_codes
-from experiments.system.plain_text import printable
+from experiments.system.plain_text import printable, raw
 
 _OVER = (*ENDED, "failed", "damaged")
 
@@ -107,7 +107,8 @@ def _print(text: str, clear: str = "") -> None:
     `head` does, is no error.
     """
     try:
-        print(clear + printable(text, "\n"), flush=True)
+        print(clear, end="", file=raw(sys.stdout))
+        print(printable(text, "\n"), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None

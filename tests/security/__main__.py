@@ -19,12 +19,14 @@ from experiments.system.text_table import aligned
 from tests.conftest import WORDS
 from tests.init.test_gguf import vocabulary, write
 from tests.security.attacks import ATTACKS, FORMULA, MARKUP, START, Place
+from tests.security.file_attacks import FILE_ATTACKS
 from tests.security.gguf_flips import flips, summary
 from tests.security.strangers import own_folder, state_of
 
 _SECONDS = 300.0  # of one command, on a busy machine
 _FLIPS = 400
-_BAD = ("RAN", "WROTE", "HUNG", "TRACEBACK", "RAW", "MISREAD")
+_MOST = 20_000  # characters that a command prints
+_BAD = ("RAN", "WROTE", "HUNG", "TRACEBACK", "RAW", "MISREAD", "ENDLESS")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [("attack", "outcome", "")]
     with tempfile.TemporaryDirectory(prefix="strangers-") as folder:
         here = place(Path(folder))
-        for name, prepare in ATTACKS.items():
+        for name, prepare in (ATTACKS | FILE_ATTACKS).items():
             if options.only in name:
                 rows.append((name, *_outcome(prepare, here, options.trust)))
                 print(f"{len(rows) - 1}: {rows[-1][0]}: {rows[-1][1]}", file=sys.stderr, flush=True)
@@ -84,6 +86,7 @@ def environment(root: Path, trust: str = "") -> dict[str, str]:
     """A command's, with the programs of root/bin before the machine's."""
     return {
         **os.environ, "EXPERIMENTS_CACHE": str(root / "cache"), "EXPERIMENTS_TRUST": trust,
+        "XDG_STATE_HOME": str(root / "state"),
         "OMP_NUM_THREADS": "1", "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
 
@@ -113,6 +116,8 @@ def _outcome(prepare: Callable[[Place], list[str]], here: Place, trust: str) -> 
         return "RAW", printable(last)
     if "Traceback" in said:
         return "TRACEBACK", last
+    if len(said) > _MOST:
+        return "ENDLESS", f"{len(said)} characters"
     if done.returncode == 0:
         return (
             ("RAN", "as a formula or markup") if _is_live(here.root / "results") else ("read", last)

@@ -71,12 +71,12 @@ def _on_record(*words: str, place: tuple[str, ...] = ("model",)) -> Callable[[Pl
     def prepare(here: Place) -> list[str]:
         config = json.loads(json.dumps(read_record(here.honest / RECORD_NAME).config))
         with_target(place, TARGET)(config)
-        return _named(words, here.run(config=config))
+        return named(words, here.run(config=config))
 
     return prepare
 
 
-def _named(words: tuple[str, ...], run_dir: Path) -> list[str]:
+def named(words: tuple[str, ...], run_dir: Path) -> list[str]:
     return [word.replace("RUN", str(run_dir)) for word in words]
 
 
@@ -104,7 +104,7 @@ def _on_checkpoint(*words: str) -> Callable[[Place], list[str]]:
         planted(run_dir / LAST, here.ran)
         if words[0] == "experiments.retry":
             (run_dir / RECORD_NAME).unlink()
-        return _named(words, run_dir)
+        return named(words, run_dir)
 
     return prepare
 
@@ -270,38 +270,6 @@ def _on_code(here: Place) -> list[str]:
     return ["experiments.retry", "stranger", "--local"]
 
 
-SBATCH = """for word; do case $word in --wrap=*) eval "${word#--wrap=}";; esac; done
-eval "$EXPERIMENTS_SETUP"; echo 1"""
-
-
-def _on_submission(
-    setup: str = "", *extra: str, mode: int = 0o644, **changes: Any
-) -> Callable[[Place], list[str]]:
-    """Resources that a stranger has written, RAN among them the file; sbatch, if it is called, runs
-    them.
-    """
-
-    def prepare(here: Place) -> list[str]:
-        folder = here.sweep()
-        (folder / here.honest.name / RECORD_NAME).unlink()
-        (folder / "slurm").mkdir()
-        asked = [word.replace("RAN", str(here.ran)) for word in (setup, *extra)]
-        values = {
-            "name": "x", "run_ids": [here.honest.name], "code": "0", "devices": 1, "num_nodes": 1,
-            "resources": {"setup": asked[0], "extra": asked[1:]}, **changes,
-        }  # fmt: skip
-        path = folder / "slurm" / "x.json"
-        path.write_text(json.dumps(values))
-        path.chmod(mode)
-        (here.root / "bin").mkdir(exist_ok=True)
-        for name, text in (("sbatch", SBATCH), ("squeue", ":")):
-            (here.root / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
-            (here.root / "bin" / name).chmod(0o755)
-        return ["experiments.retry", "stranger"]
-
-    return prepare
-
-
 def _on_link(name: str, *words: str, by_tar: bool = False) -> Callable[[Place], list[str]]:
     """A sweep with a link to the reader's folder. name: in the sweep; RUN is the run's. What is
     retried has no record, and what is brought by tar is there twice.
@@ -318,7 +286,7 @@ def _on_link(name: str, *words: str, by_tar: bool = False) -> Callable[[Place], 
                 file.add(folder, folder.name)
             shutil.rmtree(folder)
             subprocess.run(["tar", "-xf", here.root / "sweep.tar"], cwd=folder.parent, check=True)
-        return _named(words, run_dir)
+        return named(words, run_dir)
 
     return prepare
 
@@ -350,15 +318,6 @@ ATTACKS: dict[str, Callable[[Place], list[str]]] = {
         "experiments.retry", "stranger", "--local"
     ),
     "an altered copy in .code: retry --local": _on_code,
-    "setup in a submission: retry": _on_submission("touch RAN"),
-    "setup in a submission of anybody's: retry": _on_submission("touch RAN", mode=0o666),
-    "setup in a submission, signed by another: retry": _on_submission(
-        "touch RAN", signature="0" * 64
-    ),
-    "extra in a submission: retry": _on_submission("", "--wrap=touch RAN"),
-    "a shell's words in a submission's partition: retry": _on_submission(
-        resources={"partition": "x; touch RAN", "account": "$(touch RAN)"}
-    ),
     "a regular expression without end in a LoRA": _on_lora(
         _config(alpha_pattern={"(((a+)+)+)+b": 1})
     ),

@@ -1,6 +1,11 @@
 """What moves a terminal's cursor or ends a drawing is shown as an escape, wherever it is from."""
 
 import json
+import subprocess
+import sys
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,13 +13,14 @@ import pytest
 from analysis.__main__ import main as analysis
 from analysis.table.load import load_table
 from analysis.table.sources import read_source
-from experiments import generate, status
+from experiments import status
 from experiments.records.files import read_record, write_record
 from experiments.sweep import manifest
 from experiments.system.command import exit_codes
-from experiments.system.plain_text import may_have_controls, printable, printable_values
+from experiments.system.plain_text import may_have_controls, printable, printable_values, raw
 from experiments.system.text_table import aligned
 from tests.analysis.tables import SIZES, growing
+from tests.conftest import REPOSITORY
 from tests.security.strangers import plant_manifest, record_of
 
 COLUMNS = ["model", "budget", "n_params", "n_tokens", "loss", "status"]
@@ -109,4 +115,74 @@ def test_a_report_is_not_ended(tmp_path, capsys):
     said = "".join(capsys.readouterr())
     assert r"a\x1b$\frac" in said
     assert "\x1b" not in said
-    assert generate.printable("a\x1bb", "\n\t") == r"a\x1bb"
+
+
+def test_what_a_command_prints_is_visible_and_its_own_bars_go_on(capsys):
+    out, err = sys.stdout, sys.stderr
+    with exit_codes():
+        print(EVIL[:-1], "a\tb", file=sys.stdout)
+        print(f"\r{EVIL[:-2]}\r", end="", file=sys.stderr)  # as a bar of progress
+        print("\x1b[K", end="", file=raw(sys.stderr))
+        sys.stdout.writelines(["\x1b", "\n"])
+        with exit_codes():  # run's own
+            print("\x1b")
+    assert (sys.stdout, sys.stderr) == (out, err)
+    said = capsys.readouterr()
+    assert said.out == f"{SHOWN[:-2]} a\tb\n\\x1b\n\\x1b\n"
+    assert said.err == f"\r{SHOWN[:-8]}\r\x1b[K"
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), ValueError("\x1b")])
+def test_the_streams_are_what_they_were_after_any_end(error, capsys):
+    out, err = sys.stdout, sys.stderr
+    with pytest.raises(SystemExit), exit_codes():
+        raise error
+    assert (sys.stdout, sys.stderr) == (out, err)
+
+
+def test_the_traceback_of_a_fault_is_visible(tmp_path):
+    code = (
+        "from experiments.system.command import exit_codes\n"
+        "with exit_codes():\n    raise AssertionError('a\\x1b[2Jb\\x07')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 1
+    assert rb"AssertionError: a\x1b[2Jb\x07" in done.stderr
+    assert b"\x1b" not in done.stderr
+
+
+def test_every_command_prints_so():
+    """By its source: an entry of pyproject does its work in exit_codes, run_words or visible."""
+    scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
+    assert len(scripts) > 10
+    for entry in scripts.values():
+        module = find_spec(entry.partition(":")[0])
+        source = Path(module.origin).read_text()
+        ways = ("with exit_codes():", "run_words(", "run_on_texts(", "with visible():")
+        assert any(way in source for way in ways), entry
+
+
+def test_an_error_has_no_cell_of_100_000_characters(capsys):
+    with pytest.raises(SystemExit), exit_codes():
+        raise ValueError(f"line 3: config={'x' * 10**5!r} is not a dict; export it again")
+    said = capsys.readouterr().err
+    assert len(said) < 2100
+    assert "xx [... 98,0" in said
+    assert said.endswith("is not a dict; export it again\n")
+
+
+@pytest.mark.long
+def test_a_pre_registration_comes_without(tmp_path, capsys):
+    path = tmp_path / "a\x1b[2J.yaml"
+    path.write_text(
+        'about: "a\\e[2J\\a"\nlayers: [dense, peer]\nbudgets: [3e13]\n'
+        "where: {n_layers: [3, 4, 5, 6, 7]}\nprimaries:\n- {name: gain, kind: difference, "
+        "layer: peer, baseline: dense, budgets: [3e13], refuted_if: holds 0}\n"
+    )
+    study = str(REPOSITORY / "results" / "study" / "isoflop")
+    command = ["contrast", study, "--preregistered", str(path), "--out", str(tmp_path / "out")]
+    assert analysis(command) == 0
+    said = "".join(capsys.readouterr())
+    assert r"about: a\x1b[2J\x07" in said
+    assert "\x1b" not in said
+    assert "\x07" not in said

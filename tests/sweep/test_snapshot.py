@@ -70,6 +70,14 @@ def plant(copy, damage):
 
 
 @pytest.mark.long
+def test_what_is_beside_a_copy_is_seen_in_a_folder_of_any_name(tmp_path):
+    copy = take_snapshot(tmp_path / "__pycache__" / "sweep")
+    assert code_copy.damage_of(copy) is None
+    (copy / "src" / "torch.py").write_text("")
+    assert code_copy.damage_of(copy).endswith("torch.py does not belong to it")
+
+
+@pytest.mark.long
 def test_other_files_with_the_same_name_are_not_taken_for_this_code(sweep, monkeypatch, capsys):
     """The 12 digits of a name are found again with days of computing, the first one at once."""
     monkeypatch.setattr(code_copy, "_DIGITS", 1)

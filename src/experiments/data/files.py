@@ -208,7 +208,7 @@ def read_documents(path: Path, text_field: str, text_unit: TextUnit) -> Iterator
     name = path.name.lower()
     n = 0
     try:
-        if path.stat().st_size == 0:
+        if regular(path).stat().st_size == 0:
             raise ValueError(f"{path} is empty (0 bytes); remove it, or write it again")
         if name.endswith(".parquet"):
             texts = _parquet_texts(path, text_field)

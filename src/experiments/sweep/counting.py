@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from experiments.system.plain_text import raw
+
 T = TypeVar("T")
 _FIRST, _EVERY = 2.0, 5.0  # seconds
 
@@ -25,4 +27,4 @@ def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
             sys.stderr.flush()
             due, printed = time.monotonic() + (0.2 if terminal else _EVERY), True
     if printed and terminal:
-        print("\r\033[K", end="", file=sys.stderr)
+        print("\r\033[K", end="", file=raw(sys.stderr))

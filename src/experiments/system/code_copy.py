@@ -50,7 +50,8 @@ def damage_of(copy: Path, digest: str | None = None) -> str | None:
     for path in sorted(copy.rglob("*")):
         if path.is_symlink():
             return f"{path} is a link"
-        if _COMPILED not in path.parts and path.is_file() and path not in known:
+        is_compiled = _COMPILED in path.relative_to(copy).parts
+        if not is_compiled and path.is_file() and path not in known:
             return f"{path} does not belong to it"
     try:
         read_json(copy / STATE_NAME)

@@ -14,7 +14,7 @@ from experiments.config.hydra_hints import choice_names, unknown_key
 from experiments.config.paths import conf_dir
 from experiments.config.words import Words, asks_for, read_words
 from experiments.system import interruption
-from experiments.system.plain_text import printable
+from experiments.system.plain_text import printable, shortened, visible
 from experiments.system.version import ShowVersion, install, version_line
 
 _REMEDY = "correct the path, or name another (paths.results=... and paths.cache=... of runs)"
@@ -37,6 +37,11 @@ _HYDRA_NOISE = ("To append to your config", "full_key", "object_type", "referenc
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turns errors into one line on stderr and an exit code."""
+    with visible():
+        yield from _explained()
+
+
+def _explained() -> Iterator[None]:
     try:
         try:
             yield
@@ -53,7 +58,7 @@ def exit_codes() -> Iterator[None]:
         code = _exit_code(error)
         if code is None:
             raise
-        print(f"error: {printable(one_line(error))}", file=sys.stderr)
+        print(f"error: {printable(shortened(one_line(error)))}", file=sys.stderr)
         raise SystemExit(code) from None
 
 
@@ -97,7 +102,7 @@ def _config_errors() -> tuple[type[Exception], ...]:
 
 def one_line(error: BaseException) -> str:
     """An exception's message on one line, without Hydra's advice to append unknown keys."""
-    if isinstance(error, OSError) and not isinstance(error, _config_errors()):
+    if isinstance(error, OSError) and not isinstance(error, (ValueError, *_config_errors())):
         return _denied(error)
     if isinstance(error, MemoryError):
         return "out of memory; lower n_experts, size or workers, or free some of the machine's"
@@ -170,7 +175,9 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action=ShowVersion)
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {printable(message)}; --help lists the arguments", file=sys.stderr)
+        print(
+            f"error: {printable(shortened(message))}; --help lists the arguments", file=sys.stderr
+        )
         raise SystemExit(BAD_INPUT)
 
 

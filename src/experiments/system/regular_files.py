@@ -7,11 +7,11 @@ to a regular file is read as the file. Standard library only.
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 MOST = 2**30  # bytes of a file that is read into memory; a manifest of 100,000 points has 300 MB
-_MOST_OF_WEIGHTS = 2**40  # bytes of one that is read in parts, or by a library
+_WEIGHTS = 2**40  # bytes of one that is read in parts, or by a library
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
@@ -27,7 +27,7 @@ class FileRefusedError(OSError, ValueError):
         return f"{self.filename}: {self.strerror}"
 
 
-def open_regular(path: Path, most: int = _MOST_OF_WEIGHTS, *, follow: bool = True) -> BinaryIO:
+def open_regular(path: Path, most: int = _WEIGHTS, *, follow: bool = True) -> BufferedReader:
     """The file, to be read. most: bytes. follow: links; else one raises OSError.
 
     Raises FileRefusedError for what is no regular file and for one with more bytes, and OSError for
@@ -60,7 +60,7 @@ def read_regular_text(path: Path, errors: str = "strict") -> str:
     return read_regular(path).decode("utf-8", errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def regular(path: Path, most: int = _MOST_OF_WEIGHTS) -> Path:
+def regular(path: Path, most: int = _WEIGHTS) -> Path:
     """The path, for a library that opens it by its name. Raises as open_regular."""
     _check(path.stat(), path, most)
     return path
@@ -80,10 +80,7 @@ def _check(found: os.stat_result, path: Path, most: int) -> None:
 
 
 def _too_large(size: int, most: int) -> str:
-    return (
-        f"it has {size / 2**20:,.0f} MiB, and of such a file at most {most >> 20:,} are read; "
-        "name another, or delete it"
-    )
+    return f"it has {size:,} bytes, and {most:,} are the most that are read; name another file"
 
 
 def _refused(path: Path, why: str) -> FileRefusedError:

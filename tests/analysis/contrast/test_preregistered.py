@@ -161,7 +161,7 @@ def test_a_file_that_is_absent_or_huge_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
     path.write_text("a" * 100_001)
     assert main(["contrast", str(STUDY), "--preregistered", str(path)]) == 2
-    assert "are more than 100000" in capsys.readouterr().err
+    assert "it has 100,001 bytes, and 100,000 are the most" in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -219,11 +219,17 @@ def test_python_prints_more_than_its_literals_have(tmp_path):
     assert load_table(tmp_path / "project.csv").iloc[0]["loss"] == math.inf
 
 
-@pytest.mark.parametrize("text", ["{'loss': <object>}", "[1]", "{'loss': f(1)}", "{'loss': 1"])
+@pytest.mark.parametrize(
+    "text",
+    ["{'loss': <object>}", "[1]", "{'loss': f(1)}", "{'loss': 1", "{[]: 1}", "{{}: {}}", "{{1}: 2}",
+     "{'loss': " + "9" * 10**5 + "x}", "{'loss': '" + "x" * 10**5],
+    ids=range(9),
+)  # fmt: skip
 def test_what_is_no_dict_is_refused(tmp_path, text):
     good = "{'loss': 4.0, 'params': 1e6}"
     frame = pd.DataFrame({"name": ["a", "b"], "summary": [good, text], "config": "{}"})
     frame.to_csv(tmp_path / "project.csv")
     message = rf"^line 3: summary=.{re.escape(text[:5])}.* is not a dict, in JSON or as Python"
-    with pytest.raises(ValueError, match=message.replace("'", ".")):
+    with pytest.raises(ValueError, match=message.replace("'", ".")) as refused:
         load_table(tmp_path / "project.csv")
+    assert len(str(refused.value)) < 400  # of a cell of 100,000 characters too

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from experiments.config.constraints import Sha256, checked
 from experiments.data.corpus import TRAIN, VALIDATION, check_split
 from experiments.data.packages.sources import EXTRACTION_VERSION, HELD_OUT, TRAINING, Source
 from experiments.data.packages.texts import Document, read_domain
+from experiments.system.plain_text import raw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,8 @@ class Packages:
         part, _, only = split.partition("/")
         rows: list[tuple[int, str, str]] = []
         # the bar is for the first time, when text is extracted, and only where someone watches
-        for domain in tqdm([only] if only else self.domains, "corpus", leave=False, disable=None):
+        domains, out = [only] if only else self.domains, raw(sys.stderr)  # it moves below another
+        for domain in tqdm(domains, "corpus", leave=False, disable=None, file=out):
             for document in self._read(domain, TRAINING[domain], cache):
                 for copy in range(self._copies(domain, document, part)):
                     order = draw("order", f"{document.url}#{copy}")
