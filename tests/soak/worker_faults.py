@@ -1,8 +1,12 @@
 """Kills, signals and stops of the one process that trains a point."""
 
+import math
+import os
 import signal
+import time
 
 from experiments.system.claims import CLAIM_NAME, read_events
+from tests.soak import diary
 from tests.soak.enumerated import strike_once
 from tests.soak.faults import fault
 from tests.soak.operations import KINDS
@@ -11,6 +15,7 @@ from tests.soak.stage import ELSEWHERE, PATIENCE
 from tests.soak.trials import Trial, last_line
 
 _SOFT = ("TERM", "INT", "USR1", "USR2")  # all of which save and end
+_SOON = 10.0  # seconds in which they do
 
 
 @fault("kill -9", "worker", "alone", "export", "library", weight=6)
@@ -41,18 +46,42 @@ def many_signals(trial: Trial) -> None:
     _signals(trial, 1000, 0.004)
 
 
+@fault("signal at a step", "worker", "alone", weight=2)
+def signal_at_a_step(trial: Trial) -> None:
+    """From the run to itself, at a step or at the end of the last: no run may go on."""
+    name = trial.rng.choice(_SOFT)
+    at = trial.rng.choice((None, trial.rng.randrange(1, 70)))
+    marker = trial.stage.folder / f"signal-{trial.stage.n_started}"
+
+    def send(step: int | None) -> None:
+        if step == at:
+            marker.touch()
+            os.kill(os.getpid(), signal.Signals[f"SIG{name}"])
+
+    code = trial.stage.start(lambda: diary.at_steps(send)).wait(PATIENCE)
+    if not marker.exists():  # it began after that step
+        return
+    trial.injected("signal at a step", f"{name} at {at or 'the end'} -> {code}")
+    if code != 130:
+        trial.wrong(f"{name} at {at or 'the end'}: it ended with {code}, not as interrupted")
+
+
 def _signals(trial: Trial, n: int, pause: float) -> None:
     process, moment = trial.stage.start(), trial.some_time()
     process.lives_for(moment)
     sent = []
     while len(sent) < n:
         name = trial.rng.choice(_SOFT)
+        now = time.perf_counter()
         if not process.send(signal.Signals[f"SIG{name}"]):
             break
+        trial.stage.asked.setdefault(process.pid, now)
         sent.append(name)
         process.lives_for(pause)
-    code = process.wait(PATIENCE)
-    if sent and code != 0:  # 0: it had ended by then, or nearly
+    code, asked = process.wait(PATIENCE), trial.stage.asked.get(process.pid, math.inf)
+    if (seconds := time.perf_counter() - asked) > _SOON:
+        trial.wrong(f"{sent[:4]}: it lived for {seconds:.0f} s after that")
+    if sent and code != 0:  # 0: it had ended by then, or nearly; the diary has its steps
         kind = "signal" if len(sent) == 1 else "two signals" if n == 2 else "many signals"
         trial.injected(kind, f"{'+'.join(sent[:4])} after {moment:.3f} s -> {code}")
         last = read_events(trial.stage.run_dir)[-1:] if trial.stage.run_dir.exists() else []

@@ -155,9 +155,9 @@ def fit(
             trainer.fit(module, data, ckpt_path=resumed)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
-    if checkpoint.stopped and trainer.global_step < point.plan.n_steps:
-        why = interruption.received() or "another rank's signal"
-        raise interruption.Interrupted(why, trainer.global_step)
+    why = interruption.received()  # at the last step too: what comes then would take its time
+    if checkpoint.stopped or why is not None:
+        raise interruption.Interrupted(why or "another rank's signal", trainer.global_step)
     return Fit(
         n_steps=trainer.global_step,
         n_steps_here=history.steps_here,
