@@ -159,7 +159,7 @@ def lost_work(
             if step < saved and trusted:
                 yield Problem(kind=LOST, text=f"started at step {step}, after {saved} was saved")
             if entry["has_lock"] is False and locked:
-                yield Problem(kind=WRONG, text=f"started at step {step} without a lock on its claim")
+                yield Problem(kind=WRONG, text=f"started at step {step} without a lock")
             own[pid], newest_pid = [entry], pid
             continue
         own[pid].append(entry)

@@ -4,8 +4,9 @@ import fcntl
 import signal
 import socket
 import time
+from pathlib import Path
 
-from experiments.system import claims, processes
+from experiments.system import processes
 from tests.soak import diary
 from tests.soak.faults import fault
 from tests.soak.judge import DOUBLED
@@ -13,14 +14,13 @@ from tests.soak.processes import Process
 from tests.soak.stage import ELSEWHERE, PATIENCE
 from tests.soak.trials import Trial, last_line
 
-_MARGIN = 4.0  # seconds
 
-
-def start_on(trial: Trial, host: str, shares_locks: bool = True, pause: float = 0.0) -> Process:
+def start_on(
+    trial: Trial, host: str, shares_locks: bool = True, until: Path | None = None
+) -> Process:
     """The trial's command, in a process that is on a host of that name, and not on this one.
-    pause: seconds that its training waits at the first step.
+    until: its training waits at each step until that file is there.
     """
-    waits = [pause] if pause else []
     boot = trial.stage.folder / f"{host}-boot"
 
     def before() -> None:
@@ -29,7 +29,8 @@ def start_on(trial: Trial, host: str, shares_locks: bool = True, pause: float = 
         processes._BOOT = boot
         if not shares_locks:
             fcntl.flock = fcntl.lockf = lambda *arguments: None
-        diary.at_steps(lambda step: time.sleep(waits.pop() if waits else 0.0))
+        if until is not None:
+            diary.at_steps(lambda step: _wait_for(until))
 
     return trial.stage.start(before)
 
@@ -73,15 +74,17 @@ def locks_apart(trial: Trial) -> None:
 
 @fault("lease", "locks", "alone")
 def lease(trial: Trial) -> None:
-    """A second host, which sees no lock of the first, comes while that trains for longer than a
-    lease: it leaves the run alone.
+    """A second host, which sees no lock of the first, comes while that trains, for as long as the
+    second looks: it leaves the run alone.
     """
     trial.locked = False
-    first = start_on(trial, "host-a", shares_locks=False, pause=claims.LEASE + _MARGIN)
+    looked = trial.stage.folder / f"looked-{trial.stage.n_started}"
+    first = start_on(trial, "host-a", shares_locks=False, until=looked)
     while not _has_begun(trial, first) and first.lives_for(0.05):
         pass
     second = start_on(trial, "host-b", shares_locks=False)
     code = second.wait(PATIENCE)
+    looked.touch()
     if not (_has_begun(trial, first) and first.poll() is None):
         first.wait(PATIENCE)
         return  # there was little left to do
@@ -90,6 +93,13 @@ def lease(trial: Trial) -> None:
         trial.wrong(f"it had another host's run: {code}, {last_line(second.output)}", DOUBLED)
     if code := first.wait(PATIENCE):
         trial.wrong(f"it lost its run to another host: {code}, {last_line(first.output)}")
+
+
+def _wait_for(path: Path) -> None:
+    """Until it is there, or the harness has no more patience."""
+    end = time.monotonic() + PATIENCE
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def _has_begun(trial: Trial, process: Process) -> bool:

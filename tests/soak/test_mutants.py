@@ -8,7 +8,6 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-
 FAULTS = {
     "unsynced": "--kinds=power",
     "ignores_term": "--kinds=TERM",

@@ -15,6 +15,7 @@ from experiments.points.point import Point
 from experiments.records.files import RECORD_NAME, read_record, write_record
 from experiments.records.finished import finished_record
 from experiments.records.record import RunRecord
+from experiments.system.environment import without_denormals
 from experiments.tasks.choice import Chosen
 from experiments.tasks.facts import facts_tasks
 from experiments.tasks.harness import load_tasks, score_tasks
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from experiments.tasks.lm_eval_adapter import HarnessLM
 
 
+@without_denormals()
 def score_run(
     run_dir: Path,
     overrides: Sequence[str],

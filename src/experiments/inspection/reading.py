@@ -22,6 +22,7 @@ from experiments.inspection.texts import Text
 from experiments.models.tokens import Tokens
 from experiments.models.transformer import Transformer
 from experiments.system.disk import explained, sync_file, temporary_name
+from experiments.system.environment import without_denormals
 
 SECONDS = 30.0  # between two saves
 STATISTICS = "statistics.npz"  # all sums, of a pass that is done or is gone on with
@@ -81,6 +82,7 @@ class Pass:
         return sum(self.bounds.n_bytes(layer.n_experts, *about) for layer in layers)
 
 
+@without_denormals()
 def read_through(
     model: Transformer,
     layers: Sequence[Inspected],

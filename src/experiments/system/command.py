@@ -39,7 +39,8 @@ def exit_codes() -> Iterator[None]:
     """Turns errors into one line on stderr and an exit code."""
     try:
         try:
-            yield
+            with interruption.bounded(INTERRUPTED):
+                yield
         finally:
             interruption.ending()
     except KeyboardInterrupt:

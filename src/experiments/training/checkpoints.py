@@ -109,6 +109,7 @@ class Checkpoint(pl.Callback):
             drop_unnamed(self.folder, (LAST, PREVIOUS, *_kept(self.folder)))
         self._last_is_whole = True
         self.saved, self.saved_step = time.perf_counter(), trainer.global_step
+        interruption.note_unsaved(False)
 
 
 class _Votes:
