@@ -31,7 +31,8 @@ from experiments.system.processes import started_by
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _ENDING = (signal.SIGTERM, signal.SIGINT)  # not forgotten for a later USR1: it asks to go on
 _SOON, _TICK = 0.05, 0.1  # seconds
-GRACE = 6.0  # seconds that a process with nothing to save has to end by itself
+_LONGEST = 1.0  # seconds of a tick, which may be longer where the whole process was stopped
+GRACE = 5.0  # seconds that a process with nothing to save has to end by itself
 Tell = Callable[[KeyboardInterrupt], int | None]
 
 
@@ -109,13 +110,15 @@ def _watch(reading: int) -> None:
     """Ends the process if it may be, and does not by itself. Reads the numbers of signals."""
     while True:
         number = next((n for n in os.read(reading, 64) if n in SIGNALS), None)
-        command, left = _state.command, GRACE
-        while number is not None and command is not None and _state.command is command:
-            if _state.ending and left == GRACE:
-                break
+        command, left, last = _state.command, GRACE, time.monotonic()
+        if number is None or command is None or _state.ending:
+            continue
+        while _state.command is command:
             time.sleep(_TICK)
+            now = time.monotonic()
             saves = _state.training and _state.unsaved
-            left = GRACE if saves or _state.waiting else left - _TICK
+            left = GRACE if saves or _state.waiting else left - min(now - last, _LONGEST)
+            last = now
             if left <= 0:
                 _end(command, number)
 
