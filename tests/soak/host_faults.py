@@ -6,7 +6,7 @@ import socket
 import time
 from pathlib import Path
 
-from experiments.system import processes
+from experiments.system import claims, processes
 from tests.soak import diary
 from tests.soak.faults import fault
 from tests.soak.judge import DOUBLED
@@ -74,14 +74,15 @@ def locks_apart(trial: Trial) -> None:
 
 @fault("lease", "locks", "alone")
 def lease(trial: Trial) -> None:
-    """A second host, which sees no lock of the first, comes while that trains, for as long as the
-    second looks: it leaves the run alone.
+    """A second host, which sees no lock of the first, comes when that has trained for longer than a
+    lease, and trains for as long as the second looks: it leaves the run alone.
     """
     trial.locked = False
     looked = trial.stage.folder / f"looked-{trial.stage.n_started}"
     first = start_on(trial, "host-a", shares_locks=False, until=looked)
     while not _has_begun(trial, first) and first.lives_for(0.05):
         pass
+    first.lives_for(claims.LEASE + 1.0)
     second = start_on(trial, "host-b", shares_locks=False)
     code = second.wait(PATIENCE)
     looked.touch()
