@@ -37,7 +37,7 @@ def cache(tmp_path_factory):
         ("unsynced", "lost: "),
         ("previous_removed", "lost: when step 2 was saved, the checkpoint before did not stay"),
         ("no_lock", "wrong: started at step 0 without a lock"),
-        ("ignores_term", "wrong: TERM at open:.claim: it went on to its end"),
+        ("ignores_term", "wrong: TERM at mkdir:soak: it went on to its end"),
         ("no_lease", "doubled: it had another host's run"),
         ("not_renewed", "doubled: it had another host's run"),
     ],
