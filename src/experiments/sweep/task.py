@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job = own_job()
     again = partial(requeue_point, job, point.run_dir, point.config.trainer.max_retries)
     heartbeat = Heartbeat(point.run_dir, point.plan.n_steps)
+    stopped = STOPPED
 
     def tell(error: KeyboardInterrupt) -> int:
         nonlocal stopped
@@ -70,7 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stopped = STOPPED if again(f"time limit: {error}") else 1
         return stopped
 
-    stopped = STOPPED
     try:
         with interruption.told(tell):
             record = _when_free(partial(execute, point, heartbeat, on_stall=again))
