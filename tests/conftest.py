@@ -82,9 +82,8 @@ def kill_at(step: int) -> Callable[[dict[str, float]], None]:
 
 @pytest.fixture(autouse=True)
 def _as_in_a_new_process() -> None:
-    """Its seed, and denormals, which a run of the test before has turned off."""
+    """Its seed."""
     torch.manual_seed(0)
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session", autouse=True)

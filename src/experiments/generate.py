@@ -119,6 +119,7 @@ def _run(words: Words) -> None:
     from experiments.finished.model import (
         read_finished,  # seconds, which a wrong word need not wait for
     )
+    from experiments.system.environment import without_denormals
 
     record, vocabulary, model = read_finished(run_dir, words.overrides)
     if change is not None:
@@ -127,11 +128,12 @@ def _run(words: Words) -> None:
         attach_library(Path(library).expanduser(), run_dir, record, model)
     shown = sys.stdout.isatty()  # a model may write what moves a terminal's cursor; a file has it
     out = sys.stdout if shown else raw(sys.stdout)
-    for i, text in enumerate(texts):
-        print("\n" * (i > 0) + text, end="", file=out, flush=True)
-        for piece in continuation(vocabulary, model, text, request):
-            print(printable(piece, "\n\t") if shown else piece, end="", file=out, flush=True)
-        print(flush=True)
+    with without_denormals():
+        for i, text in enumerate(texts):
+            print("\n" * (i > 0) + text, end="", file=out, flush=True)
+            for piece in continuation(vocabulary, model, text, request):
+                print(printable(piece, "\n\t") if shown else piece, end="", file=out, flush=True)
+            print(flush=True)
 
 
 def main() -> None:

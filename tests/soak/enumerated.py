@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.soak.operations import KINDS, left_of, strike, watch
+from tests.soak.operations import DONE, KINDS, left_of, strike, watch
 from tests.soak.points import Points
 from tests.soak.power import LOSSES
 from tests.soak.processes import Body
@@ -138,6 +138,8 @@ def strike_once(trial: Trial, n: int, kind: str) -> None:
     if what and happened.get(kind, True):
         name = f"loss of power: {kind}" if kind in LOSSES else f"{kind} at an operation"
         trial.injected(name, f"{n} {what} -> {code}")
+        if code == 0 and kind in ("TERM", "USR1") and not what.endswith(DONE):
+            trial.wrong(f"{kind} at {what}: it went on to its end")
 
 
 def _take_what_is_left(stage: Alone) -> None:

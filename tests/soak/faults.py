@@ -60,11 +60,12 @@ def fault(name: str, layer: str, *stages: str, weight: float = 1.0) -> Callable[
 def random_trial(name: str, seed: int, points: Points, folder: Path) -> Outcome:
     """One to three faults in a row on points drawn from the seed and the trial's name alone.
 
-    name: a number, or LAYER-NUMBER, LANE-NUMBER or MODEL-NUMBER for a trial of that alone.
+    name: a number, or LAYER-NUMBER, FAULT-NUMBER, LANE-NUMBER or MODEL-NUMBER for a trial of that
+    alone.
     """
     rng = random.Random(f"{seed} {name}")
     layer = part_of(name)
-    known = [one for one in FAULTS if layer in (one.layer, *LANES, *_MODELS, "")]
+    known = [one for one in FAULTS if layer in (one.layer, one.name, *LANES, *_MODELS, "")]
     shares = {lane: n for lane, n in _SHARES.items() if any(lane in f.stages for f in known)}
     if layer in LANES or layer in _MODELS:
         shares = {layer if layer in LANES else "alone": 1.0}
@@ -99,8 +100,9 @@ def _cases(points: Points, lane: str, model: str | None, rng: random.Random) -> 
 
 
 def parts() -> list[str]:
-    """What a trial's name may begin with: layers, lanes, models."""
-    return list(dict.fromkeys([*(one.layer for one in FAULTS), *LANES, *_MODELS]))
+    """What a trial's name may begin with: layers, faults, lanes, models."""
+    named = [name for one in FAULTS for name in (one.layer, one.name)]
+    return list(dict.fromkeys([*named, *LANES, *_MODELS]))
 
 
 def part_of(name: str) -> str:

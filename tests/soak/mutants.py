@@ -2,15 +2,16 @@
 
 import math
 import random
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 
-from experiments.system import seals
+from experiments.system import claims, interruption, locks, seals
 from experiments.training import starting
-from experiments.training.checkpoints import LAST, Checkpoint, RandomState
+from experiments.training.checkpoints import LAST, PREVIOUS, Checkpoint, RandomState
 from experiments.training.history import History
 
 
@@ -78,10 +79,43 @@ def unsynced() -> None:
     _replace(seals, "sync", lambda descriptor: None)
 
 
+def ignores_term() -> None:
+    """A run goes on at SIGTERM."""
+    usual = interruption._handle
+    mistaken = {signal.SIGTERM: lambda number, frame: None}
+    _replace(interruption, "_handle", lambda n, frame: mistaken.get(n, usual)(n, frame))
+
+
+def previous_removed() -> None:
+    """The checkpoint before goes as soon as there is a new one."""
+    usual = Checkpoint.save
+
+    def save(self: Checkpoint, trainer: pl.Trainer) -> None:
+        usual(self, trainer)
+        (self.folder / PREVIOUS).unlink(missing_ok=True)
+
+    _replace(Checkpoint, "save", save)
+
+
+def no_lock() -> None:
+    """Nothing is locked."""
+    _replace(locks, "_flock", lambda file, how: True)
+
+
+def no_lease() -> None:
+    """A claim without a lock that can be seen is free at once."""
+    _replace(claims, "LEASE", 0.0)
+
+
+def not_renewed() -> None:
+    """Nobody renews a claim."""
+    _replace(claims, "BEAT", math.inf)
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     made.__name__: made
     for made in (
         never_resume, torch_generator, python_generator, in_place, saved_at_the_end, history_twice,
-        unsynced,
+        unsynced, ignores_term, previous_removed, no_lock, no_lease, not_renewed,
     )
 }  # fmt: skip

@@ -21,6 +21,7 @@ _PATHS = {  # audit event -> how many of its first arguments are paths
     "os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.chmod": 1, "os.mkdir": 1, "os.link": 2,
     "os.symlink": 2, "os.truncate": 1,
 }  # fmt: skip
+DONE = ", done"  # behind an operation of a run that has a record by then
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 Act = Callable[[int, str, Path, int], None]
 
@@ -91,7 +92,8 @@ def strike(folder: Path, at: int, kind: str, cut: int, pipe: int) -> None:
             return  # they need no room
         if kind in LOSSES:
             lose(f"{operation}:{path.name}")
-        os.write(pipe, f"{operation}:{path.name}".encode())
+        was_done = any(folder.glob("*/*/record.json"))
+        os.write(pipe, f"{operation}:{path.name}{DONE * was_done}".encode())
         if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif kind in ("ENOSPC", "full"):

@@ -39,6 +39,8 @@ def signal_ranks(trial: Trial) -> None:
     process, ranks, moment = _ranks_after_a_while(trial)
     name = trial.rng.choice(("TERM", "USR1"))
     chosen = ranks if trial.rng.random() < 0.5 else ranks[:1] or ranks
+    now = time.perf_counter()
+    trial.stage.asked |= dict.fromkeys(ranks if chosen else [], now)  # any one's signal is all's
     for pid in chosen:
         _send(pid, signal.Signals[f"SIG{name}"])
     code = process.wait(PATIENCE)

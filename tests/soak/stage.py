@@ -39,6 +39,7 @@ class Alone:
         self.diary = folder / "diary.jsonl"
         self.run_ids = [case.run_id for case in cases]
         self.n_started = 0
+        self.asked: dict[int, float] = {}  # pid -> when it was first asked to stop
 
     @property
     def run_dir(self) -> Path:
@@ -147,6 +148,7 @@ class Alone:
                 first=first.get(run_id, 0),
                 trusted=trial.trusted,
                 locked=trial.locked,
+                asked=self.asked,
             )
 
 

@@ -1,12 +1,15 @@
 """Signals at a process's end: what it puts in order then is not broken off."""
 
 import signal
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from experiments.system import interruption
+from experiments.system.processes import identity
 
 # Python calls what is registered before its exit; torch's libraries are undone there.
 PROGRAM = """
@@ -118,3 +121,58 @@ def test_an_interruption_in_a_finalizer_comes_after_it():
     ended = subprocess.run([sys.executable, "-c", FINALIZER], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (130, "")
     assert "Traceback" not in ended.stderr
+
+
+FOREIGN = """
+import random, sys
+from pathlib import Path
+from experiments.data.tokenizer import train_bpe
+from experiments.data.wheels import fetch_wheel
+from experiments.kernels.build import load
+from experiments.system.command import exit_codes
+from experiments.system import interruption
+
+interruption.listen()
+letters = random.Random(0)
+words = ("".join(letters.choices("abcdefghijklmnop", k=60)) for _ in range(400_000))
+with exit_codes(), interruption.told(lambda error: print(error, flush=True)):
+    {work}
+"""
+WORK = {
+    "a tokenizer": "print(flush=True); train_bpe(words, 60_000)",
+    "a compiler": "load()",  # which says so itself
+    "a download": "print(flush=True); fetch_wheel('text==1', '0' * 64, Path(sys.argv[1]))",
+}
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize("what", WORK)
+def test_a_signal_ends_what_foreign_code_has_within_seconds(tmp_path, monkeypatch, what):
+    """A tokenizer that would train for minutes, a compiler and a server that never answer."""
+    compiler = tmp_path / "c++"
+    wait = f"echo; echo $$ >> {tmp_path}/pids; exec sleep 600 > /dev/null"
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] || {{ {wait} 1>&2; }}\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("EXPERIMENTS_KERNEL_CACHE", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.getsockname()[1]}/")
+        command = [sys.executable, "-c", FOREIGN.format(work=WORK[what]), str(tmp_path)]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+        )
+        assert process.stdout is not None
+        if what == "a compiler":
+            while not (tmp_path / "pids").exists():
+                time.sleep(0.05)
+        else:
+            process.stdout.readline()
+        time.sleep(1.0)
+        start = time.monotonic()
+        process.terminate()
+        out, _ = process.communicate(timeout=120)
+    assert time.monotonic() - start < 10
+    assert (process.returncode, out) == (130, "SIGTERM\n")
+    for pid in (tmp_path / "pids").read_text().split() if what == "a compiler" else ():
+        assert identity(int(pid)).start is None  # nobody is left

@@ -206,7 +206,7 @@ def _train(raw, stop, die, environment):
             os.kill(os.getpid(), signal.SIGTERM)
 
     interruption.listen()  # as the command does; Lightning's handler would wait for a broadcast
-    checkpoints._VOTE_STEPS = 1  # so that it stops at that step
+    checkpoints.VOTE_STEPS = 1  # so that it stops at that step
     try:
         record = execute(make_point(raw), at)
         assert record.status == "done", record.error

@@ -4,9 +4,8 @@ import csv
 import functools
 import json
 import math
-import subprocess
-import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +19,7 @@ from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute
 from experiments.training.fit import set_up_process
 from experiments.training.module import LanguageModel
-from tests.conftest import REPOSITORY, TINY, Killed, Nursery, kill_at
+from tests.conftest import TINY, Killed, Nursery, kill_at
 
 
 @pytest.fixture
@@ -398,21 +397,15 @@ def test_float32_is_not_rounded_to_tf32(make, monkeypatch):
         torch.set_float32_matmul_precision(before)
 
 
-_TRAINED = """
-import sys, torch
-from experiments.run import main
-sys.argv = ["experiments.run", *sys.argv[1:]]
-main()
-denormal = torch.full((1 << 20,), 2e-38) * 0.1  # both threads have a half
-print(torch.get_num_threads(), int(denormal.count_nonzero()))
-"""
+def n_denormals():
+    """Of 2**20 that are computed, a half by each of two threads."""
+    return int((torch.full((1 << 20,), 2e-38) * 0.1).count_nonzero())
 
 
-def test_no_thread_of_a_run_computes_with_denormals(tmp_path):
-    paths = (f"paths.results={tmp_path}", f"paths.cache={tmp_path / 'cache'}")
-    words = ["size=2", "budget=2e9", *TINY[:-1], "trainer.n_threads=2", *paths]
-    done = subprocess.run(
-        [sys.executable, "-c", _TRAINED, *words],
-        capture_output=True, text=True, check=True, cwd=REPOSITORY,
-    )  # fmt: skip
-    assert done.stdout.splitlines()[-1] == "2 0"
+def test_no_thread_of_a_run_computes_with_denormals_and_each_does_afterwards(make):
+    """Also those that torch had begun before."""
+    torch.set_num_threads(2)
+    before, seen = n_denormals(), []
+    execute(make("trainer.n_threads=2"), lambda row: seen.append(n_denormals()))
+    assert (before, {*seen}, n_denormals()) == (1 << 20, {0}, 1 << 20)
+    assert np.float32(1e-40) * np.float32(1) != 0

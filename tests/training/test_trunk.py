@@ -12,6 +12,7 @@ from experiments.training.trunk import resolve_trunk
 from tests.conftest import TINY, Killed, kill_at
 
 SMALL = ("size=2", "budget=2e9")
+HOWS = ("eager", "auto")
 
 
 @pytest.fixture
@@ -50,6 +51,17 @@ def test_a_fused_run_has_the_loss_of_an_eager_one(trained, settings):
     assert eager.environment["trunk"] == "eager"
     assert fused.environment["trunk"].startswith("fused ")
     assert "eager" not in fused.environment["trunk"]
+
+
+@pytest.mark.long
+def test_a_run_of_torch_s_kernel_differs_by_its_trunk_s_rounding_alone(trained):
+    """One id, trained with a fused trunk, and as before there was one (docs/running.md)."""
+    peer = ("model=peer", "n_experts=16", "model.n_heads=2", "model.top_k=16", "model.d_key=16")
+    eager, auto = (trained("kernel=torch", f"trainer.trunk={how}", *peer) for how in HOWS)
+    assert auto.run_id == eager.run_id
+    assert "ffn 0 eager: kernel=torch reads the tables" in auto.environment["trunk"]
+    assert auto.val_loss != eager.val_loss
+    assert auto.val_loss == pytest.approx(eager.val_loss, rel=2e-5)
 
 
 @pytest.mark.long

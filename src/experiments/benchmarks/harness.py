@@ -93,6 +93,7 @@ def _point(overrides: Sequence[str], n_steps: int, folder: str) -> Point:
 
 def _compare(point: Point, name: str) -> tuple[list[float], list[float]]:
     """CPU seconds of a step, for each row but the first: of the run, and of the bare loop."""
+    environment.flush_denormals(True)
     set_up_process(point, 1)
     point.run_dir.mkdir(parents=True)
     begun = begin(point, scores=False)

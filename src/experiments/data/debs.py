@@ -8,6 +8,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 from experiments.data.cache import made_once
+from experiments.data.progress import doing
 from experiments.system.disk import file_sha256
 
 _MAGIC = b"!<arch>\n"
@@ -61,7 +62,8 @@ def _download(requirement: str, sha256: str, folder: Path) -> None:
     by_hand = f"or put a .deb with sha256 {sha256} into {folder.parent / sha256[:16]}"
     command = ["apt-get", "download", "-qq", f"{name}={version}"]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        with doing(f"downloading {requirement}"):
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise RuntimeError(
             f"{requirement} is a package of Debian, and this machine has no apt-get; leave its "

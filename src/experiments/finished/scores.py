@@ -16,6 +16,7 @@ from experiments.records.files import RECORD_NAME, read_record, write_record
 from experiments.records.finished import finished_record
 from experiments.records.record import RunRecord
 from experiments.system.disk import reached
+from experiments.system.environment import without_denormals
 from experiments.tasks.choice import Chosen
 from experiments.tasks.facts import facts_tasks
 from experiments.tasks.harness import load_tasks, score_tasks
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from experiments.tasks.lm_eval_adapter import HarnessLM
 
 
+@without_denormals()
 def score_run(
     run_dir: Path,
     overrides: Sequence[str],

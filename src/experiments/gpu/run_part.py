@@ -26,9 +26,10 @@ def main() -> None:
 def _run(options: argparse.Namespace) -> None:
     from experiments.gpu.job import Job, LeftOut
     from experiments.gpu.report import DONE, FAILED, LEFT_OUT, Report
-    from experiments.system.environment import settle_float32
+    from experiments.system.environment import exact_products, flush_denormals
 
-    settle_float32()  # as training has it
+    exact_products()  # as training has it
+    flush_denormals(True)
 
     if options.toy:
         from experiments.gpu.toy import shorten

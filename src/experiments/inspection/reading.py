@@ -22,6 +22,7 @@ from experiments.inspection.texts import Text
 from experiments.models.tokens import Tokens
 from experiments.models.transformer import Transformer
 from experiments.system.disk import whole_file
+from experiments.system.environment import without_denormals
 from experiments.system.regular_files import regular
 
 SECONDS = 30.0  # between two saves
@@ -82,6 +83,7 @@ class Pass:
         return sum(self.bounds.n_bytes(layer.n_experts, *about) for layer in layers)
 
 
+@without_denormals()
 def read_through(
     model: Transformer,
     layers: Sequence[Inspected],

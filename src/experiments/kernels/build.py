@@ -31,6 +31,7 @@ _COMMON = (
 _AVX512 = (
     "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512",
 )  # fmt: skip
+_BUILDING = "building-"  # a folder of objects
 LEVELS: dict[str, tuple[str, ...]] = {  # in the order of processor_level() in csrc/level.cpp
     "base": (),
     "avx2": ("-mavx2", "-mfma"),
@@ -55,6 +56,8 @@ def load(levels: Sequence[str] | None = None) -> ctypes.CDLL:
     if library is None:
         with (path.parent / "build.lock").open("w") as file:
             lock(file)  # of many workers that start at once, one builds
+            for left in path.parent.glob(f"{_BUILDING}*"):  # by one that was ended meanwhile
+                shutil.rmtree(left, ignore_errors=True)
             library = _loaded(path) or _build(compiler, wanted, path)
     return library
 
@@ -161,7 +164,7 @@ def _flags(levels: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
 
 
 def _build(compiler: str, levels: Mapping[str, tuple[str, ...]], path: Path) -> ctypes.CDLL:
-    with tempfile.TemporaryDirectory(dir=path.parent) as name:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_BUILDING) as name:
         folder = Path(name)
         jobs: list[tuple[str, str, tuple[str, ...], Path]] = [
             ("level", "", (), SOURCES / "level.cpp")

@@ -73,14 +73,17 @@ def run_one(raw: Raw, *, stored: bool = False) -> float | None:
         heartbeat(row)
         display.update([point])
 
-    try:
-        record = execute(point, progress)
-    except KeyboardInterrupt as error:
-        display.close()
+    def tell(error: KeyboardInterrupt) -> None:
         job = own_job()
         if job is not None and job.at_time_limit(interruption.received()):  # sbatch/run.sh
             why = f"time limit: {error}"
             requeue_point(job, point.run_dir, point.config.trainer.max_retries, why)
+
+    try:
+        with interruption.told(tell):
+            record = execute(point, progress)
+    except KeyboardInterrupt:
+        display.close()
         raise
     except RunningElsewhereError as error:
         display.close()

@@ -9,6 +9,7 @@ from typing import Any
 from experiments.budget.plan import OffBudgetError, check_memory
 from experiments.data.corpus import name_of
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
+from experiments.data.progress import said
 from experiments.points.planning import check_effects, effective_id, here, plan_point, read_point
 from experiments.points.point import Draft, Point
 from experiments.records.files import HISTORY_NAME, RECORD_NAME, read_record
@@ -238,5 +239,6 @@ def prepare_all(points: Sequence[Point]) -> None:
                 f"preparing {name_of(data.corpus)}: text, vocabulary of {size}, tokens",
                 flush=True,
             )
-        prepared = prepare_data(data, point.cache)
-        prepare_sets(data, point.config.eval, prepared.vocabulary, point.cache)
+        with said(name_of(data.corpus)):
+            prepared = prepare_data(data, point.cache)
+            prepare_sets(data, point.config.eval, prepared.vocabulary, point.cache)

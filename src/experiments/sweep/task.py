@@ -62,19 +62,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job = own_job()
     again = partial(requeue_point, job, point.run_dir, point.config.trainer.max_retries)
     heartbeat = Heartbeat(point.run_dir, point.plan.n_steps)
+    stopped = STOPPED
+
+    def tell(error: KeyboardInterrupt) -> int:
+        nonlocal stopped
+        print(f"interrupted: {error}", file=sys.stderr, flush=True)
+        if job is not None and job.at_time_limit(interruption.received()):
+            stopped = STOPPED if again(f"time limit: {error}") else 1
+        return stopped
+
     try:
-        record = _when_free(partial(execute, point, heartbeat, on_stall=again))
+        with interruption.told(tell):
+            record = _when_free(partial(execute, point, heartbeat, on_stall=again))
     except RunningElsewhereError as error:
         print(f"{error}, and it did not end in {_PATIENCE:.0f} s", file=sys.stderr)
         return STOPPED
     except RuntimeError as error:  # the run is lost, or its record can't be written
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as error:
-        print(f"interrupted: {error}", file=sys.stderr, flush=True)
-        if job is not None and job.at_time_limit(interruption.received()):
-            return STOPPED if again(f"time limit: {error}") else 1
-        return STOPPED
+    except KeyboardInterrupt:
+        return stopped
     if record.error:
         print(record.error, file=sys.stderr)
     return int(record.status == "failed")
@@ -144,7 +151,8 @@ def _sweep_of(options: argparse.Namespace) -> Path:
 if __name__ == "__main__":
     try:
         try:
-            code = main()
+            with interruption.bounded(STOPPED):
+                code = main()
         finally:
             interruption.ending()
     except KeyboardInterrupt as early:  # while it was still importing or reading

@@ -167,8 +167,9 @@ def _wait_for(processes: Sequence[BaseProcess]) -> None:
     """Until they have saved and ended; a further signal doesn't change that."""
     while True:
         try:
-            for process in processes:
-                process.join()
+            with interruption.waiting():
+                for process in processes:
+                    process.join()
             return
         except KeyboardInterrupt:
             n = sum(process.exitcode is None for process in processes)
@@ -224,6 +225,14 @@ def _ending(code: int | None) -> str:
 def _work(raw: Raw, n_threads: int, card: str | None) -> None:
     """A worker's whole life: one point, its output in log.txt. card: its GPU."""
     interruption.listen()
+    with interruption.bounded(INTERRUPTED):
+        code = _work_on(raw, n_threads, card)
+    interruption.ending()
+    raise SystemExit(code)
+
+
+def _work_on(raw: Raw, n_threads: int, card: str | None) -> int:
+    """The exit code of a worker."""
     if card is not None:
         cards.show_only(card)  # before the point, which asks what is here
     point = make_point(raw)
@@ -236,8 +245,7 @@ def _work(raw: Raw, n_threads: int, card: str | None) -> None:
             with suppress(OSError):
                 os.write(descriptor, f"error: {error}\n".encode())
         code = LOST if isinstance(error, RunLostError) else 1
-    interruption.ending()
-    raise SystemExit(code)
+    return code
 
 
 def _work_in_log(point: Point, n_threads: int, card: str | None) -> int:

@@ -44,7 +44,8 @@ def exit_codes() -> Iterator[None]:
 def _explained() -> Iterator[None]:
     try:
         try:
-            yield
+            with interruption.bounded(INTERRUPTED):
+                yield
         finally:
             interruption.ending()
     except KeyboardInterrupt:

@@ -8,7 +8,8 @@ import platform
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from experiments.system.credentials import cut
 
 _PACKAGES = ("torch", "lightning", "numpy", "tokenizers", "hydra-core", "omegaconf", "wandb")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+_OMP_PAUSE_SOFT = 1  # omp.h
 _CPU_NUMBERS = {"family": "cpu family", "model": "model"}  # 25, 17: Zen 4; 26: Zen 5
 _DIFF_BYTES = 1_000_000  # of a diff at most, in UTF-8
 PACKAGE = Path(__file__).resolve().parents[1]  # of a checkout, a sweep's copy or a site-packages
@@ -33,17 +35,42 @@ def usable_cores() -> int:
     return max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def settle_float32() -> None:
-    """How float32 is computed in this process, before its first tensor.
+def exact_products() -> None:
+    """Products of float32 are such in this process, on every device.
 
-    Products are such on every device. A GPU would be allowed to round their factors to the 10 bits
-    of TF32, and routers then choose other experts; torch begins without, but a container's
-    TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 turns it on. On a CPU what is smaller than 1.2e-38 is 0:
-    processors take many cycles for each such number, and attention that has become sharp is
-    full of them. Threads have this from the one that starts them.
+    A GPU would be allowed to round their factors to the 10 bits of TF32, and routers then choose
+    other experts; torch begins without, but a container's TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 turns
+    it on.
     """
     torch.set_float32_matmul_precision("highest")
-    torch.set_flush_denormal(True)
+
+
+@contextmanager
+def without_denormals() -> Iterator[None]:
+    """While it lasts, what is smaller than 1.2e-38 is 0 on a CPU; afterwards it is as before.
+
+    Processors take many cycles for each such number, and attention that has become sharp is full of
+    them. It is a property of each thread.
+    """
+    before = not bool(torch.full((1,), 2e-38) * 0.1)
+    flush_denormals(True)
+    try:
+        yield
+    finally:
+        flush_denormals(before)
+
+
+def flush_denormals(on: bool) -> None:
+    """Whether this thread, and those that torch shares its work among, compute with 0 in place of
+    denormals.
+
+    A thread has this from the one that starts it. So torch's pool is ended, and the next operation
+    begins another; where its OpenMP can't end a pool (before 5.0), threads of an older one stay.
+    """
+    torch.set_flush_denormal(on)
+    end_pool = getattr(ctypes.CDLL(None), "omp_pause_resource_all", None)
+    if end_pool is not None:
+        end_pool(_OMP_PAUSE_SOFT)
 
 
 def keep_freed_memory() -> None:

@@ -77,3 +77,12 @@ def has_open(pid: int, file: os.stat_result) -> bool:
                 if os.path.samestat(descriptor.stat(), file):
                     return True
     return False
+
+
+def started_by(pid: int) -> list[int]:
+    """The processes that it has started, and what those have; none where /proc doesn't say."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += [int(child) for child in path.read_text().split()]
+    return [each for child in found for each in (child, *started_by(child))]

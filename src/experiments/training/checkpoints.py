@@ -20,7 +20,7 @@ from experiments.system.table_files import drop_unnamed
 
 LAST, PREVIOUS = CHECKPOINT_NAME, "previous.ckpt"
 _TEMPORARY = f"last{PARTIAL}"
-_VOTE_SECONDS, _VOTE_STEPS = 1.0, 20  # between two votes of the ranks, at most
+VOTE_SECONDS, VOTE_STEPS = 1.0, 20  # between two votes of the ranks, at most
 
 
 class Checkpoint(pl.Callback):
@@ -109,6 +109,7 @@ class Checkpoint(pl.Callback):
             drop_unnamed(self.folder, (LAST, PREVIOUS, *_kept(self.folder)))
         self._last_is_whole = True
         self.saved, self.saved_step = time.perf_counter(), trainer.global_step
+        interruption.note_unsaved(False)
 
 
 class _Votes:
@@ -128,7 +129,7 @@ class _Votes:
         now, pause = time.perf_counter(), 1
         if self.last is not None:
             speed = (step - self.last[0]) / max(now - self.last[1], 1e-9)
-            pause = min(_VOTE_STEPS, max(1, int(_VOTE_SECONDS * speed)))
+            pause = min(VOTE_STEPS, max(1, int(VOTE_SECONDS * speed)))
         mine = [due, stop, pause] if trainer.is_global_zero else [False, stop, 0]
         votes = torch.tensor(mine, dtype=torch.int32, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)

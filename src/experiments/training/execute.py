@@ -28,7 +28,7 @@ from experiments.records.files import (
 )
 from experiments.records.finished import is_finished
 from experiments.records.record import RunRecord
-from experiments.system import distributed, environment
+from experiments.system import distributed, environment, interruption
 from experiments.system.claims import Claim, RunningElsewhereError, claimed, log_event
 from experiments.system.credentials import cut
 from experiments.system.device import peak_memory
@@ -45,6 +45,7 @@ from experiments.training.watchdog import Guards
 _STREAM_WORKERS = 2  # they tokenize; more where the cores are there, by trainer.n_loader_workers
 
 
+@environment.without_denormals()
 def execute(
     point: Point,
     progress: Sink = lambda row: None,
@@ -79,13 +80,14 @@ def execute(
             remove(point.run_dir / RECORD_NAME)  # its state is running now
         remove_leftovers(point.run_dir)
         log_event(point.run_dir, "started")
-        try:
-            record = _run(point, progress, n_threads, claim, on_stall)
-        except KeyboardInterrupt as error:
+
+        def tell(error: KeyboardInterrupt) -> None:
             claim.check()
             step = getattr(error, "step", None)
             log_event(point.run_dir, "interrupted", why=str(error), step=step)
-            raise
+
+        with interruption.told(tell):
+            record = _run(point, progress, n_threads, claim, on_stall)
         log_event(point.run_dir, record.status)
         return record
 

@@ -52,7 +52,7 @@ def set_up_process(point: Point, n_threads: int | None) -> None:
         point.device.accelerator == "cuda"
     ):  # first: what comes before is on the first GPU, a rank 0's
         torch.cuda.set_device(own_index(point.ranks.devices))
-    environment.settle_float32()
+    environment.exact_products()
     if point.device.accelerator == "cpu":
         threads = point.config.trainer.n_threads or n_threads or environment.usable_cores()
         torch.set_num_threads(threads)
@@ -131,6 +131,7 @@ def fit(
 
     def after_step(n_steps: int) -> None:
         """Before a checkpoint of it, which has what a part keeps of the step."""
+        interruption.note_unsaved(True)
         look()
         beat()
         history.after_step(n_steps)
@@ -155,9 +156,9 @@ def fit(
             trainer.fit(module, data, ckpt_path=resumed)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
-    if checkpoint.stopped and trainer.global_step < point.plan.n_steps:
-        why = interruption.received() or "another rank's signal"
-        raise interruption.Interrupted(why, trainer.global_step)
+    why = interruption.received()  # at the last step too: what comes then would take its time
+    if checkpoint.stopped or why is not None:
+        raise interruption.Interrupted(why or "another rank's signal", trainer.global_step)
     return Fit(
         n_steps=trainer.global_step,
         n_steps_here=history.steps_here,

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from experiments.system.processes import started_by
+
 # what ends this process is not for the child, and what the child starts: not Ctrl-C, which goes to
 # a terminal's whole group, nor TERM, which a cluster sends to all processes of a job
 _NOT_FOR_IT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -99,7 +101,7 @@ class Guest:
 
     def kill(self) -> None:
         """Ends it and what it has started, which may be what hangs."""
-        for pid in (*_children(self.pid), self.pid):
+        for pid in (*started_by(self.pid), self.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
@@ -136,12 +138,3 @@ class Guest:
 def _plain(value: Any) -> Any:
     """NumPy's and torch's numbers as JSON's, which has no form for them, and others as text."""
     return value.item() if hasattr(value, "item") else str(value)
-
-
-def _children(pid: int) -> list[int]:
-    """The processes that it has started; none where /proc doesn't say."""
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            found += [int(child) for child in path.read_text().split()]
-    return found

@@ -36,7 +36,8 @@ def prepare(settings: Settings, allocator: str, n_threads: int | None) -> None:
     torch.set_num_threads(n_threads or environment.usable_cores())
     if allocator == "training":
         environment.keep_freed_memory()
-    environment.settle_float32()
+    environment.exact_products()
+    environment.flush_denormals(True)
 
 
 def usable_kernels(

@@ -154,7 +154,8 @@ def _serve(
             os.sched_setaffinity(0, {core})
         torch.set_num_threads(1)
         environment.keep_freed_memory()
-        environment.settle_float32()
+        environment.exact_products()
+        environment.flush_denormals(True)
         made = make()
         while True:
             method, arguments = pipe.recv()

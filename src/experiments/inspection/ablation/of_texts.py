@@ -22,6 +22,7 @@ from experiments.inspection.statistics import Bounds, counted
 from experiments.inspection.texts import Text
 from experiments.models.tokens import Tokens
 from experiments.models.transformer import Transformer
+from experiments.system.environment import without_denormals
 from experiments.training.evaluation import evaluate
 
 
@@ -87,6 +88,7 @@ def units_of(
     return found
 
 
+@without_denormals()
 def ablate_texts(
     model: Transformer, layer: Inspected, units: Sequence[Units], asked: OfTexts
 ) -> Ablation:
