@@ -62,6 +62,14 @@ def named_path(text: str) -> Path:
     return Path(text)
 
 
+def named_file(text: str) -> Path:
+    """The path of a file that is there."""
+    path = named_path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is no file")
+    return path
+
+
 def number_or_range(text: str) -> float | tuple[float, float]:
     """NATS or NATS,NATS, the lower first."""
     try:
@@ -166,6 +174,7 @@ def as_typed(text: str) -> str:
     text = _PAIRS.sub(_typed_pairs, text)
     text = re.sub(r"\bseries=\[(.*?)\]", _typed_series, text)
     text = re.sub(r"\bwhere=\{'(.+?)': \[(.*?)\]\}", r"--where \1=\2", text)
+    text = re.sub(r"^(\w+)=\[?'?(.+?)'?\]? is not (registered|what)", r"--\1 \2 is not \3", text)
     text = f"--{text}" if text.startswith(_STARTS) else text
     text = re.sub(r"^groups has ", "--cluster has ", text)
     text = re.sub(r"^(column|unit)s: ", r"--\1: ", text)
