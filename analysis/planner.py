@@ -95,6 +95,8 @@ def plan(
             f"{low:.3g} to {high:.3g} FLOPs: no law is a guide there"
         )
     if isinstance(fit, IsoFLOPFit):
+        for text in fit.of_table:
+            warned.add(text)
         values = {name: law.extrapolate(budget, level).first for name, law in laws.laws.items()}
         for name, times in (("half", 0.5), ("twice", 2.0)):  # of the size that is planned
             if (cost := cost_of(fit, laws.model, times, level)) is not None:

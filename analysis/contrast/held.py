@@ -27,6 +27,7 @@ from analysis.fitting.text import format_status, join_first
 from analysis.table.checks import finished
 from analysis.table.documents import Documents
 from analysis.table.load import has_value, rows_with
+from analysis.table.warned import warned
 
 _SAME = 1e-6
 
@@ -89,7 +90,7 @@ class Held(Warned):
             )
         if self.left_out:
             found.append(f"not registered, so in no fit: {join_first(self.left_out, 6)}")
-        return (*found, *self.exploratory.warnings)
+        return (*self.of_table, *found, *self.exploratory.warnings)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a primary contrast."""
@@ -155,6 +156,7 @@ class Held(Warned):
         return [f"{head}: {found.half_width:.4f}, not reached: {more}"]
 
 
+@warned()
 def hold_to(
     registered: Registered,
     table: pd.DataFrame,

@@ -119,7 +119,7 @@ class Contrasts(Warned):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return (*self._of_noise(), *self._of_curves())
+        return (*self.of_table, *self._of_noise(), *self._of_curves())
 
     def _of_noise(self) -> list[str]:
         found = []

@@ -28,6 +28,7 @@ from analysis.isoflop.offsets import at_budgets
 from analysis.multiplier.fit import compute_multipliers
 from analysis.multiplier.result import ComputeMultipliers
 from analysis.progress import Say, silent
+from analysis.table.warned import warned
 
 _LEAST = 0.01  # of the half-width: less is not worth a run
 _MOST = 200  # runs
@@ -108,6 +109,7 @@ class NextRuns(Warned):
         return "\n".join([*lines, *format_status(self.status, self.warnings)])
 
 
+@warned()
 def next_runs(
     table: pd.DataFrame,
     target: str,

@@ -12,10 +12,12 @@ from analysis.power.noise import ALPHA, POOLS, PairNoise, Pool, pool_noise
 from analysis.power.pairs import Block, find_blocks
 from analysis.power.result import PairCell, SeedPower
 from analysis.power.seeds import half_width, seeds_by_stein
+from analysis.table.warned import warned
 
 LEAST = 2  # pairs that a cell needs
 
 
+@warned()
 def seed_power(
     table: pd.DataFrame,
     baseline: str = "dense",
