@@ -228,7 +228,10 @@ def _fits_of_targets(
 def _of_design(registered: Registered, table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The runs that it names, and in words the layers and budgets that it does not."""
     if registered.where:
-        table = rows_with(table, _that_there_are(registered, table))
+        try:
+            table = rows_with(table, _that_there_are(registered, table))
+        except ValueError as error:
+            raise ValueError(f"{registered.path}: {error}") from None
     done = finished(table)
     layers = [str(name) for name in dict.fromkeys(done["series"])]
     if not set(layers) & set(registered.layers):
