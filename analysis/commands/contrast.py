@@ -193,7 +193,7 @@ def _check_registered(options: Options) -> None:
     """
     others = {name: value for name, value in vars(options).items()
               if name not in (*_FITTED, *_FREE, *_READING) and value not in (None, [])}  # fmt: skip
-    read_registration(options.preregistered).held({**_how(options), **others})
+    read_registration(options.preregistered).arguments({**_how(options), **others})
 
 
 def _read(options: Options) -> Read:

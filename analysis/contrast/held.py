@@ -168,11 +168,11 @@ def hold_to(
     """The registered contrasts of a checked table, and the others of the same curves beside them.
 
     documents and options are contrast's. The registration's own count, and where it is silent their
-    defaults (Registered.held). moved: what else was not registered, e.g. of how the table was read.
+    defaults (Registered.arguments). moved: what else was not registered, e.g. of how the table was read.
     Raises ValueError where an option is otherwise, or the registration's `where` is of no run,
     FitError where there are no curves.
     """
-    how, unsaid = registered.held(options)
+    how, unsaid = registered.arguments(options)
     rates = None if (path := how.pop("rates")) is None else Path(path)
     table, left_out = _of_design(registered, table)
     points = points_of(table, how.pop("x", None))

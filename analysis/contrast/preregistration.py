@@ -93,7 +93,7 @@ class Registered:
     primaries: tuple[Primary, ...]
     stop: StopAt | None
 
-    def held(self, asked: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def arguments(self, asked: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """contrast's arguments, and in words those that were `asked` for and not registered.
 
         What the file does not say has its default, which nothing moves, but for rates: they add an
@@ -102,7 +102,7 @@ class Registered:
         """
         how, moved = {**_UNSAID, **self.fit}, []
         for name, value in asked.items():
-            if value is None or (name in _LINES and not value):
+            if value is None or (isinstance(value, list | tuple) and not value):
                 continue
             if name in _LINES:
                 how[name] = value
