@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.curves.history import History
+from analysis.curves.history import History, check_steps
 from analysis.fitting.text import join_first, pluralize
 from analysis.table.checks import finished
 from analysis.table.histories import history_paths, read_history
@@ -168,6 +168,7 @@ def checked(
         )
     if step[0] < 0 or (rate < 0).any() or not (rate > 0).any():
         raise ValueError(f"{what}: steps and rates must be 0 or more, and some rates above 0")
+    check_steps(step[-1], what)
     if not (loss > 0).all():
         raise ValueError(f"{what}: losses must be above 0")
     return History(run=run, series=series, step=step, rate=rate, loss=loss)
