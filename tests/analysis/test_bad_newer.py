@@ -166,6 +166,8 @@ curves curve_backwards.csv -> comes after step 400; are two runs mixed? Sort the
 curves curve_same.csv -> step 100 comes after step 100; are two runs mixed?
 curves curve_gap.csv -> run a has no row between steps 190 and 4200, and its rates there are not
 curves curve_ten.csv -> run a has 9 rows; a curve needs 10
+curves curve_noname.csv -> line 2: run is empty; name each run, or leave its rows out
+curves curve_big.csv -> run a: losses must be above 0, and below 1e+06
 curves curve_tokens.csv -> run a: 4e+14 steps are more than 10,000,000: are they tokens? Give
 curves curve.csv --law steps --draws 2 --predict cosine --steps 99999999999 -> cosine: 1e+11 steps
 curves curve.csv --law steps --draws 2 --predict text.csv -> text.csv: steps must be finite numbers
@@ -237,6 +239,8 @@ def curves():
         "curve_gap": a.assign(step=late),
         "curve_ten": a.head(9),
         "curve_tokens": a.assign(step=a["step"] * 1e12),
+        "curve_noname": a.assign(run=""),
+        "curve_big": a.assign(loss=1e300),
         "text": pd.DataFrame({"step": ["a", "b"], "lr": 1e-3}),
         "zero": pd.DataFrame({"step": [1, 2], "lr": 0}),
     }
