@@ -36,7 +36,7 @@ def mixed_units(table: pd.DataFrame) -> list[str]:
 
 
 def _of_amounts(done: pd.DataFrame) -> Iterator[str]:
-    seen = []  # rows that a column which another follows from has named
+    seen: list[np.ndarray] = []  # rows that a column which another follows from has named
     for name in AMOUNTS:
         values = done[name].to_numpy(dtype=np.float64, na_value=np.nan)
         low = _below_gap(values, _UNIT)
