@@ -79,7 +79,6 @@ power widths.csv --half-width .01 --where model=dense -> no model has a run of d
 power widths.csv --half-width .01 --where seed=0 -> no model has two seeds or more beside dense at
 power widths.csv --half-width .01 --where seed=7 -> --where: no run has seed=7; they have 0, 1
 power widths.csv --half-width .01 --where seed=a -> --where: seed='a' is not a number
-power widths.csv --half-width .01 --series none -> baseline='dense' has no finished run; the table
 power widths.csv --half-width .01 --budgets 1e30 -> --budgets: no run is within 0.01 of 1e+30
 power widths.csv --half-width .01 --column seed=loss -> seed=
 power widths.csv --half-width .01 --unit loss=GFLOP -> loss='GFLOP' is not one of nat, bit
@@ -117,7 +116,7 @@ next widths.csv --for multiplier@4e12 --budget 1e13 --model moe --baseline pkm -
 next widths.csv --for moe-dense --budget 1e13 -> for='moe-dense' must be N*@FLOPS, a, alpha
 next widths.csv --for moe-moe@4e12 --budget 1e13 -> is of two models; moe is both
 next widths.csv --for moe-pkm@4e12 --budget 1e13 -> model='pkm' must be one of dense, moe
-next widths.csv --for -@1 --budget 1e13 -> for='-@1' must be
+next widths.csv --for=-@1 --budget 1e13 -> for='-@1' must be
 next widths.csv --for a --budget 1e13 --model moe --x width -> invalid choice: 'width'
 next widths.csv --for a --budget 1e13 --model moe --level 1 -> --level 1 must be between 0 and 1
 next widths.csv --for a --budget 1e13 --model moe --level nan -> --level nan must be between 0 and 1
