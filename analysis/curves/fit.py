@@ -115,7 +115,7 @@ def fit_curves(
     short = [one.run for one in histories if (one.step > start).sum() < _ROWS]
     if short:
         warnings.add(
-            f"left out, with fewer than {_ROWS} rows after step {start:g}, where the fit begins: "
+            f"excluded, with fewer than {_ROWS} rows after step {start:g}, where the fit begins: "
             f"{join_first(short)}"
         )
     if law_form.needs_decay:

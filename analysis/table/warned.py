@@ -1,4 +1,6 @@
-"""Warnings of a table, which results of it take on: what loading merged, left out or doubts."""
+"""Warnings of a table, which results of it take on: rows that loading merged, or excluded, or that
+look as if they were in another unit.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -16,8 +18,8 @@ R = TypeVar("R", bound=Result)
 
 
 def warnings_of_table(table: pd.DataFrame, by_cell: bool = True) -> tuple[str, ...]:
-    """What loading says of a table. by_cell: one loss of each cell counts, so runs that merge are
-    a warning.
+    """The warnings that loading has of a table. by_cell: one loss of each cell counts, so runs that
+    merge are a warning.
     """
     left_out = [table.attrs[name] for name in _LEFT_OUT if name in table.attrs]
     merged = () if by_cell else table.attrs.get("merged", ())

@@ -35,7 +35,7 @@ def test_exact_curves_give_the_law_back():
 def test_a_run_that_ends_where_the_fit_begins_is_named_and_not_drawn():
     short = annealed("cosine", 110)
     found = compare_curves([*two(), short], ["steps"], n_draws=2)
-    (text,) = [text for text in found.warnings if "left out" in text]
+    (text,) = [text for text in found.warnings if "excluded" in text]
     assert text.endswith("fewer than 8 rows after step 120, where the fit begins: cosine 110")
     assert draw_curves(found).axes
 
