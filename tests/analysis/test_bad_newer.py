@@ -127,7 +127,7 @@ next widths.csv --for N*@1e300 --budget 1e13 --model moe -> is 6.25e+286 times b
 next widths.csv --for N*@1e-300 --budget 1e13 --model moe -> beyond the budgets that were fitted
 next nothing --for a --budget 1e13 -> no record.json below nothing; run a sweep first
 next failed.csv --for a --budget 1e13 -> no finished run in the table: 1 failed
-next two_sizes.csv --for a --budget 1e13 --model moe -> no curve to fit: each
+next two_sizes.csv --for a --budget 1e13 --model moe -> no curve to fit: 6 budgets of 2 models
 next nobudget.csv --for a --budget 1e13 -> say which it is: --column budget=MY_NAME
 """
 
