@@ -3,7 +3,8 @@
 A unit is 1000 times another or more, and a bit 1.44 of a nat. What no table of models has is taken
 for a unit, of the finished runs:
 
-- sizes, tokens and FLOPs: no value for three orders of magnitude between two that are there;
+- sizes, tokens and FLOPs: no value for three orders of magnitude between two of them, where tokens
+  or FLOPs are unknown. Where both are known checks.py compares each run with 6 N D;
 - rates: those of one series at two sizes or lengths, or two neighbours, are 300 times apart in the
   geometric mean. Best rates of neighbouring sizes differ by less than 3 times;
 - losses: 1.3 to 1.6 times the lowest of the same budget and size, or of the budget's lowest between
@@ -11,8 +12,7 @@ for a unit, of the finished runs:
   from one budget of three sizes or more to the next. A rate that is too high, which does the same,
   has others between.
 
-So rows in bits at all sizes of a table's smallest budget alone are not seen, nor a whole table in
-another unit, which checks.py compares with 6 N D.
+So rows in bits at all sizes of a table's smallest budget alone are not seen.
 """
 
 from collections.abc import Iterator
@@ -36,6 +36,8 @@ def mixed_units(table: pd.DataFrame) -> list[str]:
 
 
 def _of_amounts(done: pd.DataFrame) -> Iterator[str]:
+    if done[["budget", "n_tokens"]].notna().all(axis=None):
+        return
     seen: list[np.ndarray] = []  # rows that a column which another follows from has named
     for name in AMOUNTS:
         values = done[name].to_numpy(dtype=np.float64, na_value=np.nan)
