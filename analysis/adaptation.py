@@ -10,6 +10,7 @@ from analysis import numbers
 from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.text import pluralize
 from analysis.table.checks import check_types, finished, require
+from analysis.table.warned import warned
 from analysis.ways import Ways, noise_warnings, pooled_noise, shown
 
 _OWN = "validation"  # of the run's own corpus
@@ -49,7 +50,7 @@ class Adaptation(Ways):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return noise_warnings(self.dof, "no way was run with two seeds or more")
+        return (*self.of_table, *noise_warnings(self.dof, "no way was run with two seeds or more"))
 
     def summary(self) -> str:
         columns: dict[str, Callable[[Adapted], object]] = {
@@ -75,6 +76,7 @@ def columns_of_starts(general: str) -> tuple[str, ...]:
     return (*before, f"{general}.loss", "init.how", "init.train", "n_trained_params")
 
 
+@warned(by_cell=False)
 def compare_adaptations(
     table: pd.DataFrame, general: str = "wikitext2", *, level: float = 0.95
 ) -> Adaptation:

@@ -74,7 +74,7 @@ class Libraries(Ways):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return noise_warnings(self.n_seeds - 1, "one seed")
+        return (*self.of_table, *noise_warnings(self.n_seeds - 1, "one seed"))
 
     def summary(self) -> str:
         columns: dict[str, Callable[[Way], object]] = {

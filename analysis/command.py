@@ -25,6 +25,7 @@ from analysis.table.load import finished, load_table
 from analysis.table.sources import Source
 from analysis.table.trunks import find_trunks, trunks_note
 from analysis.table.units import PER_TOKEN, in_unit, loss_unit
+from analysis.table.warned import say_once, warnings_of_table
 from experiments.records.record import RunRecord
 from experiments.system.csv_text import to_csv
 from experiments.system.disk import followed, reached, write_text
@@ -147,13 +148,15 @@ def table_of(
         budget_tolerance=options.budget_tolerance,
         needs=needs,
     )
-    notes, warnings = _said(table, by_cell)
+    warnings = [*warnings_of_table(table, by_cell)]
+    notes = [note for note in table.attrs.get("notes", ()) if note not in warnings]
     if "cluster" in options and not cluster:
         drawn = trunks_note(table) if by_trunk else None
         shared = find_trunks(table) if drawn is None else None
         notes, warnings = [*filter(None, [drawn]), *notes], [*warnings, *filter(None, [shared])]
     for warning in warnings:
         print(f"warning: {as_typed(warning)}", file=sys.stderr)
+    say_once(table)
     for note in () if options.json else notes:
         print(f"note: {as_typed(note)}")
     for flag in ("cluster", "size"):
@@ -165,12 +168,6 @@ def table_of(
     if len(losses) >= _SAME and losses.nunique() == 1:
         raise ValueError(f"all {len(losses)} losses are {losses.iloc[0]:g}: is this their column?")
     return table
-
-
-def _said(table: pd.DataFrame, by_cell: bool) -> tuple[list[str], list[str]]:
-    left_out = [table.attrs[name] for name in ("damaged", "left_out") if name in table.attrs]
-    notes = [note for note in table.attrs.get("notes", ()) if note not in left_out]
-    return notes, [*left_out, *(table.attrs.get("warnings", ()) if by_cell else ())]
 
 
 def records_of(source: Source, table: pd.DataFrame) -> list[RunRecord]:

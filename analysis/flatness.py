@@ -14,6 +14,7 @@ from analysis.fitting.checks import positive
 from analysis.fitting.intervals import Array, Estimate
 from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError
+from analysis.fitting.text import unsaid
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.laws import LOSS, ModelLaws
@@ -90,7 +91,7 @@ class Flatness(Warned):
                     else f"; not below the best of {self.baseline}"
                 )
             lines.append(text)
-        return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
+        return "\n".join([*lines, *(f"  warning: {text}" for text in unsaid(self.warnings))])
 
 
 def _nats(cost: Estimate) -> str:
@@ -161,7 +162,7 @@ def flatness(
         within=within if within_compute is None else float("nan"),
         baseline=baseline,
         rows=tuple(rows),
-        warnings=tuple(warnings),
+        warnings=(*fit.of_table, *warnings),
     )
 
 

@@ -16,6 +16,7 @@ from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.text import pluralize
 from analysis.table.checks import check_types, finished, require
 from analysis.table.histories import history_paths, read_history
+from analysis.table.warned import warned
 from analysis.ways import Ways, noise_warnings, pooled_noise, shown
 
 _HOWS = ("bias", "copies", "beside")
@@ -77,7 +78,7 @@ class Growth(Ways):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        said = [*noise_warnings(self.dof, "nothing was run with two seeds or more")]
+        said = [*self.of_table, *noise_warnings(self.dof, "nothing was run with two seeds or more")]
         for way in self.ways if self.dof else ():
             if not np.isfinite(way.closed.lower):
                 said.append(
@@ -105,6 +106,7 @@ class Growth(Ways):
         return self._summary(columns, note)
 
 
+@warned(by_cell=False)
 def compare_growth(table: pd.DataFrame, *, level: float = 0.95) -> Growth:
     """Compares the grown runs of a table with those that had few, and many, experts throughout.
 

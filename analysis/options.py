@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from analysis.fitting.checks import LEVELS
+from analysis.table.checks import MAX_LOSS
 from analysis.table.csv_file import parse_separator
 from analysis.table.units import parse_unit
 
 _MAX_DRAWS = 100_000
+_FLAGS = {"target": "for"}  # options whose name is a word of Python
 _RESULTS = ("loss", "perplexity", "bits_per_byte", "train_loss")  # of runs
 
 
@@ -18,20 +21,28 @@ def _above_0(value: float) -> bool:
     return math.isfinite(value) and value > 0
 
 
+def _nats(value: float) -> bool:
+    return 0 < value <= MAX_LOSS
+
+
+_NATS = f"must be a finite number of nats above 0, and {MAX_LOSS:g} at most, which no loss exceeds"
 _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "budget": (_above_0, "must be a finite number of FLOPs above 0"),
     "budget_tolerance": (lambda value: 0 <= value < 0.5, "must be 0 or more, and below 0.5"),
     "noise_of": (_above_0, "must be a finite number of FLOPs above 0"),
-    "noise": (_above_0, "must be a finite number of nats above 0"),
-    "half_width": (_above_0, "must be a finite number of nats above 0"),
-    "margin": (_above_0, "must be a finite number of nats above 0"),
-    "stop": (_above_0, "must be a finite number of nats above 0"),
-    "level": (lambda value: 0 < value < 1, "must be between 0 and 1, e.g. 0.95"),
+    "noise": (_nats, _NATS),
+    "half_width": (_nats, _NATS),
+    "margin": (_nats, _NATS),
+    "stop": (_nats, _NATS),
+    "level": (
+        lambda value: LEVELS[0] <= value <= LEVELS[1],
+        "must be between 0 and 1, e.g. 0.95, and 1e-9 from both at least",
+    ),
     "pilot": (lambda value: value >= 2, "must be 2 or more: one seed has no scatter"),
-    "within": (_above_0, "must be a finite number of nats above 0"),
+    "within": (_nats, _NATS),
     "within_compute": (lambda value: 0 < value < 1, "must be a share above 0 and below 1"),
     "unique_tokens": (_above_0, "must be a finite number of tokens above 0"),
-    "min_gain": (_above_0, "must be a finite number of nats above 0"),
+    "min_gain": (_nats, _NATS),
     "asymptote": (
         lambda value: math.isfinite(value) and value >= 0,
         "must be a finite number of nats, 0 or more, and below every loss",
@@ -62,6 +73,14 @@ def named_path(text: str) -> Path:
     return Path(text)
 
 
+def named_file(text: str) -> Path:
+    """The path of a file that is there."""
+    path = named_path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is no file")
+    return path
+
+
 def number_or_range(text: str) -> float | tuple[float, float]:
     """NATS or NATS,NATS, the lower first."""
     try:
@@ -78,7 +97,7 @@ def number_or_range(text: str) -> float | tuple[float, float]:
 def check_options(options: argparse.Namespace) -> None:
     """Raises ValueError for the first number out of range, empty text, or pair that is none."""
     for name, value in vars(options).items():
-        flag = f"--{name.replace('_', '-')}"
+        flag = f"--{_FLAGS.get(name, name).replace('_', '-')}"
         fits, rule = _RULES.get(name, (None, ""))
         for number in value if isinstance(value, tuple | list) else [value]:
             if fits is not None and number is not None and not fits(number):
@@ -166,6 +185,7 @@ def as_typed(text: str) -> str:
     text = _PAIRS.sub(_typed_pairs, text)
     text = re.sub(r"\bseries=\[(.*?)\]", _typed_series, text)
     text = re.sub(r"\bwhere=\{'(.+?)': \[(.*?)\]\}", r"--where \1=\2", text)
+    text = re.sub(r"^(\w+)=\[?'?(.+?)'?\]? is not (registered|what)", r"--\1 \2 is not \3", text)
     text = f"--{text}" if text.startswith(_STARTS) else text
     text = re.sub(r"^groups has ", "--cluster has ", text)
     text = re.sub(r"^(column|unit)s: ", r"--\1: ", text)

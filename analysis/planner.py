@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.experts.law import ExpertLawFit
 from analysis.experts.runs import BACKBONE
-from analysis.fitting.checks import positive
+from analysis.fitting.checks import positive, times_beyond
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, Warnings
@@ -22,7 +22,6 @@ from analysis.surfaces.optimum import FLOPS_PER_PARAM_TOKEN
 
 MIN_GAIN = 0.01  # nats that a doubling of the experts must gain to be worth it
 _FAR = 10.0  # an extrapolation by more than this is said to be far
-_TOO_FAR = 1e12  # from a laptop's budgets to the largest ever trained: beyond it, a typing error
 _LOG2_EXPERTS = np.arange(0.0, 30.25, 0.25)
 
 
@@ -88,13 +87,10 @@ def plan(
         low, high = next(iter(laws.laws.values())).x_range
     else:
         low, high = (flops_per_param_token * nd for nd in fit.nd_range)
-    factor = max(budget / high, low / budget)
-    if factor > _TOO_FAR:
-        raise ValueError(
-            f"budget={budget:g} is {factor:.3g} times beyond the budgets that were fitted, "
-            f"{low:.3g} to {high:.3g} FLOPs: no law is a guide there"
-        )
+    factor = times_beyond(f"budget={budget:g}", budget, low, high)
     if isinstance(fit, IsoFLOPFit):
+        for text in fit.of_table:
+            warned.add(text)
         values = {name: law.extrapolate(budget, level).first for name, law in laws.laws.items()}
         for name, times in (("half", 0.5), ("twice", 2.0)):  # of the size that is planned
             if (cost := cost_of(fit, laws.model, times, level)) is not None:

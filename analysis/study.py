@@ -16,7 +16,7 @@ from analysis.experts.runs import variants_of
 from analysis.fits import TableFits, multipliers_of, with_surface
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Result
-from analysis.fitting.status import FitStatus, worst_status
+from analysis.fitting.status import FitStatus, status_of, worst_status
 from analysis.fitting.text import pluralize
 from analysis.flatness import Flatness, flatness_if_any
 from analysis.forgetting.compare import Forgetting, compare_forgetting
@@ -35,6 +35,7 @@ from analysis.table.load import best_of_cells, finished
 from analysis.table.merged import find_merged
 from analysis.table.trunks import trunks_note
 from analysis.table.units import loss_unit
+from analysis.table.warned import warned
 from analysis.validation.agreement import Agreement, agreement_of
 from analysis.validation.hold_out import HoldOut, hold_out_budgets
 from analysis.validation.influence import ENOUGH_RUNS, Influence, influence_of
@@ -113,13 +114,13 @@ class Study(Result):
 
     @property
     def status(self) -> FitStatus:
-        return worst_status([part.status for part in self.results.values()])
+        return worst_status([status_of(self.of_table), *(p.status for p in self.results.values())])
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Those of every result, each with its name, then the cautions."""
         found = [f"{name}: {w}" for name, part in self.results.items() for w in part.warnings]
-        return (*found, *self.cautions)
+        return (*self.of_table, *found, *self.cautions)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a result: its status and how many warnings it has."""
@@ -147,6 +148,7 @@ class Study(Result):
         }
 
 
+@warned()
 def analyse(
     table: pd.DataFrame,
     x: str = "n_params",

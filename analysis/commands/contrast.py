@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -22,11 +23,20 @@ from analysis.contrast.result import Contrasts
 from analysis.figures.contrast import draw_contrasts, draw_parts
 from analysis.figures.contrast_multipliers import draw_contrast_multipliers
 from analysis.isoflop.offsets import at_budgets
-from analysis.options import named_path
+from analysis.options import named_file
 from analysis.rates.saved import read_rates
 from analysis.table.documents import BY, Documents
 from analysis.table.sources import read_source
 
+# Options that are arguments of contrast, and their names there if they have others
+_FITTED = (
+    "x", "layer", "baseline", "primary", "centres", "curvature", "classes", "errors", "margin",
+    "stop", "level", "rates",
+)  # fmt: skip
+_ARGUMENTS = {"layer": "layers", "baseline": "baselines"}
+# Beside a registration: options that move no number, and those that say how the table is read
+_FREE = ("path", "json", "out", "mark", "preregistered", "command", "chosen", "typed")
+_READING = ("column", "unit", "series", "separator", "budgets", "budget_tolerance", "flops")
 _FILES = {None: "contrast", "domain": "domains", "targets": "targets"}  # by --by
 
 
@@ -107,7 +117,7 @@ def _options(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--rates",
-        type=named_path,
+        type=named_file,
         metavar="FILE",
         help="the rates.json of the law that rates are by (analysis rates): intervals hold besides "
         "that these are not the best",
@@ -128,7 +138,7 @@ def _options(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--preregistered",
-        type=named_path,
+        type=named_file,
         metavar="FILE",
         help="a yaml of what was registered before the runs: its contrasts are primary, all others "
         "exploratory (docs/analysis.md)",
@@ -173,41 +183,33 @@ def _check(options: Options) -> None:
     parse_marks(options.mark)
     if options.rates is not None:
         read_rates(options.rates)
-    if options.by is not None and options.preregistered is not None:
-        raise ValueError("--by is exploratory: leave it out, or --preregistered")
     if options.preregistered is not None:
-        read_registration(options.preregistered)
-        for name in ("primary", "where"):
-            if getattr(options, name):
-                raise ValueError(f"--{name} is what --preregistered names: leave it out")
+        _check_registered(options)
+
+
+def _check_registered(options: Options) -> None:
+    """Raises ValueError for the first option that would move a number and is not registered. One
+    that is new to this file is refused, so that none moves a registered number unseen.
+    """
+    others = {name: value for name, value in vars(options).items()
+              if name not in (*_FITTED, *_FREE, *_READING) and value not in (None, [])}  # fmt: skip
+    read_registration(options.preregistered).arguments({**_how(options), **others})
 
 
 def _read(options: Options) -> Read:
     source = read_source(options.path, options.separator)
-    keep = ("batch_tokens",) if options.rates is not None and source.records else ()
+    rated = options.rates is not None or options.preregistered is not None
+    keep = ("batch_tokens",) if rated and source.records else ()
     table = table_of(options, source, keep=keep, needs=("budget",))
     return Read(table=table, documents=source.documents)
 
 
 def _compute(options: Options, read: Read) -> Output:
     at = at_budgets(read.table)
-    given = {
-        "x": options.x,
-        "layers": options.layer,
-        "baselines": options.baseline,
-        "primary": options.primary,
-        "centres": options.centres,
-        "curvature": options.curvature,
-        "classes": parse_classes(options.classes),
-        "errors": options.errors,
-        "margin": options.margin,
-        "stop": options.stop,
-        "level": options.level,
-    }
-    how = {name: value for name, value in given.items() if value not in (None, [])}
-    how |= {"documents": read.documents, "rates": options.rates}
+    how = {"documents": read.documents, **_how(options)}
     found: Contrasts | ContrastsByPart | Held
     if options.preregistered is not None:
+        how |= {"moved": _unregistered(options)}
         found = hold_to(read_registration(options.preregistered), at.table, **how)
         drawings = _drawings(found.every, options)
     elif options.by is not None:
@@ -221,6 +223,22 @@ def _compute(options: Options, read: Read) -> Output:
         text="\n".join([*at.how, found.summary()]),
         figures=drawings,
         tables={_FILES[options.by]: found.to_frame()},
+    )
+
+
+def _how(options: Options) -> dict[str, Any]:
+    """The arguments of contrast that were given."""
+    given = {_ARGUMENTS.get(name, name): getattr(options, name) for name in _FITTED}
+    given["classes"] = parse_classes(options.classes)
+    return {name: value for name, value in given.items() if value not in (None, [])}
+
+
+def _unregistered(options: Options) -> tuple[str, ...]:
+    """The options that say how the table is read, which no registration has, as they were typed."""
+    return tuple(
+        f"{name.replace('_', '-')} {' '.join(value) if isinstance(value, list) else value}"
+        for name in _READING
+        if (value := getattr(options, name)) not in (None, [])
     )
 
 

@@ -14,6 +14,7 @@ from analysis.multiplier.fit import compute_multipliers, lowest_points
 from analysis.multiplier.profile import SLOPES
 from analysis.multiplier.result import frame_of
 from analysis.study import check_choices
+from analysis.table.warned import warnings_of_table
 
 
 def _options(sub: argparse.ArgumentParser) -> None:
@@ -62,6 +63,7 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
     else:
         fit = fit_isoflop(table, options.x, options.method, options.n_nearest)
         found = multipliers_of(fit, options.baseline, **how)
+    found = found.with_warnings(warnings_of_table(table))
     stated = found.at(options.at, options.at_loss)
     drawings = {"forest": partial(draw_forest, found, options.at, options.at_loss)}
     if any(found.over_compute(model, 2) for model in found.models):

@@ -17,6 +17,7 @@ from analysis.surfaces.models import cells_of_models
 from analysis.table.load import finished
 from analysis.table.merged import find_merged
 from analysis.table.trunks import shared_trunk
+from analysis.table.warned import warnings_of_table
 from analysis.validation.influence import ENOUGH_RUNS, Influence, influence_of
 
 _DRAWS = 500  # of the bootstrap without the runs
@@ -53,7 +54,8 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
         how = {"delta": delta, "residual": options.residual}
         try:
             groups = cells[cluster] if cluster else None
-            found[model] = fit_parametric(*columns, groups=groups, n_draws=options.draws, **how)
+            fit = fit_parametric(*columns, groups=groups, n_draws=options.draws, **how)
+            found[model] = fit.with_warnings(warnings_of_table(table))
             many = options.influence is None and len(cells) >= ENOUGH_RUNS
             if many or options.influence:
                 influence = influence_of(*columns, n_draws=_FEW if many else _DRAWS, **how)

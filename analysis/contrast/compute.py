@@ -20,8 +20,10 @@ from analysis.contrast.stopping import seeds_needed
 from analysis.differences.correction import corrected
 from analysis.fitting.intervals import Estimate
 from analysis.table.documents import Documents
+from analysis.table.warned import warned
 
 
+@warned()
 def contrast(
     table: pd.DataFrame,
     x: str | None = None,

@@ -15,7 +15,7 @@ from analysis.contrast.multipliers import Frontier, multiplier_of
 from analysis.contrast.parts import points_in
 from analysis.contrast.points import Points, points_of
 from analysis.contrast.preregistration import Primary, Registered
-from analysis.contrast.result import Contrasts, Needed
+from analysis.contrast.result import NOT_REGISTERED, Contrasts, Needed, with_moved
 from analysis.contrast.settings import Settings
 from analysis.contrast.slopes import slope_of
 from analysis.contrast.sources import sources_of
@@ -27,6 +27,7 @@ from analysis.fitting.text import format_status, join_first
 from analysis.table.checks import finished
 from analysis.table.documents import Documents
 from analysis.table.load import has_value, rows_with
+from analysis.table.warned import warned
 
 _SAME = 1e-6
 
@@ -55,7 +56,8 @@ class Held(Warned):
 
     every: all differences of the same curves, primary ones too; left_out: series and budgets of the
     runs that the registration does not name, which are in no fit; stopped: what its rule to stop
-    says, None without a rule or its curves.
+    says, None without a rule or its curves; moved: options in words that move numbers and were not
+    registered, which every line of a table names.
     """
 
     registered: Registered
@@ -63,6 +65,7 @@ class Held(Warned):
     stopped: Needed | None
     every: Contrasts
     left_out: tuple[str, ...]
+    moved: tuple[str, ...] = ()
 
     @property
     def exploratory(self) -> Contrasts:
@@ -73,7 +76,7 @@ class Held(Warned):
         slopes = tuple(one for one in self.every.slopes if one.name not in names["slope"])
         every = self.every.differences
         others = tuple(one for one in every if one.name not in names["difference"])
-        return replace(self.every, differences=others or every, slopes=slopes)
+        return replace(self.every, differences=others or every, slopes=slopes, moved=self.moved)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -87,11 +90,11 @@ class Held(Warned):
             )
         if self.left_out:
             found.append(f"not registered, so in no fit: {join_first(self.left_out, 6)}")
-        return (*found, *self.exploratory.warnings)
+        return (*self.of_table, *found, *self.exploratory.warnings)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a primary contrast."""
-        return pd.DataFrame(
+        return with_moved(
             [
                 {
                     "primary": one.primary.name,
@@ -107,7 +110,8 @@ class Held(Warned):
                     "verdict": one.verdict,
                 }
                 for one in self.verdicts
-            ]
+            ],
+            self.moved,
         )
 
     def summary(self) -> str:
@@ -121,6 +125,7 @@ class Held(Warned):
         lines = [
             f"pre-registered in {self.registered.path}, sha256 {self.registered.sha256}",
             f"about: {' '.join(self.registered.about.split())}",
+            *([f"{NOT_REGISTERED}: {'; '.join(self.moved)}"] if self.moved else []),
             "",
             "primary, Holm's correction in each family:",
             frame.to_string(index=False, formatters=shown),
@@ -141,7 +146,8 @@ class Held(Warned):
         if found is None:
             return [f"rule to stop: {name} has no curves yet"]
         most = "" if rule.most is None else f", or at {rule.most} seeds of a size"
-        head = f"rule to stop: half-width {rule.half_width:g} of {name}{most}"
+        moved = f" ({NOT_REGISTERED})" if self.moved else ""
+        head = f"rule to stop: half-width {rule.half_width:g} of {name}{most}{moved}"
         if found.seeds == 0:
             return [f"{head}: {found.half_width:.4f}, reached: stop"]
         more = "no number of seeds is enough" if found.seeds is None else (
@@ -150,31 +156,27 @@ class Held(Warned):
         return [f"{head}: {found.half_width:.4f}, not reached: {more}"]
 
 
+@warned()
 def hold_to(
     registered: Registered,
     table: pd.DataFrame,
     *,
     documents: Documents | None = None,
-    rates: Path | None = None,
+    moved: Sequence[str] = (),
     **options: Any,
 ) -> Held:
     """The registered contrasts of a checked table, and the others of the same curves beside them.
 
-    documents, rates and options are contrast's; those that the registration fixes are its own.
-    Raises ValueError where one is given otherwise, or the registration's `where` is of no run,
+    documents and options are contrast's. The registration's own count, and where it is silent their
+    defaults (Registered.arguments). moved: what else was not registered, e.g. how a table is read.
+    Raises ValueError where an option is otherwise, or the registration's `where` is of no run,
     FitError where there are no curves.
     """
-    for name, value in registered.fit.items():
-        if options.get(name) not in (None, value):
-            raise ValueError(
-                f"{name}={options[name]!r} is not what {registered.path} registered: {value!r}"
-            )
-    how = {
-        name: value for name, value in {**options, **registered.fit}.items() if value is not None
-    }
+    how, unsaid = registered.arguments(options)
+    rates = None if (path := how.pop("rates")) is None else Path(path)
     table, left_out = _of_design(registered, table)
     points = points_of(table, how.pop("x", None))
-    if "classes" in how:  # layers without a curve yet are in no class yet
+    if how["classes"]:  # layers without a curve yet are in no class yet
         kept = {n: [m for m in own if m in points.layers] for n, own in how["classes"].items()}
         how["classes"] = {name: own for name, own in kept.items() if own}
     if not (how.get("baselines") or how.get("layers")):
@@ -199,6 +201,7 @@ def hold_to(
         stopped=found,
         every=contrast_points(points, settings, sources),
         left_out=left_out,
+        moved=(*moved, *unsaid),
     )
 
 
@@ -225,7 +228,10 @@ def _fits_of_targets(
 def _of_design(registered: Registered, table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The runs that it names, and in words the layers and budgets that it does not."""
     if registered.where:
-        table = rows_with(table, _that_there_are(registered, table))
+        try:
+            table = rows_with(table, _that_there_are(registered, table))
+        except ValueError as error:
+            raise ValueError(f"{registered.path}: {error}") from None
     done = finished(table)
     layers = [str(name) for name in dict.fromkeys(done["series"])]
     if not set(layers) & set(registered.layers):

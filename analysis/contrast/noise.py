@@ -79,7 +79,8 @@ def fit_with_noise(points: Points, design: Design, classes: Classes, source: str
     seeds = np.array([s / n if n else np.nan for s, n in zip(squares, dof, strict=True)])
     seeds = np.maximum(seeds, _ROUNDING**2)
     if source == "seeds" and (dof == 0).any():
-        raise FitError(f"{_words(groups[int((dof == 0).argmax())])}: no size has two seeds")
+        first = _words(groups[int((dof == 0).argmax())])
+        raise FitError(f"{first}: no size has two seeds; add seeds, or take errors='auto'")
     by_scatter = (dof == 0) | (source == "scatter")
     free, variances = dof.astype(float), np.where(by_scatter, np.nan, seeds)
     least = np.where(dof > 0, seeds, _ROUNDING**2) if source == "auto" else _ROUNDING**2

@@ -20,6 +20,7 @@ from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError
 from analysis.fitting.text import format_status, join_first, pluralize
 from analysis.table.documents import BY, Documents
+from analysis.table.warned import warned
 
 ALL = "all"
 
@@ -60,7 +61,7 @@ class ContrastsByPart(Warned):
             found.append(
                 f"one document, so intervals hold no error of documents: {join_first([*alone], 6)}"
             )
-        return (*self.whole.warnings, *found)
+        return (*self.of_table, *self.whole.warnings, *found)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a difference and part."""
@@ -94,6 +95,7 @@ _REPEATED = (
 )
 
 
+@warned()
 def contrast_parts(
     table: pd.DataFrame,
     documents: Documents,

@@ -13,6 +13,7 @@ from analysis.contrast.curves import CENTRES, CURVATURES
 from analysis.contrast.noise import SOURCES
 from analysis.contrast.pairs import Pair
 from analysis.contrast.points import SIZES
+from analysis.contrast.settings import Settings
 from experiments.system.regular_files import read_regular
 
 Kind = Literal["difference", "equivalence", "multiplier", "slope"]
@@ -24,7 +25,13 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "slope": ("holds 0", "above 0", "below 0"),
 }
 _FIT = ("x", "centres", "curvature", "errors")
-_KNOWN = ("about", "layers", "budgets", "where", "classes", *_FIT, "level", "primaries", "stop")
+_KNOWN = ("about", "layers", "budgets", "where", "classes", *_FIT, "level", "rates", "primaries",
+          "stop")  # fmt: skip
+# What a file fixes of contrast's arguments, and what holds where it says nothing
+_UNSAID = {"x": None, "rates": None} | {
+    name: getattr(Settings(), name) for name in (*_FIT[1:], "classes", "level")
+}
+_LINES = ("layers", "baselines")  # arguments that choose which other differences are shown
 _OF_PRIMARY = (
     "name", "kind", "layer", "baseline", "budgets", "margin", "targets", "family", "refuted_if",
 )  # fmt: skip
@@ -74,7 +81,7 @@ class StopAt:
 @dataclass(frozen=True, kw_only=True)
 class Registered:
     """A pre-registration. sha256: of the file; layers, budgets: the design, and nothing else is
-    fitted; where: column -> values of its runs; fit: contrast's arguments that it fixes.
+    fitted; where: column -> values of its runs; fit: contrast's arguments that it names.
     """
 
     path: str
@@ -86,6 +93,41 @@ class Registered:
     fit: Mapping[str, Any]
     primaries: tuple[Primary, ...]
     stop: StopAt | None
+
+    def arguments(self, asked: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """contrast's arguments, and in words those that were `asked` for and not registered.
+
+        What the file does not say has its default, which nothing moves, but for rates: they add an
+        error to all intervals, and a file of an older version could not name them. None and () are
+        not asked for. Raises ValueError for any other argument that the file does not have.
+        """
+        how, moved = {**_UNSAID, **self.fit}, []
+        for name, value in asked.items():
+            if value is None or (isinstance(value, list | tuple) and not value):
+                continue
+            if name in _LINES:
+                how[name] = value
+            elif name == "rates" and how[name] is None:
+                how[name] = value
+                moved.append(f"rates {value}")
+            elif name in self.fit and not _alike(value, how[name]):
+                raise ValueError(
+                    f"{name}={value!r} is not what {self.path} registered: {how[name]!r}"
+                )
+            elif name not in self.fit and (name not in how or value != how[name]):
+                default = f", so it is {how[name]!r}" if how.get(name) else ""
+                raise ValueError(
+                    f"{name}={value!r} is not registered in {self.path}{default}; leave it out, or "
+                    "the registration"
+                )
+        return how, tuple(moved)
+
+
+def _alike(value: Any, registered: Any) -> bool:
+    """Whether two arguments are one: classes whatever their order, paths as they are written."""
+    if isinstance(value, Mapping) and isinstance(registered, Mapping):
+        return {k: set(v) for k, v in value.items()} == {k: set(v) for k, v in registered.items()}
+    return bool(value == registered or (registered is not None and str(value) == str(registered)))
 
 
 class _Loader(yaml.SafeLoader):
@@ -133,6 +175,8 @@ def _registered(path: Path, content: bytes, found: Any) -> Registered:
     for name in _FIT:
         if name in found:
             fit[name] = _one_of(found[name], name, _CHOICES[name])
+    if "rates" in found:
+        fit["rates"] = _text(found["rates"], "rates")
     if "classes" in found:
         fit["classes"] = {
             name: _known(_texts(members, f"class {name}"), f"class {name}", layers)

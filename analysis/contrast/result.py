@@ -14,6 +14,7 @@ from analysis.fitting.intervals import Estimate
 from analysis.fitting.results import Warned
 from analysis.fitting.text import format_status, in_columns, join_first, pluralize
 
+NOT_REGISTERED = "not as registered"  # the column of lines that were moved
 _UNEQUAL = 0.05  # chance of curvatures so unequal: less is a warning
 
 
@@ -90,7 +91,7 @@ class Contrasts(Warned):
     nan if not tested; holds, lacks: the errors that are in the intervals, and those that are not;
     slopes: of each two layers that are compared at several budgets, none where the multipliers
     don't exist; margin: nats, of equivalence; stop: the half-width wanted, needed: the seeds for
-    it, of the primary differences; left_out: what has no curve.
+    it, of the primary differences; left_out: what has no curve; moved: Held's.
     """
 
     x_name: str
@@ -114,10 +115,11 @@ class Contrasts(Warned):
     stop: float | None
     needed: tuple[Needed, ...]
     left_out: tuple[str, ...]
+    moved: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return (*self._of_noise(), *self._of_curves())
+        return (*self.of_table, *self._of_noise(), *self._of_curves())
 
     def _of_noise(self) -> list[str]:
         found = []
@@ -164,7 +166,7 @@ class Contrasts(Warned):
 
     def to_frame(self) -> pd.DataFrame:
         """A row a difference."""
-        return pd.DataFrame(
+        return with_moved(
             [
                 {
                     "layer": d.layer,
@@ -181,12 +183,13 @@ class Contrasts(Warned):
                     **_by_source(d),
                 }
                 for d in self.differences
-            ]
+            ],
+            self.moved,
         )
 
     def slopes_frame(self) -> pd.DataFrame:
         """A row two layers."""
-        return pd.DataFrame(
+        return with_moved(
             [
                 {
                     "layer": one.layer,
@@ -196,12 +199,13 @@ class Contrasts(Warned):
                     "p": one.p,
                 }
                 for one in self.slopes
-            ]
+            ],
+            self.moved,
         )
 
     def minima_frame(self) -> pd.DataFrame:
         """A row a layer and budget."""
-        return pd.DataFrame(
+        return with_moved(
             [
                 {
                     "layer": m.layer,
@@ -214,12 +218,13 @@ class Contrasts(Warned):
                     "upper": m.loss.upper,
                 }
                 for m in self.minima
-            ]
+            ],
+            self.moved,
         )
 
     def noise_frame(self) -> pd.DataFrame:
         """A row a class and budget."""
-        return pd.DataFrame(
+        return with_moved(
             [
                 {
                     "class": n.of,
@@ -233,7 +238,8 @@ class Contrasts(Warned):
                     "p": n.chance,
                 }
                 for n in self.noises
-            ]
+            ],
+            self.moved,
         )
 
     def summary(self) -> str:
@@ -345,6 +351,12 @@ class Contrasts(Warned):
 
 
 _CENTRES = {"free": "free", "layer+budget": "= of the layer + of the budget"}
+
+
+def with_moved(rows: list[dict[str, Any]], moved: tuple[str, ...]) -> pd.DataFrame:
+    """Rows as a frame, whose every line names the options that moved it and were not registered."""
+    names = ", ".join(text.split()[0] for text in moved)
+    return pd.DataFrame([{**row, NOT_REGISTERED: names} for row in rows] if moved else rows)
 
 
 def _budgets(budgets: tuple[float, ...]) -> str:

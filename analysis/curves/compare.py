@@ -70,7 +70,7 @@ class Curves(Warned):
     @property
     def warnings(self) -> tuple[str, ...]:
         of_fits = [f"{f.series}, {f.form_name}: {text}" for f in self.fits for text in f.warnings]
-        return (*of_fits, *self.skipped)
+        return (*self.of_table, *of_fits, *self.skipped)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a prediction, or without any a row a parameter."""

@@ -13,8 +13,10 @@ from analysis.fitting.intervals import Array, Estimate, Prediction, percentiles
 from analysis.fitting.least_squares import Minima, minimise
 from analysis.fitting.results import DrawsFit
 from analysis.fitting.status import FitError, FitStatus, Warnings
+from analysis.fitting.text import join_first
 
 END = 1 / 20  # of a run's steps: its end, whose mean loss is predicted
+_ROWS = 8  # of a run, at least
 _N_PARTS = 60  # points that a history is pooled into
 _N_BLOCKS = 20  # of the longest run's steps, with residuals that keep together
 _DELTA = 1e-3  # of both papers, on residuals of ln L
@@ -104,10 +106,17 @@ def fit_curves(
     """
     law_form, warnings = FORMS[form], Warnings()
     start = start_of(histories, skip)
-    pooled = [one.pooled(start, _N_PARTS) for one in histories if (one.step > start).sum() >= 8]
+    pooled = [one.pooled(start, _N_PARTS) for one in histories if (one.step > start).sum() >= _ROWS]
     if not pooled:
         raise FitError(
-            f"no history has 8 rows after step {start:g}; give longer ones, or skip fewer steps"
+            f"no history has {_ROWS} rows after step {start:g}; give longer ones, or skip fewer "
+            "steps"
+        )
+    short = [one.run for one in histories if (one.step > start).sum() < _ROWS]
+    if short:
+        warnings.add(
+            f"excluded, with fewer than {_ROWS} rows after step {start:g}, where the fit begins: "
+            f"{join_first(short)}"
         )
     if law_form.needs_decay:
         _check_schedules(histories, warnings)

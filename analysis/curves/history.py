@@ -15,6 +15,7 @@ from analysis.fitting.intervals import Array
 _RISEN = 1 - 1e-3  # of the peak: the warm-up has ended
 _N_DROPS = 48  # parts that a decay is cut into
 _GRID = 21  # memories at which the momentum's sum is known
+_MOST_STEPS = 10_000_000  # of a run: sums go over each
 _SHORTEST = 2.0  # steps of memory
 
 
@@ -56,6 +57,15 @@ class History:
             for name in ("step", "rate", "loss")
         }
         return History(run=self.run, series=self.series, **mean)
+
+
+def check_steps(n_steps: float, what: str) -> None:
+    """Raises ValueError, of `what`, for more steps than a run has."""
+    if n_steps > _MOST_STEPS:
+        raise ValueError(
+            f"{what}: {n_steps:.4g} steps are more than {_MOST_STEPS:,}: are they tokens? Give the "
+            "optimizer's steps"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

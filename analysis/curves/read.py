@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.curves.history import History
+from analysis.curves.history import History, check_steps
 from analysis.fitting.text import join_first, pluralize
 from analysis.table.checks import finished
 from analysis.table.histories import history_paths, read_history
@@ -16,6 +16,7 @@ from experiments.records.record import RunRecord
 COLUMNS = ("run", "step", "loss", "lr")
 _LONGEST_GAP = 0.1  # of a run's steps, between two rows
 _FEWEST = 10  # rows
+_HIGHEST = 1e6  # of a loss, or of a perplexity
 _NAMING = ("budget", "seed")  # beside a config's optim, what tells the runs of a series apart
 
 
@@ -122,6 +123,10 @@ def histories_of_table(
             f"no column {' or '.join(absent)}; found {', '.join(map(str, frame))}; say which they "
             f"are: {asked}"
         )
+    nameless = frame[given["run"]].isna()
+    if nameless.any():
+        first = frame.index[int(nameless.to_numpy().argmax())]
+        raise ValueError(f"{first}: run is empty; name each run, or leave its rows out")
     named = series if series is not None else [given["series"]] if given["series"] in frame else []
     for name in named:
         if name not in frame:
@@ -168,8 +173,9 @@ def checked(
         )
     if step[0] < 0 or (rate < 0).any() or not (rate > 0).any():
         raise ValueError(f"{what}: steps and rates must be 0 or more, and some rates above 0")
-    if not (loss > 0).all():
-        raise ValueError(f"{what}: losses must be above 0")
+    check_steps(step[-1], what)
+    if not ((loss > 0) & (loss < _HIGHEST)).all():
+        raise ValueError(f"{what}: losses must be above 0, and below {_HIGHEST:g}")
     return History(run=run, series=series, step=step, rate=rate, loss=loss)
 
 

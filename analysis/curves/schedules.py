@@ -4,8 +4,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from analysis.curves.history import History
+from analysis.curves.history import History, check_steps
 from analysis.table.sources import read_source
 from experiments.records.schedule import lr_factor
 
@@ -21,6 +22,7 @@ def named_schedule(
 
     kind: cosine, wsd (linear over the share `decay` of the steps) or constant; final: of the peak.
     """
+    check_steps(n_steps, kind)
     n_warmup = max(1, round(like.risen))
     if n_steps <= n_warmup:
         raise ValueError(f"steps={n_steps} is no longer than the warm-up, {n_warmup} steps")
@@ -49,11 +51,13 @@ def schedule_of_csv(path: Path, series: str) -> History:
     if absent:
         found = ", ".join(map(str, frame))
         raise ValueError(f"{path} has no column {' or '.join(absent)}; found {found}")
-    step, rate = (frame[name].to_numpy(dtype=np.float64) for name in ("step", "lr"))
+    numbers = {name: pd.to_numeric(frame[name], errors="coerce") for name in ("step", "lr")}
+    step, rate = (values.to_numpy(dtype=np.float64) for values in numbers.values())
     if not (np.isfinite(rate).all() and (rate >= 0).all() and (rate > 0).any()):
-        raise ValueError(f"{path}: lr must be finite, 0 or more, and somewhere above 0")
+        raise ValueError(f"{path}: lr must be finite numbers, 0 or more, and somewhere above 0")
     if not (np.isfinite(step).all() and (np.diff(step) > 0).all() and step[0] >= 0):
-        raise ValueError(f"{path}: steps must be finite and rise")
+        raise ValueError(f"{path}: steps must be finite numbers and rise")
+    check_steps(step[-1], str(path))
     return History(
         run=path.stem, series=series, step=step, rate=rate, loss=np.full(len(step), np.nan)
     )

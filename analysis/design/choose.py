@@ -17,7 +17,7 @@ from analysis import numbers
 from analysis.design.arms import Arm, arm_of
 from analysis.design.steps import Ladder, Run, ladder_of, new_budgets, options, reach_of
 from analysis.design.targets import Goal, Target, goal_of, parse_target
-from analysis.fitting.checks import check_level, positive
+from analysis.fitting.checks import check_level, positive, times_beyond
 from analysis.fitting.power_law import FrontierFit
 from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError
@@ -28,6 +28,8 @@ from analysis.isoflop.offsets import at_budgets
 from analysis.multiplier.fit import compute_multipliers
 from analysis.multiplier.result import ComputeMultipliers
 from analysis.progress import Say, silent
+from analysis.table.load import finished
+from analysis.table.warned import warned
 
 _LEAST = 0.01  # of the half-width: less is not worth a run
 _MOST = 200  # runs
@@ -108,6 +110,7 @@ class NextRuns(Warned):
         return "\n".join([*lines, *format_status(self.status, self.warnings)])
 
 
+@warned()
 def next_runs(
     table: pd.DataFrame,
     target: str,
@@ -128,6 +131,12 @@ def next_runs(
     """
     positive("budget", budget)
     check_level(level)
+    done = finished(table)
+    names = tuple(dict.fromkeys(done["series"].astype(str)))
+    asked = parse_target(target, names, model, baseline)  # before the fit, which takes seconds
+    known = done["budget"].dropna().to_numpy(dtype=np.float64)
+    if np.isfinite(asked.budget) and known.size:
+        times_beyond(f"for={target!r}", asked.budget, float(known.min()), float(known.max()))
     fit = fit_isoflop(table, x)
     names = tuple(dict.fromkeys(c.model for c in fit.curves if c.inside))
     asked = parse_target(target, names, model, baseline)

@@ -47,6 +47,11 @@ def parse_target(text: str, models: tuple[str, ...], model: str | None, baseline
         said = f"{role}={asked!r} must be" if asked else f"{text!r} needs a model:"
         raise ValueError(f"{said} one of {', '.join(models) or 'none'}")
 
+    def two(one: str, other: str) -> tuple[str, str]:
+        if one == other:
+            raise ValueError(f"{text!r} is of two models; {one} is both")
+        return one, other
+
     if name in ("a", "alpha") and not at:
         return Target(
             name=text, kind="a" if name == "a" else "alpha", models=(known(model, "model"),)
@@ -55,13 +60,11 @@ def parse_target(text: str, models: tuple[str, ...], model: str | None, baseline
         return Target(name=text, kind="N*", models=(known(model, "model"),), budget=budget)
     if name == "multiplier" and at:
         other = model or ("peer" if "peer" in models else None)
-        pair = known(other, "model"), known(baseline, "baseline")
-        if pair[0] == pair[1]:
-            raise ValueError(f"{text!r} is of two models; {pair[0]} is both")
+        pair = two(known(other, "model"), known(baseline, "baseline"))
         return Target(name=text, kind="multiplier", models=pair, budget=budget)
     found = re.fullmatch(r"(.+)-(.+)", name)
     if found and at:
-        pair = known(found[1], "model"), known(found[2], "model")
+        pair = two(known(found[1], "model"), known(found[2], "model"))
         return Target(name=text, kind="difference", models=pair, budget=budget)
     raise ValueError(f"for={text!r} must be {FORMS}")
 

@@ -16,9 +16,10 @@ from analysis.differences.models import (
 )
 from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.results import Result
-from analysis.fitting.status import FitStatus, worst_status
+from analysis.fitting.status import FitStatus, status_of, worst_status
 from analysis.fitting.text import in_columns
 from analysis.table.load import finished, rows_with
+from analysis.table.warned import warned
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -33,15 +34,14 @@ class DifferencesBy(Result):
 
     @property
     def status(self) -> FitStatus:
-        return worst_status([part.status for part in self.parts.values()])
+        return worst_status([status_of(self.of_table), *(p.status for p in self.parts.values())])
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Those of the parts, each with its value of the column."""
         parts = self.parts.items()
-        return tuple(
-            f"{self.by}={value}: {text}" for value, part in parts for text in part.warnings
-        )
+        found = [f"{self.by}={value}: {text}" for value, part in parts for text in part.warnings]
+        return (*self.of_table, *found)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a value and model, the column first."""
@@ -67,6 +67,7 @@ class DifferencesBy(Result):
         )
 
 
+@warned()
 def compare_by(
     table: pd.DataFrame,
     by: str,

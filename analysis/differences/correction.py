@@ -31,7 +31,7 @@ class Corrected(Result):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return self.differences.warnings
+        return (*self.of_table, *self.differences.warnings)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a model."""

@@ -17,6 +17,7 @@ from analysis.fitting.text import (
     pluralize,
 )
 from analysis.table.checks import finished, require
+from analysis.table.warned import warned
 from analysis.ways import pooled_noise
 
 _CELL = ("series", "budget", "n_params", "lr")  # what has one expected loss
@@ -38,7 +39,7 @@ class SeedNoise(Warned):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return noise_cautions(self.dof)
+        return (*self.of_table, *noise_cautions(self.dof))
 
     def line(self, at: float | None = None) -> str:
         """The noise, and the budgets that it was measured at, if that is not `at` alone."""
@@ -115,6 +116,7 @@ class Differences(Result):
         return "\n".join([*lines, *format_status(self.status, self.warnings)])
 
 
+@warned()
 def seed_noise(table: pd.DataFrame, *, budget: float | None = None) -> SeedNoise:
     """The standard deviation of a finished run's loss over seeds, all else equal.
 
@@ -134,6 +136,7 @@ def seed_noise(table: pd.DataFrame, *, budget: float | None = None) -> SeedNoise
     return SeedNoise(sd=sd, dof=dof, n_cells=len(several) - dof, budgets=tuple(budgets))
 
 
+@warned()
 def compare_models(
     table: pd.DataFrame,
     baseline: str = "dense",

@@ -20,6 +20,7 @@ from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.status import FitError
 from analysis.laws.compare import Compared, ComparedLaw, Comparison, with_weights
 from analysis.laws.result import Residual
+from analysis.table.warned import warned
 
 HoldOut = Literal["size", "experts", "budget", "tokens", "cells"]
 HOLD_OUT: tuple[HoldOut, ...] = get_args(HoldOut)
@@ -106,6 +107,7 @@ class LawComparison(Comparison):
         return f"{self.model}: {self.n_points} runs; held out: {self.held_out}"
 
 
+@warned()
 def compare_laws(
     table: pd.DataFrame,
     forms: Sequence[str] = DEFAULT_FORMS,

@@ -12,8 +12,10 @@ from analysis.fitting.status import FitError
 from analysis.laws.fit import fit_law
 from analysis.laws.forms import OF_EXPERTS
 from analysis.laws.result import Residual
+from analysis.table.warned import warned
 
 
+@warned()
 def fit_expert_law(
     table: pd.DataFrame,
     form: str = "power_floor",

@@ -27,7 +27,7 @@ def draw_curves(found: Curves) -> Figure:
         runs = [one for one in found.histories if one.series == name]
         fits = [f for f in found.fits if f.series == name and f.form_name != STEPS.name]
         start = start_of(runs, found.skip)
-        for run in runs:
+        for run in (one for one in runs if (one.step > start).any()):
             colour = f"C{names.index(run.run) % 10}"
             shown = run.pooled(start, _N_POINTS)
             (line,) = axis.plot(shown.step, shown.loss, ".", ms=2.5, color=colour, alpha=0.6)

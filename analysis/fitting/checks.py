@@ -3,6 +3,9 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+LEVELS = (1e-9, 1 - 1e-9)  # of intervals
+_TOO_FAR = 1e12  # from a laptop's budgets to the largest ever trained: beyond it, a typing error
+
 
 def positive(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """As float64. Raises ValueError naming the first that is not finite and above 0."""
@@ -15,10 +18,26 @@ def positive(name: str, values: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
+def times_beyond(what: str, budget: float, low: float, high: float) -> float:
+    """How many times a budget is outside of those that were fitted, low to high; below 1: inside.
+
+    Raises ValueError, of `what`, where no law is a guide.
+    """
+    factor = max(budget / high, low / budget)
+    if factor > _TOO_FAR:
+        raise ValueError(
+            f"{what} is {factor:.3g} times beyond the budgets that were fitted, {low:.3g} to "
+            f"{high:.3g} FLOPs: no law is a guide there"
+        )
+    return factor
+
+
 def check_level(level: float) -> None:
-    """Raises ValueError unless 0 < level < 1."""
-    if not 0 < level < 1:
-        raise ValueError(f"level={level!r} must be between 0 and 1, e.g. 0.95")
+    """Raises ValueError unless 0 < level < 1, and so that quantiles at it are finite."""
+    if not LEVELS[0] <= level <= LEVELS[1]:
+        raise ValueError(
+            f"level={level!r} must be between 0 and 1, e.g. 0.95, and 1e-9 from both at least"
+        )
 
 
 def check_sparsity(values: ArrayLike) -> NDArray[np.float64]:

@@ -5,8 +5,9 @@ A fit has parameters besides, with standard errors and intervals, and predicts.
 
 import html
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -14,15 +15,20 @@ import pandas as pd
 from analysis.fitting.checks import check_level
 from analysis.fitting.intervals import Array, Prediction, percentiles, t_quantile
 from analysis.fitting.plain import plain
-from analysis.fitting.status import FitStatus, status_of
+from analysis.fitting.status import FitStatus, status_of, worst_status
 from analysis.fitting.text import format_status
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Result(ABC):
     """Frozen; its status is CONVERGED where it has no warnings.
 
     Subclasses are dataclasses with repr=False: printing shows the summary, a notebook the table.
+    of_table: warnings of the table that it is of (table/warned.py), which those that find their
+    warnings when asked say first.
     """
+
+    of_table: tuple[str, ...] = field(default=(), repr=False)
 
     if TYPE_CHECKING:  # fields of some results, properties of others
 
@@ -31,6 +37,17 @@ class Result(ABC):
 
         @property
         def warnings(self) -> tuple[str, ...]: ...
+
+    def with_warnings(self, texts: Sequence[str]) -> Self:
+        """The same, with warnings of its table before its own."""
+        new = tuple(text for text in texts if text not in self.warnings)
+        known = {one.name for one in fields(self)}
+        if not new or "warnings" not in known:
+            return replace(self, of_table=(*self.of_table, *new)) if new else self
+        worse: dict[str, Any] = {"warnings": (*new, *self.warnings)}
+        if "status" in known:
+            worse["status"] = worst_status([self.status, FitStatus.WARNING])
+        return replace(self, **worse)
 
     @abstractmethod
     def summary(self) -> str:

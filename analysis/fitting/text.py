@@ -25,9 +25,21 @@ def in_columns(frame: pd.DataFrame, digits: int = 4) -> str:
     return frame.to_string(index=False, float_format=lambda value: f"{value:.{digits}g}")
 
 
+class Said(str):
+    """A warning that was printed already: a result has it, and a summary does not repeat it."""
+
+    __slots__ = ()
+
+
+def unsaid(warnings: Sequence[str]) -> list[str]:
+    """The warnings that a summary prints."""
+    return [text for text in warnings if not isinstance(text, Said)]
+
+
 def format_status(status: FitStatus, warnings: Sequence[str]) -> list[str]:
     """The line of a summary with the status and its warnings; none without warnings."""
-    return [f"  {status}: {'; '.join(warnings)}"] if warnings else []
+    left = unsaid(warnings)
+    return [f"  {status}: {'; '.join(left)}"] if left else []
 
 
 def noise_cautions(dof: int) -> tuple[str, ...]:

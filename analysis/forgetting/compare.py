@@ -62,9 +62,8 @@ class Forgetting(Ways):
     @property
     def warnings(self) -> tuple[str, ...]:
         single = [f"{kept.way} at {kept.lr:.2g}" for kept in self.ways if kept.n_runs < 2]
-        if not single:
-            return ()
-        return (f"one stream alone, so without an interval: {', '.join(single)}",)
+        alone = [f"one stream alone, so without an interval: {', '.join(single)}"] if single else []
+        return (*self.of_table, *alone)
 
     def summary(self) -> str:
         columns: dict[str, Callable[[Kept], object]] = {

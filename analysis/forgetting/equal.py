@@ -62,7 +62,8 @@ class EqualLearning(Ways):
     @property
     def warnings(self) -> tuple[str, ...]:
         single = [at.way for at in self.ways if at.n_streams < 2]
-        return (f"at equal learning, one stream alone: {'; '.join(single)}",) if single else ()
+        alone = [f"at equal learning, one stream alone: {'; '.join(single)}"] if single else []
+        return (*self.of_table, *alone)
 
     def summary(self) -> str:
         columns: dict[str, Callable[[AtLearning], object]] = {

@@ -13,7 +13,7 @@ from analysis.fitting.checks import check_level, positive
 from analysis.fitting.intervals import Array, Prediction, percentiles, t_quantile
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Fit, Result
-from analysis.fitting.status import FitError, FitStatus, worst_status
+from analysis.fitting.status import FitError, FitStatus, status_of, worst_status
 from analysis.isoflop import slices
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.laws import ModelLaws
@@ -223,16 +223,18 @@ class IsoFLOPFit(Fit):
 
     @property
     def status(self) -> FitStatus:
-        """The worst of the curves' and laws'; WARNING at least if a curve was skipped."""
+        """The worst of the curves' and laws'; WARNING at least if a curve was skipped, or the table
+        has warnings.
+        """
         found = [c.status for c in self.curves] + [law.status for law in self.laws]
-        return worst_status([*found, FitStatus.WARNING] if self.too_few else found)
+        return worst_status([*found, status_of([*self.of_table, *map(str, self.too_few)])])
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Those of the curves and laws, each with its name, and the curves skipped."""
         curves = [f"{c.model} at C={c.budget:.3g}: {w}" for c in self.curves for w in c.warnings]
         laws = [f"{law.model}: {w}" for law in self.laws for w in law.warnings]
-        return (*curves, *laws, *(f"skipped {text}" for text in self.skipped))
+        return (*self.of_table, *curves, *laws, *(f"skipped {text}" for text in self.skipped))
 
     def only(self, model: str) -> Self:
         """The curves and laws of one model; none if it has none."""

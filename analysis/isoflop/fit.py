@@ -31,11 +31,13 @@ from analysis.isoflop.shared import error_of_budgets
 from analysis.isoflop.slices import Seeds
 from analysis.table.load import best_of_cells, finished, require
 from analysis.table.trunks import shared_trunk
+from analysis.table.warned import warned
 
 _LABEL = "cluster label"
 X_NAMES = ("n_params", "n_active_params", "n_non_embedding_params", "n_tokens")
 
 
+@warned()
 def fit_isoflop(
     table: pd.DataFrame,
     x: str = "n_params",

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, status_of, worst_status
-from analysis.fitting.text import in_columns
+from analysis.fitting.text import in_columns, unsaid
 from analysis.laws.average import akaike_weights, averaged, possible
 from analysis.laws.result import FittedLaw
 
@@ -146,14 +146,14 @@ class Comparison(Result):
     @property
     def warnings(self) -> tuple[str, ...]:
         own = [f"{one.form_name}: {text}" for one in self.compared for text in one.warnings]
-        return (*own, *self.disagreement)
+        return (*self.of_table, *own, *self.disagreement)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a form."""
         return pd.DataFrame([{n: getattr(one, n) for n in self.columns} for one in self.compared])
 
     def summary(self) -> str:
-        rest = [*self.warnings, *(f"skipped {s}" for s in self.skipped)]
+        rest = [*unsaid(self.warnings), *(f"skipped {s}" for s in self.skipped)]
         table = in_columns(self.to_frame())
         return "\n".join([self._heading(), table, *(f"  note: {line}" for line in rest)])
 

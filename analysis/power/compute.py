@@ -8,14 +8,16 @@ from analysis.fitting.checks import check_level, positive
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.status import FitError
 from analysis.fitting.text import noise_cautions, pluralize
-from analysis.power.noise import ALPHA, POOLS, PairNoise, Pool, pool_noise
+from analysis.power.noise import ALPHA, POOLS, ROUNDING, PairNoise, Pool, pool_noise
 from analysis.power.pairs import Block, find_blocks
 from analysis.power.result import PairCell, SeedPower
 from analysis.power.seeds import half_width, seeds_by_stein
+from analysis.table.warned import warned
 
 LEAST = 2  # pairs that a cell needs
 
 
+@warned()
 def seed_power(
     table: pd.DataFrame,
     baseline: str = "dense",
@@ -48,6 +50,12 @@ def seed_power(
         raise FitError(
             f"no model has two seeds or more beside {baseline} at equal FLOPs and size: the noise "
             "of a difference is unknown; give some cells seeds"
+        )
+    most = max(len(b.seeds(m, baseline)) for b in kept for m in b.losses if m != baseline)
+    if pilot is not None and pilot > most:
+        raise ValueError(
+            f"pilot={pilot} is more than the {most} seeds that a cell has at most: give the number "
+            "that the needed seeds were planned from, or none"
         )
     pooled = pool_noise(kept, baseline, pool, pilot)
     cells = [
@@ -133,6 +141,8 @@ def _warnings(
     cells: Sequence[PairCell], chances: Mapping[Pool, float], pool: Pool, left_out: int
 ) -> list[str]:
     found = [*noise_cautions(min(cell.noise.dof for cell in cells))]
+    if any(cell.noise.sd < ROUNDING for cell in cells):
+        found.append("pairs of all seeds differ alike, to a rounding: are they copies of one run?")
     if chances and pool != POOLS[0]:
         found.append(
             f"the noise is not pooled over all cells: their variances differ (p below {ALPHA:g})"

@@ -22,7 +22,7 @@ Pool = Literal["all", "model", "budget", "cell"]
 POOLS: tuple[Pool, ...] = ("all", "model", "budget", "cell")  # in the order they are tried
 ALPHA = 0.1  # of the test of equal variances: high, for the cells have few seeds to show it with
 _DRAWS = 10_000
-_ROUNDING = 1e-9  # nats: a smaller standard deviation is no noise
+ROUNDING = 1e-9  # nats: a smaller standard deviation is no noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,7 @@ def _chance(
     tested = [cell for members in groups for cell in members]
     dof = np.array([len(_of(blocks, baseline, cell, first)) - 1.0 for cell in tested])
     seen = np.array([float(np.var(_of(blocks, baseline, cell, first), ddof=1)) for cell in tested])
-    if float(seen.max()) < _ROUNDING**2:
+    if float(seen.max()) < ROUNDING**2:
         return 1.0
     drawn = _drawn(blocks, baseline, tested, first)
     ends = np.cumsum([0, *(len(members) for members in groups)])

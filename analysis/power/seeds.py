@@ -42,8 +42,7 @@ def seeds_planned(sd: float, n_free: int, target: float, level: float) -> int | 
         if half_width(sd, (k - 1) * n_free, k, level) <= target:
             return k
     normal = float(stats.norm.ppf((1 + level) / 2))
-    k = int(np.ceil((normal * sd / target) ** 2))  # t is the normal distribution's by then
-    return k if k <= _MOST_SEEDS else None
+    return _squared(normal * sd / target)  # t is the normal distribution's by then
 
 
 def seeds_by_stein(sd: float, dof: int, target: float, level: float) -> int | None:
@@ -55,7 +54,11 @@ def seeds_by_stein(sd: float, dof: int, target: float, level: float) -> int | No
     Mathematical Statistics 16, 243-258).
     """
     t = t_quantile(dof, level)
-    n = (t * sd / target) ** 2
-    if not n <= _MOST_SEEDS:
-        return None
-    return max(int(np.ceil(n * (1 - 1e-12))), 1)
+    n = _squared(t * sd / target * (1 - 5e-13))
+    return None if n is None else max(n, 1)
+
+
+def _squared(root: float) -> int | None:
+    """The least whole number that is its square or more; None above 100,000, or of nan."""
+    # Not the square itself first, which of a tiny half-width is no float
+    return int(np.ceil(root**2)) if root <= np.sqrt(_MOST_SEEDS) else None

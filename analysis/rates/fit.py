@@ -13,12 +13,13 @@ from analysis import numbers
 from analysis.fitting.checks import positive
 from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError
-from analysis.fitting.text import in_columns, join_first
+from analysis.fitting.text import in_columns, join_first, unsaid
 from analysis.isoflop.flags import Flag
 from analysis.rates.cells import BestRate, best_rates, frame_of
 from analysis.rates.compare import RateForms, compare_forms
 from analysis.rates.curves import METHODS, Method
 from analysis.table.checks import finished, require
+from analysis.table.warned import warned
 
 WIDTHS = ("d_model", "n_params", "n_active_params", "n_non_embedding_params")
 HORIZONS = ("n_tokens", "n_steps")
@@ -63,7 +64,7 @@ class Rates(Warned):
         ]
         if not self.forms:
             found.append(f"no law: {self.why_no_laws}")
-        return tuple(found)
+        return (*self.of_table, *found)
 
     def _flagged(self, flag: Flag) -> list[str]:
         """The cells with a flag, and models of which all four cells or more have it."""
@@ -86,7 +87,7 @@ class Rates(Warned):
             lines += ["", f"law of {forms.label}: {forms.law.summary()}"]
             lines += [f"    {line}" for line in in_columns(forms.to_frame()).splitlines()]
             lines += [f"  not fitted: {text}" for text in forms.skipped]
-        lines += ["", *(f"warning: {text}" for text in self.warnings)]
+        lines += ["", *(f"warning: {text}" for text in unsaid(self.warnings))]
         if self.skipped:
             lines.append(f"no fit: {join_first(self.skipped, _LISTED, '; ')}")
         return "\n".join(lines)
@@ -111,6 +112,7 @@ class Rates(Warned):
         return {**super().to_dict(), "forms": forms}
 
 
+@warned(unless="batch")
 def fit_rates(
     table: pd.DataFrame,
     *,

@@ -14,12 +14,13 @@ import pandas as pd
 from analysis.fitting.intervals import Array, percentiles
 from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError
-from analysis.fitting.text import join_first
+from analysis.fitting.text import join_first, unsaid
 from analysis.isoflop import slices
 from analysis.rates.cells import BestRate
 from analysis.rates.fit import DEPTH, HORIZONS, Rates
 from analysis.table.checks import finished, require
 from analysis.table.load import best_of_cells
+from analysis.table.warned import warned
 
 MORE_THAN = 0.01  # nats that a difference moves by, to be named
 _DRAWS = 4000
@@ -82,7 +83,7 @@ class RateMoves(Warned):
         found = [f"best rates with warnings: {join_first(flagged, 6, '; ')}"] if flagged else []
         if self.left_out:
             found.append(f"not compared: {join_first(self.left_out, 6, '; ')}")
-        return tuple(found)
+        return (*self.of_table, *found)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a move."""
@@ -110,7 +111,7 @@ class RateMoves(Warned):
         if self.far:
             formats = dict.fromkeys(_NATS, "{:+.4f}".format) | {"budget": "{:.3g}".format}
             lines.append(_frame(self.far).to_string(index=False, formatters=formats))
-        return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
+        return "\n".join([*lines, *(f"  warning: {text}" for text in unsaid(self.warnings))])
 
 
 def _frame(moves: Sequence[Move]) -> pd.DataFrame:
@@ -121,6 +122,7 @@ def _frame(moves: Sequence[Move]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
+@warned("used")
 def compare_rates(
     rates: Rates,
     used: pd.DataFrame,

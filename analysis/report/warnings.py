@@ -44,7 +44,8 @@ def warnings_of(study: Study) -> Iterator[Warning]:
     if study.multipliers is not None:
         yield from _of("compute multipliers by a law", study.multipliers.warnings, "multipliers")
     yield from _of("runs", study.cautions, "Runs")
-    yield from _of("table", study.table.attrs.get("notes", ()), "Runs")
+    notes = study.table.attrs.get("notes", ())
+    yield from _of("table", dict.fromkeys((*study.of_table, *notes)), "Runs")
 
 
 def _of(what: str, texts: Iterable[str], shown_in: str) -> Iterator[Warning]:

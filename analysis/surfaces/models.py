@@ -11,6 +11,7 @@ from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
 from analysis.table.budgets import own_budget
 from analysis.table.load import best_of_cells, finished
 from analysis.table.trunks import shared_trunk
+from analysis.table.warned import warnings_of_table
 
 
 def cells_of_models(
@@ -57,7 +58,8 @@ def compare_surfaces_of_models(
             groups = None if cluster is None else cells[cluster]
             columns = (cells[x], cells["n_tokens"], cells["loss"])
             unique = unique_tokens(cells)
-            found[series] = compare_surfaces(*columns, n_unique=unique, groups=groups, **how)
+            one = compare_surfaces(*columns, n_unique=unique, groups=groups, **how)
+            found[series] = one.with_warnings(warnings_of_table(table))
         except ValueError as error:
             errors.append(f"{series}: {error}")
     if not found:

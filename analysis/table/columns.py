@@ -8,7 +8,14 @@ import pandas as pd
 
 from analysis.fitting.text import join_first
 from analysis.table.checks import refuse
-from analysis.table.names import Match, guess_notes, is_held_out, matches_of, own_unit
+from analysis.table.names import (
+    Match,
+    guess_notes,
+    is_held_out,
+    is_last_resort,
+    matches_of,
+    own_unit,
+)
 from analysis.table.units import Unit, parse_unit
 
 COLUMNS = (
@@ -159,7 +166,8 @@ def _matches(frame: pd.DataFrame, name: str, taken: set[str]) -> list[Match]:
     matches = [m for m in matches_of(name, map(str, frame)) if m.name not in taken]
     # Beside a held-out loss, a column named loss is the training's, as in what we log to W&B
     if name in frame and not (name == "loss" and any(map(is_held_out, matches))):
-        return [Match(name=name)]
+        # One that is smoothed or the last beside it: which of the two is held out is not known
+        return [Match(name=name), *filter(is_last_resort, matches)]
     return matches
 
 

@@ -52,6 +52,11 @@ class Documents:
         """The documents that all of these runs were scored on. Raises ValueError, a line, where a
         run has no documents, or damaged ones, or others than another has.
         """
+        if not (self.of or self.damaged):
+            raise ValueError(
+                "no record has them: a table of a file has none, and records of older versions; "
+                "take a sweep's folder"
+            )
         broken = [f"{name} ({self.damaged[name]})" for name in run_ids if name in self.damaged]
         if broken:
             raise ValueError(

@@ -13,6 +13,7 @@ from analysis.table.checks import check_amounts, check_runs, finished, require
 from analysis.table.columns import COLUMNS, cast_columns, pick_columns
 from analysis.table.configs import explain_merged, with_settings
 from analysis.table.merged import find_merged
+from analysis.table.mixed_units import mixed_units
 from analysis.table.series import merge_sizes, named_by, variants
 from analysis.table.sources import Source, read_source
 from analysis.table.trunks import TRUNK, fill_trunks
@@ -128,7 +129,8 @@ def has_value(column: pd.Series, value: str) -> pd.Series:
 def _with_warnings(table: pd.DataFrame) -> pd.DataFrame:
     """The table with those of attrs["warnings"] that its rows have, and no others."""
     merged = find_merged(table)
-    table.attrs["warnings"] = () if merged is None else (merged.text,)
+    table.attrs["merged"] = () if merged is None else (merged.text,)
+    table.attrs["warnings"] = (*table.attrs["merged"], *mixed_units(table))
     return table
 
 
@@ -150,7 +152,9 @@ def check_table(
     table.attrs["notes"], a tuple of str, says what was derived, taken for granted or left out; of
     these table.attrs["damaged"] is the one on records that can't be read, if there are any, and
     attrs["left_out"] the one on runs that belong to none of the budgets.
-    attrs["warnings"]: cells with runs that neither seed nor learning rate explains.
+    attrs["warnings"]: rows in another unit than others (mixed_units.py), and cells with runs that
+    neither seed nor learning rate explains, which attrs["merged"] has too. Results of the table
+    take them on (warned.py).
     columns: our name -> the frame's, e.g. {"n_params": "N"}; common aliases are known.
     units: our name -> its unit, e.g. {"budget": "GFLOP"}; units in names are known.
     series: the columns whose values name a series; [] makes all runs one. By default it is the

@@ -119,7 +119,7 @@ def find_merged(table: pd.DataFrame) -> Merged | None:
         n_open=n_open,
         averaged=averaged,
         first=" ".join([str(row["series"]), *at]),
-        series=(*own, *columns),
+        series=tuple(dict.fromkeys((*own, *columns))),
     )
 
 

@@ -127,6 +127,11 @@ def is_held_out(match: Match) -> bool:
     return {**ALIASES, **GUESSES}.get(_key(match.name)) == "loss"
 
 
+def is_last_resort(match: Match) -> bool:
+    """Whether a column is taken for ours only where no other is, as "smooth loss" is."""
+    return _key(match.name) in _LAST
+
+
 def own_unit(column: str, given: str) -> Unit | None:
     """The unit that the name of a column chosen by hand has in it, e.g. "cost (PFLOPs)".
 

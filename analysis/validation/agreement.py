@@ -12,13 +12,14 @@ from analysis.fitting.intervals import Estimate
 from analysis.fitting.power_law import fit_power_law
 from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError, FitStatus
-from analysis.fitting.text import in_columns, join_first, pluralize
+from analysis.fitting.text import in_columns, join_first, pluralize, unsaid
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.methods import Method
 from analysis.isoflop.offsets import at_budgets
 from analysis.parametric import ParametricFit
 from analysis.table.load import best_of_cells, finished
+from analysis.table.warned import warned
 
 _COLUMNS = (
     "model", "approach", "a", "a_lower", "a_upper", "size", "size_lower", "size_upper",
@@ -49,9 +50,10 @@ class Agreement(Warned):
     def summary(self) -> str:
         text = in_columns(self.to_frame().drop(columns="note"))
         head = f"{self.x_name}* ~ C^a; {self.x_name}*, tokens* and loss* at C={self.budget:.4g}"
-        return "\n".join([head, text, *(f"  warning: {text}" for text in self.warnings)])
+        return "\n".join([head, text, *(f"  warning: {text}" for text in unsaid(self.warnings))])
 
 
+@warned()
 def compare_approaches(
     table: pd.DataFrame,
     x: str = "n_params",

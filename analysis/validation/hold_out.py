@@ -12,13 +12,14 @@ from scipy import stats
 from analysis.fitting.intervals import Estimate, Prediction, t_quantile
 from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError
-from analysis.fitting.text import in_columns, pluralize
+from analysis.fitting.text import in_columns, pluralize, unsaid
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.methods import Method
 from analysis.isoflop.offsets import at_budgets
 from analysis.parametric import NAMES, fit_parametric
 from analysis.table.budgets import own_budget
 from analysis.table.load import best_of_cells, finished
+from analysis.table.warned import warned
 from analysis.validation.agreement import best_runs
 
 _COLUMNS = (
@@ -50,9 +51,10 @@ class HoldOut(Warned):
     def summary(self) -> str:
         head = f"fitted to the {self.n_fitted} smallest budgets, held out {self.n_held}"
         table = in_columns(self.to_frame())
-        return "\n".join([head, table, *(f"  warning: {text}" for text in self.warnings)])
+        return "\n".join([head, table, *(f"  warning: {text}" for text in unsaid(self.warnings))])
 
 
+@warned()
 def hold_out_budgets(
     table: pd.DataFrame,
     n_held: int | None = None,

@@ -84,7 +84,7 @@ class Influence(Warned):
         for found in self.sets:
             if found.outside:
                 by_rows.setdefault(tuple(sorted(found.rows)), []).append(found)
-        return tuple(
+        lines = (
             f"{len(rows)} of {self.fit.n_points} runs ({self._named(rows)}) move "
             + ", ".join(
                 f"{found.parameter} from {found.after:.4g} to {found.before:.4g}" for found in many
@@ -92,6 +92,7 @@ class Influence(Warned):
             + ": beyond the 95 % interval of the fit without them"
             for rows, many in by_rows.items()
         )
+        return (*self.of_table, *lines)
 
     def _named(self, rows: tuple[int, ...]) -> str:
         at = self.runs.iloc[list(rows)]

@@ -157,8 +157,13 @@ def test_a_file_with_what_is_unknown_is_one_line(tmp_path, capsys, old, new, mes
 
 def test_a_file_that_is_absent_or_huge_is_one_line(tmp_path, capsys):
     path = tmp_path / "registered.yaml"
-    assert main(["contrast", str(STUDY), "--preregistered", str(path)]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    for option in ("--preregistered", "--rates"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["contrast", str(STUDY), option, str(path)])
+        assert stopped.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: argument {option}: '{path}' is no file; see ")
+        assert error.count("\n") == 1
     path.write_text("a" * 100_001)
     assert main(["contrast", str(STUDY), "--preregistered", str(path)]) == 2
     assert "it has 100,001 bytes, and 100,000 are the most" in capsys.readouterr().err
@@ -209,5 +214,3 @@ primaries:
     assert "not registered, so in no fit: moe, moe_fine, pkm" in out
     (verdict,) = json.loads((tmp_path / "contrast.json").read_text())["verdicts"]
     assert verdict["verdict"] == "supported"
-    assert main([*command, "--primary", "peer-none@3e13"]) == 2
-    assert "--primary is what --preregistered names" in capsys.readouterr().err

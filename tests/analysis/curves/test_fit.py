@@ -6,6 +6,7 @@ import pytest
 from analysis.curves.compare import BOTH, NEAREST, compare_curves
 from analysis.curves.fit import end_loss, fit_curves
 from analysis.curves.schedules import named_schedule
+from analysis.figures.curves import draw_curves
 from analysis.fitting.status import FitError, FitStatus
 from tests.analysis.curves.made import ANNEALING, annealed
 
@@ -29,6 +30,14 @@ def test_exact_curves_give_the_law_back():
     longer = annealed("cosine", 8000)
     assert fit.end(longer).value == pytest.approx(end_loss(longer), abs=2e-3)
     assert np.isnan(fit.end(third).lower)  # no draws
+
+
+def test_a_run_that_ends_where_the_fit_begins_is_named_and_not_drawn():
+    short = annealed("cosine", 110)
+    found = compare_curves([*two(), short], ["steps"], n_draws=2)
+    (text,) = [text for text in found.warnings if "excluded" in text]
+    assert text.endswith("fewer than 8 rows after step 120, where the fit begins: cosine 110")
+    assert draw_curves(found).axes
 
 
 @pytest.mark.long

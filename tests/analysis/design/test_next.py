@@ -336,7 +336,7 @@ def test_what_can_t_be_is_one_line(table):
     assert few.runs == ()
     assert "no run within the budget narrows it" in few.warnings
     with pytest.raises(FitError, match="no curve to fit"):
-        next_runs(table.groupby(["series", "budget"]).head(2), "a", 1e20)
+        next_runs(table.groupby(["series", "budget"]).head(2), "a", 1e20, model="m")
 
 
 @pytest.mark.long

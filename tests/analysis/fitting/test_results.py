@@ -167,10 +167,10 @@ def held(runs):
         path = Path(folder) / "registered.yaml"
         primary = "{name: a, kind: difference, layer: peer, baseline: dense, budgets: [1e19]"
         path.write_text(
-            f"layers: [dense, peer]\nbudgets: [1e18, 1e19]\nprimaries:\n- {primary}, "
+            f"layers: [dense, peer]\nbudgets: [1e18, 1e19]\nx: n_params\nprimaries:\n- {primary}, "
             "refuted_if: above 0}\n"
         )
-        return analysis.hold_to(analysis.read_registration(path), runs, x="n_params")
+        return analysis.hold_to(analysis.read_registration(path), runs)
 
 
 def by_domain():

@@ -58,6 +58,10 @@ def test_a_half_width_is_student_s_and_a_planned_number_reaches_it():
     assert seeds_by_stein(0.03, 6, half_width(0.03, 6, 9, 0.95), 0.95) == 9
     assert seeds_by_stein(1.0, 6, 1e-4, 0.95) is None
     assert seeds_by_stein(float("nan"), 0, 1e-4, 0.95) is None
+    for tiny in (1e-160, 1e-300, 5e-324):  # the square of what they need is no float
+        assert seeds_planned(1.0, 1, tiny, 0.95) is None
+        assert seeds_by_stein(1.0, 6, tiny, 0.95) is None
+    assert seeds_by_stein(1.0, 6, 1.0, 1 - 1e-9) is not None
 
 
 @pytest.mark.parametrize(("dof", "n"), [(1, 2), (2, 3), (10, 3), (30, 12)])
