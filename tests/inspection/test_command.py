@@ -215,8 +215,9 @@ def test_a_text_is_shown_token_by_token(run_dir, command):
     assert (code, err) == (0, "")
     assert "blocks.0.ffn\n" in out
     assert "blocks.1.ffn\n" in out
-    tokenizer, ids, (_, peer) = explain_text(run_dir, "the cat sat", [cache_of(run_dir)])
-    assert tokenizer.decode(ids[1:]) == "the cat sat"
+    found = explain_text(run_dir, "the cat sat", [cache_of(run_dir)])
+    _, peer = found.parts
+    assert found.tokenizer.decode(found.ids[1:]) == "the cat sat"
     total = (peer.of_slots.sum(1) + peer.beside).numpy()
     np.testing.assert_allclose(total, peer.layer.numpy(), rtol=1e-5, atol=1e-5)
     assert f"{float(peer.layer[0]):+.3f}" in out
