@@ -202,9 +202,6 @@ def keep_text(run_dir: Path, found: Explained, folder: Path, patch: "Patch | Non
 
 def _run(words: Words) -> None:
     run_dir, values = Path(words.one_run("texts are given as texts=NAME,...")), words.values
-    for key in ("text", "find"):
-        if values.get(key) == "":
-            raise ValueError(f"{key}= is empty; type what is to be looked at")
     if "top" in values and "text" not in values:
         raise ValueError("top= is of text=...; give one, or leave it out")
     top, layers = words.number("top", 3, 1), words.names("layers") or None

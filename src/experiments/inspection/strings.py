@@ -52,8 +52,13 @@ class Occurrences:
 def occurrences(string: str, reading: Pass, tokenizer: Tokenizer) -> list[Occurrences]:
     """Those of the string's tokens by itself, and after a space, in the windows that are read.
 
-    Raises ValueError where there are none.
+    Raises ValueError where there are none, and for white space alone.
     """
+    if not string.strip():
+        raise ValueError(
+            f"find={string!r} is white space alone, which begins many tokens; give what follows it, "
+            "too"
+        )
     ways = {tuple(tokenizer.encode(text).ids) for text in (string, f" {string}")}
     found, first = {ids: [np.zeros(0, np.int64)] for ids in sorted(ways) if ids}, 0
     for windows in reading.windows():
