@@ -110,9 +110,10 @@ def read_inspection(folder: Path) -> Inspection:
         found = _of_card(listed)
     except (OSError, ValueError) as error:
         raise NotWholeError(folder, {CARD: _not_card(error)}, _AGAIN) from None
-    if wrong := listed.wrong():
+    tables, wrong = _tables(listed, found)
+    if wrong:
         raise NotWholeError(folder, wrong, _AGAIN)
-    return replace(found, tables={name: _table(folder / f"{name}.csv", found) for name in TABLES})
+    return replace(found, tables=tables)
 
 
 def fitting(folder: Path, identity: Mapping[str, Any]) -> tuple[Inspection | None, dict[str, str]]:
@@ -131,13 +132,7 @@ def fitting(folder: Path, identity: Mapping[str, Any]) -> tuple[Inspection | Non
         found = _of_card(listed)
     except (OSError, ValueError) as error:
         return None, {CARD: _not_card(error)}
-    wrong, tables = listed.wrong(), {}
-    for name in TABLES:
-        if (file := f"{name}.csv") not in wrong:
-            try:
-                tables[name] = _table(folder / file, found)
-            except ValueError as error:
-                wrong[file] = str(error)
+    tables, wrong = _tables(listed, found)
     return replace(found, tables=tables), wrong
 
 
@@ -192,6 +187,18 @@ def _of_card(listed: Listed) -> Inspection:
     )
 
 
+def _tables(listed: Listed, of: Inspection) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """The tables that are as they were written; and of each other file the reason, in words."""
+    wrong, tables = listed.wrong(), {}
+    for name in TABLES:
+        if (file := f"{name}.csv") not in wrong:
+            try:
+                tables[name] = _table(listed.path.with_name(file), of)
+            except ValueError as error:
+                wrong[file] = str(error)
+    return tables, wrong
+
+
 def _table(path: Path, of: Inspection) -> pd.DataFrame:
     """As it was written, to the bit. Pandas' own reader of numbers differs from release to release,
     and Python's does not. Raises ValueError, in words, for one that is not of the inspection.
@@ -209,7 +216,7 @@ def _table(path: Path, of: Inspection) -> pd.DataFrame:
     }
     for name, known in (("layer", {card.name for card in of.cards}), ("text", texts)):
         if other := set(found.get(name, ())) - known:
-            raise ValueError(f"has a {name} that {CARD} does not have: {min(other)}")
+            raise ValueError(f"has a {name} that {CARD} does not name: {min(other)}")
     return pd.DataFrame(found)
 
 
@@ -217,5 +224,5 @@ def _numbers(name: str, texts: list[str]) -> list[int] | list[float]:
     if all(map(str.isdecimal, texts)):
         return list(map(int, texts))
     if name in _WHOLE:
-        raise ValueError(f"has a {name} that is no whole number")
+        raise ValueError(f"has a value of {name} that is no whole number")
     return [float(text or "nan") for text in texts]

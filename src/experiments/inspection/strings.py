@@ -56,8 +56,8 @@ def occurrences(string: str, reading: Pass, tokenizer: Tokenizer) -> list[Occurr
     """
     if not string.strip():
         raise ValueError(
-            f"find={string!r} is white space alone, which begins many tokens; give what follows it, "
-            "too"
+            f"find={string!r} is white space alone, which begins many tokens; give what "
+            "follows it too"
         )
     ways = {tuple(tokenizer.encode(text).ids) for text in (string, f" {string}")}
     found, first = {ids: [np.zeros(0, np.int64)] for ids in sorted(ways) if ids}, 0
