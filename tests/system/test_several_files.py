@@ -28,7 +28,7 @@ def whole(folder):
     return found.values["n"], {name: (folder / name).read_text() for name in found.files}
 
 
-def steps(monkeypatch, fail):
+def changes(monkeypatch, fail):
     """Counts what changes the disk from here on, and lets fail(n) raise before the n-th."""
     count = [0]
 
@@ -57,7 +57,7 @@ def folder(tmp_path):
 def n_steps(folder):
     """How many changes a write makes."""
     with pytest.MonkeyPatch.context() as patch:
-        count = steps(patch, lambda n: None)
+        count = changes(patch, lambda n: None)
         write_together(folder / "list.json", {"n": 2}, AFTER)
     return count[0]
 
@@ -74,7 +74,7 @@ def test_a_write_that_is_cut_anywhere_leaves_the_results_of_before_or_the_new_on
                 raise Cut
 
         with pytest.MonkeyPatch.context() as patch:
-            count = steps(patch, cut)
+            count = changes(patch, cut)
             try:
                 write_together(folder / "list.json", {"n": 2}, AFTER)
             except Cut:
@@ -107,7 +107,7 @@ def test_a_disk_that_refuses_leaves_the_results_of_before_or_the_new_ones(folder
                 raise OSError(number, os.strerror(number))
 
         with pytest.MonkeyPatch.context() as patch:
-            steps(patch, refuse)
+            changes(patch, refuse)
             with suppress(RuntimeError):  # explained()
                 write_together(folder / "list.json", {"n": 2}, AFTER)
         with pytest.MonkeyPatch.context() as patch:

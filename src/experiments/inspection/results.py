@@ -174,6 +174,7 @@ def _of_card(listed: Listed) -> Inspection:
         files = {PAGE, *(f"{name}.csv" for name in TABLES)}
         if missing := files - listed.files.keys():
             raise ValueError(f"it lists no {min(missing)}")
+        typed, strings, before = dict(typed), tuple(map(str, strings)), str(before)
     except (LookupError, TypeError) as error:
         raise ValueError(f"a value is missing or of another kind: {error}") from None
     return Inspection(
@@ -182,7 +183,7 @@ def _of_card(listed: Listed) -> Inspection:
         about=about,
         tables={},
         typed=typed,
-        strings=tuple(strings),
+        strings=strings,
         before=before,
     )
 
