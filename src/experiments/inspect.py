@@ -78,7 +78,7 @@ def inspect_run(
     from experiments.inspection.opened import opened
     from experiments.inspection.over_training import with_training
     from experiments.inspection.page.page import page_of
-    from experiments.inspection.results import PAGE, fitting, write_results
+    from experiments.inspection.results import CARD, PAGE, fitting, write_results
     from experiments.inspection.strings import occurrences
 
     def save(found: "Inspection") -> None:
@@ -89,7 +89,8 @@ def inspect_run(
     places = [word for word in overrides if node_of(word) in PLACES]
     there, wrong = fitting(folder, run.identity)
     for name, why in wrong.items():
-        print(f"{folder / name} {why}; it is made again", file=sys.stderr, flush=True)
+        added = "; what was added to it is to be added again" if name == CARD else ""
+        print(f"{folder / name} {why}; it is made again{added}", file=sys.stderr, flush=True)
     if there is None or not wrong.keys() <= {PAGE}:
         found = _read(run, folder)
         if there is not None:

@@ -1,13 +1,15 @@
 """Lifts by document: against the documents themselves, and coverage of their intervals by draws."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from experiments.inspection.chosen import chosen_experts
 from experiments.inspection.documents import DocumentMoments
-from experiments.inspection.lifts import adjusted, lifts
+from experiments.inspection.lifts import Lifts, adjusted, lifts
 
 
 def moments_of(texts):
@@ -201,3 +203,37 @@ def test_where_a_few_documents_have_much_of_the_mass_less_is_held():
     print(f"coverage {hits / n:.3f} of {n}, false {np.mean(false):.3f}")
     assert hits / n > 0.9
     assert np.mean(false) < 0.15
+
+
+def test_the_experts_of_a_page_by_their_definition():
+    """At most twelve of each group, of those that are read; significant up to a q of 0.05."""
+    rng = np.random.default_rng(10)
+    mass = np.where(np.arange(40) < 30, rng.random(40), 0)
+    mass[7] = mass[3]  # of equal mass the lower number comes first
+    q = rng.choice([0.05, 0.0500001, 0.01, np.nan], (2, 40))
+    lift, low = rng.choice([1.0, 1.0000001, 2, 0.5], (2, 40)), 1 + rng.random((2, 40))
+    nan = np.full((2, 40), np.nan)
+    made = Lifts(
+        lift=lift, low=low, high=nan, p=nan, q=q, level=0.95, n_tested=0, n_significant=0
+    )  # fmt: skip
+    for few, n in ((made, 40), (replace(made, q=np.where(np.arange(40) < 4, q, np.nan)), 4)):
+        found = chosen_experts(mass, few)
+        own = {name: group["expert"].tolist() for name, group in found.groupby("group")}
+        assert own["used"] == sorted(range(40), key=lambda e: (-mass[e], e))[:12]
+        best = {
+            e: max(few.low[d, e] for d in (0, 1) if few.q[d, e] <= 0.05 and lift[d, e] > 1)
+            for e in range(n)
+            if any(few.q[d, e] <= 0.05 and lift[d, e] > 1 for d in (0, 1))
+        }
+        assert own["specific"] == sorted(best, key=lambda e: -best[e])[:12]
+        assert len(set(own["random"])) == 12
+        assert max(own["random"]) < 30
+        for group in own:
+            ranks = found[found["group"] == group]["rank"].tolist()
+            assert ranks == [i + 1 for i in range(len(own[group]))]
+        assert chosen_experts(mass, few).equals(found)
+    three = chosen_experts(
+        np.array([0, 2.0, 0, 1, 3]), replace(made, q=nan[:, :5], lift=nan[:, :5], low=nan[:, :5])
+    )
+    assert three["expert"].tolist()[:3] == [4, 1, 3]
+    assert sorted(three["expert"].tolist()[3:]) == [1, 3, 4]
