@@ -124,6 +124,7 @@ def test_too_few_documents_have_no_interval():
     mass[3:] = 0
     few = lifts(*moments_of([(mass, np.full(30, 10.0)), (mass, np.full(30, 10.0))]))
     assert few.n_tested == 0
+    assert few.level == 0.95
     assert np.isnan(few.low).all()
     assert few.lift[:, 0].tolist() == [1, 1]
     # two documents have nearly all of the mass
