@@ -38,7 +38,11 @@ where it was meant to. The run stays as it is; tables are in a folder beside it.
   seed=N                      of the draws; default 0
   out=FOLDER                  instead of RUN/ablation
 {keys}"""
-_NUMBERS = {"top": (16, 1), "draws": (5, 2, 1000), "seed": (0, 0)}  # default, least, most
+_NUMBERS: dict[str, tuple[int, ...]] = {  # default, least and most
+    "top": (16, 1),
+    "draws": (5, 2, 1000),
+    "seed": (0, 0),
+}
 _KEYS = ("layer", "experts", "domain", "facts", "texts", "out", *_NUMBERS)
 
 

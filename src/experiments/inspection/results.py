@@ -36,7 +36,9 @@ _WHOLE = (  # columns
 _EXPERTS = ("expert", "n_tokens", "n_slots", "n_documents", "mass", "weights", "squares")
 _MAP = ("text", "row", "column", "mass")
 _LIFTS = ("lift", "low", "high", "p", "q", "n_documents")
-TABLES = {  # and their columns after `layer`; experts has more, of each text
+TABLES: dict[
+    str, tuple[str, ...]
+] = {  # and their columns after `layer`; experts has more, of each text
     "experts": _EXPERTS,
     "chosen": ("group", "rank", "expert"),
     "contexts": ("expert", "rank", "gate", "text", "position", "before", "token", "after"),
@@ -140,7 +142,8 @@ def _check_same(folder: Path, identity: Mapping[str, Any]) -> None:
     """By what the card says, whether it is as it was written or not; else by the statistics, which
     have their own identity.
     """
-    theirs, own = None, json.loads(json.dumps(identity))
+    theirs: Any = None
+    own = json.loads(json.dumps(identity))
     with suppress(OSError, ValueError):
         theirs = read_json(folder / CARD).get("identity")
     if isinstance(theirs, dict) and theirs != own:
