@@ -1,6 +1,7 @@
 """Takes experts away, and says what is lost: `python -m experiments.ablate RUN experts=[...]`."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,13 @@ from experiments.inspection.command import run_on_texts
 from experiments.records.finished import finished_record
 from experiments.records.record import RunRecord
 from experiments.system.disk import check_writable, followed, reached
+from experiments.system.several_files import NotWholeError
 from experiments.system.text_table import aligned
 
 if TYPE_CHECKING:
     from experiments.inspection.ablation.facts import Facts
     from experiments.inspection.ablation.result import Ablation
+    from experiments.models.transformer import Transformer
 
 USAGE = """\
 usage: python -m experiments.ablate RUN experts=[I,...] | domain=NAME | facts=FILE ...
@@ -31,11 +34,15 @@ where it was meant to. The run stays as it is; tables are in a folder beside it.
                               the largest parts in the logits of each fact's target
   top=N                       experts that are chosen; default 16
 {texts}
-  draws=N                     sets of random experts, at least 2; default 5
+  draws=N                     sets of random experts, 2 to 1,000; default 5
   seed=N                      of the draws; default 0
   out=FOLDER                  instead of RUN/ablation
 {keys}"""
-_NUMBERS = {"top": (16, 1), "draws": (5, 2), "seed": (0, 0)}
+_NUMBERS: dict[str, tuple[int, ...]] = {  # default, least and most
+    "top": (16, 1),
+    "draws": (5, 2, 1000),
+    "seed": (0, 0),
+}
 _KEYS = ("layer", "experts", "domain", "facts", "texts", "out", *_NUMBERS)
 
 
@@ -61,7 +68,6 @@ def ablate_on_texts(
     # seconds, which what is refused need not wait for
     from experiments.finished.model import trained_model
     from experiments.inspection.ablation.of_texts import OfTexts, ablate_texts, units_of
-    from experiments.inspection.ablation.saved import read_ablation, write_ablation
     from experiments.inspection.interface import the_layer
     from experiments.inspection.texts import read_texts
 
@@ -90,15 +96,11 @@ def ablate_on_texts(
         seed=seed,
     )
     identity = {
-        **_identity(record, found.name, experts, top, draws, seed),
+        **_identity(record, model, found.name, experts, top, draws, seed),
         "domain": domain,
         "texts": [{"name": t.name, "digest": t.digest, "max_tokens": t.max_tokens} for t in chosen],
     }
-    result = read_ablation(folder, identity)
-    if result is None:
-        result = ablate_texts(model, found, units, asked)
-        write_ablation(folder, result, identity)
-    return result
+    return _once(folder, identity, lambda: ablate_texts(model, found, units, asked))
 
 
 def ablate_on_facts(
@@ -127,7 +129,6 @@ def ablate_on_facts(
     from experiments.finished.model import run_vocabulary, scored_point
     from experiments.finished.scores import scorer_of
     from experiments.inspection.ablation.of_facts import OfFacts, ablate_facts, encode_facts
-    from experiments.inspection.ablation.saved import read_ablation, write_ablation
     from experiments.inspection.interface import the_layer
     from experiments.tasks.scoring import Encoder
 
@@ -140,12 +141,25 @@ def ablate_on_facts(
         experts=None if experts is None else tuple(experts), top=top, n_draws=draws, seed=seed
     )
     identity = {
-        **_identity(record, found.name, experts, top, draws, seed),
+        **_identity(record, scorer.model, found.name, experts, top, draws, seed),
         "facts": facts.digest,
     }
-    result = read_ablation(folder, identity)
+    return _once(folder, identity, lambda: ablate_facts(scorer, found, asked, how))
+
+
+def _once(folder: Path, identity: Mapping[str, Any], ask: Callable[[], "Ablation"]) -> "Ablation":
+    """The ablation that answers a question: read, or asked where it is not there as it was
+    written.
+    """
+    from experiments.inspection.ablation.saved import read_ablation, write_ablation
+
+    try:
+        result = read_ablation(folder, identity)
+    except NotWholeError as error:
+        print(f"{error}", file=sys.stderr, flush=True)
+        result = None
     if result is None:
-        result = ablate_facts(scorer, found, asked, how)
+        result = ask()
         write_ablation(folder, result, identity)
     return result
 
@@ -158,10 +172,19 @@ def _begun(run_dir: Path, folder: Path | None) -> tuple[RunRecord, Path]:
 
 
 def _identity(
-    record: RunRecord, layer: str, experts: Sequence[int] | None, top: int, draws: int, seed: int
+    record: RunRecord,
+    model: "Transformer",
+    layer: str,
+    experts: Sequence[int] | None,
+    top: int,
+    draws: int,
+    seed: int,
 ) -> dict[str, Any]:
+    from experiments.models.digest import tensors_sha256
+
     return {
         "run_id": record.run_id,
+        "weights": tensors_sha256(model.state_dict()),
         "layer": layer,
         "experts": None if experts is None else list(experts),
         "top": top if experts is None else None,

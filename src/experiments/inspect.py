@@ -1,6 +1,8 @@
 """Looks inside a finished run: `python -m experiments.inspect RUN [texts=NAME,...]`."""
 
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from experiments.inspection.cards import LayerCard
     from experiments.inspection.contributions import Contributions
     from experiments.inspection.editing.patch import Patch
+    from experiments.inspection.opened import Opened
     from experiments.inspection.results import Inspection
 
 USAGE = """\
@@ -70,57 +73,82 @@ def inspect_run(
     folder = folder_of(run_dir, patch) if folder is None else folder
     check_writable(folder, _OTHER)
     # seconds, which what is refused need not wait for
-    from experiments.inspection.additions import with_strings
+    from experiments.inspection.additions import added_again, looked_for
     from experiments.inspection.before import with_before
-    from experiments.inspection.cards import layer_card
     from experiments.inspection.opened import opened
     from experiments.inspection.over_training import with_training
     from experiments.inspection.page.page import page_of
-    from experiments.inspection.reading import read_through
-    from experiments.inspection.results import read_cards, read_inspection, write_results
-    from experiments.inspection.strings import fired_on, occurrences
-    from experiments.inspection.tables import inspection_of, shares_of_tokens
-    from experiments.system.disk import make_folder
+    from experiments.inspection.results import CARD, PAGE, fitting, write_results
+    from experiments.inspection.strings import occurrences
 
     def save(found: "Inspection") -> None:
         write_results(folder, found, page_of(found, name=record.model))
 
     run = opened(run_dir, record, texts, overrides, layers=layers, change=patch)
-    tokenizer = run.vocabulary.tokenizer()
-    sought = [] if find is None else occurrences(find, run.reading, tokenizer)
-    if read_cards(folder, run.identity) is None:
-        print(
-            f"{len(run.layers)} layers over {run.reading.n_tokens():,} tokens of {len(run.texts)} "
-            f"texts: statistics take up to {run.reading.n_bytes(run.layers) / 2**20:,.0f} MiB of "
-            "memory",
-            flush=True,
-        )
-        make_folder(folder)
-        read = read_through(run.model, run.layers, run.reading, folder)
-        cards = [layer_card(layer, read[layer.name]) for layer in run.layers]
-        save(
-            inspection_of(
-                run.model, run.layers, cards, read, run.texts, run.vocabulary, run.identity
-            )
-        )
-    found = read_inspection(folder)
-    if sought:
-        overall = shares_of_tokens(found)
-        table = fired_on(run.model, run.layers, run.reading, sought, overall, tokenizer)
-        found = with_strings(found, table)
+    sought = [] if find is None else occurrences(find, run.reading, run.vocabulary.tokenizer())
+    places = [word for word in overrides if node_of(word) in PLACES]
+    there, wrong = fitting(folder, run.identity)
+    for name, why in wrong.items():
+        added = "; what was added to it is to be added again" if name == CARD else ""
+        print(f"{folder / name} {why}; it is made again{added}", file=sys.stderr, flush=True)
+    if there is None or not wrong.keys() <= {PAGE}:
+        found = _read(run, folder)
+        if there is not None:
+            kept = there if before is None else replace(there, before="")  # which is read below
+            found = added_again(found, kept, run, places, folder)
+        save(found)
+    else:
+        found = there
+        if wrong:
+            save(found)
+    if find is not None:
+        found = looked_for(found, run, find, sought)
     if before is not None:
-        places = [word for word in overrides if node_of(word) in PLACES]
         found = with_before(found, run, before, places, folder)
-    if sought or before is not None:
+    if find is not None or before is not None:
         save(found)
     if patch is None:
         found = with_training(found, run, run_dir, folder, save)
     return list(found.cards)
 
 
+def _read(run: "Opened", folder: Path) -> "Inspection":
+    """The inspection of the run's texts, which are read unless they were already."""
+    from experiments.inspection.cards import layer_card
+    from experiments.inspection.reading import read_through
+    from experiments.inspection.tables import inspection_of
+    from experiments.system.disk import make_folder
+
+    print(
+        f"{len(run.layers)} layers over {run.reading.n_tokens():,} tokens of {len(run.texts)} "
+        f"texts: statistics take up to {run.reading.n_bytes(run.layers) / 2**20:,.0f} MiB of "
+        "memory",
+        flush=True,
+    )
+    make_folder(folder)
+    read = read_through(run.model, run.layers, run.reading, folder)
+    cards = [layer_card(layer, read[layer.name]) for layer in run.layers]
+    return inspection_of(
+        run.model, run.layers, cards, read, run.texts, run.vocabulary, run.identity
+    )
+
+
 def folder_of(run_dir: Path, patch: "Patch | None") -> Path:
     """Where an inspection is, unless another folder is named."""
     return reached(run_dir) / f"inspection{'' if patch is None else patch.label}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Explained:
+    """A text's ids, with the end of another document before them, and of each layer what its
+    experts add to the logits of the next tokens. weights: sha256 of the run's model.
+    """
+
+    text: str
+    tokenizer: "Tokenizer"
+    ids: list[int]
+    parts: "list[Contributions]"
+    weights: str
 
 
 def explain_text(
@@ -130,67 +158,51 @@ def explain_text(
     *,
     layers: Sequence[str] | None = None,
     patch: "Patch | None" = None,
-) -> "tuple[Tokenizer, list[int], list[Contributions]]":
-    """The tokenizer, a text's ids, with the end of another document before them, and of each layer
-    what its experts add to the logits of the next tokens.
-
-    Raises ValueError as inspect_run does, and for a text longer than the model's window.
-    """
+) -> Explained:
+    """Raises ValueError as inspect_run does, and for a text longer than the model's window."""
     finished_record(run_dir)
-    import torch
-
     from experiments.finished.model import read_finished
-    from experiments.inspection.contributions import contributions
+    from experiments.inspection.additions import typed_parts
     from experiments.inspection.interface import inspected_layers
+    from experiments.models.digest import tensors_sha256
 
-    record, vocabulary, model = read_finished(run_dir, overrides)
+    _, vocabulary, model = read_finished(run_dir, overrides)
+    chosen = inspected_layers(model, layers)
+    weights = tensors_sha256(model.state_dict())
     if patch is not None:
         patch.change(model)
-    tokenizer = vocabulary.tokenizer()
-    ids = [vocabulary.end_of_text, *tokenizer.encode(text).ids]
-    seq_len = model.config.seq_len
-    if len(ids) > seq_len:
-        raise ValueError(
-            f"the text has {len(ids)} tokens, its beginning included, more than the {seq_len} that "
-            f"{record.run_id} reads; shorten it"
-        )
-    chosen = inspected_layers(model, layers)
-    return tokenizer, ids, contributions(model, chosen, torch.tensor(ids))
+    ids, parts = typed_parts(model, chosen, text, vocabulary)
+    return Explained(
+        text=text, tokenizer=vocabulary.tokenizer(), ids=ids, parts=parts, weights=weights
+    )
 
 
-def keep_text(
-    run_dir: Path,
-    text: str,
-    found: "tuple[Tokenizer, list[int], list[Contributions]]",
-    folder: Path,
-    patch: "Patch | None" = None,
-) -> bool:
+def keep_text(run_dir: Path, found: Explained, folder: Path, patch: "Patch | None" = None) -> bool:
     """Adds what explain_text has found to the tables and the page of a folder. False: no
-    inspection of this run, with this patch, is there.
+    inspection of this run, with this patch, is there. Raises NotWholeError for damaged tables.
     """
     from experiments.inspection.additions import with_typed
     from experiments.inspection.excerpts import explained
     from experiments.inspection.page.page import page_of
     from experiments.inspection.results import CARD, read_inspection, write_results
+    from experiments.system.several_files import settle
 
     record = finished_record(run_dir)
+    settle(folder / CARD)
     if not (folder / CARD).exists():
         return False
     there = read_inspection(folder)
-    label = "" if patch is None else patch.label
-    if (there.identity["run_id"], there.identity["patch"]) != (record.run_id, label):
+    own = {"run_id": record.run_id, "patch": patch.label if patch else "", "weights": found.weights}
+    if any(there.identity.get(key) != value for key, value in own.items()):
         return False
-    tokenizer, ids, parts = found
-    whole = with_typed(there, text, explained("", ids, parts, tokenizer))
+    tables = explained("", found.ids, found.parts, found.tokenizer)
+    whole = with_typed(there, found.text, tables)
     write_results(folder, whole, page_of(whole, name=record.model))
     return True
 
 
 def _run(words: Words) -> None:
     run_dir, values = Path(words.one_run("texts are given as texts=NAME,...")), words.values
-    for key in ("text", "find"):
-        if values.get(key) == "":
-            raise ValueError(f"{key}= is empty; type what is to be looked at")
     if "top" in values and "text" not in values:
         raise ValueError("top= is of text=...; give one, or leave it out")
     top, layers = words.number("top", 3, 1), words.names("layers") or None
@@ -211,9 +223,9 @@ def _run(words: Words) -> None:
     if "text" in values:  # first: a text that is refused need not wait for others to be read
         places = [word for word in words.overrides if node_of(word) in PLACES]
         explained = explain_text(run_dir, values["text"], places, layers=layers, patch=patch)
-        tokenizer, ids, found = explained
-        for one in found:
-            print("\n".join([*lines_of_text(tokenizer, ids, one, top), ""]))
+        for one in explained.parts:
+            lines = lines_of_text(explained.tokenizer, explained.ids, one, top)
+            print("\n".join([*lines, ""]))
     before = Path(values["before"]).expanduser() if "before" in values else None
     if explained is None or not {"texts", "find", "before"}.isdisjoint(values):
         cards = inspect_run(
@@ -228,7 +240,7 @@ def _run(words: Words) -> None:
         )
         over = read_inspection(folder).tables[TRAINING]
         print("\n".join([*lines_of_cards(cards), *lines_of_training(over)]))
-    if explained is not None and not keep_text(run_dir, values["text"], explained, folder, patch):
+    if explained is not None and not keep_text(run_dir, explained, folder, patch):
         print(f"page: none, {folder} has no inspection of this run; texts=... makes one")
         return
     if "find" in values:

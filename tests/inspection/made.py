@@ -12,9 +12,8 @@ from experiments.inspection.additions import with_strings, with_typed
 from experiments.inspection.cards import layer_card
 from experiments.inspection.classes import CLASSES, class_of
 from experiments.inspection.interface import inspected_layers
-from experiments.inspection.results import FORMAT
+from experiments.inspection.results import FORMAT, TABLES
 from experiments.inspection.statistics import Bounds, LayerStatistics
-from experiments.inspection.strings import COLUMNS
 from experiments.inspection.tables import inspection_of
 from experiments.inspection.texts import Text
 from experiments.models.ffn._slots import Slots
@@ -67,7 +66,9 @@ def made_inspection(n_experts=64, names=TEXTS):
     identity = {
         "format": FORMAT,
         "run_id": "0123",
+        "weights": "",
         "patch": "",
+        "layers_read": [layer.name for layer in layers],
         "texts": [{"name": text.name, "digest": "", "max_tokens": None} for text in texts],
     }
     cards = [layer_card(layer, found[layer.name]) for layer in layers]
@@ -85,8 +86,8 @@ def with_additions(inspection):
          "low": 0.25, "high": 0.75, "overall": 0.125}
         for j in (0, 1)
     ]  # fmt: skip
-    table = pd.DataFrame(two)[["layer", *COLUMNS]]
-    return with_strings(with_typed(inspection, "\n" + EVIL, first), table)
+    table = pd.DataFrame(two)[["layer", *TABLES["strings"]]]
+    return with_strings(with_typed(inspection, "\n" + EVIL, first), EVIL * 2, table)
 
 
 def with_before(inspection):

@@ -2,14 +2,13 @@
 
 import json
 import sys
-from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from experiments import ablate
-from experiments.inspection.ablation import of_facts, of_texts
-from experiments.records.files import read_record, write_record
+from experiments.inspection.ablation import of_texts
+from experiments.records.files import read_record
 from tests.conftest import WORDS
 from tests.inspection.test_patch_command import run_dir, trained  # noqa: F401  # fixtures
 
@@ -89,54 +88,3 @@ def test_facts_are_told_of_beside_their_siblings(run_dir, command, facts):  # no
     names = [line.split()[0] for line in out.splitlines()[3:-1]]
     assert names == ["target", "siblings", "controls", "specificity"]
     assert command(run_dir, facts, "experts=[1,2]", "draws=2")[0] == 0
-
-
-@pytest.mark.long
-def test_what_is_typed_wrong_is_said_in_one_line(
-    run_dir,  # noqa: F811
-    command,
-    texts,
-    facts,
-    tmp_path,
-    monkeypatch,
-):
-    few = tmp_path / "few.txt"
-    few.write_text("the cat sat on a mat . " * 10)
-    monkeypatch.setattr(of_texts, "text_mass", None)
-    monkeypatch.setattr(of_facts, "contributions", None)
-    for words, message in (
-        ([run_dir], "no experts are chosen; give experts=[17], domain=NAME or facts=FILE"),
-        ([run_dir, "two", "experts=[1]"], "one run's folder is needed, and 2 are given"),
-        ([run_dir, "experts=[1]", "domain=a"], "experts= and domain= choose experts in two ways"),
-        ([run_dir, facts, texts], "facts= and texts= are two ablations"),
-        ([run_dir, "experts=[1]", "top=3"], "top= is of domain= and facts="),
-        ([run_dir, "experts=[]"], "experts= names none"),
-        ([run_dir, "experts=[1]", "draws=1"], "draws=1 must be a whole number of at least 2"),
-        ([run_dir, texts, "domain=birds"], "must be one of at least two texts, and they are cats"),
-        ([run_dir, f"texts={few}", "experts=[1]"], "windows to tell of, and an interval is told"),
-        ([run_dir, texts, "experts=[64]"], "expert 64 is not of blocks.1.ffn, which has 0 to 63"),
-        ([run_dir, facts, "experts=[64]"], "expert 64 is not of blocks.1.ffn, which has 0 to 63"),
-        ([run_dir, texts, "experts=[3,3]"], "expert 3 of blocks.1.ffn is in two edits"),
-        ([run_dir, f"facts={tmp_path / 'none'}"], "can't be read: No such file"),
-        ([run_dir, texts, "experts=[1]", "eval=[packages]"], "give texts=NAME"),
-        (
-            [run_dir, texts, "experts=[1]", "eval.packages.splits=[hpo]"],
-            "eval.packages.splits=[hpo] is of no set that is read (texts= names none); give "
-            "texts=packages",
-        ),
-        (
-            [run_dir, "texts=packages", "experts=[1]", "eval.packages.split=[hpo]"],
-            "eval.packages.split: unknown key",
-        ),
-        (
-            [run_dir, texts, "experts=[1]", "layer=blocks.9.ffn"],
-            "blocks.9.ffn is no layer of this model",
-        ),
-    ):
-        code, _, err = command(*words)
-        assert code == 2, words
-        assert message in err
-        assert err.count("\n") == 1
-    record = read_record(run_dir / "record.json")
-    write_record(run_dir, replace(record, status="diverged"))
-    assert "only a run that is done can be used" in command(run_dir, "experts=[1]")[2]

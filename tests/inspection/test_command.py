@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from experiments.inspection.editing.making import Wish
 from experiments.inspection.results import TABLES, read_inspection
 from experiments.patch import patch_run
 from experiments.points.planning import make_point
-from experiments.records.files import read_record, write_record
+from experiments.records.files import read_record
 from experiments.training.execute import execute
 from tests.conftest import TINY
 
@@ -215,8 +214,9 @@ def test_a_text_is_shown_token_by_token(run_dir, command):
     assert (code, err) == (0, "")
     assert "blocks.0.ffn\n" in out
     assert "blocks.1.ffn\n" in out
-    tokenizer, ids, (_, peer) = explain_text(run_dir, "the cat sat", [cache_of(run_dir)])
-    assert tokenizer.decode(ids[1:]) == "the cat sat"
+    found = explain_text(run_dir, "the cat sat", [cache_of(run_dir)])
+    _, peer = found.parts
+    assert found.tokenizer.decode(found.ids[1:]) == "the cat sat"
     total = (peer.of_slots.sum(1) + peer.beside).numpy()
     np.testing.assert_allclose(total, peer.layer.numpy(), rtol=1e-5, atol=1e-5)
     assert f"{float(peer.layer[0]):+.3f}" in out
@@ -287,33 +287,6 @@ def test_a_run_with_a_patch_is_another_inspection(run_dir, command, tmp_path):
     )
     assert code == 0
     assert "page: none" in out
-
-
-@pytest.mark.long
-@pytest.mark.slow
-def test_what_is_typed_wrong_is_said_in_one_line(run_dir, command, tmp_path):
-    for words, message in (
-        ([tmp_path], "is not a finished run: it has no record.json"),
-        ([run_dir, "two"], "one run's folder is needed, and 2 are given"),
-        ([run_dir, "size=3"], "size=3: unknown key here"),
-        ([run_dir, "text="], "text= is empty"),
-        ([run_dir, "find="], "find= is empty"),
-        ([run_dir, "patch=none.json"], "patch=none.json does not exist"),
-        ([run_dir, cache_of(run_dir), "find=zebras fly"], "find=zebras fly is nowhere in the"),
-        ([run_dir, "text=a", "top=0"], "top=0 must be a whole number of at least 1"),
-        ([run_dir, "top=2"], "top= is of text="),
-        ([run_dir, cache_of(run_dir), "text=" + "cat " * 99], "more than the 32 that"),
-        ([run_dir, cache_of(run_dir), "layers=blocks.7.ffn"], "blocks.7.ffn is no layer of this"),
-    ):
-        code, _, err = command(*words)
-        assert code == 2
-        assert message in err
-        assert err.count("\n") == 1
-    record = read_record(run_dir / "record.json")
-    write_record(run_dir, replace(record, status="diverged"))
-    code, _, err = command(run_dir)
-    assert code == 2
-    assert "is diverged, and only a run that is done can be used" in err
 
 
 @pytest.mark.long

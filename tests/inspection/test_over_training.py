@@ -1,6 +1,8 @@
 """Checkpoints that a run kept, and how its experts were used at each of them."""
 
+import errno
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,16 +10,18 @@ import torch
 
 from experiments.data.windows import ScoredWindows
 from experiments.finished.model import load_weights
-from experiments.inspect import inspect_run
+from experiments.inspect import explain_text, inspect_run, keep_text
 from experiments.inspection import over_training
 from experiments.inspection.opened import opened
 from experiments.inspection.results import TABLES, read_inspection
 from experiments.points.planning import make_point
 from experiments.records.files import DamagedError, read_record
+from experiments.system import disk
 from experiments.training.checkpoints import LAST
 from experiments.training.evaluation import evaluate
 from experiments.training.execute import execute
 from tests.conftest import TINY
+from tests.system.test_several_files import Cut, changes
 
 pytestmark = pytest.mark.slow
 LAYERS = ("trunk.ffn_blocks=[1]", "n_experts=256")
@@ -46,9 +50,12 @@ def kept(make):
     return point.run_dir, record, steps
 
 
+def cache_of(run_dir):
+    return f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"
+
+
 def look(run_dir, folder, *texts, **settings):
-    cache = read_record(run_dir / "record.json").config["paths"]["cache"]
-    return inspect_run(run_dir, texts, [f"paths.cache={cache}"], folder=folder, **settings)
+    return inspect_run(run_dir, texts, [cache_of(run_dir)], folder=folder, **settings)
 
 
 def files(folder):
@@ -127,6 +134,106 @@ def test_an_interrupted_command_goes_on_with_the_next(kept, tmp_path, monkeypatc
     look(run_dir, tmp_path / "cut")
     assert not calls
     assert not list((tmp_path / "cut").glob("step-*"))
+
+
+@pytest.fixture(scope="module")
+def begun(kept, tmp_path_factory):
+    """A folder of a whole inspection, and one before the last of two checkpoints is read."""
+    run_dir, record, _ = kept
+    top = tmp_path_factory.mktemp("begun")
+    look(run_dir, top / "whole", find="the")
+    with pytest.MonkeyPatch.context() as patch:
+        read, calls = over_training.read_through, []
+
+        def cut(*given):
+            calls.append(given)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return read(*given)
+
+        patch.setattr(over_training, "read_through", cut)
+        with pytest.raises(KeyboardInterrupt):
+            look(run_dir, top / "cut", find="the")
+    paths = [f"paths.cache={record.config['paths']['cache']}"]
+    return top, opened(run_dir, record, (), paths, layers=None, change=None)
+
+
+@pytest.mark.parametrize(
+    "points", [pytest.param(4, marks=pytest.mark.long), pytest.param(99, marks=pytest.mark.night)]
+)
+@pytest.mark.parametrize("how", [Cut, OSError])
+def test_the_page_of_a_command_that_was_killed_is_finished_by_the_next(
+    kept, begun, tmp_path, how, points, monkeypatch
+):
+    """Killed, or on a full disk, at any change of the disk after the last statistics were read."""
+    (run_dir, *_), (top, run) = kept, begun
+    monkeypatch.setattr("experiments.inspection.opened.opened", lambda *given, **more: run)
+    monkeypatch.setattr(disk, "has_ended", lambda mark: True)
+    expected = files(top / "whole")
+
+    def ended(last):
+        """Whether a command that is cut at the change number `last` came to its end."""
+        shutil.rmtree(tmp_path / "cut", ignore_errors=True)
+        shutil.copytree(top / "cut", tmp_path / "cut")
+        shutil.copy(top / "whole" / "statistics.npz", tmp_path / "cut")
+
+        def fail(n):
+            if how is OSError and n == last:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            if how is Cut and n >= last:
+                raise Cut
+
+        with pytest.MonkeyPatch.context() as patch:
+            count = changes(patch, fail)
+            try:
+                look(run_dir, tmp_path / "cut")
+            except (Cut, OSError, RuntimeError):
+                return False, count[0]
+            return True, count[0]
+
+    _, n = ended(10**6)
+    assert n > 10
+    for last in np.unique(np.linspace(1, n, min(points, n)).astype(int)):
+        ended(last)
+        look(run_dir, tmp_path / "cut")
+        assert files(tmp_path / "cut") == expected, last
+        names = {path.name for path in (tmp_path / "cut").iterdir()}
+        assert not {name for name in names if name.startswith("step-") or ".waiting" in name}
+    assert "Over training" in (tmp_path / "cut" / "inspect.html").read_text()
+
+
+@pytest.mark.long
+def test_what_is_damaged_is_named_and_made_again_as_it_was(kept, begun, tmp_path, capsys):
+    """From the statistics, with the strings and texts that were added, and without another pass."""
+    (run_dir, _, _), (top, _) = kept, begun
+    folder = tmp_path / "out"
+    shutil.copytree(top / "whole", folder)
+    explained = explain_text(run_dir, "the cat", [cache_of(run_dir)])
+    assert keep_text(run_dir, explained, folder)
+    expected = files(folder)
+    for names in (["lifts.csv"], ["parts.csv", "strings.csv", "excerpts.csv"], ["inspect.html"],
+                  ["experts.csv", "training.csv", "tokens.csv"]):  # fmt: skip
+        for name in names:
+            content = (folder / name).read_bytes()
+            (folder / name).write_bytes(content[: len(content) // 2])
+        capsys.readouterr()
+        look(run_dir, folder)
+        out, err = capsys.readouterr()
+        for name in names:
+            assert f"{folder / name} is not the file that was written (its SHA-256 is" in err
+        assert err.count("; it is made again\n") == len(names)
+        assert ("of 2 texts" in out or "texts: statistics" in out) == (names != ["inspect.html"])
+        assert files(folder) == expected, names
+    # without the weights there is nothing to make it of
+    shutil.copytree(run_dir, tmp_path / "run")
+    (tmp_path / "run" / LAST).unlink()
+    (folder / "lifts.csv").unlink()
+    with pytest.raises(ValueError, match=f"has no {LAST} to read; put a copy of it back"):
+        look(tmp_path / "run", folder)
+    # of other weights it is another inspection, and no text of theirs is added to it
+    found = read_inspection(top / "whole")
+    assert not keep_text(run_dir, replace(explained, weights="0" * 64), top / "whole")
+    assert read_inspection(top / "whole").typed == found.typed == {}
 
 
 @pytest.mark.long

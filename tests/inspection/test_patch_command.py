@@ -14,7 +14,7 @@ from experiments.finished.model import read_finished
 from experiments.init.finished_run import FinishedRun
 from experiments.inspection.editing.files import read_patch
 from experiments.points.planning import make_point
-from experiments.records.files import read_record, write_record
+from experiments.records.files import read_record
 from experiments.training.execute import execute
 from tests.conftest import TINY
 
@@ -206,32 +206,3 @@ def test_edits_are_made_on_top_of_each_other_and_from_another_run(run_dir, comma
 
 def _cache(run_dir):
     return f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"
-
-
-@pytest.mark.slow
-def test_what_is_typed_wrong_is_said_in_one_line(run_dir, command, tmp_path):
-    new = tmp_path / "x.json"
-    for words, message in (
-        ([run_dir], "a run and a file are needed, and 1 given"),
-        ([run_dir, new], f"patch={new} does not exist"),
-        ([run_dir, new, "layer=blocks.1.ffn"], "layer= is of an edit; give remove="),
-        ([run_dir, new, "remove=[]"], "no expert is named; give remove=[17]"),
-        ([run_dir, new, "remove=[x]"], "'x' is no index and no range"),
-        ([run_dir, new, "swap=[1]"], "'1' is no pair of experts"),
-        ([run_dir, new, "remove=[1]", "from=x"], "from= is of add=[I:J]"),
-        ([run_dir, tmp_path / "x.txt", "remove=[1]"], "x.txt must end with .json"),
-        ([run_dir, tmp_path / "no" / "x.json", "remove=[1]"], "is not a folder; make it first"),
-        ([run_dir, new, "remove=[64]"], "expert 64 is not of blocks.1.ffn, which has 0 to 63"),
-        ([run_dir, new, "layer=blocks.7.ffn", "remove=[1]"], "blocks.7.ffn is no layer of this"),
-        ([run_dir, new, "add=[1:2]", "from=" + str(tmp_path)], "is not a finished run"),
-    ):
-        code, _, err = command(patch, *words)
-        assert code == 2
-        assert message in err
-        assert err.count("\n") == 1
-        assert not new.exists()
-    record = read_record(run_dir / "record.json")
-    write_record(run_dir, replace(record, status="diverged"))
-    code, _, err = command(patch, run_dir, new, "remove=[1]")
-    assert code == 2
-    assert "is diverged, and only a run that is done can be used" in err

@@ -149,6 +149,28 @@ def test_goes_on_from_a_state_to_the_bit(batches):
             assert np.array_equal(one[name], other[name]), name
 
 
+def test_two_tokens_are_a_string_where_they_follow_each_other_in_one_window():
+    """A batch has several windows, spread over a text; the first token of each has none before."""
+    statistics = LayerStatistics(N, 1, CLASSES_OF, Bounds(n_pairs=100))
+    ids, places = np.array([1, 2, 3, 4, 5, 6]), np.array([0, 1, 2, 10, 11, 30])
+    experts = torch.arange(6).unsqueeze(1)
+    slots = Slots(experts=experts, gates=torch.ones(6, 1), weights=torch.ones(6, 1))
+    statistics.add(slots, ids, places, 0, np.zeros(6, np.int64))
+    found = {(e, divmod(pair, VOCAB)) for e, pair, _ in statistics.bigrams.most_common(9)}
+    assert found == {(1, (1, 2)), (2, (2, 3)), (4, (4, 5))}
+
+
+def test_of_equal_gates_the_earlier_places_are_kept():
+    """Within a batch, whose windows may come in any order, and over batches."""
+    statistics = LayerStatistics(1, 1, CLASSES_OF, Bounds(n_contexts=3, n_pairs=100))
+    for places in ([40, 41, 20, 21], [60, 61, 62, 63]):
+        one = torch.ones(4, 1)
+        slots = Slots(experts=torch.zeros(4, 1, dtype=torch.int64), gates=one, weights=one)
+        statistics.add(slots, np.zeros(4, np.int64), np.array(places), 0, np.zeros(4, np.int64))
+        assert statistics.context_places.tolist() == [[20, 21, 40]]
+    assert statistics.context_gates.tolist() == [[1, 1, 1]]
+
+
 @pytest.mark.parametrize("at_once", [1, 4, 100])
 def test_places_that_end_documents(at_once):
     tokens = np.array([5, 0, 0, 3, 4, 1, 0])

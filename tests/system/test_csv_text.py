@@ -53,3 +53,12 @@ def test_cells_and_names_are_guarded_and_numbers_are_not():
         ["'=1+1", "-0.5", "-1", "-3", "'+1", "True"],
         ["peer", "2.0", "", "'-x", "", ""],
     ]
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, *PLAIN, "\r", "a\rb", "\r\n", 'a"\r"'])
+def test_pandas_reads_each_text_and_number_as_it_was(text):
+    frame = pd.DataFrame({"token": [text, "b"], "n": [1, 2], "x": [0.1 + 0.2, float("nan")]})
+    again = pd.read_csv(io.StringIO(to_csv(frame)), dtype=str, keep_default_na=False)
+    assert list(map(unguarded, again["token"])) == [text, "b"]
+    assert again["n"].tolist() == ["1", "2"]
+    assert again["x"].tolist() == ["0.30000000000000004", ""]

@@ -36,14 +36,22 @@ class Words:
         return self.plain[0]
 
     def names(self, key: str) -> list[str]:
-        """The names between commas, with brackets around them or without."""
-        return [name for name in self.values.get(key, "").strip("[]").split(",") if name]
+        """The names between commas, with brackets around them or without; none if it isn't given.
+        Raises ValueError for a key that names none.
+        """
+        text = self.values.get(key, "")
+        names = [name for each in text.strip("[]").split(",") if (name := each.strip())]
+        if key in self.values and not names:
+            raise ValueError(f"{key}={text} names none; give {key}=NAME,..., or leave it out")
+        return names
 
-    def number(self, key: str, default: int, least: int) -> int:
+    def number(self, key: str, default: int, least: int, most: int = 10**9 - 1) -> int:
         """The whole number that is given, or the default."""
         text = self.values.get(key, str(default))
-        if not (text.isdecimal() and text.isascii() and len(text) < 10) or int(text) < least:
+        if not (text.isdecimal() and text.isascii() and len(text) < 40) or int(text) < least:
             raise ValueError(f"{key}={text} must be a whole number of at least {least}")
+        if int(text) > most:
+            raise ValueError(f"{key}={text} must be at most {most:,}")
         return int(text)
 
 
@@ -53,8 +61,8 @@ def read_words(
     """keys: the command's own; nodes: those of Hydra's config that may be changed. After the first
     -- all words are plain.
 
-    Raises ValueError for an option, an unknown key, one of `keys` given twice, and bytes that are
-    not UTF-8.
+    Raises ValueError for an option, an unknown key, one of `keys` given twice or without a value,
+    and bytes that are not UTF-8.
     """
     for word in given:
         check_text(word, "type it again; names of folders must be UTF-8 too")
@@ -71,6 +79,8 @@ def read_words(
         if key in values:
             raise ValueError(f"{key}={values[key]} and {word}: give one")
         if key in keys:
+            if not value:
+                raise ValueError(f"{key}= is empty; give a value, or leave it out")
             values[key] = value
     return Words(
         plain=(*others, *after),

@@ -81,7 +81,9 @@ def with_before(
         key: pd.concat(own_tables, ignore_index=True).pipe(_layer_first)
         for key, own_tables in tables.items()
     }
-    return replace(found, about=about, tables={**found.tables, **joined})
+    return replace(
+        found, about=about, tables={**found.tables, **joined}, before=str(where.absolute())
+    )
 
 
 def _layer_first(table: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from experiments.inspection.reading import Pass
 from experiments.inspection.results import FORMAT
 from experiments.inspection.statistics import Bounds
 from experiments.inspection.texts import Text, read_texts
+from experiments.models.digest import tensors_sha256
 from experiments.models.transformer import Transformer
 from experiments.records.record import RunRecord
 
@@ -45,12 +46,14 @@ def opened(
     chosen, vocabulary, point = read_texts(run_dir, record, texts, overrides)
     model = trained_model(run_dir, point, vocabulary)
     found = inspected_layers(model, layers)
+    weights = tensors_sha256(model.state_dict())
     if change is not None:
         change.change(model)
     batch_size = point.config.evaluation.batch_size or point.config.ladder.batch_size
     identity: dict[str, Any] = {
         "format": FORMAT,
         "run_id": record.run_id,
+        "weights": weights,
         "patch": "" if change is None else change.label,
         "layers_read": [layer.name for layer in found],
         "texts": [{"name": t.name, "digest": t.digest, "max_tokens": t.max_tokens} for t in chosen],

@@ -12,21 +12,21 @@ from experiments.finished.model import load_weights
 from experiments.inspection.cards import LayerCard, layer_card
 from experiments.inspection.opened import Opened
 from experiments.inspection.reading import read_through
-from experiments.inspection.results import TRAINING, Inspection
+from experiments.inspection.results import TABLES, TRAINING, Inspection
 from experiments.records.kept import kept
 from experiments.system.disk import remove
 from experiments.training.checkpoints import LAST
 
-COLUMNS = ("usage", "unevenness", "top_share", "n_never", "n_silent", "n_distinct")  # of cards
+_COLUMNS = TABLES[TRAINING]
 
 
 def training_table(step: int, batch_tokens: int, cards: Sequence[LayerCard]) -> pd.DataFrame:
     """A line a layer, after so many steps of so many tokens; no cards, and it has its columns."""
     lines = [
-        [card.name, step, step * batch_tokens, *(asdict(card)[name] for name in COLUMNS)]
+        [card.name, step, step * batch_tokens, *(asdict(card)[name] for name in _COLUMNS[2:])]
         for card in cards
     ]
-    return pd.DataFrame(lines, columns=["layer", "step", "n_trained", *COLUMNS])
+    return pd.DataFrame(lines, columns=["layer", *_COLUMNS])
 
 
 def with_training(
@@ -44,9 +44,9 @@ def with_training(
     """
     end, batch_tokens = run.record.n_steps, run.record.batch_tokens
     there = found.tables[TRAINING]["step"].tolist()
-    paths = {
-        step: path for step, path in sorted(kept(run_dir).items()) if step not in {*there, end}
-    }
+    paths = {step: path for step, path in sorted(kept(run_dir).items()) if step != end}
+    for step in paths.keys() & {*there}:  # a kill came before they went
+        _statistics(folder, paths.pop(step)).unlink(missing_ok=True)
     if not paths:
         return found
     if not there:
@@ -56,8 +56,8 @@ def with_training(
             load_weights(run.model, path, step)
             print(f"step {step:,} of {end:,}, {path.name}", flush=True)
             reading = replace(run.reading, identity={**run.identity, "step": step})
-            statistics = f"{path.stem}.npz"
-            read = read_through(run.model, run.layers, reading, folder, statistics)
+            statistics = _statistics(folder, path)
+            read = read_through(run.model, run.layers, reading, folder, statistics.name)
             cards = [layer_card(layer, read[layer.name]) for layer in run.layers]
             found = _with(found, training_table(step, batch_tokens, cards))
             save(found)
@@ -65,6 +65,10 @@ def with_training(
     finally:
         load_weights(run.model, run_dir / LAST, end)
     return found
+
+
+def _statistics(folder: Path, checkpoint: Path) -> Path:
+    return folder / f"{checkpoint.stem}.npz"
 
 
 def _with(found: Inspection, lines: pd.DataFrame) -> Inspection:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from experiments.data.windows import ScoredWindows
 from experiments.inspection.documents import ends_of
 from experiments.inspection.interface import Inspected, device_of, listening
+from experiments.inspection.results import STATISTICS
 from experiments.inspection.statistics import Bounds, LayerStatistics
 from experiments.inspection.texts import Text
 from experiments.models.tokens import Tokens
@@ -26,7 +27,6 @@ from experiments.system.environment import without_denormals
 from experiments.system.regular_files import regular
 
 SECONDS = 30.0  # between two saves
-STATISTICS = "statistics.npz"  # all sums, of a pass that is done or is gone on with
 _OTHER = "or name another folder by out=..."
 
 

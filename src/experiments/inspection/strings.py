@@ -22,6 +22,7 @@ from torch import Tensor
 from experiments.data.packed import Tokens as Packed
 from experiments.inspection.interface import Inspected, device_of, listening
 from experiments.inspection.reading import Pass
+from experiments.inspection.results import TABLES
 from experiments.inspection.statistics import counted
 from experiments.models.tokens import Tokens
 from experiments.models.transformer import Transformer
@@ -30,10 +31,6 @@ LEVEL = 0.95
 MOST = 2000  # occurrences of a string that are read, spread evenly
 N_TOLD = 10  # experts of each of its tokens
 _FEWEST = 5  # documents, below which there is no interval
-COLUMNS = (
-    *("string", "position", "token", "expert", "n_read", "n_documents"),
-    *("share", "low", "high", "elsewhere", "overall"),
-)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,8 +52,13 @@ class Occurrences:
 def occurrences(string: str, reading: Pass, tokenizer: Tokenizer) -> list[Occurrences]:
     """Those of the string's tokens by itself, and after a space, in the windows that are read.
 
-    Raises ValueError where there are none.
+    Raises ValueError where there are none, and for white space alone.
     """
+    if not string.strip():
+        raise ValueError(
+            f"find={string!r} is white space alone, which begins many tokens; give what "
+            "follows it too"
+        )
     ways = {tuple(tokenizer.encode(text).ids) for text in (string, f" {string}")}
     found, first = {ids: [np.zeros(0, np.int64)] for ids in sorted(ways) if ids}, 0
     for windows in reading.windows():
@@ -182,7 +184,7 @@ def fired_on(
     overall: dict[str, np.ndarray],
     tokenizer: Tokenizer,
 ) -> pd.DataFrame:
-    """A line a layer, a string, a token of it and an expert that fires on it (COLUMNS).
+    """A line a layer, a string, a token of it and an expert that fires on it (TABLES).
 
     overall: of each layer the share (N,) of all tokens that read an expert. Batches without the
     string are not read. The model is in evaluation mode.
@@ -222,4 +224,4 @@ def fired_on(
         table = firing.table(overall[name])
         word = tokenizer.decode([sought[s].ids[j]], skip_special_tokens=False)
         lines.append(table.assign(layer=name, string=sought[s].string, position=j, token=word))
-    return pd.concat(lines, ignore_index=True)[["layer", *COLUMNS]]
+    return pd.concat(lines, ignore_index=True)[["layer", *TABLES["strings"]]]

@@ -9,7 +9,6 @@ import pandas as pd
 from tokenizers import Tokenizer
 
 from experiments.data.vocabulary import Vocabulary
-from experiments.inspection import strings
 from experiments.inspection.cards import LayerCard
 from experiments.inspection.chosen import chosen_experts
 from experiments.inspection.classes import CLASSES
@@ -21,7 +20,7 @@ from experiments.inspection.maps import MassMap, mass_map
 from experiments.inspection.nearest import nearest
 from experiments.inspection.over_training import training_table
 from experiments.inspection.promoted import promoted
-from experiments.inspection.results import TRAINING, Inspection
+from experiments.inspection.results import TABLES, TRAINING, Inspection
 from experiments.inspection.statistics import LayerStatistics
 from experiments.inspection.texts import Text
 from experiments.inspection.written import written_in_contexts
@@ -92,7 +91,7 @@ def inspection_of(
         tables={
             **{name: _together(own) for name, own in parts.items()},
             **excerpts(model, layers, texts, vocabulary),
-            "strings": pd.DataFrame(columns=["layer", *strings.COLUMNS]),
+            "strings": pd.DataFrame(columns=["layer", *TABLES["strings"]]),
             "before": _none_of(parts["experts"]),
             "before_map": _none_of(parts["map"]),
             TRAINING: training_table(0, 0, []),

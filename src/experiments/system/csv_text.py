@@ -5,6 +5,7 @@ A cell that begins with one of = + - @, a tab or a line break is run by spreadsh
 show as plain text; numbers are no text and stay as they are.
 """
 
+import csv
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -32,4 +33,8 @@ def to_csv(frame: "pd.DataFrame") -> str:
 
     texts = frame.select_dtypes(exclude=["number", "boolean", "bool"]).columns
     safe = frame.assign(**{str(name): frame[name].map(cell) for name in texts})
-    return str(safe.rename(columns=cell).to_csv(index=False))
+    text = str(safe.rename(columns=cell).to_csv(index=False))
+    if "\r" not in text:
+        return text
+    # Python quotes no carriage return, which readers take for the end of a line
+    return str(safe.rename(columns=cell).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC))

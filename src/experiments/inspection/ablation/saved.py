@@ -12,11 +12,11 @@ import pandas as pd
 from experiments.inspection.ablation.intervals import LEVEL, Estimate
 from experiments.inspection.ablation.result import Ablation, Row
 from experiments.system.csv_text import to_csv
-from experiments.system.disk import make_folder, write_text_atomically
-from experiments.system.json_files import read_json
 from experiments.system.regular_files import MOST, regular
+from experiments.system.several_files import NotWholeError, read_list, settle, write_together
 
 _PARTS = ("chosen", "random", "excess")
+_AGAIN = "the question is asked again"
 
 
 def name_of(identity: Mapping[str, Any]) -> str:
@@ -26,13 +26,10 @@ def name_of(identity: Mapping[str, Any]) -> str:
 
 
 def write_ablation(folder: Path, result: Ablation, identity: Mapping[str, Any]) -> Path:
-    """Writes NAME.csv, a line a row; NAME.units.csv, a line a unit; and NAME.json, which says that
-    all are there. Returns its path.
+    """Writes NAME.csv, a line a row; NAME.units.csv, a line a unit; and NAME.json, which lists
+    both. Returns its path.
     """
-    make_folder(folder)
     name = name_of(identity)
-    write_text_atomically(folder / f"{name}.csv", to_csv(rows_frame(result)))
-    write_text_atomically(folder / f"{name}.units.csv", to_csv(result.units))
     content = {
         "identity": identity,
         "layer": result.layer,
@@ -44,18 +41,27 @@ def write_ablation(folder: Path, result: Ablation, identity: Mapping[str, Any]) 
         "rows": [asdict(row) for row in result.rows],
     }
     path = folder / f"{name}.json"
-    write_text_atomically(path, json.dumps(content, indent=1) + "\n")
+    files = {f"{name}.csv": to_csv(rows_frame(result)), _units(name): to_csv(result.units)}
+    write_together(path, content, files)
     return path
 
 
+def _units(name: str) -> str:
+    return f"{name}.units.csv"
+
+
 def read_ablation(folder: Path, identity: Mapping[str, Any]) -> Ablation | None:
-    """What was written of the same question; None if nothing was. Raises ValueError for damage."""
+    """What was written of the same question; None if nothing was. Raises NotWholeError for what is
+    not as it was written.
+    """
     name = name_of(identity)
     path = folder / f"{name}.json"
+    settle(path)
     if not path.exists():
         return None
     try:
-        content = read_json(path)
+        listed = read_list(path)
+        content = listed.values
         rows = [
             Row(
                 what=row["what"],
@@ -64,6 +70,8 @@ def read_ablation(folder: Path, identity: Mapping[str, Any]) -> Ablation | None:
             )
             for row in content["rows"]
         ]
+        if wrong := listed.wrong():
+            raise NotWholeError(folder, wrong, _AGAIN)
         return Ablation(
             layer=content["layer"],
             experts={key: tuple(own) for key, own in content["experts"].items()},
@@ -71,10 +79,12 @@ def read_ablation(folder: Path, identity: Mapping[str, Any]) -> Ablation | None:
             mass_ratio=content["mass_ratio"],
             unit=content["unit"],
             rows=tuple(rows),
-            units=pd.read_csv(regular(folder / f"{name}.units.csv", MOST)),
+            units=pd.read_csv(regular(folder / _units(name), MOST)),
         )
+    except NotWholeError:
+        raise
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is no ablation ({error}); delete it") from None
+        raise NotWholeError(folder, {path.name: f"is no ablation ({error})"}, _AGAIN) from None
 
 
 def rows_frame(result: Ablation) -> pd.DataFrame:

@@ -10,8 +10,9 @@ from experiments.inspection.interface import Inspected, inspected_layers
 from experiments.models.digest import tensors_sha256
 from experiments.models.transformer import Transformer
 
-_RANGE = re.compile(r"(\d{1,10})(?:-(\d{1,10}))?")
-_PAIR = re.compile(r"(\d{1,10}):(\d{1,10})")
+_RANGE = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?")
+_PAIR = re.compile(r"([0-9]{1,10}):([0-9]{1,10})")
+_LIST = re.compile(r"\[([^\[\]]*)\]|[^\[\]]*")
 _MOST = 2**24  # indices of a list
 
 
@@ -101,4 +102,9 @@ def read_pairs(text: str, key: str) -> tuple[tuple[int, int], ...]:
 
 
 def _words(text: str) -> Sequence[str]:
-    return [word.strip() for word in text.strip("[] ").split(",") if word.strip()]
+    """Those between commas, with brackets around all of them or without."""
+    found = _LIST.fullmatch(text.strip())
+    if found is None:
+        return [text]  # which is none
+    inner = found[0] if found[1] is None else found[1]
+    return [word.strip() for word in inner.split(",") if word.strip()]
