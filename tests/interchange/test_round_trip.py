@@ -76,6 +76,8 @@ def variants(config):
 
 NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 LAYERS = {name: small(name) for name in NAMES if name != "weights"}  # which is of no layer itself
+# queries have a norm of their own beside this one of keys alone
+LAYERS["ultramem_normed"] = replace(LAYERS["ultramem"], key_norm="layer")
 CASES = {
     f"{name}-{field}-{value}": config
     for name, layer in LAYERS.items()
