@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from experiments.config.reading import read
+from experiments.data import files
 from experiments.data.corpus import ShardedCorpus
 from experiments.data.files import LocalText
 from experiments.data.folders import digest, identity
@@ -300,7 +301,7 @@ def test_identity_sees_both_ends_of_a_large_file(tmp_path):
 def test_a_sweep_reads_the_ends_once(folder, monkeypatch):
     corpus = LocalText(path=str(folder))
     first = corpus.identity()
-    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(files, "open_regular", lambda *_: pytest.fail("read again"))
     assert corpus.identity() == first
 
 

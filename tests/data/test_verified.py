@@ -104,8 +104,11 @@ def test_where_nothing_can_be_written_it_is_read_every_time(folder, reads, monke
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
+    def refuse_to_write(path, flags, *rest, plain=os.open, **named):
+        return refuse() if flags & os.O_WRONLY else plain(path, flags, *rest, **named)
+
     monkeypatch.setattr(tokens_on_disk, "locked", refuse)
-    monkeypatch.setattr("experiments.system.disk.os.open", refuse)
+    monkeypatch.setattr("experiments.system.disk.os.open", refuse_to_write)
     for _ in range(2):
         assert len(open_verified(folder)) == 1000
     assert reads == ["a", "a"]

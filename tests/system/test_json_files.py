@@ -45,7 +45,7 @@ def test_what_is_no_object_is_a_value_error(text):
 def test_size_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(json_files, "LARGEST", 2**20)
     (tmp_path / "x.json").write_text(json.dumps({"a": "b" * 2**20}))
-    with pytest.raises(ValueError, match="more than 1 MiB"):
+    with pytest.raises(ValueError, match="and 1,048,576 are the most"):
         read_json(tmp_path / "x.json")
     with pytest.raises(OSError, match="No such file"):
         read_json(tmp_path / "y.json")

@@ -5,13 +5,12 @@ columns, with a constant for each model. Its interval is Student's t of the fit'
 """
 
 import functools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from experiments.system.json_files import read_json
 
 FARTHEST = 10.0  # a law is not applied where a value is this many times outside of its cells
 ALONE = 6  # cells of one model: of fewer AICc chooses a constant, however the rates change
@@ -170,7 +169,9 @@ def _find(path: Path, form: str | None, model: str) -> _Law:
 @functools.lru_cache(maxsize=4)  # each point of a sweep asks
 def _laws(path: Path, changed: int) -> list[tuple[str, _Law]]:
     """All laws of a file of that date, each with the label of the one that was chosen."""
-    groups = read_json(path)["forms"]
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError("it is no regular file")
+    groups = json.loads(path.read_text())["forms"]
     return [
         (
             group["chosen"],
