@@ -15,6 +15,7 @@ from experiments.points.point import Point
 from experiments.records.files import RECORD_NAME, read_record, write_record
 from experiments.records.finished import finished_record
 from experiments.records.record import RunRecord
+from experiments.system.disk import check_writable
 from experiments.tasks.choice import Chosen
 from experiments.tasks.facts import facts_tasks
 from experiments.tasks.harness import load_tasks, score_tasks
@@ -69,6 +70,7 @@ def score_run(
     ]
     if not (missing or local or harness.named):
         return record
+    check_writable(run_dir, "where the scores go into its record")
     scorer = scorer_of(run_dir, point, vocabulary)
     if change is not None:
         change.change(scorer.model)

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import math
 import os
 import re
 import sys
@@ -174,8 +175,12 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(BAD_INPUT)
 
 
-def at_least(low: float, of: type[int] | type[float] = int) -> Callable[[str], float]:
-    """The type of an argument: numbers from `low` on; of=float: fractions and inf too."""
+def at_least(
+    low: float, of: type[int] | type[float] = int, most: float = math.inf
+) -> Callable[[str], float]:
+    """The type of an argument: numbers from `low` on, to `most`; of=float: fractions, and inf if
+    there is no other most.
+    """
 
     def number(text: str) -> float:
         try:
@@ -185,6 +190,8 @@ def at_least(low: float, of: type[int] | type[float] = int) -> Callable[[str], f
             raise argparse.ArgumentTypeError(f"{text!r} is not {kind}") from None
         if not value >= low:
             raise argparse.ArgumentTypeError(f"{text} must be at least {low:g}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text} must be at most {most:g}")
         return value
 
     return number

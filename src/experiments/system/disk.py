@@ -60,6 +60,21 @@ def check_writable(folder: Path, then: str = _GOES_ON) -> None:
             pass
 
 
+def check_file(path: Path, option: str) -> None:
+    """Raises ValueError for a path that can name no file, and RuntimeError, as explained(), for one
+    that can't be written at the end of a long command. Leaves nothing.
+    """
+    if path.is_dir():
+        raise ValueError(f"{option} {path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"{option} {path}: there is no folder {path.parent}; make it first")
+    with explained(path, "or name another file"):
+        if path.exists():
+            path.open("ab").close()
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
+
+
 def make_folder(folder: Path) -> None:
     """Makes a folder and those above it that are missing, and sees their names to the disk."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
