@@ -189,8 +189,10 @@ def _plain(value: Any, kinds: list[Any], given: str, or_null: str) -> Any:
         words = [kind.__name__ for kind in kinds if kind in _PLAIN]
         others = [shown(c) for k in kinds if k not in _PLAIN for c in typing.get_args(k)]
         names = ", or ".join([" or ".join(words), *others])
-        quoted = ", in quotes" if names == "str" and type(value) in _PLAIN else ""
-        raise ValueError(f"{given} must be of type {names}{quoted}{or_null}")
+        remedy = ", in quotes" if names == "str" and type(value) in _PLAIN else ""
+        if names == "int" and isinstance(value, float) and value.is_integer():
+            remedy = f", without point or exponent: {shown(int(value))}"
+        raise ValueError(f"{given} must be of type {names}{remedy}{or_null}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{given} must be a finite number{or_null}")
     return value

@@ -304,6 +304,8 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
         raw["parts"] = _parts(raw["parts"])
     if raw.get("continual") is not None:
         check_chosen(raw["continual"], "continual", "replay", "l2")
+    if raw.get("cluster") is not None:
+        check_chosen(raw["cluster"], "cluster", "card", "memory_gib")
     trunk, data = dict(raw.get("trunk") or {}), dict(raw.get("data") or {})
     trunk["base_ffn"] = _base_ffn(trunk.get("base_ffn"))
     if raw.get("init") is not None:

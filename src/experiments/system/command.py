@@ -113,6 +113,8 @@ def one_line(error: BaseException) -> str:
     kept = [line for line in lines if line and not line.startswith(_HYDRA_NOISE)]
     if (key := unknown_key(text)) is not None:
         return f"{key}: unknown key"
+    if "Cannot merge DictConfig with ListConfig" in text:
+        return f"{lines[0].removeprefix('Error merging override ')} must be a list, as [a,b]"
     given = getattr(error, "override", None) or ""
     name, _, value = given.partition("=")
     if given and any(words in text for words in _HYDRA_GRAMMAR):
