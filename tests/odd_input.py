@@ -1,6 +1,6 @@
-"""Tables of odd input, an odd_input.txt of a folder: what somebody types, and a part of the one line
-that refuses it. A row is `words => part`, with two spaces between words. [DOOR] begins the rows of a
-door, and what follows it stands before the words of each of them.
+"""Tables of odd input, the odd_input.txt of a folder: what somebody types, and a part of the one
+line that refuses it. A row is `words => part`, with two spaces between words. [DOOR] begins the
+rows of a door, and what follows it stands before the words of each of them.
 """
 
 import re
