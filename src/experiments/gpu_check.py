@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from experiments.config.constraints import check_once
 from experiments.config.trainer import spelled
 from experiments.system import started
 from experiments.system.command import FAILED, Parser, exit_codes, needs_train
@@ -77,6 +78,7 @@ def _chosen(only: str | None) -> list[Module]:
     for name in names:
         if name not in known:
             raise ValueError(f"--only {name!r} is not one of {', '.join(known)}")
+    check_once(list(names), f"--only {only}")
     return [known[name] for name in names]
 
 

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config.words import check_text, node_of, split_pairs
 from experiments.system.command import Parser, at_least, exit_codes
-from experiments.system.disk import OTHER_FOLDER, make_folder, reached, write_text_atomically
+from experiments.system.disk import (
+    OTHER_FOLDER,
+    check_writable,
+    make_folder,
+    reached,
+    write_text_atomically,
+)
 
 TOP_K, MEMORY = 2, 64
 _NODES = ("eval", "trainer", "paths")  # of the runs' configs: what the command line may change
@@ -60,6 +66,7 @@ def _make(options: argparse.Namespace) -> None:
         raise ValueError(
             f"{options.folder} is a library already; add to it, or name another folder"
         )
+    check_writable(options.folder.expanduser(), OTHER_FOLDER)
     library = lora_library(map(_read, options.adapters), rank=options.rank)
     save_library(library, options.folder)
     _print(library)
@@ -144,6 +151,7 @@ def _compare(options: argparse.Namespace) -> None:
 
     if options.file.exists():
         raise ValueError(f"{options.file} is there already; delete it, or name another file")
+    check_writable(options.file.absolute().parent, OTHER_FOLDER)
     overrides, sets = _text_words(options)
     words = [*options.runs, *([] if options.later is None else [options.later])]
     runs = [run for _, run in map(_named, words)]
@@ -215,6 +223,7 @@ def _changed(folder: Path) -> Iterator["LoRALibrary"]:
     from experiments.adapters.storage import load_library, save_library
 
     library = load_library(folder)
+    check_writable(folder.expanduser(), OTHER_FOLDER)
     yield library
     save_library(library, folder)
     _print(library)

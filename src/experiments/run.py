@@ -5,6 +5,7 @@ with one line and exit code 2, before anything is written; a failed run with exi
 """
 
 import os
+import re
 import sys
 
 from experiments.config.composed import resolve
@@ -32,8 +33,11 @@ def _run(config: DictConfig) -> float | None:
         from experiments.sweep.one_run import run_one
 
         hydra = HydraConfig.get()
-        if hydra.mode == RunMode.RUN and hydra.sweeper.get("search") is not None:
-            raise ValueError("hydra.sweeper.search is of many runs; add -m")
+        if hydra.mode == RunMode.RUN:
+            search = ["hydra.sweeper.search"] * (hydra.sweeper.get("search") is not None)
+            for word in (*search, *hydra.overrides.hydra):
+                if re.match(r"\+*hydra[./](sweeper|launcher)\b", word):
+                    raise ValueError(f"{word} is of many runs; add -m")
         composed = OmegaConf.merge({"hydra": hydra}, config)
         assert isinstance(composed, DictConfig)
         return run_one(resolve(composed))

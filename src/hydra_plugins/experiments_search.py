@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from experiments.config.constraints import shown
 from experiments.config.words import key_of
 
 if TYPE_CHECKING:  # Hydra imports its plugins at every start
@@ -13,6 +14,7 @@ if TYPE_CHECKING:  # Hydra imports its plugins at every start
 
 Overrides = Sequence[str]
 Compose = Callable[[Sequence[Overrides]], Sequence[Mapping[str, Any]]]
+RULES = ("objective", "direction", "per", "sampler", "seed")  # keys of hydra.sweeper for a search
 _MISSING = object()
 
 
@@ -79,9 +81,11 @@ def _cells(
     """
     from experiments.sweep.search import Cell
 
-    if not isinstance(per, ListConfig) or not per:
+    listed = isinstance(per, ListConfig) and bool(per)
+    if not listed or not all(isinstance(name, str) for name in per) or len({*per}) < len(per):
         raise ValueError(
-            f"hydra.sweeper.per={per} must be a list of keys, as [model, budget, size]"
+            f"hydra.sweeper.per={shown(per) if per is None else per} must be a list of keys, as "
+            "[model, budget, size], each one once"
         )
     for name in set(per) & set(rules.spaces):
         raise ValueError(

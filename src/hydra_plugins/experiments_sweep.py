@@ -15,7 +15,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.experiments_search import search_of, value_of
+from experiments.config.constraints import shown
+from experiments.config.hydra_hints import check_choices
+from hydra_plugins.experiments_search import RULES, search_of, value_of
 
 if TYPE_CHECKING:
     from experiments.sweep.queue import Queue
@@ -43,6 +45,7 @@ class PointSweeper(BasicSweeper):
         self.grids = grids
         # for the launcher: values are known of composed points alone
         self.only, self.search, self.n_trials = only, search, n_trials
+        self.unknown = sorted(map(str, rules.keys() - {*RULES}))
 
     def sweep(self, arguments: list[str]) -> Any:
         """Composes nothing and writes nothing; returns what the launcher returns."""
@@ -50,10 +53,12 @@ class PointSweeper(BasicSweeper):
         assert self.launcher is not None
         self._check()
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        shared = self._parse_config()
+        shared = _words(self.params or {})
         points: list[Sequence[str]] = []
         for grid in self.grids or [{}]:
-            own = [f"{name}={'null' if value is None else value}" for name, value in grid.items()]
+            own = _words(grid)
+            for word in (*shared, *own):
+                check_choices(word)
             # Of one name the last counts, so the command line's beats the grid's
             overrides = parser.parse_overrides([*shared, *own, *arguments])
             for override in overrides:
@@ -65,17 +70,25 @@ class PointSweeper(BasicSweeper):
 
     def _check(self) -> None:
         """Raises ValueError for settings that are no grids."""
-        for name, value in (("params", self.params), ("only", self.only or {})):
-            if not isinstance(value, Mapping):
-                raise ValueError(
-                    f"hydra.sweeper.{name}={value} must be a group, as {{seed: '0,1'}}"
-                )
+        if self.unknown:
+            raise ValueError(
+                f"hydra.sweeper.{self.unknown[0]}: unknown key; known: "
+                + ", ".join(("params", "grids", "only", "search", "n_trials", *RULES))
+            )
+        if self.max_batch_size is not None:
+            raise ValueError(
+                f"hydra.sweeper.max_batch_size={self.max_batch_size} has no effect: points are "
+                "planned all at once; leave it out, and set hydra.launcher.n_workers"
+            )
+        _check_group("params", self.params or {})
+        _check_group("only", self.only or {})
         grids = self.grids or []
-        listed = isinstance(grids, Sequence) and not isinstance(grids, str)
-        if not listed or not all(isinstance(grid, Mapping) for grid in grids):
+        if not isinstance(grids, Sequence) or isinstance(grids, str):
             raise ValueError(
                 f"hydra.sweeper.grids={grids} must be a list of groups, as [{{size: '1,2'}}]"
             )
+        for i, grid in enumerate(grids):
+            _check_group(f"grids[{i}]", grid)
         if self.search is None and self.n_trials is not None:
             raise ValueError(
                 f"hydra.sweeper.n_trials={self.n_trials} without hydra.sweeper.search, which says "
@@ -85,6 +98,24 @@ class PointSweeper(BasicSweeper):
             from experiments.sweep.queue import launchers
 
             raise ValueError(f"hydra.sweeper.search needs hydra/launcher={launchers()}")
+
+
+def _check_group(name: str, given: Any) -> None:
+    """Raises ValueError for what is no group of keys of the config, with a value or more each."""
+    where = f"hydra.sweeper.{name}"
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{where}={given} must be a group, as {{seed: '0,1'}}")
+    for key, value in given.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{where}: {shown(key)} is no key of the config, as seed is one")
+        if isinstance(value, Mapping) or value == []:
+            raise ValueError(f"{where}: {key}={value} must be a value, or several as '0,1'")
+
+
+def _words(values: Mapping[str, Any]) -> list[str]:
+    """The overrides of a group's keys."""
+    plain = (None, True, False)
+    return [f"{k}={shown(v) if any(v is one for one in plain) else v}" for k, v in values.items()]
 
 
 def _check_discrete(override: Override) -> None:

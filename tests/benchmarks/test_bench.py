@@ -389,8 +389,14 @@ def test_without_proc_stat_every_repeat_counts(monkeypatch, measure):
         (("--d", "many"), "--d 'many' must be whole numbers"),
         (("--kernels", "cobol"), "--kernels 'cobol' is not one of cpp, torch, triton"),
         (("--kernels", "cpp,cpp"), "--kernels cpp,cpp has cpp twice; name each once"),
-        (("--rounds", "0"), "--rounds 0 must be at least 1"),
+        (("--rounds", "0"), "--rounds: 0 must be at least 1"),
+        (("--threads", "0"), "--threads: 0 must be at least 1"),
+        (("--heads", "0"), "--heads: 0 must be at least 1"),
+        (("--top-k", "-1"), "--top-k: -1 must be at least 1"),
         (("--tokens", "256,0"), "--tokens 256,0: 0 must be at least 1"),
+        (("--tokens", "256,8,256"), "--tokens 256,8,256 names 256 twice; name it once"),
+        (("--d", "32,32"), "--d 32,32 names 32 twice"),
+        (("--d-key", "32,32"), "--d-key 32,32 names 32 twice"),
         (("--json", "nowhere/at/all.json"), "there is no folder"),
         (("--json", ""), "--json . is a folder; name a file"),
         (("--kernels", ""), "--kernels '' is not one of cpp, torch, triton"),
@@ -425,6 +431,19 @@ def refused(arguments, capsys):
         ("coordinates --seeds 0", "--seeds: 0 must be at least 1"),
         ("coordinates size", "size: no option, and no override"),
         ("coordinates --widths 0,64", "--widths 0,64: 0 must be at least 1"),
+        ("coordinates --widths 32,64,32", "--widths 32,64,32 names 32 twice"),
+        ("coordinates --figure x.foo", "--figure x.foo must be a PNG, with a name in .png"),
+        ("coordinates --figure nowhere/x.png", "--figure nowhere/x.png: there is no folder"),
+        ("harness --steps -1", "--steps: -1 must be at least 1"),
+        ("harness --steps 1.5", "--steps: '1.5' is not a whole number"),
+        ("harness --json nowhere/x.json", "there is no folder nowhere; make it first"),
+        ("harness --json /", "--json / is a folder; name a file"),
+        ("harness parts=[5]", "parts=[5]: 5 is no name; give parts=[NAME,...]"),
+        ("step --quick --seq-len 0", "--seq-len: 0 must be at least 1"),
+        ("step --quick --layers -1", "--layers: -1 must be at least 1"),
+        ("step --quick --vocab 0", "--vocab: 0 must be at least 1"),
+        ("adapters --n 8,8", "--n 8,8 names 8 twice"),
+        ("adapters --rivals-n 2,2", "--rivals-n 2,2 names 2 twice"),
         ("adapters --n x", "--n 'x' must be whole numbers"),
         ("adapters --n 0", "--n 0: 0 must be at least 1"),
         ("adapters --rank 0", "--rank: 0 must be at least 1"),
@@ -433,6 +452,9 @@ def refused(arguments, capsys):
         ("trunk --processes 0", "--processes: 0 must be at least 1"),
         ("trunk --rounds 0", "--rounds: 0 must be at least 1"),
         ("trunk --seconds nan", "--seconds"),
+        ("trunk --seconds 0", "--seconds: 0 must be at least 0.001"),
+        ("trunk --seconds inf", "--seconds: inf must be at most 3600"),
+        ("trunk --shapes d64,d64", "--shapes d64,d64 names d64 twice"),
         ("trunk --shapes d64,d65", "--shapes 'd65' is not one of d64, d96, d128, d256, peer64"),
         ("trunk --shapes d64 size=1", "--shapes d64 with overrides: leave out one of them"),
         ("trunk size", "size: no option, and no override"),
@@ -442,6 +464,16 @@ def refused(arguments, capsys):
 )
 def test_bad_input_of_the_other_measurements_is_one_line(arguments, words, capsys):
     assert words in refused(arguments.split(), capsys)
+
+
+@pytest.mark.parametrize("arguments", ["harness", "trunk --shapes d64", "adapters"])
+def test_a_file_that_can_t_be_written_is_refused_before_anything_is_timed(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        bench.main([*arguments.split(), "--json", "/proc/x"])
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (1, "")
+    assert printed.err.startswith("error: /proc/x can't be written: ")
+    assert printed.err.count("\n") == 1
 
 
 def test_help_names_every_measurement_and_each_has_help(capsys):

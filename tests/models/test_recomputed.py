@@ -9,8 +9,9 @@ from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
+from experiments.models.ffn.stem import StemConfig
 from experiments.models.recomputed import Recomputed
-from experiments.models.transformer import Attention, TransformerConfig
+from experiments.models.transformer import Attention, TransformerConfig, block_of
 
 PEER = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)  # batch norm of its queries
 LAYERS = {
@@ -80,6 +81,36 @@ def test_everything_is_that_of_the_model_as_it_is_written(name, options, monkeyp
         assert all(map(torch.equal, mine, its))
     twice = {"Attention", "Dense"}
     assert again == {kind: (2 if kind in twice else 1) * n for kind, n in calls.items()}
+
+
+HOOKED = {
+    "block": lambda block: block,
+    "attention's norm": lambda block: block.attention_norm,
+    "a map of attention": lambda block: next(block.attention.children()),
+    "the layer's norm": lambda block: block.ffn_norm,
+    "a map of the layer": lambda block: next(block.ffn.children()),
+}
+
+
+@pytest.mark.parametrize("where", HOOKED)
+def test_what_a_hook_hears_of_runs_once_and_as_it_is_written(where):
+    """Masks and tokens reach a whole block too: documents end, and the layer reads ids."""
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        d_model=32, d_head=16, vocab_size=40, seq_len=12, tie_head=True, document_end=3,
+        ffns=(DenseConfig(), StemConfig(vocab_size=40), DenseConfig()),
+    )  # fmt: skip
+    model, heard = config.build().double(), []
+    tokens = torch.randint(40, (2, 12))
+    tokens[:, 5] = 3
+    plain = model(tokens)
+    for i in range(len(model.blocks)):
+        hooked = HOOKED[where](block_of(model, i))
+        hooked.register_forward_hook(lambda *_, i=i: heard.append(i))
+    logits = Recomputed(model).logits(tokens)
+    assert torch.equal(logits, plain)
+    logits.sum().backward()
+    assert heard == [0, 1, 2]
 
 
 def test_a_layer_that_says_nothing_runs_once():

@@ -66,7 +66,7 @@ def run(options: Namespace) -> None:
     """Prints a table, progress on stderr, and writes --json. Raises ValueError without peft."""
     options.n = numbers_of("--n", options.n)
     options.rivals_n = numbers_of("--rivals-n", options.rivals_n)
-    check_json(options.json)
+    check_json(options)
     from_extra("transformers", "bench adapters")
     torch.set_num_threads(options.threads)
     tokens = torch.randint(VOCABULARY, (1, options.tokens))

@@ -35,6 +35,7 @@ from experiments.models.transformer import Block, Transformer, TransformerConfig
 from experiments.optim.groups import build_optimizer
 from experiments.points.planning import peak_rate
 from experiments.system.command import at_least
+from experiments.system.disk import check_file
 from experiments.system.text_table import aligned
 
 WIDTHS = (32, 64, 128, 256, 512)
@@ -194,8 +195,12 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     widths = numbers_of("--widths", options.widths)
-    if len(set(widths)) < 2:
+    if len(widths) < 2:
         raise ValueError(f"--widths {options.widths}: a slope needs two widths or more")
+    if options.figure is not None:
+        if options.figure.suffix != ".png":
+            raise ValueError(f"--figure {options.figure} must be a PNG, with a name in .png")
+        check_file(options.figure, "--figure")
     found = check_coordinates(
         partial(_subject, options.overrides),
         widths,

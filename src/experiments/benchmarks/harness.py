@@ -27,6 +27,7 @@ from experiments.data.prepare import training_batches
 from experiments.points.planning import plan_point
 from experiments.points.point import Point
 from experiments.system import environment
+from experiments.system.command import at_least
 from experiments.system.text_table import aligned
 from experiments.training.fit import fit, set_up_process
 from experiments.training.module import LanguageModel
@@ -43,13 +44,13 @@ _USUAL = {
 
 def arguments(parser: ArgumentParser) -> None:
     takes_overrides(parser)
-    parser.add_argument("--steps", type=int, default=200, metavar="N", help="(default 200)")
+    parser.add_argument("--steps", type=at_least(1), default=200, metavar="N", help="(default 200)")
     add_json(parser)
 
 
 def run(options: Namespace) -> None:
     """Prints a line for each model, and writes --json."""
-    check_json(options.json)
+    check_json(options)
     usual = {"the run": options.overrides} if options.overrides else _USUAL
     rows: list[Sequence[str]] = [
         ("microseconds of a step", "run", "bare loop", "own cost", "of the run")
@@ -79,16 +80,15 @@ def _point(overrides: Sequence[str], n_steps: int, folder: str) -> Point:
         "trainer.accelerator=cpu",
         f"paths.results={folder}",
     )
-    plan = plan_point(drafted((*fixed, "budget=1e12"))).plan
-    budget = n_steps * plan.batch_tokens * plan.cost.training_flops
-    point = plan_point(drafted((*fixed, f"budget={budget}")))
-    every = point.config.logger.log_every_n_steps
+    usual = plan_point(drafted((*fixed, "budget=1e12")))
+    every = usual.config.logger.log_every_n_steps
     if n_steps < 3 * every:
         raise ValueError(
             f"--steps {n_steps} is less than three rows of logger.log_every_n_steps={every}; "
             f"give {3 * every} or more"
         )
-    return point
+    budget = n_steps * usual.plan.batch_tokens * usual.plan.cost.training_flops
+    return plan_point(drafted((*fixed, f"budget={budget}")))
 
 
 def _compare(point: Point, name: str) -> tuple[list[float], list[float]]:

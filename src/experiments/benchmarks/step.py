@@ -32,6 +32,7 @@ from experiments.kernels.workspace import use_huge_pages
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEER, PEERConfig
 from experiments.optim.optimizer import keep_coalesced
+from experiments.system.command import at_least
 from experiments.training.compiled import CompileClock
 
 DENSE = "dense"
@@ -43,7 +44,7 @@ _TRUNK = {"layers": 6, "vocab": 8192, "seq_len": 256}
 def arguments(parser: ArgumentParser) -> None:
     for option, default in _TRUNK.items():
         flag = f"--{option.replace('_', '-')}"
-        parser.add_argument(flag, type=int, metavar="N", help=f"(default {default})")
+        parser.add_argument(flag, type=at_least(1), metavar="N", help=f"(default {default})")
     parser.add_argument(
         "--compile", action="store_true", help="each contender with torch.compile too (minutes)"
     )

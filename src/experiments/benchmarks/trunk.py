@@ -26,7 +26,7 @@ from experiments.benchmarks.core.machine import gate
 from experiments.benchmarks.core.report import Comparison, printed
 from experiments.benchmarks.core.sides import Sides, repeated
 from experiments.budget.costs import FFNConfig
-from experiments.config.constraints import KernelName
+from experiments.config.constraints import KernelName, check_once
 from experiments.config.optim import Optim
 from experiments.init.freeze import freeze
 from experiments.kernels.products import measured_peak_flops
@@ -99,13 +99,15 @@ def arguments(parser: ArgumentParser) -> None:
     for option, default, what in counts:
         parser.add_argument(option, type=at_least(1), metavar="N", default=default, help=what)
     seconds = f"of a repeat at least (default {_SECONDS:g})"
-    parser.add_argument("--seconds", type=at_least(0, float), default=_SECONDS, help=seconds)
+    parser.add_argument(
+        "--seconds", type=at_least(0.001, float, 3600), default=_SECONDS, help=seconds
+    )
     add_json(parser)
 
 
 def run(options: Namespace) -> None:
     works = _works(options)
-    check_json(options.json)
+    check_json(options)
     n, how = options.processes, {"rounds": options.rounds, "seconds": options.seconds}
     print("\n".join([*_heading(n, options.rounds), ""]), flush=True)
     measured = (_compare(work, n, how) for work in works)
@@ -126,6 +128,7 @@ def _works(options: Namespace) -> list[Work]:
     for name in names:
         if name not in SHAPES:
             raise ValueError(f"--shapes {name!r} is not one of {', '.join(SHAPES)}")
+    check_once(names, f"--shapes {options.shapes}")
     return [
         Work(title=name, transformer=sizes.model(ffn), sizes=sizes)
         for name, (sizes, ffn) in ((name, SHAPES[name]) for name in names)

@@ -99,5 +99,13 @@ def format_shares(shares: Mapping[str, float], n: int = 4) -> str:
 
 
 def format_memory(memory: Memory, unit: int = 2**30) -> str:
-    """The addends in units of that many bytes: 'weights 8.0, gradients 8.0, moments 16.0, ...'."""
-    return ", ".join(f"{name} {size / unit:.1f}" for name, size in memory.parts().items() if size)
+    """The addends in units of that many bytes: 'weights 8.0, gradients 8.0, moments 16.0, ...'; and
+    what their sum is more than the peak, or less.
+    """
+    parts = {name: size for name, size in memory.parts().items() if size and name != "apart"}
+    said = [f"{name} {size / unit:.1f}" for name, size in parts.items()]
+    if memory.apart > 0:
+        said.append(f"less {memory.apart / unit:.1f} that is never held at once")
+    elif memory.apart < 0:
+        said.append(f"{-memory.apart / unit:.1f} more while halves of blocks are computed again")
+    return ", ".join(said)

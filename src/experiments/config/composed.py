@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from experiments.config.hydra_hints import check_choices
 from experiments.config.trust import trust_composed
 
 if TYPE_CHECKING:
@@ -30,5 +31,8 @@ def composed(overrides: Iterable[str]) -> dict[str, Any]:
 
     from experiments.config.hydra_version import composing
 
+    words = list(overrides)
+    for word in words:
+        check_choices(word)
     with composing():
-        return resolve(compose("config", list(overrides), return_hydra_config=True))
+        return resolve(compose("config", words, return_hydra_config=True))

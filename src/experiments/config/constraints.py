@@ -12,7 +12,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
@@ -67,8 +67,9 @@ class Matches:
 AtLeast1 = Annotated[int, Within(1)]
 AtLeast0 = Annotated[int, Within(0)]
 Processes = Annotated[int, Within(1, 4096)]
-Positive = Annotated[float, Within(0, above=True)]
-NotNegative = Annotated[float, Within(0)]
+# factors and weights of terms: in float32 a sum with more than 1e12 has no digit of its other term
+Positive = Annotated[float, Within(0, 1e12, above=True)]
+NotNegative = Annotated[float, Within(0, 1e12)]
 Fraction = Annotated[float, Within(0, 1)]
 BelowOne = Annotated[float, Within(0, 1, below=True)]
 Seed = Annotated[int, Within(0, 2**32 - 1)]  # what numpy's generators take
@@ -138,6 +139,14 @@ def checked(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
+def check_once(values: Sequence[Any], where: str) -> None:
+    """Raises ValueError if one of these values is there twice."""
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        named = twice if isinstance(twice, str) else shown(twice)
+        raise ValueError(f"{where} names {named} twice; name it once")
+
+
 def check_fields(instance: Any) -> None:
     """Raises ValueError for a field of a dataclass that breaks its declared rule."""
     cls: type = type(instance)
@@ -180,7 +189,10 @@ def _plain(value: Any, kinds: list[Any], given: str, or_null: str) -> Any:
         words = [kind.__name__ for kind in kinds if kind in _PLAIN]
         others = [shown(c) for k in kinds if k not in _PLAIN for c in typing.get_args(k)]
         names = ", or ".join([" or ".join(words), *others])
-        raise ValueError(f"{given} must be of type {names}{or_null}")
+        remedy = ", in quotes" if names == "str" and type(value) in _PLAIN else ""
+        if names == "int" and isinstance(value, float) and value.is_integer():
+            remedy = f", without point or exponent: {shown(int(value))}"
+        raise ValueError(f"{given} must be of type {names}{remedy}{or_null}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{given} must be a finite number{or_null}")
     return value

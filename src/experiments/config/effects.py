@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from experiments.config.constraints import shown
+from experiments.config.schedules import TRUNK
 
 USED: Final = "used"  # the key of a field's metadata
 VARIES: Final = object()
@@ -129,6 +130,18 @@ class Drawn:
         if run.config.init is None:
             return None
         return "with weights to start from; set init=none"
+
+
+@dataclass(frozen=True)
+class OfResult:
+    """The run's end is a result, as that of a trunk is not. words: what a trunk does instead."""
+
+    words: str
+
+    def unmet(self, own: Any, prefix: str, run: Run) -> str | None:
+        if run.config.optim.schedule != TRUNK:
+            return None
+        return f"with optim.schedule=trunk, {self.words}; set it where branches are trained"
 
 
 @dataclass(frozen=True)

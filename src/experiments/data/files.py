@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from experiments.config.effects import Unset
 from experiments.config.fields import used
-from experiments.data.corpus import VALIDATION, check_split
+from experiments.data.corpus import TRAIN, VALIDATION, check_split
 from experiments.system.regular_files import open_regular, regular
 from experiments.system.version import install
 
@@ -51,6 +51,8 @@ class LocalText:
     Raises ValueError, when it is made, if there is nothing to read, and RuntimeError if there is
     parquet but no pyarrow.
     """
+
+    splits: ClassVar[tuple[str, ...]] = (TRAIN, VALIDATION)
 
     path: str
     validation_path: str | None = None
@@ -122,7 +124,7 @@ class LocalText:
         }
 
     def _files(self, split: str) -> list[tuple[str, Path]]:
-        check_split(split)
+        check_split(split, self.splits)
         if split == VALIDATION and self.validation_path is not None:
             return find_files(self.validation_path)
         return find_files(self.path)

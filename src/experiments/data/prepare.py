@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset
 
 from experiments.config.schema import Data, EvalSet
 from experiments.data.batches import PackedBatches, Windows, n_windows
-from experiments.data.corpus import TRAIN, VALIDATION, Corpus, ShardedCorpus
+from experiments.data.corpus import TRAIN, VALIDATION, Corpus, ShardedCorpus, check_split
 from experiments.data.folders import identity, packed_folder, vocabulary_folder
 from experiments.data.packed import PackedText
 from experiments.data.packing import pack
@@ -42,8 +42,15 @@ def stages_of(data: Data) -> Mapping[str, float]:
     return data.corpus.stages if isinstance(data.corpus, DomainStream) else {}
 
 
-def check_data(data: Data) -> None:
-    """Raises ValueError for a corpus that can't be read as is asked, before anything is."""
+def check_data(data: Data, sets: Mapping[str, EvalSet]) -> None:
+    """Raises ValueError for a corpus that can't be read as is asked, before anything is; and for
+    splits of the sets that their corpus has not, if it says which it has.
+    """
+    for name, chosen in sets.items():
+        corpus = base_of(data.corpus) if chosen.corpus is None else chosen.corpus
+        for i, split in enumerate(chosen.splits):
+            known = getattr(corpus, "splits", (split,))
+            check_split(split, known, f"eval.{name}.splits[{i}]")
     if data.skip_steps and isinstance(data.corpus, DomainStream):
         raise ValueError(
             f"data.skip_steps={data.skip_steps} with data=stream, whose stages begin at their "

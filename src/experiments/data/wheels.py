@@ -16,7 +16,7 @@ def fetch_wheel(requirement: str, sha256: str, cache: Path) -> Path:
     Raises RuntimeError with pip's last line if it can't be had, and ValueError if it does not have
     the hash.
     """
-    folder = made_once(cache / "wheels" / sha256[:16], lambda f: _download(requirement, sha256, f))
+    folder = made_once(wheel_folder(sha256, cache), lambda f: _download(requirement, sha256, f))
     (wheel,) = folder.glob("*.whl")
     digest = file_sha256(wheel)
     if digest != sha256:
@@ -24,6 +24,11 @@ def fetch_wheel(requirement: str, sha256: str, cache: Path) -> Path:
             f"{wheel} has sha256 {digest}, not {sha256}; delete {folder} and try again"
         )
     return wheel
+
+
+def wheel_folder(sha256: str, cache: Path) -> Path:
+    """Where the wheel of this hash is, once it has been fetched."""
+    return cache / "wheels" / sha256[:16]
 
 
 def _download(requirement: str, sha256: str, folder: Path) -> None:

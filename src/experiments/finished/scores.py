@@ -15,7 +15,7 @@ from experiments.points.point import Point
 from experiments.records.files import RECORD_NAME, read_record, write_record
 from experiments.records.finished import finished_record
 from experiments.records.record import RunRecord
-from experiments.system.disk import reached
+from experiments.system.disk import check_writable, reached
 from experiments.system.environment import without_denormals
 from experiments.tasks.choice import Chosen
 from experiments.tasks.facts import facts_tasks
@@ -73,6 +73,7 @@ def score_run(
     ]
     if not (missing or local or harness.named):
         return record
+    check_writable(run_dir, "where the scores go into its record")
     scorer = scorer_of(run_dir, point, vocabulary)
     if change is not None:
         change.change(scorer.model)

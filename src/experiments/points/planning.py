@@ -96,7 +96,7 @@ def _read(raw: Mapping[str, Any]) -> Draft:
     refuse_credentials("the config", dict(raw))
     raw = completed(raw)
     config = read_run_config(raw)
-    check_data(config.data)
+    check_data(config.data, config.eval)
     ranks, parts = share_batch(config), parts_of(config)
     trunk, ladder = config.trunk, config.ladder
     transformer = TransformerConfig(

@@ -139,6 +139,7 @@ class Queue(ABC):
         """Lines for a dry run: how it would run these points. Raises ValueError as check does, but
         for what this machine lacks.
         """
+        Queue.check(self, points, len(points))
         return []
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import math
 import os
 import re
 import sys
@@ -118,6 +119,8 @@ def one_line(error: BaseException) -> str:
     kept = [line for line in lines if line and not line.startswith(_HYDRA_NOISE)]
     if (key := unknown_key(text)) is not None:
         return f"{key}: unknown key"
+    if "Cannot merge DictConfig with ListConfig" in text:
+        return f"{lines[0].removeprefix('Error merging override ')} must be a list, as [a,b]"
     given = getattr(error, "override", None) or ""
     name, _, value = given.partition("=")
     if given and any(words in text for words in _HYDRA_GRAMMAR):
@@ -182,8 +185,12 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(BAD_INPUT)
 
 
-def at_least(low: float, of: type[int] | type[float] = int) -> Callable[[str], float]:
-    """The type of an argument: numbers from `low` on; of=float: fractions and inf too."""
+def at_least(
+    low: float, of: type[int] | type[float] = int, most: float = math.inf
+) -> Callable[[str], float]:
+    """The type of an argument: numbers from `low` on, to `most`; of=float: fractions, and inf if
+    there is no other most.
+    """
 
     def number(text: str) -> float:
         try:
@@ -193,6 +200,8 @@ def at_least(low: float, of: type[int] | type[float] = int) -> Callable[[str], f
             raise argparse.ArgumentTypeError(f"{text!r} is not {kind}") from None
         if not value >= low:
             raise argparse.ArgumentTypeError(f"{text} must be at least {low:g}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text} must be at most {most:g}")
         return value
 
     return number

@@ -74,6 +74,12 @@ def device_of(config: RunConfig) -> Device:
             f"{cluster.cards_per_node}; set trainer.num_nodes"
         )
     precision = _precision(trainer.precision, cluster.bf16_flops is not None)
+    if precision == "bf16-mixed" and cluster.bf16_flops is None:
+        raise ValueError(
+            f"trainer.precision=bf16-mixed with a cluster of {cluster.card}, which computes no "
+            "bfloat16 (cluster.bf16_flops=null) and emulates it slower than float32; set "
+            "trainer.precision=32-true, or auto"
+        )
     return Device(accelerator="cuda", precision=precision, card=cluster)
 
 

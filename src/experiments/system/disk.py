@@ -133,6 +133,21 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
+def check_file(path: Path, option: str) -> None:
+    """Raises ValueError for a path that can name no file, and RuntimeError, as explained(), for one
+    that can't be written at the end of a long command. Leaves nothing.
+    """
+    if path.is_dir():
+        raise ValueError(f"{option} {path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"{option} {path}: there is no folder {path.parent}; make it first")
+    with explained(path, "or name another file"):
+        if path.exists():
+            opened(path, "ab").close()
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
+
+
 def make_folder(folder: Path, permissions: int = 0o777) -> None:
     """Makes a folder and those above it that are missing, and sees their names to the disk.
     permissions: of the folder, less what the umask takes.

@@ -36,6 +36,13 @@ def model():
     return config.build()
 
 
+@pytest.mark.parametrize(
+    ("share", "n_steps", "wanted"), [(0.3, 62, 19), (0.01, 10, 1), (1e-300, 1, 1), (1.0, 7, 7)]
+)
+def test_the_steps_in_the_mean_are_the_share_of_them_and_one_at_least(share, n_steps, wanted):
+    assert WeightAverage(share=share).n_steps(n_steps) == wanted
+
+
 def test_means_are_of_each_step_after_the_first_ones_and_the_model_stays(model):
     part, seen = Averaging(model, 3, Reader(model)), []
     generator = torch.Generator().manual_seed(0)

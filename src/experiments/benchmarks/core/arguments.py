@@ -10,8 +10,11 @@ import torch
 
 from experiments.benchmarks.core.machine import ALLOCATORS, KERNELS, usable_kernels
 from experiments.benchmarks.core.shapes import Settings, Shape
+from experiments.config.constraints import check_once
 from experiments.config.trainer import spelled
 from experiments.config.words import split_pairs
+from experiments.system.command import at_least
+from experiments.system.disk import check_file
 
 GRID = "16384,65536,262144,1048576"  # 128² to 1024²
 # instead of a comparison's usual sizes
@@ -52,12 +55,12 @@ def add_comparison(
     for option, what in _SIZES.items():
         default = usual[option.replace("-", "_")]
         parser.add_argument(f"--{option}", metavar="N,...", help=f"{what} (default {default})")
-    parser.add_argument("--heads", type=int, default=8, help="(default 8)")
-    parser.add_argument("--top-k", type=int, default=16, help="experts a head (default 16)")
+    parser.add_argument("--heads", type=at_least(1), default=8, help="(default 8)")
+    parser.add_argument("--top-k", type=at_least(1), default=16, help="experts a head (default 16)")
     key = f"width of a query, both halves (default {usual.get('d_key', 'that of --d')})"
     parser.add_argument("--d-key", metavar="N,...", help=key)
     parser.add_argument("--quick", action="store_true", help="small defaults, seconds")
-    parser.add_argument("--rounds", type=int, help="of one repeat each (default 7)")
+    parser.add_argument("--rounds", type=at_least(1), help="of one repeat each (default 7)")
     default = f"{kernels.format('cpp')} ({kernels.format('triton')} on a GPU)"
     parser.add_argument(
         "--kernels", metavar="NAME,...", help=f"ours: {', '.join(KERNELS)} (default {default})"
@@ -73,7 +76,9 @@ def add_comparison(
         default="both",
         help=f"{allocators}; both (the default): default, then thp. Of CPUs",
     )
-    parser.add_argument("--threads", type=int, help="(default: the cores this process may use)")
+    parser.add_argument(
+        "--threads", type=at_least(1), help="(default: the cores this process may use)"
+    )
     add_json(parser)
     parser.add_argument("--part", help=SUPPRESS)  # the allocator that this process has
 
@@ -95,16 +100,13 @@ def read_comparison(options: Namespace) -> tuple[tuple[Shape, ...], Settings, li
         if getattr(options, name) is None:
             setattr(options, name, value)
     settings, notes = _settings(options)
-    check_json(options.json)
+    check_json(options)
     return _shapes(options), settings, notes
 
 
 def _settings(options: Namespace) -> tuple[Settings, list[str]]:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda, but torch sees no GPU; use cpu")
-    for name in ("rounds", "threads"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise ValueError(f"--{name} {getattr(options, name)} must be at least 1")
     names = options.kernels
     if names is None:
         names = options.usual_kernels.format("triton" if options.device == "cuda" else "cpp")
@@ -143,12 +145,10 @@ def add_json(parser: ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="every repeat, unrounded")
 
 
-def check_json(path: Path | None) -> None:
-    """Raises ValueError for a file that could not be written at the end."""
-    if path is not None and not path.parent.is_dir():
-        raise ValueError(f"--json {path}: there is no folder {path.parent}")
-    if path is not None and path.is_dir():
-        raise ValueError(f"--json {path} is a folder; name a file")
+def check_json(options: Namespace) -> None:
+    """Raises ValueError or RuntimeError for a file that could not be written at the end."""
+    if options.json is not None:
+        check_file(options.json, "--json")
 
 
 def numbers_of(option: str, text: str) -> tuple[int, ...]:
@@ -159,4 +159,5 @@ def numbers_of(option: str, text: str) -> tuple[int, ...]:
         raise ValueError(f"{option} {text!r} must be whole numbers with commas between") from None
     if min(found) < 1:
         raise ValueError(f"{option} {text}: {min(found)} must be at least 1")
+    check_once(found, f"{option} {text}")
     return found

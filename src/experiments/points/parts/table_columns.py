@@ -127,13 +127,14 @@ class TableColumns(RunPart):
 
     def _why_not_width(self, width: int, d_model: int) -> str | None:
         of = f"d_model={d_model}" if width == d_model else f"rows of {width} numbers"
+        most = width // _LEAST
+        remedy = f"set it to at most {most}, or to null" if most > 1 else "set it to null"
         if width % self.size:
-            return f" with {of}, whose columns {self.size} can't have between them"
+            return f" with {of}, whose columns {self.size} can't have between them; {remedy}"
         if width // self.size < _LEAST:
-            most = max(1, width // _LEAST)
             return (
                 f" with {of}: a process would have {width // self.size} columns, and {_LEAST} are "
-                f"the least; set it to at most {most}, or to null"
+                f"the least; {remedy}"
             )
         return None
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.config.constraints import Within
+from experiments.config.schedules import TRUNK
 from experiments.models.transformer import Transformer
 from experiments.points.point import BuiltRun, Draft, Point, RunPart, Scorer, TrainingPart
 
@@ -23,11 +24,16 @@ class WeightAverage(RunPart):
     share: Annotated[float, Within(0, 1, above=True)]
 
     def refuse(self, draft: Draft) -> None:
-        branch = draft.config.optim.branch_from
-        if branch is not None:
+        optim = draft.config.optim
+        if optim.branch_from is not None:
             raise ValueError(
-                f"parts=[weight_average] with optim.branch_from={branch}: the steps of a trunk are "
-                "in no mean; set optim.branch_from=null"
+                f"parts=[weight_average] with optim.branch_from={optim.branch_from}: the steps of "
+                "a trunk are in no mean; set optim.branch_from=null"
+            )
+        if optim.schedule == TRUNK:
+            raise ValueError(
+                "parts=[weight_average] with optim.schedule=trunk: a trunk is not scored, so no "
+                "mean is; leave one of them out"
             )
 
     @property

@@ -1,16 +1,48 @@
-"""The needs of a Slurm submission's points, against what it asks for: GPUs, cores, and seconds of
-warning before the time limit.
+"""The forms of a Slurm submission's settings, by the rules of sbatch's manual, and the needs of its
+points against what it asks for: GPUs, memory, cores, and seconds of warning before the time limit.
 """
 
 import math
 import os
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from experiments.config.constraints import Matches, Within
 
 if TYPE_CHECKING:
     from experiments.points.point import Point
     from experiments.sweep.queues.slurm import Slurm
+
+TimeLimit = Annotated[
+    str,
+    Matches(
+        r"[0-9]+(:[0-9]+){0,2}|[0-9]+-[0-9]+(:[0-9]+){0,2}|(?i:unlimited|infinite)",
+        "minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or "
+        "days-hours:minutes:seconds, as 12:00:00",
+    ),
+]
+NodeMemory = Annotated[
+    str, Matches(r"[0-9]+[KMGTkmgt]?", "a whole number of MB, or with K, M, G or T after it: 64G")
+]
+Name = Annotated[str, Matches(r"[^\s,=-][^\s,=]*", "one name, without spaces, commas and =")]
+Names = Annotated[
+    str, Matches(r"[^\s,=-][^\s,=]*(,[^\s,=]+)*", "a name, or several with commas between")
+]
+Gpus = Annotated[int, Within(0, 4096)]
+Seconds = Annotated[int, Within(1, 65535)]
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# sbatch's options that a submission sets itself, by their names: what to set instead
+_OWN_OPTIONS = {
+    ("array", "a"): "hydra.launcher.max_parallel",
+    ("nodes", "N"): "trainer.num_nodes",
+    ("ntasks", "n", "ntasks-per-node"): "trainer.devices",
+    ("signal",): "hydra.launcher.signal_seconds",
+    ("wrap",): "hydra.launcher.setup",
+    ("dependency", "d"): "optim.branch_from",
+    ("job-name", "J", "output", "o", "parsable"): "sweep",
+    ("test-only", "help", "h", "usage", "version", "V", "wait", "W"): "dry_run=true",
+}
 
 SIGNAL_SECONDS = 120  # of warning, at least; what sbatch/*.sh ask for
 _WRITES = 100e6  # bytes/s of a checkpoint, at least: on a shared file system that others use too
@@ -32,7 +64,64 @@ def asks_for_gpus(queue: "Slurm") -> bool:
     )
 
 
-def check_gpus(points: "Sequence[Point]", queue: "Slurm") -> None:
+def check_extra(extra: Sequence[str]) -> None:
+    """Raises ValueError for words that are none of sbatch's options, or one that a submission has
+    itself.
+    """
+    for i, word in enumerate(extra):
+        where = f"extra[{i}]={word!r}"
+        if not word.startswith("-") and (i == 0 or not extra[i - 1].startswith("-")):
+            raise ValueError(f"{where} is no option of sbatch, which begin with -, as --exclusive")
+        long = word.removeprefix("--").partition("=")[0] if word.startswith("--") else ""
+        name = long or (word[1:2] if word.startswith("-") else "")
+        for own, instead in _OWN_OPTIONS.items():
+            if name in own:
+                raise ValueError(f"{where} is set by each submission; set {instead} instead")
+
+
+def seconds_of(limit: str) -> int | None:
+    """The seconds of a time limit; None: there is none."""
+    if not limit[:1].isdigit() or set(limit) <= set("0:-"):
+        return None
+    days, dash, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:  # hours first
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    elif len(parts) == 3:
+        hours, minutes, seconds = parts
+    else:  # minutes first
+        hours, (minutes, seconds) = 0, [*parts, 0][:2]
+    return ((24 * int(days or 0) + hours) * 60 + minutes) * 60 + seconds
+
+
+def check_resources(points: "Sequence[Point]", queue: "Slurm") -> None:
+    """Raises ValueError if less is asked for than these points need."""
+    if not points:
+        return
+    _check_gpus(points, queue)
+    limit, warning = seconds_of(queue.time or "0"), queue.warning(points)
+    if limit is not None and limit <= warning:
+        raise ValueError(
+            f"hydra.launcher.time={queue.time} is no longer than the {warning} s before its end in "
+            "which runs save and are put back; give them more time, or lower "
+            "hydra.launcher.signal_seconds"
+        )
+    n_bytes = _bytes_of(queue.mem or "0")
+    for point in points:
+        needed = point.plan.memory.total * point.ranks.devices
+        if point.device.accelerator == "cpu" and 0 < n_bytes < needed:
+            raise ValueError(
+                f"hydra.launcher.mem={queue.mem} is below the {needed / 2**30:.1f} GiB that "
+                f"{point.describe()} needs on a node; raise it"
+            )
+
+
+def _bytes_of(mem: str) -> int:
+    unit = _UNITS.get(mem[-1].upper())
+    return int(mem) * _UNITS["M"] if unit is None else int(mem[:-1]) * unit
+
+
+def _check_gpus(points: "Sequence[Point]", queue: "Slurm") -> None:
     """Raises ValueError for points that are planned for GPUs, and a submission without them."""
     for point in points:
         if point.device.accelerator != "cuda":
@@ -49,6 +138,12 @@ def check_gpus(points: "Sequence[Point]", queue: "Slurm") -> None:
             raise ValueError(
                 f"hydra.launcher.gpus_per_node={given} is below trainer.devices={devices}, and "
                 "each process needs a GPU; set it to as many"
+            )
+        card = point.device.card
+        if given and card is not None and given > card.cards_per_node:
+            raise ValueError(
+                f"hydra.launcher.gpus_per_node={given} is above cluster.cards_per_node="
+                f"{card.cards_per_node}; lower it, and set trainer.num_nodes for more cards"
             )
 
 

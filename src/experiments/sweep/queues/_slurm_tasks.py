@@ -22,6 +22,13 @@ def is_there() -> bool:
     return shutil.which("sbatch") is not None
 
 
+def check_answers() -> None:
+    """Raises RuntimeError if Slurm's controller does not answer, so that a submission would fail
+    after text has been fetched and tokenized for it.
+    """
+    call("squeue", "--noheader", "--me", "--format=%i")
+
+
 class Row(NamedTuple):
     """An array's task in squeue or sacct: job as 12_3, submission: its name, place: in its list,
     state as PENDING, reason or node list.

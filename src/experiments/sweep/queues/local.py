@@ -34,8 +34,9 @@ class Local(Queue):
     def plan(self, points: "Sequence[Point]") -> list[str]:
         from experiments.system.cards import cards
 
+        lines = super().plan(points)
         if not _of_gpus(points):
-            return []
+            return lines
         if not cards():
             where = f"hydra/launcher={launchers(of_ranks=True)}"
             return [f"this machine has no GPU, which they are planned for: use {where}"]

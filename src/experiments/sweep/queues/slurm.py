@@ -14,13 +14,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from experiments.config.constraints import Positive
+from experiments.config.constraints import AtLeast1, Positive, Processes
 from experiments.config.reading import read
 from experiments.sweep import submission
 from experiments.sweep.queue import Outcome, Queue, Task
 from experiments.sweep.queues._slurm_resources import (
     SIGNAL_SECONDS,
-    check_gpus,
+    Gpus,
+    Name,
+    Names,
+    NodeMemory,
+    Seconds,
+    TimeLimit,
+    check_extra,
+    check_resources,
     describe_signal,
     needs_gpu,
     notes,
@@ -32,6 +39,7 @@ from experiments.sweep.queues._slurm_tasks import (
     TITLE,
     by_run,
     call,
+    check_answers,
     history,
     is_there,
     job_name,
@@ -66,18 +74,21 @@ class Slurm(Queue):
     stays: ClassVar[bool] = False
     starts_ranks: ClassVar[bool] = True
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    time: str | None = None
-    cpus_per_task: int | None = None
-    mem: str | None = None
-    gpus_per_node: int | None = None
-    max_parallel: int | None = None
-    signal_seconds: int | None = None
+    partition: Names | None = None
+    account: Name | None = None
+    qos: Name | None = None
+    time: TimeLimit | None = None
+    cpus_per_task: Processes | None = None
+    mem: NodeMemory | None = None
+    gpus_per_node: Gpus | None = None
+    max_parallel: AtLeast1 | None = None
+    signal_seconds: Seconds | None = None
     extra: tuple[str, ...] = ()
     setup: str = ""
     watch: Positive | None = None
+
+    def __post_init__(self) -> None:
+        check_extra(self.extra)
 
     def options(self, *, devices: int, num_nodes: int, n_tasks: int) -> list[str]:
         """sbatch's arguments for an array of n_tasks."""
@@ -104,15 +115,18 @@ class Slurm(Queue):
                 "hydra/launcher=slurm needs sbatch, which this machine does not have; submit from "
                 "a login node of the cluster, or use hydra/launcher=local"
             )
-        check_gpus(points, self)
+        check_resources(points, self)
+        if points:
+            check_answers()
 
     def plan(self, points: "Sequence[Point]") -> list[str]:
-        check_gpus(points, self)
+        check_resources(points, self)
         lines = []
         for (devices, num_nodes), group in _of_one_shape(points).items():
             queue = self.completed(group)
-            options = queue.options(devices=devices, num_nodes=num_nodes, n_tasks=len(group))
-            lines.append(f"Slurm: sbatch {shlex.join(options)}")
+            for part in _arrays(group):
+                options = queue.options(devices=devices, num_nodes=num_nodes, n_tasks=len(part))
+                lines.append(f"Slurm: sbatch {shlex.join(options)}")
         lines.append(describe_signal(points, self.warning(points)))
         return lines + notes(points, self)
 
@@ -164,6 +178,12 @@ def _of_one_shape(points: "Sequence[Point]") -> dict[tuple[int, int], list["Poin
     return groups
 
 
+def _arrays(points: "Sequence[Point]") -> Iterator[Sequence["Point"]]:
+    """The points in parts that are no longer than Slurm takes."""
+    for i in range(0, len(points), _MAX_ARRAY):
+        yield points[i : i + _MAX_ARRAY]
+
+
 class _Session:
     """Submits, and looks every `watch` seconds what has ended."""
 
@@ -181,8 +201,7 @@ class _Session:
         names = {run_id: task.job for run_id, task in tasks.items() if task.queue == TITLE}
         jobs = []
         for trunk, group in alike(points, names):
-            for i in range(0, len(group), _MAX_ARRAY):
-                part = group[i : i + _MAX_ARRAY]
+            for part in _arrays(group):
                 job = submit(part, code.name, self.queue, after=names.get(trunk or ""))
                 names |= {point.run_id: f"{job}_{k}" for k, point in enumerate(part)}
                 jobs.append(job)
