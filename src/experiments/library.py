@@ -66,7 +66,7 @@ def _make(options: argparse.Namespace) -> None:
         raise ValueError(
             f"{options.folder} is a library already; add to it, or name another folder"
         )
-    check_writable(options.folder.expanduser(), OTHER_FOLDER)
+    check_writable(reached(options.folder.expanduser()), OTHER_FOLDER)
     library = lora_library(map(_read, options.adapters), rank=options.rank)
     save_library(library, options.folder)
     _print(library)
@@ -151,7 +151,7 @@ def _compare(options: argparse.Namespace) -> None:
 
     if options.file.exists():
         raise ValueError(f"{options.file} is there already; delete it, or name another file")
-    check_writable(options.file.absolute().parent, OTHER_FOLDER)
+    check_writable(reached(options.file.absolute()).parent, OTHER_FOLDER)
     overrides, sets = _text_words(options)
     words = [*options.runs, *([] if options.later is None else [options.later])]
     runs = [run for _, run in map(_named, words)]
@@ -223,7 +223,7 @@ def _changed(folder: Path) -> Iterator["LoRALibrary"]:
     from experiments.adapters.storage import load_library, save_library
 
     library = load_library(folder)
-    check_writable(folder.expanduser(), OTHER_FOLDER)
+    check_writable(reached(folder.expanduser()), OTHER_FOLDER)
     yield library
     save_library(library, folder)
     _print(library)

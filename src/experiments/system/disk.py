@@ -143,7 +143,7 @@ def check_file(path: Path, option: str) -> None:
         raise ValueError(f"{option} {path}: there is no folder {path.parent}; make it first")
     with explained(path, "or name another file"):
         if path.exists():
-            opened(path, "ab").close()
+            opened(reached(path.absolute()), "ab").close()
         else:
             tempfile.TemporaryFile(dir=path.parent).close()
 
