@@ -1,8 +1,8 @@
 """Memory that the kernels work in: as much as they ask for is enough, and none is read before it is
 written.
 
-All of it is full of NaN here, and has a guard on both sides. Results must be those in other memory,
-to the bit.
+All of it is full of one byte here, and has a guard on both sides. Results must be those in other
+memory, to the bit.
 """
 
 import math
@@ -23,7 +23,7 @@ from tests.kernels.test_mixture import gradients as of_mixture
 from tests.kernels.trunk_formulas import attention_case, head_case, mlp_case, trunk_levels
 
 LEVELS = trunk_levels()
-GUARD, FULL = 4096, 0xFF  # bytes; four of them are a NaN
+GUARD = 4096  # bytes
 
 pytestmark = pytest.mark.skipif(not LEVELS, reason="no C++ compiler")
 
@@ -31,7 +31,8 @@ pytestmark = pytest.mark.skipif(not LEVELS, reason="no C++ compiler")
 class Guarded:
     """Stands for a module's WORKSPACE, or for its torch: empty memory is not what it seems."""
 
-    def __init__(self) -> None:
+    def __init__(self, full: int) -> None:
+        self.full = full
         self.blocks: list[tuple[Tensor, int, int]] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -42,7 +43,7 @@ class Guarded:
             shape, dtype = shape[0], shape[1]
         shape = torch.Size(shape[0] if isinstance(shape[0], list | tuple) else shape)
         n_bytes = math.prod(shape) * dtype.itemsize
-        block = torch.full((n_bytes + 2 * GUARD + 64,), FULL, dtype=torch.uint8)
+        block = torch.full((n_bytes + 2 * GUARD + 64,), self.full, dtype=torch.uint8)
         begin = GUARD + -(block.data_ptr() + GUARD) % 64
         self.blocks.append((block, begin, begin + n_bytes))
         return block[begin : begin + n_bytes].view(dtype).view(shape)
@@ -50,8 +51,8 @@ class Guarded:
     def check(self) -> None:
         assert self.blocks
         for block, begin, end in self.blocks:
-            assert (block[:begin] == FULL).all(), "something is written before what is one's own"
-            assert (block[end:] == FULL).all(), "something is written behind what is one's own"
+            assert (block[:begin] == self.full).all(), "written before its beginning"
+            assert (block[end:] == self.full).all(), "written behind its end"
 
 
 def _product_keys(kind: str, n_tokens: int, level: str, **fields: Any) -> list[Tensor]:
@@ -102,10 +103,11 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("full", [0xFF, 0x7F])  # NaN and -1; 3e38 and 2e9
 @pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", CASES)
-def test_what_memory_holds_changes_nothing(name, level, rounded, monkeypatch):
+def test_what_memory_holds_changes_nothing(name, level, rounded, full, monkeypatch):
     kernel = TrunkKernel(cpp.load(), level)
     for module in (trunk_passes, mixture, product_key_layer):
         monkeypatch.setattr(module, "load_trunk", lambda: kernel)
@@ -115,7 +117,7 @@ def test_what_memory_holds_changes_nothing(name, level, rounded, monkeypatch):
         with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
             return CASES[name](level)
 
-    wanted, guarded = run(), Guarded()
+    wanted, guarded = run(), Guarded(full)
     for module in (cpp, trunk_passes, mixture, product_key_layer):
         monkeypatch.setattr(module, "WORKSPACE", guarded)
     monkeypatch.setattr(cpp, "torch", guarded)
