@@ -182,17 +182,23 @@ def test_gradients_are_of_what_is_trained():
             assert part is None if i in frozen else torch.equal(part, all_of_it)
 
 
+@pytest.mark.parametrize("larger", [False, True])
 @pytest.mark.parametrize("experts_choose", [False, True])
-def test_of_equal_gates_the_first_are_chosen(level, experts_choose):
+def test_of_equal_gates_the_first_are_chosen(level, experts_choose, larger):
+    """And those behind them that are larger."""
     case = Case(experts_choose=experts_choose, n_chosen=3)
-    given = [t.float() for t in case.given()]
-    given[2].zero_()
-    routing = Routing(
-        experts_choose=experts_choose, softmax=True, n_chosen=3, bias=torch.zeros(case.n_experts)
-    )
-    experts = Experts(given[2], given[3], None, given[5])
-    mixed = mixture_half(given[0], nn.RMSNorm(case.d), experts, routing, "relu", 1.0)
-    assert (mixed.choices == torch.arange(3)).all()
+    x, _, router, w_in, _, w_out, *_ = (t.float() for t in case.given())
+    last = (case.n_tokens if experts_choose else case.n_experts) - 1
+    bias = torch.zeros(case.n_experts)
+    x.zero_()
+    router.fill_(1)
+    if larger:
+        x[-1] = float(experts_choose)  # its gates are larger for all experts
+        bias[-1] = 1
+    routing = Routing(experts_choose=experts_choose, softmax=False, n_chosen=3, bias=bias)
+    experts = Experts(router, w_in, None, w_out)
+    mixed = mixture_half(x, nn.RMSNorm(case.d), experts, routing, "relu", 1.0)
+    assert (mixed.choices == torch.tensor([0, 1, last if larger else 2])).all()
 
 
 @pytest.mark.parametrize("experts_choose", [False, True])
