@@ -46,7 +46,7 @@ def with_training(
     there = found.tables[TRAINING]["step"].tolist()
     paths = {step: path for step, path in sorted(kept(run_dir).items()) if step != end}
     for step in paths.keys() & {*there}:  # a kill came before they went
-        _statistics(folder, paths.pop(step)).unlink(missing_ok=True)
+        remove(_statistics(folder, paths.pop(step)))
     if not paths:
         return found
     if not there:

@@ -220,7 +220,7 @@ def _table(path: Path, of: Inspection) -> pd.DataFrame:
         for name, own in columns.items()
     }
     for name, known in (("layer", {card.name for card in of.cards}), ("text", texts)):
-        if other := set(found.get(name, ())) - known:
+        if other := set(map(str, found.get(name, ()))) - known:
             raise ValueError(f"has a {name} that {CARD} does not name: {min(other)}")
     return pd.DataFrame(found)
 

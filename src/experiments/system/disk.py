@@ -120,9 +120,10 @@ def opened(
     create: with r+, makes one that is not there. how: encoding and newline.
     """
     refuse_links(path)
+    own = os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe with no reader is an error, and not waited for
 
     def open_itself(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_CREAT * create, permissions)
+        return os.open(name, flags | own | os.O_CREAT * create, permissions)
 
     return open(path, mode, opener=open_itself, **how)
 
@@ -195,7 +196,7 @@ def remove_empty(folder: Path) -> None:
 
 def copy_file(path: Path, new: Path) -> None:
     """A copy of a file, with its permissions."""
-    with path.open("rb") as source, opened(new) as target:
+    with open_regular(path) as source, opened(new) as target:
         shutil.copyfileobj(source, target)
     new.chmod(stat.S_IMODE(path.stat().st_mode))
 

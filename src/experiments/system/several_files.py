@@ -122,10 +122,10 @@ def _move(path: Path, waiting: Path) -> None:
     if waiting.is_symlink() or not waiting.is_dir():
         return
     files: Mapping[str, str] = {}
-    with suppress(OSError, ValueError):
+    with suppress(FileNotFoundError, ValueError):  # what can't be read is asked for again
         files = read_list(path).files
     for name, digest in files.items():
-        if _sha256(waiting / name) == digest:
+        if (waiting / name).is_file() and file_sha256(waiting / name) == digest:
             rename(waiting / name, path.with_name(name))
     sync_file(path.parent)
     remove_tree(waiting)
