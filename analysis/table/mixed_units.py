@@ -73,9 +73,9 @@ def _of_rates(done: pd.DataFrame) -> str | None:
         return None
     at = [name for name in ("n_params", "n_active_params", "d_model", "n_tokens", "budget")
           if known[name].notna().any()]  # fmt: skip
-    logs = pd.Series(np.log(rates), done.index)
-    centre = np.exp(logs[known.index].groupby([known[n] for n in ("series", *at)],
-                                              dropna=False).transform("mean"))  # fmt: skip
+    logs = pd.Series(np.log(rates[rates > 0]), known.index)
+    cells = [known[name] for name in ("series", *at)]
+    centre = np.exp(logs.groupby(cells, dropna=False).transform("mean"))
     for _, own in known.groupby("series", sort=False):
         for values in (centre[own.index], own["lr"].astype("float64")):
             low = _below_gap(values.to_numpy(dtype=np.float64), _RATES)

@@ -225,7 +225,7 @@ def test_the_command_prints_a_table_and_draws_it(tmp_path, capsys):
     ("words", "why"),
     [
         (["--widths", "32"], "two widths or more"),
-        (["--widths", "32,32"], "two widths or more"),
+        (["--widths", "32,32"], "--widths 32,32 names 32 twice; name it once"),
         (["--seeds", "0"], "--seeds"),
         (["peer"], "peer"),
         (["model=dense", "optim.table_lr=3"], "optim.table_lr=3 has no effect on model=dense"),

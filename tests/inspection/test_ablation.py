@@ -316,7 +316,9 @@ def test_what_is_written_is_read_again(tmp_path):
     assert rows_frame(again).equals(rows_frame(found))
     assert read_ablation(tmp_path, {"a": 2}) is None
     path.write_text("{}")
-    with pytest.raises(ValueError, match=r"is no ablation \('rows'\); delete it"):
+    with pytest.raises(
+        ValueError, match=r"is no ablation \(it lists no files, .*; the question is asked"
+    ):
         read_ablation(tmp_path, {"a": 1})
 
 

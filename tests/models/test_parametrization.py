@@ -102,6 +102,8 @@ def test_initial_values_go_with_the_width_as_the_roles_say(name, compose_raw):
         if not old.any():
             assert not parameter.any()
             continue
+        if parameter.numel() < 32 and parameter.unique().numel() == parameter.numel():
+            continue  # drawn, and too few for a root mean square within a tenth
         size = parameter.square().mean().sqrt() / old.square().mean().sqrt()
         grown = 1.0
         if role is not None and role.fan_in is not None:

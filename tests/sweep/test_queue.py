@@ -143,6 +143,7 @@ def test_on_this_machine_0_is_for_what_is_done(queued, n, code, capsys):
 def test_on_slurm_0_is_for_what_is_submitted_too(queued, n, code, monkeypatch):
     points, _ = queued
     monkeypatch.setattr(slurm, "is_there", lambda: True)
+    monkeypatch.setattr(slurm, "check_answers", lambda: None)
     ended = 0
     try:
         run_sweep([points[n].raw], Slurm())

@@ -155,7 +155,7 @@ STRANGE = (_without_key, _other_key, _key_of_a_group, _altered, _by_a_link)
 
 
 @pytest.mark.parametrize(
-    "settings", [{"setup": "module load x"}, {"extra": ("--wrap=module load x",)}]
+    "settings", [{"setup": "module load x"}, {"extra": ("--comment=module load x",)}]
 )
 @pytest.mark.parametrize("change", STRANGE)
 def test_what_another_may_have_written_is_not_given_to_a_shell(

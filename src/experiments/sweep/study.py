@@ -319,8 +319,8 @@ def _storage(path: Path) -> "JournalStorage":
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    refuse_links(path)  # Optuna writes there
     _check_lines(path)
+    refuse_links(path)  # Optuna writes there
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_HeldAlready()))  # type: ignore[arg-type]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
