@@ -28,4 +28,5 @@ def check(message: str, part: str, words: list[str]) -> None:
     assert "\n" not in message
     given = [re.sub(r"^[+~]*[\w./]*?(\w+)=", r"\1=", word) for word in words]
     named = {half.strip("'\"[]{}") for word in given for half in word.split("=", 1)}
+    named |= {key for word in words for key in re.findall(r"[{,](\w[\w.]*):", word)}  # in a group
     assert any(name and name in message for name in named), message

@@ -42,9 +42,8 @@ def run_sweep(raws: Sequence[Raw], queue: Queue, *, stored: bool = False) -> lis
     points = plan_points(raws, stored=stored)
     first = points[0]
     if first.config.dry_run:
-        print(plan_table(points, assumed_rate(first)))
-        for line in queue.plan(points):
-            print(line)
+        lines = queue.plan(points)  # first: it may refuse them
+        print("\n".join([plan_table(points, assumed_rate(first)), *lines]))
         return []
     wanted = choose(points).run
     check_planned(wanted)

@@ -32,9 +32,8 @@ def run_search(search: Search, queue: Queue) -> None:
     lowest = search.check()
     first = lowest[0]
     if first.config.dry_run:
-        print(search.plan_text())
-        for line in queue.plan(search.ends):
-            print(line)
+        lines = queue.plan(search.ends)  # first: it may refuse them
+        print("\n".join([search.plan_text(), *lines]))
         return
     check_planned(search.ends)
     queue.check(search.ends, search.rules.n_trials * len(lowest))
