@@ -107,7 +107,7 @@ class LawComparison(Comparison):
         return f"{self.model}: {self.n_points} runs; held out: {self.held_out}"
 
 
-@warned()
+@warned(by_cell=False)  # as fit_expert_law
 def compare_laws(
     table: pd.DataFrame,
     forms: Sequence[str] = DEFAULT_FORMS,

@@ -15,7 +15,7 @@ from analysis.laws.result import Residual
 from analysis.table.warned import warned
 
 
-@warned()
+@warned(by_cell=False)  # choose_runs refuses what its form does not distinguish
 def fit_expert_law(
     table: pd.DataFrame,
     form: str = "power_floor",

@@ -14,6 +14,7 @@ from analysis.fitting.intervals import Array, Prediction, percentiles, t_quantil
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Fit, Result
 from analysis.fitting.status import FitError, FitStatus, status_of, worst_status
+from analysis.fitting.text import unsaid
 from analysis.isoflop import slices
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.laws import ModelLaws
@@ -338,6 +339,7 @@ class IsoFLOPFit(Fit):
         lines += [f"skipped: {text}" for text in self.skipped]
         lines += [f"{model}: {beside}" for model, beside in self.seeds.items()]
         lines += outliers_in(self.outliers)
+        lines += [f"warning: {text}" for text in unsaid(self.of_table)]
         notes = [*self.notes, *(f"no power laws: {why}" for why in self.unfitted.values())]
         return "\n".join([*lines, *(f"note: {text}" for text in notes)])
 
