@@ -168,7 +168,7 @@ def hold_to(
     """The registered contrasts of a checked table, and the others of the same curves beside them.
 
     documents and options are contrast's. The registration's own count, and where it is silent their
-    defaults (Registered.arguments). moved: what else was not registered, e.g. how a table is read.
+    defaults (Registered.arguments). moved: further options that were not registered.
     Raises ValueError where an option is otherwise, or the registration's `where` is of no run,
     FitError where there are no curves.
     """

@@ -272,7 +272,7 @@ def _on_code(here: Place) -> list[str]:
 
 def _on_link(name: str, *words: str, by_tar: bool = False) -> Callable[[Place], list[str]]:
     """A sweep with a link to the reader's folder. name: in the sweep; RUN is the run's. What is
-    retried has no record, and what is brought by tar is there twice.
+    retried has no record, and what is brought by tar occurs twice.
     """
 
     def prepare(here: Place) -> list[str]:

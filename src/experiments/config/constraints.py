@@ -140,7 +140,7 @@ def checked(value: Any, hint: Any, where: str) -> Any:
 
 
 def check_once(values: Sequence[Any], where: str) -> None:
-    """Raises ValueError if one of these values is there twice."""
+    """Raises ValueError if one of these values occurs twice."""
     twice = next((value for value in values if values.count(value) > 1), None)
     if twice is not None:
         named = twice if isinstance(twice, str) else shown(twice)

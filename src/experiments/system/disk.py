@@ -176,7 +176,7 @@ def remove(path: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Removes a folder and what is in it, or what else has its name, as far as the system lets it.
+    """Removes a folder and what is in it, or a file of its name, as far as the system lets it.
     No link in it is followed.
     """
     refuse_links(folder.parent)

@@ -19,8 +19,8 @@ class ByDocument:
 
     Beside them those of two kinds of targets. Repeated ones, which a model that copies can know
     (Olsson et al. 2022, arXiv:2209.11895): the token before and the target have stood together
-    before in the window. Seen ones: the target alone stands in the window before itself, so that a
-    model may guess it from what the text is about.
+    before in the window. Seen ones: the target alone is in the window before
+    itself, so that a model may guess it from what the text is about.
     """
 
     def __init__(
