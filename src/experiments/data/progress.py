@@ -1,4 +1,4 @@
-"""What is being made ready, said now and then: a download or a tokenizer takes minutes."""
+"""Work that is being done, said now and then: a download or a tokenizer takes minutes."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ EVERY = 30.0  # seconds
 
 
 class _Work:
-    """What is being done, since when, and how many bytes of it are done."""
+    """A piece of work: its name, since when, and how many bytes of it are done."""
 
     def __init__(self, what: str) -> None:
         self.what, self.start, self.n_bytes = what, time.monotonic(), 0

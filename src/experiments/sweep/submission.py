@@ -42,7 +42,7 @@ class Submission:
     signature: str | None = None
 
     def content(self) -> bytes:
-        """What is signed."""
+        """The bytes that are signed."""
         return json.dumps({**asdict(self), "signature": None}, sort_keys=True).encode()
 
 

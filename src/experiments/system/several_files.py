@@ -45,14 +45,14 @@ class NotWholeError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """What a list says: its values, and its files' SHA-256 by name."""
+    """A list as it was read: its values, and its files' SHA-256 by name."""
 
     path: Path
     values: Mapping[str, Any]
     files: Mapping[str, str]
 
     def wrong(self) -> dict[str, str]:
-        """Of each file that is not as it was written the reason, in words."""
+        """By name, why each file that is not as it was written is not, in words."""
         found = {name: self._why_not(name) for name in self.files}
         return {name: why for name, why in found.items() if why is not None}
 
@@ -118,7 +118,7 @@ def settle(path: Path) -> None:
 
 
 def _move(path: Path, waiting: Path) -> None:
-    """Of the folder of new files those that the list names go to their places; the rest goes."""
+    """Move the new files that the list names to their places, and remove the others."""
     if waiting.is_symlink() or not waiting.is_dir():
         return
     files: Mapping[str, str] = {}

@@ -51,7 +51,7 @@ def _units(name: str) -> str:
 
 
 def read_ablation(folder: Path, identity: Mapping[str, Any]) -> Ablation | None:
-    """What was written of the same question; None if nothing was. Raises NotWholeError for what is
+    """The answer that was written of it; None if nothing was. Raises NotWholeError for what is
     not as it was written.
     """
     name = name_of(identity)
