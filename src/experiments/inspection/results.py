@@ -103,7 +103,7 @@ def write_results(folder: Path, found: Inspection, page: str) -> None:
 
 
 def read_inspection(folder: Path) -> Inspection:
-    """Read the inspection there. Raises ValueError where nothing is, and NotWholeError, which is one,
+    """Read the inspection. Raises ValueError where nothing is, and NotWholeError, which is one,
     for files that are not those that were written.
     """
     if not (folder / CARD).exists():

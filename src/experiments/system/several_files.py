@@ -52,7 +52,7 @@ class Listed:
     files: Mapping[str, str]
 
     def wrong(self) -> dict[str, str]:
-        """By name, why each file that is not as it was written is not, in words."""
+        """By name, the reason of each file that is not as it was written, in words."""
         found = {name: self._why_not(name) for name in self.files}
         return {name: why for name, why in found.items() if why is not None}
 
@@ -118,7 +118,7 @@ def settle(path: Path) -> None:
 
 
 def _move(path: Path, waiting: Path) -> None:
-    """Move the new files that the list names to their places, and remove the others."""
+    """Move new files that the list names to their places; remove the others."""
     if waiting.is_symlink() or not waiting.is_dir():
         return
     files: Mapping[str, str] = {}
