@@ -18,6 +18,7 @@ from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, status_of, worst_status
 from analysis.fitting.text import in_columns
+from analysis.table.layer import column_of
 from analysis.table.load import finished, rows_with
 from analysis.table.warned import warned
 
@@ -85,12 +86,13 @@ def compare_by(
     at one value. The average is of those models that every value has, each value counting the same.
     Raises ValueError as keep_rows and compare_models do.
     """
-    if by not in table:
+    column = column_of(table, by)
+    if column not in table:
         raise ValueError(f"by={by!r} is no column; found {', '.join(map(str, table))}")
     budget = busiest_budget(table) if budget is None else budget
     at_budget = table[table["budget"] == budget]
     noise = noise or seed_noise(table, budget=budget)
-    values = finished(at_budget)[by].drop_duplicates().sort_values()
+    values = finished(at_budget)[column].drop_duplicates().sort_values()
     texts = ["" if pd.isna(value) else str(value) for value in values]
     parts = {
         text: compare_models(

@@ -13,10 +13,10 @@ from analysis.laws.forms import OF_EXPERTS
 from analysis.laws.law import COLUMNS as COLUMNS_OF
 from analysis.laws.law import Variables
 from analysis.table.budgets import own_budget
+from analysis.table.layer import plain_name, setting_names, shown, varying
 from analysis.table.load import COLUMNS, best_of_cells, finished, require
 
 BACKBONE = "backbone_params"
-_VARIANTS = ("n_heads", "top_k", "query_norm")  # other than the number of experts
 _TOTALS = ("n_params", "n_non_embedding_params")
 _TOKENS = 2.0  # a law without a term for tokens bears this factor between them
 
@@ -94,20 +94,18 @@ def choose_runs(
 def variants_of(done: pd.DataFrame, model: str) -> dict[str, pd.DataFrame]:
     """The model's runs with several numbers of experts, apart by what varies besides in its layer.
 
-    Their names are the model's and, of heads, top_k and query norm, what differs between them. All
-    of its runs together where none has several.
+    Their names are the model's and what differs between them. All of its runs together where none
+    has several.
     """
     own = done[done["model"] == model]
-    columns = [name for name in _VARIANTS if name in own]
+    columns = [name for name in varying(own) if name != "n_experts"]
     parts = [part for _, part in own.groupby(columns, dropna=False)] if columns else [own]
     several = [part for part in parts if part["n_experts"].nunique() > 1]
     if not several and own["n_experts"].nunique() > 1:
         return {model: own}
-    firsts = pd.DataFrame([part.iloc[0] for part in several], columns=own.columns)
-    differing = [name for name in columns if firsts[name].nunique(dropna=False) > 1]
-    names = [
-        " ".join([model, *(f"{n}={first[n]}" for n in differing)]) for _, first in firsts.iterrows()
-    ]
+    firsts = own.loc[[part.index[0] for part in several]]
+    settings = setting_names(firsts, but=["n_experts"])
+    names = [f"{model} {text}".strip() for text in settings]
     return dict(zip(names, several, strict=True))
 
 
@@ -199,25 +197,28 @@ def _the_model(done: pd.DataFrame, model: str | None, baseline: str | None) -> s
     return with_experts.pop()
 
 
+def _has_granularity(form: str) -> bool:
+    return bool(set(OF_EXPERTS[form].needs) & {"granularity", "sparsity"})
+
+
 def _refuse_variants(rows: pd.DataFrame, model: str, forms: Sequence[str]) -> None:
     """Raises ValueError for runs that differ by more than a form has terms for.
 
-    Heads and top_k are part of a granularity and of a sparsity. The granularity law alone bears
-    runs of several query norms.
+    Heads and top_k are part of a granularity and of a sparsity.
     """
     own = rows[rows["model"] == model]
+    several = [name for name in varying(own) if name != "n_experts"]
     mixed: dict[str, list[str]] = {}
     blind = []
     for form in forms:
-        needs, names = set(OF_EXPERTS[form].needs), set(_VARIANTS)
-        if needs & {"granularity", "sparsity"}:
-            names = set() if form == "granularity" else {"query_norm"}
-        found = [
-            n for n in _VARIANTS if n in names and n in own and own[n].nunique(dropna=False) > 1
-        ]
+        with_terms = {"n_heads", "top_k"} if _has_granularity(form) else set()
+        found = [name for name in several if name not in with_terms]
         if found:
             blind.append(form)
-            mixed |= {n: own[n].astype("string").fillna("unknown").unique().tolist() for n in found}
+            mixed |= {
+                plain_name(name): sorted({text or "unknown" for text in shown(own[name])})
+                for name in found
+            }
     if mixed:
         raise ValueError(
             f"{model} has runs of several {' and '.join(mixed)} ({mixed}): {', '.join(blind)} "

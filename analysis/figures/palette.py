@@ -30,7 +30,7 @@ _OTHERS = (  # less far apart: markers help
     "#39a2ca", "#908b02", "#8043cd", "#90b666", "#a28afe", "#863e2e", "#67919b", "#973000",
 )  # fmt: skip
 _MARKERS = ("o", "P", "s", "X", "D", "^", "v", "<", ">", "p")
-_VARIANT = re.compile(r"( (n_experts|n_heads|top_k|query_norm)=\S+)+$")  # as table names series
+_VARIANT = re.compile(r"( [A-Za-z_][\w.]*=\S+)+$")  # as table names series
 known_models: list[str] = []  # of the active style(models=...)
 
 

@@ -1,4 +1,4 @@
-"""A layer's retrieval: active experts by heads, and usage by query norm."""
+"""A layer's retrieval: active experts by heads, and usage by its settings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,21 +21,23 @@ from analysis.figures.palette import Look, ink, model_looks, ordered_looks, page
 from analysis.figures.scales import LABELS, experts_scale, log_scale, padded
 from analysis.figures.schemes import Colour
 from analysis.figures.style import DASHED, LINES, edge
+from analysis.table.layer import AXES, setting_names
 from analysis.table.load import best_of_cells, finished
 
-_NORMS = (DASHED, *LINES[:1], *LINES[2:])  # without a norm dashed, with one solid, others
+_SETTINGS = (DASHED, *LINES[:1], *LINES[2:])  # off: dashed; on: solid, then others
 
 
 def draw_active(table: pd.DataFrame) -> Figure:
     """Perplexity against heads h, a line for each number of active experts h k (He 2024, Fig. 3b).
 
-    A panel for each model, query norm, number of experts and budget of which h varies; of several
-    sizes, learning rates or seeds the best. The best of each line is ringed. Raises ValueError if
-    n_heads or top_k are not there, or h does not vary.
+    A panel for each model, setting of its layer, number of experts and budget of which h varies;
+    of several sizes, learning rates or seeds the best. The best of each line is ringed. Raises
+    ValueError if n_heads or top_k are not there, or h does not vary.
     """
     runs = _known(table, ["n_heads", "top_k", "loss"], "draw_active")
-    keys = ["model", "query_norm", "n_experts", "budget"]
+    keys = ["model", "setting", "n_experts", "budget"]
     runs = runs.assign(**{name: None for name in keys if name not in runs})
+    runs = runs.assign(setting=setting_names(runs, but=AXES))
     cells = best_of_cells(runs, by=[*keys, "n_heads", "top_k"])
     cells = cells.assign(h=cells["n_heads"].astype(float))
     cells = cells.assign(active=cells["h"] * cells["top_k"].astype(float))
@@ -75,25 +77,25 @@ def _draw_products(axis: Axes, cells: pd.DataFrame, looks: Mapping[float, Look])
 
 
 def draw_usage(table: pd.DataFrame) -> Figure:
-    """Usage, unevenness and perplexity against the number of experts, by query norm.
+    """Usage, unevenness and perplexity against the number of experts, by settings of the layer.
 
-    He 2024, Table 2. A row of panels for each budget, a line for each model and query norm: means
+    He 2024, Table 2. A row of panels for each budget, a line for each model and setting: means
     over seeds, of several sizes or learning rates those with the lowest loss. Of several heads and
     top_k of a model those with the most numbers of experts. Rows without usage are excluded. Raises
     ValueError if none is left.
     """
     runs = _known(table, ["usage", "unevenness", "n_experts", "loss"], "draw_usage")
-    keys = ["model", "query_norm", "budget"]
+    keys = ["model", "setting", "budget"]
     runs = runs.assign(**{name: None for name in keys if name not in runs})
+    runs = runs.assign(setting=setting_names(runs, but=AXES))
     cells = _usage_cells(runs, keys)
     cells = cells.assign(
         E=cells["n_experts"].astype(float),
         usage=100 * cells["usage"],
         perplexity=np.exp(cells["loss"].astype(float)),
-        query_norm=cells["query_norm"].astype("string").fillna(""),  # not for every layer
     )
     budgets = sorted(cells["budget"].dropna().unique()) or [None]
-    norms = sorted(cells["query_norm"].unique(), key=lambda norm: (norm not in ("", "none"), norm))
+    settings = sorted(cells["setting"].unique(), key=lambda text: (not _is_off(text), text))
     looks = model_looks(cells["model"])
     figure, axes = panels(3 * len(budgets), n_columns=3, height=2.4)
     for i, axis in enumerate(axes):
@@ -103,12 +105,12 @@ def draw_usage(table: pd.DataFrame) -> Figure:
         _set_quantity(axis, what, own[what].tolist())
         if i % 3 == 0 and len(budgets) > 1:
             axis.set_title(f"{numbers.flops_mathtext(float(budget))} FLOPs", loc="left")
-        for (model, norm), line in own.groupby(["model", "query_norm"], sort=True):
-            look, rank = looks[str(model)], norms.index(str(norm))
+        for (model, setting), line in own.groupby(["model", "setting"], sort=True):
+            look, rank = looks[str(model)], settings.index(str(setting))
             axis.plot(
                 *(line["E"], line[what]),
                 color=look.colour,
-                ls=_NORMS[rank % len(_NORMS)],
+                ls=_SETTINGS[rank % len(_SETTINGS)],
                 marker=look.marker,
                 ms=5,
                 mfc=page() if rank == 0 else look.colour,
@@ -118,16 +120,22 @@ def draw_usage(table: pd.DataFrame) -> Figure:
     keep_outer_labels(axes, y=False)
     entries = [
         swatch(
-            f"{model}, query norm: {norm}" if norm else model,
+            f"{model}, {setting}" if setting else model,
             looks[model].colour,
             marker=looks[model].marker,
-            ls=_NORMS[norms.index(norm) % len(_NORMS)],
-            mfc=page() if norms.index(norm) == 0 else looks[model].colour,
+            ls=_SETTINGS[rank % len(_SETTINGS)],
+            mfc=page() if rank == 0 else looks[model].colour,
         )
-        for model, norm in sorted(set(zip(cells["model"], cells["query_norm"], strict=True)))
+        for model, setting in sorted(set(zip(cells["model"], cells["setting"], strict=True)))
+        for rank in [settings.index(setting)]
     ]
     legends_below(figure, entries)
     return figure
+
+
+def _is_off(setting: str) -> bool:
+    """Whether all that it names is off: query_norm=none."""
+    return all(part.rpartition("=")[2] in ("none", "False", "0") for part in setting.split())
 
 
 def _usage_cells(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -172,10 +180,10 @@ def _known(table: pd.DataFrame, names: Sequence[str], what: str) -> pd.DataFrame
 
 
 def _title(key: tuple[object, ...], keys: Sequence[tuple[object, ...]]) -> str:
-    """What of a panel's model, norm, experts and budget differs from other panels'; the model."""
+    """A panel's model and experts, and its setting and budget where other panels have others."""
     texts = [
         lambda v: str(v),
-        lambda v: f"{v} norm" if pd.notna(v) else "no norm",
+        lambda v: str(v),
         lambda v: f"{numbers.experts(float(v))} experts" if pd.notna(v) else "",
         lambda v: f"{numbers.flops_mathtext(float(v))} FLOPs" if pd.notna(v) else "",
     ]

@@ -97,7 +97,7 @@ def usage_section(study: Study) -> Draft | None:
     done = finished(study.table).dropna(subset=["usage", "unevenness", "n_experts"])
     if done.empty:
         return None
-    keys = ["series", "budget", "n_layers", "n_experts", "query_norm"]
+    keys = ["series", "budget", "n_layers", "n_experts"]
     names = ["perplexity", "usage", "unevenness"]
     means = done.groupby(keys, dropna=False)[names].mean().reset_index()
     parts: list[Part] = [
@@ -108,7 +108,7 @@ def usage_section(study: Study) -> Draft | None:
             formats={"perplexity": ".2f", "usage": ".1%", "unevenness": ".3f"},
         )
     ]
-    if done["n_experts"].nunique() > 1 or done["query_norm"].nunique() > 1:
+    if done.groupby("model")["series"].nunique().max() > 1 or done["n_experts"].nunique() > 1:
         parts.append(
             Plot(
                 name="usage",

@@ -8,6 +8,8 @@ import pandas as pd
 
 from analysis.fitting.text import join_first
 from analysis.table.checks import refuse
+from analysis.table.layer import PREFIX
+from analysis.table.layer import typed as as_setting
 from analysis.table.names import (
     Match,
     guess_notes,
@@ -30,7 +32,6 @@ COLUMNS = (
     "n_experts",  # of the layer under study; NA: it has none
     "n_heads",  # of that layer's retrieval, not of attention
     "top_k",  # experts of a head
-    "query_norm",
     "seed",
     "lr",  # peak
     "status",  # done | failed | diverged | hopeless
@@ -66,7 +67,7 @@ WHOLE = (
     "n_steps",
     "peak_memory_bytes",
 )
-TEXT = ("series", "model", "query_norm", "status", "run_id", "sweep")
+TEXT = ("series", "model", "status", "run_id", "sweep")
 _OF_LOSS = ("perplexity", "bits_per_byte")  # of the loss that would be taken unasked
 _SIZES = ("n_params", "n_active_params")
 _LISTED = 40  # columns that a message lists; an export of W&B has hundreds
@@ -236,7 +237,7 @@ def _listed(frame: pd.DataFrame) -> str:
 
 
 def cast_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with COLUMNS in their types: float64, Int64, string, and boolean.
+    """The frame with COLUMNS and a layer's settings typed: float64, Int64, string, or boolean.
 
     Raises ValueError naming the first row with text for a number or a fraction for a count.
     """
@@ -249,6 +250,7 @@ def cast_columns(frame: pd.DataFrame) -> pd.DataFrame:
             typed[name] = _booleans(frame, name)
         else:
             typed[name] = _numbers(frame, name)
+    typed |= {name: as_setting(frame[name]) for name in map(str, frame) if name.startswith(PREFIX)}
     return pd.DataFrame(typed, index=frame.index)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.table.layer import column_of
 from analysis.table.merged import find_merged
 from experiments.records.record import RunRecord
 
@@ -13,7 +14,7 @@ def with_settings(
     frame: pd.DataFrame, records: Sequence[RunRecord], names: Sequence[str]
 ) -> pd.DataFrame:
     """The frame, a row a record, with the keys of configs that it lacks: optim.weight_decay."""
-    absent = [name for name in names if name not in frame]
+    absent = [name for name in names if column_of(frame, name) not in frame]
     configs = [flattened(record.config) for record in records] if absent else []
     found = {
         name: pd.Series([config.get(name) for config in configs], frame.index, dtype=object)

@@ -12,6 +12,7 @@ from analysis.table.cells import best_of_cells
 from analysis.table.checks import check_amounts, check_runs, finished, require
 from analysis.table.columns import COLUMNS, cast_columns, pick_columns
 from analysis.table.configs import explain_merged, with_settings
+from analysis.table.layer import PREFIX, column_of, with_own_names
 from analysis.table.merged import find_merged
 from analysis.table.mixed_units import mixed_units
 from analysis.table.series import merge_sizes, named_by, variants
@@ -75,7 +76,7 @@ def load_table(
     )
     if source.records:  # a record's other fields were there for `columns` to name
         kept = {*COLUMNS, COUNTED, TRUNK, *keep, *(series or ()), *(where or ())}
-        table = table[[c for c in map(str, table) if c in kept or c.startswith("given_")]]
+        table = table[[c for c in map(str, table) if c in kept or c.startswith(("given_", PREFIX))]]
         table = _with_warnings(explain_merged(table, source.records))
     return keep_rows(table, where) if where else table
 
@@ -83,7 +84,8 @@ def load_table(
 def keep_rows(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """The runs whose column has one of these values, as text, for every column of `where`.
 
-    {"query_norm": ["batch"], "budget": ["3e12", "1e13"]}; "" is NA. series are named by what still
+    {"query_norm": ["batch"], "budget": ["3e12", "1e13"]}; "" is NA. A setting of the layer is named
+    with or without "layer." before it. series are named by what still
     varies, unless the table gave them. Raises ValueError for a column that is not there, and a
     value that no run has, with those there are.
     """
@@ -93,7 +95,8 @@ def keep_rows(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.Dat
 def rows_with(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """keep_rows, but for attrs["warnings"], which take longer to find than the rows."""
     named = table["series"].equals(variants(table).astype(str))
-    for name, values in where.items():
+    for given, values in where.items():
+        name = column_of(table, given)
         if name not in table:
             raise ValueError(f"where: {name!r} is no column; found {', '.join(map(str, table))}")
         column = table[name]
@@ -174,7 +177,7 @@ def check_table(
         raise ValueError("the table has no rows")
     damaged = [line] if (line := frame.attrs.get("damaged")) else []
     notes = [*frame.attrs.get("notes", ()), *damaged]
-    raw = from_wandb(_named_rows(frame), notes)
+    raw = with_own_names(from_wandb(_named_rows(frame), notes))
     chosen = {
         name: given if given in raw else bare_key(given) for name, given in (columns or {}).items()
     }

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.text import pluralize
-from analysis.table.series import VARIANT
+from analysis.table.layer import settings_of
 
 # What a run found or cost, and names of runs: no settings
 _RESULTS = (
@@ -108,10 +108,12 @@ def find_merged(table: pd.DataFrame) -> Merged | None:
     columns, n_open = _fewest(found, left)
     row = done[cell == min(left)].iloc[0]
     at = [f"{name}={row[name]:.4g}" for name in (amount, size) if name and pd.notna(row[name])]
-    several = {name: done.groupby("model")[name].nunique(dropna=False).max() for name in VARIANT}
+    several = {
+        name: done.groupby("model")[name].nunique(dropna=False).max() for name in settings_of(done)
+    }
     own = [
         *(["model"] if done["model"].nunique() > 1 else []),
-        *(n for n in VARIANT if several[n] > 1),
+        *(n for n in several if several[n] > 1),
     ]
     return Merged(
         columns=columns,

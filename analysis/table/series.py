@@ -4,14 +4,12 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 import pandas as pd
 
 from analysis.fitting.text import join_first
+from analysis.table.layer import column_of, plain_name, setting_names
 
-VARIANT = ("n_experts", "n_heads", "top_k", "query_norm")  # of a model's layer
 ALL = "all"  # the one series of a table that is to have one
-_EXACT = 1e-9  # relative
 _FEWEST = 3  # sizes that a curve needs
 _NEAR = 2.0  # a name's size and the counted one may differ so much: embeddings, rounding
 _COUNT = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)(k|m|b|bn)(?![a-z0-9])", re.IGNORECASE)
@@ -23,41 +21,10 @@ _FACTORS = {"k": 1e3, "m": 1e6, "b": 1e9, "bn": 1e9}
 
 
 def variants(table: pd.DataFrame) -> pd.Series:
-    """The model's name, and those of VARIANT that vary over its runs in this table.
-
-    A number of experts that is the same multiple of the width in all runs of a model is no variant:
-    its capacity grows with it.
-    """
-    # On lists: pandas' operations, several for each column, take ten times as long.
-    models, done = table["model"].tolist(), (table["status"] == "done").tolist()
-    names = list(models)
-    for column in VARIANT:
-        known, texts = table[column].notna().tolist(), table[column].astype("string").tolist()
-        found: dict[str, set[str]] = {}
-        for model, is_done, has, text in zip(models, done, known, texts, strict=True):
-            # A run that broke off may lack its config: no variant of its own
-            if is_done or has:
-                found.setdefault(model, set()).add(text if has else "")
-        if column == "n_experts" and "d_model" in table:
-            several = {model for model, of in found.items() if len(of) > 1}
-            found |= {model: set() for model in _of_width(table, several)}
-        names = [
-            f"{name} {column}={text}" if has and len(found[model]) > 1 else name
-            for name, model, has, text in zip(names, models, known, texts, strict=True)
-        ]
-    return pd.Series(names, table.index, table["model"].dtype, name="model")
-
-
-def _of_width(table: pd.DataFrame, models: set[str]) -> list[str]:
-    """Those whose number of experts is proportional to the width."""
-    found = []
-    for model in models:
-        runs = table.loc[table["model"] == model, ["n_experts", "d_model"]]
-        known = runs[runs["n_experts"].notna()].astype("float64")
-        times = (known["n_experts"] / known["d_model"]).to_numpy(dtype="float64")
-        if np.isfinite(times).all() and np.ptp(times) <= _EXACT * times.max():
-            found.append(model)
-    return found
+    """The model's name, and the settings of its layer that vary over its runs in this table."""
+    models = table["model"].astype("string")
+    settings = setting_names(table)
+    return models.where(settings == "", models + " " + settings).astype(table["model"].dtype)
 
 
 def named_by(table: pd.DataFrame, frame: pd.DataFrame, names: Sequence[str]) -> pd.Series:
@@ -69,14 +36,15 @@ def named_by(table: pd.DataFrame, frame: pd.DataFrame, names: Sequence[str]) -> 
     if not names:
         return pd.Series(ALL, index=table.index, dtype="string")
     parts: list[list[str]] = [[] for _ in range(len(table))]
-    for name in names:
+    for given in names:
+        name = column_of(table, given)
         if name not in frame and name not in table:
             found = join_first([str(column) for column in table], 40)
             raise ValueError(f"series: {name!r} is no column; found {found}")
         values = (frame if name in frame else table)[name].loc[table.index]
         for part, value in zip(parts, values, strict=True):
             if pd.notna(value) and str(value).strip():
-                part.append(_part(name, value))
+                part.append(_part(plain_name(name), value))
     return pd.Series([" ".join(part) or "none" for part in parts], table.index, dtype="string")
 
 

@@ -13,21 +13,15 @@ import pandas as pd
 from analysis.fitting.text import pluralize
 from analysis.table.checks import refuse
 from analysis.table.configs import flattened
-from experiments.records.record import STATUSES
+from analysis.table.layer import PREFIX
+from experiments.records.record import STATUSES, earlier_layer
 from experiments.system.json_files import parse_json
 from experiments.system.plain_text import printable_values
 
 _STATUS_OF = {"finished": "done", "crashed": "failed", "failed": "failed", "killed": "failed"}
 _GOING_ON = ("pending", "running", "preempting", "preempted")
-_OURS = (
-    "n_active_params"  # a summary with this is of a record; elsewhere model.n_heads is attention's
-)
-_OUR_CONFIG = {
-    "n_heads": "model.n_heads",
-    "top_k": "model.top_k",
-    "query_norm": "model.query_norm",
-    "model": "model_name",
-}
+_OURS = "n_active_params"  # a summary with this is of a record; elsewhere model.X is another's
+_LAYER = "model."  # a config's section
 
 
 def from_wandb(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
@@ -47,9 +41,9 @@ def from_wandb(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
         if run_id in frame:
             _fill(frame, "run_id", run_id)
     if _OURS in frame:
-        for name, key in _OUR_CONFIG.items():
-            if key in frame:
-                _fill(frame, name, key)
+        if "model_name" in frame:
+            _fill(frame, "model", "model_name")
+        frame = _with_layer(frame)
     return _with_status(frame, notes)
 
 
@@ -61,6 +55,29 @@ def with_states(frame: pd.DataFrame, column: str, notes: list[str]) -> pd.DataFr
     ours = [_STATUS_OF.get(word, own) for word, own in zip(words, frame[column])]
     frame = frame.assign(**{column: ours})
     return _ended(frame, words, words.isin(_GOING_ON), notes)
+
+
+def _with_layer(frame: pd.DataFrame) -> pd.DataFrame:
+    """With what records say of their layer: in summaries, or of earlier ones in the configs."""
+    of_config = {
+        name: name.removeprefix(_LAYER) for name in map(str, frame) if name.startswith(_LAYER)
+    }
+    said = [name for name in map(str, frame) if name.startswith(PREFIX)]
+    rows = []
+    for own, config in zip(
+        frame[said].to_dict("records"), frame[list(of_config)].to_dict("records"), strict=True
+    ):
+        found = {name: value for name, value in own.items() if _is_there(value)}
+        if not found:
+            model = {of_config[str(k)]: value for k, value in config.items() if _is_there(value)}
+            found = {f"{PREFIX}{k}": v for k, v in earlier_layer(model).items()}
+        rows.append({name: value for name, value in found.items() if name != f"{PREFIX}n_experts"})
+    layer = pd.DataFrame(rows, index=frame.index, dtype=object)
+    return pd.concat([frame.drop(columns=said), layer], axis=1)
+
+
+def _is_there(value: Any) -> bool:
+    return bool(pd.notna(value)) and value != ""
 
 
 def bare_key(name: str) -> str:

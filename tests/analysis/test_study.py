@@ -297,7 +297,9 @@ def test_runs_that_laws_of_experts_can_not_distinguish_are_reported():
 def test_variants_of_a_layer_have_their_laws_apart():
     def runs(norm, heads, experts):
         table = simulate_experts(ClarkSurface(), [1e7, 1e8], experts, noise=0.01)
-        return table.assign(query_norm=norm, n_heads=pd.array([heads] * len(table), "Int64"))
+        return table.assign(
+            **{"layer.query_norm": norm, "n_heads": pd.array([heads] * len(table), "Int64")}
+        )
 
     batch, none = runs("batch", 8, [2, 4, 16, 64]), runs("none", 8, [2, 4, 16, 64])
     table = pd.concat([batch, none, runs("batch", 4, [16])], ignore_index=True).assign(run_id=None)

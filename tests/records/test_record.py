@@ -1,3 +1,5 @@
+import dataclasses
+import importlib
 import json
 import pickle
 import random
@@ -5,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.config.fields import columns_of, is_unchanged
 from experiments.records.files import (
     CHECKSUM,
     DamagedError,
@@ -15,7 +18,7 @@ from experiments.records.files import (
     write_record,
 )
 from experiments.records.finished import is_finished
-from experiments.records.record import RunRecord, flat_row
+from experiments.records.record import _EARLIER_DEFAULTS, RunRecord, flat_row
 from experiments.system.disk import write_text_atomically
 
 
@@ -196,15 +199,33 @@ def test_finds_records_in_order(tmp_path):
 def test_a_flat_row_has_the_layer_and_named_nested_values():
     row = flat_row(
         record(
-            config={"model": {"n_heads": 2, "top_k": 16}},
+            config={"model": {"_target_": "a.PEERConfig", "n_heads": 2, "output_gate": False}},
             flops_shares={"head": 0.25},
             evaluations={"lambada": {"loss": 4.5}},
         )
     )
-    assert (row["n_heads"], row["top_k"], row["query_norm"]) == (2, 16, None)
+    assert [name for name in row if name.startswith("layer.")] == ["layer.n_heads"]
     assert (row["share.head"], row["lambada.loss"]) == (0.25, 4.5)
     assert not {"config", "environment", "flops_shares", "evaluations"} & set(row)
-    assert flat_row(record())["top_k"] is None
+    new = record(config={"model": {"n_heads": 2}}, layer={"n_experts": 4, "mix": {"sizes": [1, 2]}})
+    assert {k: v for k, v in flat_row(new).items() if "layer." in k} == {
+        "layer.mix.sizes": "[1, 2]"
+    }
+
+
+@pytest.mark.parametrize(("kind", "defaults"), _EARLIER_DEFAULTS.items())
+def test_earlier_defaults_are_those_of_the_layers(kind, defaults):
+    """So a record from before `layer` has the columns that one of the same run has now."""
+    file = {"MoEConfig": "moe", "UltraMemConfig": "ultramem"}.get(kind, kind[:-6].lower())
+    config = getattr(importlib.import_module(f"experiments.models.ffn.{file}"), kind)()
+    later = {f.name: f.default for f in dataclasses.fields(config) if is_unchanged(f, f.default)}
+    assert {name: value for name, value in later.items() if value is not None} == defaults
+    before = {"_target_": f"x.{kind}", **dataclasses.asdict(config)}
+    now, then = (
+        {k: v for k, v in flat_row(run).items() if k.startswith("layer.") and v is not None}
+        for run in (record(layer=columns_of(config)), record(config={"model": before}))
+    )
+    assert now == then
 
 
 def test_a_right_checksum_proves_no_types(tmp_path):

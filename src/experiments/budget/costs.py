@@ -157,7 +157,8 @@ class FFNConfig(Protocol):
     where a sequence's outputs or loss in training depend on the sequences beside it. One that holds
     a layer beside another has `frozen` and `trained`, the configs of the two (beside.py). `is_mlp`
     says that the layer is one MLP (models/ffn/_base.py) of `d_ff(d_model)` hidden units, by
-    `activation` and `glu`.
+    `activation` and `glu`. `columns()` says what tells it from others of its kind in tables
+    (config/fields.py).
     """
 
     def cost(self, d_model: int) -> Cost:

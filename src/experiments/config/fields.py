@@ -53,6 +53,15 @@ def settings(config: Any) -> dict[str, Any]:
     return values
 
 
+def columns_of(layer: Any) -> dict[str, Any]:
+    """What tells a layer's config from others of its kind in tables: `layer.NAME` of a record.
+
+    Its own `columns()`; without one its settings.
+    """
+    found: dict[str, Any] = layer.columns() if hasattr(layer, "columns") else settings(layer)
+    return found
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return settings(value)

@@ -1,10 +1,10 @@
 """A sweep's runs as one CSV, in the columns and units of the tables that other projects publish."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.records.record import RunRecord, flat_row
+from experiments.records.record import RunRecord, flat_row, layer_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +47,13 @@ def corpus_of(record: RunRecord) -> str:
     return "/".join(str(part) for part in (kind, corpus.get("path"), corpus.get("domain")) if part)
 
 
-_LAYER = ("n_experts", "n_heads", "top_k", "query_norm")
+def _layer(record: RunRecord) -> dict[str, Any]:
+    return {"n_experts": record.n_experts, **layer_settings(record)}
 
 
 def _condition(record: RunRecord) -> str:
     """The settings of the layer under study: "n_experts=64 top_k=1"."""
-    row = flat_row(record)
-    return " ".join(f"{name}={row[name]}" for name in _LAYER if row[name] is not None)
+    return " ".join(f"{k}={value}" for k, value in _layer(record).items() if value is not None)
 
 
 def _experiment(record: RunRecord) -> str:
@@ -64,9 +64,6 @@ _MODEL = _column("model", "", "the feed-forward layer")
 _OURS = (  # behind theirs: what our analysis tells runs apart by
     _column("n_active_params", "parameters", "that a token uses, embeddings included"),
     _column("n_experts", "", "of the layer; empty: none"),
-    _column("n_heads", "", "of its retrieval"),
-    _column("top_k", "", "experts of a head"),
-    _column("query_norm", "", "norm of its queries"),
     _column("seed", "", "of weights and data order"),
     _column("lr", "", "peak learning rate of the backbone"),
     _column("run_id", "", "hash of the run's settings"),
@@ -120,6 +117,19 @@ LAYOUTS: Mapping[str, Layout] = {
 }
 
 
+def of_runs(layout: Layout, records: Sequence[RunRecord]) -> Layout:
+    """The layout, with a column for each setting that a layer of these runs has."""
+    names = dict.fromkeys(name for record in records for name in layer_settings(record))
+
+    def column(name: str) -> Column:
+        def of(record: RunRecord) -> Any:
+            return layer_settings(record).get(name)
+
+        return _column(f"layer.{name}", "", "a setting of the layer; empty: it has none", of)
+
+    return replace(layout, columns=(*layout.columns, *map(column, names)))
+
+
 def rows_as(layout: Layout, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """A row a run that is done. Raises ValueError if there is none, or one lacks its loss."""
     done = [record for record in records if record.status == "done"]
@@ -131,4 +141,5 @@ def rows_as(layout: Layout, records: Sequence[RunRecord]) -> list[dict[str, Any]
                 f"run {record.run_id} has no {layout.needs}, which a table as {layout.project} "
                 "needs; write it in another form, or train the run again"
             )
-    return [{column.name: column.of(record) for column in layout.columns} for record in done]
+    columns = of_runs(layout, done).columns
+    return [{column.name: column.of(record) for column in columns} for record in done]

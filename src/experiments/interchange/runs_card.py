@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments.interchange.runs import Layout, corpus_of
+from experiments.interchange.runs import Layout, corpus_of, of_runs
 from experiments.records.record import STATUSES, RunRecord
 from experiments.system.text_table import filled, markdown
 
@@ -37,7 +37,7 @@ def runs_card(layout: Layout, records: Sequence[RunRecord], csv_name: str, licen
     sections = (
         _front(sweep, csv_name, len(done), licence),
         f"# Runs of the sweep {sweep}\n\n{_about(layout, done, licence)}",
-        f"## Columns\n\n{_columns(layout)}",
+        f"## Columns\n\n{_columns(of_runs(layout, done))}",
         f"## How it was made\n\n{_made(done)}",
         f"## Provenance\n\n{_provenance(records)}",
         f"## Limits\n\n{_limits(records, done)}",

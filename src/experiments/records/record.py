@@ -3,6 +3,7 @@
 Analysis reads these and nothing else of the harness; it never recomputes what stands here.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +12,24 @@ CUT_SHORT = ("diverged", "hopeless")  # ended before their plan, and would again
 ENDED = ("done", *CUT_SHORT)
 SCHEMA_VERSION = 1
 _NESTED = (
-    "config", "environment", "flops_shares", "documents", "evaluations", "init", "before", "stages",
-    "trunk", "parts",
+    "config", "layer", "environment", "flops_shares", "documents", "evaluations", "init", "before",
+    "stages", "trunk", "parts",
 )  # fmt: skip
 _OF_START = ("how", "train", "flops")
 _OF_PARENT = ("run_id", "n_experts", "flops")
 _OF_TRUNK = ("n_steps", "flops", "own_steps", "own_flops")
-_OF_LAYER = ("n_heads", "top_k", "query_norm")  # keys of the config's model section
+# Defaults of settings that layers got later: some records from before `layer` say them, some don't
+_EARLIER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "MoEConfig": {"glu": False},
+    "PEERConfig": {
+        "share_experts": True,
+        "output_gate": False,
+        "shared_width_factor": 0.0,
+        "blocks_share_keys": False,
+    },
+    "UltraMemConfig": {"heads_per_query": 1, "core_start": "diagonal"},
+    "EngramConfig": {"gate_root": False, "dilation": 1},
+}
 _OF_MACHINE = ("device", "kernel")  # of the environment
 
 
@@ -80,6 +92,7 @@ class RunRecord:
     started: str | None = None  # ISO 8601, UTC
     environment: dict[str, Any] = field(default_factory=dict)  # versions, git, host, device, kernel
     config: dict[str, Any] = field(default_factory=dict)  # resolved
+    layer: dict[str, Any] = field(default_factory=dict)  # what its config says to tell it by
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -93,18 +106,41 @@ class RunRecord:
         return isinstance(optim, dict) and optim.get("schedule") == "trunk"
 
 
+def layer_settings(record: RunRecord) -> dict[str, Any]:
+    """The settings of the layer under study but n_experts, nested ones dotted, lists as texts."""
+    model = record.config.get("model")
+    layer = record.layer or earlier_layer(model if isinstance(model, dict) else {})
+    return {name: value for name, value in _flat(layer) if name != "n_experts"}
+
+
+def earlier_layer(model: Mapping[str, Any]) -> dict[str, Any]:
+    """As `layer`, from the section `model` of the config of a record that has none."""
+    kind = str(model.get("_target_", "")).rpartition(".")[2]
+    defaults = _EARLIER_DEFAULTS.get(kind, {})
+    return {
+        name: value
+        for name, value in model.items()
+        if name != "_target_" and (name not in defaults or value != defaults[name])
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value) if isinstance(value, list | tuple) else value
+
+
 def flat_row(record: RunRecord) -> dict[str, Any]:
-    """The record as a row of a table: its plain columns, then n_heads, top_k and query_norm of the
-    layer under study (None if it has none), device and kernel of its environment, share.<term> of
-    the FLOPs and <set>.<column> of every evaluation; init.<key> and before.<set>.<column> of a run
-    that started from weights; of a branch its trunk's id as trunk, and trunk.<key>; <part>.<key> of
-    parts of one's own.
+    """The record as a row of a table: its plain columns, then layer.<setting> of the layer under
+    study, device and kernel of its environment, share.<term> of the FLOPs and <set>.<column> of
+    every evaluation; init.<key> and before.<set>.<column> of a run that started from weights; of a
+    branch its trunk's id as trunk, and trunk.<key>; <part>.<key> of parts of one's own.
     """
     # Not asdict, which copies what is nested: 7 s of 10,000 records
     row = {name: value for name, value in vars(record).items() if name not in _NESTED}
-    given = record.config.get("model")
-    layer = given if isinstance(given, dict) else {}
-    row |= {name: layer.get(name) for name in _OF_LAYER}
+    row |= {f"layer.{name}": value for name, value in layer_settings(record).items()}
     row |= {name: record.environment.get(name) for name in _OF_MACHINE}
     row |= {f"share.{term}": share for term, share in record.flops_shares.items()}
     row |= {f"init.{key}": record.init[key] for key in _OF_START if key in record.init}

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from experiments.config.fields import columns_of
 from experiments.kernels.select import resolve_kernel
 from experiments.points.planning import here
 from experiments.points.point import DivergedError, Point
@@ -214,6 +215,7 @@ def _planned_record(point: Point) -> RunRecord:
             "kernel": kernel,
         },
         config=dict(point.raw),
+        layer=columns_of(point.config.model),
     )
 
 

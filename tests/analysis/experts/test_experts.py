@@ -51,13 +51,16 @@ def test_the_best_of_a_cell_is_fitted():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("column", ["n_heads", "top_k", "query_norm"])
+@pytest.mark.parametrize("column", ["n_heads", "top_k", "layer.query_norm"])
 def test_variants_mixed_are_refused(column):
-    values = ["a", "b"] if column == "query_norm" else [1, 2]
+    values = ["a", "b"] if column.startswith("layer.") else [1, 2]
     table = runs_of("power_floor").assign(**{column: values * 30})
-    with pytest.raises(ValueError, match=f"moe has runs of several {column} .*keep one of each"):
+    with pytest.raises(
+        ValueError,
+        match=f"moe has runs of several {column.removeprefix('layer.')} .*keep one of each",
+    ):
         fit_expert_law(table)
-    with pytest.raises(ValueError, match=f"several {column}"):
+    with pytest.raises(ValueError, match=f"several {column.removeprefix('layer.')}"):
         size_slopes(table)
 
 

@@ -229,7 +229,9 @@ def test_the_sparsity_law_needs_to_know_it():
         fit_expert_law(table, "sparsity", **FEW)
     with pytest.raises(ValueError, match=r"sparsity\[0\]=1.0 must be 0 or more and below 1"):
         fit_expert_law(joint_runs("sparsity").assign(sparsity=1.0), "sparsity", **FEW)
-    routed = table.assign(top_k=pd.array([1, 2] * 60, "Int64"), query_norm=["a", "b"] * 60)
+    routed = table.assign(
+        **{"top_k": pd.array([1, 2] * 60, "Int64"), "layer.query_norm": ["a", "b"] * 60}
+    )
     with pytest.raises(ValueError, match=r"several query_norm .*sparsity can't distinguish them"):
         fit_expert_law(routed, "sparsity", **FEW)
     with pytest.raises(ValueError, match=r"several top_k and query_norm .*joint can't"):

@@ -121,7 +121,7 @@ def usage_table():
             {
                 **PEER,
                 "n_experts": n_experts,
-                "query_norm": norm,
+                "layer.query_norm": norm,
                 "loss": np.log(ppl),
                 "usage": usage,
                 "unevenness": unevenness,

@@ -259,7 +259,7 @@ def test_active_rings_the_best_of_each_line():
 
 
 @pytest.mark.slow
-def test_usage_is_three_panels_by_query_norm():
+def test_usage_is_three_panels_by_setting():
     figure = figures.draw_usage(usage_table())
     assert [axis.get_ylabel() for axis in figure.axes] == [
         "experts used (%)",
@@ -268,7 +268,7 @@ def test_usage_is_three_panels_by_query_norm():
     ]
     batch, none = figure.axes[0].lines
     assert list(none.get_ydata()) == pytest.approx([100, 100, 100, 99.8])
-    assert legend_labels(figure) == ["peer, query norm: batch", "peer, query norm: none"]
+    assert legend_labels(figure) == ["peer, query_norm=batch", "peer, query_norm=none"]
     assert is_hollow(none)
     assert not is_hollow(batch)
 
@@ -315,8 +315,8 @@ def test_contours_label_their_losses_and_colour_the_runs():
 
 
 @pytest.mark.slow
-def test_a_layer_without_queries_has_no_query_norm_in_its_legend():
-    table = usage_table().assign(model="moe", query_norm=pd.NA)
+def test_a_layer_of_one_setting_is_named_alone_in_the_legend():
+    table = usage_table().assign(**{"model": "moe", "layer.query_norm": pd.NA})
     assert legend_labels(figures.draw_usage(table)) == ["moe"]
 
 

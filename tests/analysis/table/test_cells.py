@@ -103,7 +103,7 @@ def test_failed_runs_make_no_cell():
 def test_nothing_is_a_value_of_a_cell():
     rows = [(1e-3, 0, 4.0), (2e-3, 0, 4.1), (1e-3, 0, 4.2), (1e-3, 0, 4.3)]
     table = table_of(rows, n_experts=[None, None, 4, 8], query_norm=[None, None, None, "none"])
-    cells = best_of_cells(table, ["n_experts", "query_norm"])
+    cells = best_of_cells(table, ["n_experts", "layer.query_norm"])
     assert sorted(cells["loss"]) == [4.0, 4.2, 4.3]
     assert cells["n_experts"].isna().sum() == 1
     assert str(cells["n_experts"].dtype) == "Int64"

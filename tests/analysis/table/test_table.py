@@ -46,8 +46,8 @@ def test_a_records_layer_is_in_its_config(tmp_path):
     write_record(tmp_path / "a", record(run_id="a", budget=BUDGET, config=config))
     write_record(tmp_path / "b", record(run_id="b", budget=BUDGET, model="dense"))
     peer, dense = (load_table(tmp_path).set_index("model").loc[name] for name in ("peer", "dense"))
-    assert (peer["n_heads"], peer["top_k"], peer["query_norm"]) == (2, 16, "none")
-    assert dense[["n_heads", "top_k", "query_norm"]].isna().all()
+    assert (peer["n_heads"], peer["top_k"], peer["layer.query_norm"]) == (2, 16, "none")
+    assert dense[["n_heads", "top_k", "layer.query_norm"]].isna().all()
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_every_column_is_there_in_its_type():
     assert tuple(table.columns) == COLUMNS
     whole = ("n_experts", "n_heads", "top_k", "seed", "n_layers", "d_model", "n_steps")
     assert {str(table[name].dtype) for name in whole} == {"Int64"}
-    assert {str(table[n].dtype) for n in ("query_norm", "run_id", "sweep")} == {"string"}
+    assert {str(table[n].dtype) for n in ("run_id", "sweep")} == {"string"}
     assert str(table["causal_eval"].dtype) == "boolean"
     numbers = ("budget", "n_params", "n_tokens", "loss", "lr", "perplexity", "usage", "mfu")
     assert {str(table[name].dtype) for name in numbers} == {"float64"}
@@ -218,7 +218,7 @@ def test_only_the_runs_that_are_wanted_and_named_by_what_still_varies():
     ("where", "message"),
     [
         ({"norm": ["batch"]}, "'norm' is no column; found series, model"),
-        ({"query_norm": ["layer"]}, "no run has query_norm=layer; they have , batch, none"),
+        ({"query_norm": ["layer"]}, "no run has layer.query_norm=layer; they have , batch, none"),
         ({"budget": ["much"]}, "budget='much' is not a number"),
         ({"budget": ["2e12"]}, "no run has budget=2e12; they have 1000000000000.0, 3000"),
     ],

@@ -79,15 +79,15 @@ def wandb_rows(sweep):
 def same_runs(table, sweep):
     """The sweep's own table, but for the layer's config, which the fixture's records lack."""
     ours = load_table(sweep)
-    layer = ["n_heads", "top_k", "query_norm"]
+    layer = ["n_heads", "top_k"]
     pd.testing.assert_frame_equal(
         table[list(COLUMNS)].drop(columns=layer), ours.drop(columns=layer)
     )
     peer = table[(table["model"] == "peer")]
     assert set(peer["n_heads"]) == {2}
     assert set(peer["top_k"]) == {16}
-    assert set(peer["query_norm"]) == {"none"}
-    assert table[table["model"] != "peer"][layer].isna().all(axis=None)
+    assert set(peer["layer.query_norm"]) == {"none"}
+    assert table[table["model"] != "peer"][[*layer, "layer.query_norm"]].isna().all(axis=None)
     return True
 
 
