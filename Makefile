@@ -93,11 +93,12 @@ gpu-wheels: $(READY)  ## gather what a bare machine lacks for gpu-check's runs i
 	$(BIN)/python -m experiments.gpu.wheels $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION)) \
 		$(if $(PLATFORM),--platform $(PLATFORM))
 
-check: $(READY)  ## ruff, types, import directions
+check: $(READY)  ## ruff, types, import directions, names of files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -n 0 tests/test_references.py
 
 api: $(READY)  ## make pages of all docstrings: build/api/index.html
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS),api]'

@@ -39,7 +39,7 @@ def contrast(
     Satterthwaite's degrees of freedom (intervals.py). They hold the noise of runs. documents: of
     the table's records, as read_source has them, and intervals hold besides which documents were
     held out, if all runs were scored on the same; rates: a rates.json that `analysis rates` wrote,
-    and they hold besides that the rates used are not the best (saved_rates.py).
+    and they hold besides that the rates used are not the best (rates/saved.py).
     Raises ValueError for what is unknown, FitError where curves, noise or a difference can't be.
     """
     points = points_of(table, x)

@@ -16,7 +16,7 @@ from experiments.system.environment import describe, installed_packages, snapsho
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A checkout with one commit of src/a.py and b.txt."""
+    """A checkout with one commit of two files, one of them in src."""
     folder = tmp_path / "checkout"
     (folder / "src").mkdir(parents=True)
     (folder / "src" / "a.py").write_text("a = 1\n")

@@ -11,7 +11,7 @@ from experiments.system.device import Device
 
 
 class TurnPrecision(Precision):
-    """32-true or bf16-mixed of a turn (turns.py). Autocast is around each forward pass, and not
+    """32-true or bf16-mixed of a turn (module.py). Autocast is around each forward pass, and not
     around the turn, which holds backward passes and the optimizer's steps too.
     """
 
