@@ -23,6 +23,9 @@ from tests.conftest import REPOSITORY
 
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
 DOCUMENTS += sorted((REPOSITORY / "docs").glob("*.md"))
+DOCUMENTS += [
+    REPOSITORY / "results" / "study" / f"{name}.md" for name in ("first", "pilots", "appendix")
+]
 README = DOCUMENTS[0].read_text()
 # its commands and runs are of parts that it adds first: tests/extending.py runs them
 COMPOSED = [path for path in DOCUMENTS if path.name != "extending.md"]

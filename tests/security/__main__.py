@@ -127,8 +127,9 @@ def _outcome(prepare: Callable[[Place], list[str]], here: Place, trust: str) -> 
 
 def _is_live(results: Path) -> bool:
     """Whether a table or page that was made of a stranger's text would run it."""
-    tables = "".join(path.read_text() for path in results.rglob("*.csv"))
-    pages = "".join(path.read_text() for path in results.rglob("*.html"))
+    made = [path for path in results.rglob("*") if path.is_file()]  # and no pipe, which waits
+    tables = "".join(path.read_text() for path in made if path.suffix == ".csv")
+    pages = "".join(path.read_text() for path in made if path.suffix == ".html")
     return f",{FORMULA[:5]}" in tables or f'"{FORMULA[:5]}' in tables or MARKUP in pages
 
 

@@ -1,7 +1,7 @@
 """The study's appendix, from its records: `python -m tests.study.appendix`.
 
-Writes docs/study_appendix.md and results/study/runs.csv: a card of each layer, every rate that was
-tried, the text, what it cost, and a row a run.
+Writes results/study/appendix.md and results/study/runs.csv: a card of each layer, every rate that
+was tried, the text, what it cost, and a row a run.
 """
 
 import csv
@@ -14,7 +14,7 @@ from analysis.numbers import flops
 from experiments.records.files import find_records, read_record
 from tests.study.committed import RESULTS, ROOT
 
-DOCUMENT = ROOT / "docs" / "study_appendix.md"
+DOCUMENT = ROOT / "results" / "study" / "appendix.md"
 RUNS = RESULTS / "runs.csv"
 RATES = ("tuning", "rates", "zoo_rates", "rates_2")
 DOMAINS = ("hpo", "mueller", "recipes")
@@ -22,7 +22,7 @@ OF_OTHERS = ("transfer", "muon", "precision_bf16", "precision_float32")  # of ot
 HEAD = """# Appendix of the study
 
 Generated from the records by `python -m tests.study.appendix`; `make test-study` makes it again and
-compares. [study.md](study.md) is the text. [runs.csv](../results/study/runs.csv) has a row a run:
+compares. [study.md](../../docs/study.md) is the text. [runs.csv](runs.csv) has a row a run:
 its layer, rate, tokens, losses, commit, and whether its working tree was clean.
 """
 _KEPT_BY_ALL = ("_target_", "n_experts", "value_init", "table_dtype", "vocab_size")
@@ -138,9 +138,10 @@ def document(found):
     parts = [
         HEAD,
         "## A card of each layer",
-        "At 1e13 FLOPs, four blocks 64 wide. [layers.md](layers.md) has the equations and the "
-        "initial\nvalues, [flops.md](flops.md) every counted term. Settings that are off are left "
-        "out. `of them` is what\nthe feed-forward layers of all four blocks take; three are dense.",
+        "At 1e13 FLOPs, four blocks 64 wide. [layers.md](../../docs/layers.md) has the equations "
+        "and the initial\nvalues, [flops.md](../../docs/flops.md) every counted term. Settings "
+        "that are off are left out. `of them` is what\nthe feed-forward layers of all four blocks "
+        "take; three are dense.",
         cards(found),
         "## Every rate that was tried",
         "Losses in nats/token; of several seeds of a rate, seed 0 first. Sweeps that only repeat a "
@@ -150,8 +151,8 @@ def document(found):
         parts += [f"### {name}", tried(found[name])]
     parts += [
         "## Text",
-        "[data.md](data.md) names the packages, their licences and the overlap of held-out text "
-        "with training text.",
+        "[data.md](../../docs/data.md) names the packages, their licences and the overlap of "
+        "held-out text with training text.",
         texts(found),
         "## Compute",
         "Seconds are those of the runs themselves, and of a run that was taken up again those of "

@@ -18,7 +18,7 @@ from experiments.records.record import RunRecord
 ROOT = conf_dir().parent
 RESULTS = ROOT / "results" / "study"
 SWEEPS = ("causes", "experts", "isoflop", "tuning")
-DOCUMENT = ROOT / "docs" / "study_first.md"
+DOCUMENT = ROOT / "results" / "study" / "first.md"
 MODELS = ("dense", "none", "moe", "moe_fine", "pkm", "peer")
 SPARSE = MODELS[2:]
 SEEDED = {3e12: 3, 1e13: 4, 3e13: 5}  # budget: the blocks that three seeds were run at

@@ -1,4 +1,4 @@
-"""How a run ends: the tables of docs/study_pilots.md, by `python -m tests.study.ends`.
+"""How a run ends: the tables of results/study/pilots.md, by `python -m tests.study.ends`.
 
 Of the records in results/study/ends: dense and PEER, three ends of the schedule, six seeds each,
 and of each run the mean of its last weights too. In nats/token on the held-out text.

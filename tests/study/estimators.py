@@ -2,7 +2,7 @@
 
 All are of the isoFLOP sweep's runs, in nats/token:
 
-- means over seeds at dense's best size, with own noise (the answer of docs/study_first.md);
+- means over seeds at dense's best size, with own noise (the answer of results/study/first.md);
 - lowest points of the curves in results/study/isoflop/fits.json, the stars of its figure. The
   interval takes the two curves as independent: half-widths are added in quadrature;
 - lowest points of curves that are fitted together, by `python -m analysis contrast` with the words

@@ -1,4 +1,4 @@
-"""The study: its sweeps are what docs/study_first.md says, and the records are runs of them."""
+"""The study: its sweeps are what results/study/first.md says, and the records are runs of them."""
 
 import re
 import shlex
@@ -231,7 +231,9 @@ def test_the_document_s_rates_of_tables_are_those_of_the_records():
 
 def test_the_document_s_usage_is_that_of_the_records():
     table = load_table(RESULTS / "experts", where={"n_heads": ["4"], "top_k": ["16"]})
-    means = table.groupby(["budget", "query_norm", "n_experts"])[["usage", "unevenness"]].mean()
+    means = table.groupby(["budget", "layer.query_norm", "n_experts"])[
+        ["usage", "unevenness"]
+    ].mean()
     head, rows = document_table("budget, query norm")
     assert len(rows) == 6
     for label, *cells in rows:

@@ -1,4 +1,4 @@
-"""docs/study_pilots.md: how a run ends, as the records have it."""
+"""results/study/pilots.md: how a run ends, as the records have it."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from experiments.records.files import find_records, read_record
 from tests.study.committed import RESULTS, ROOT, document_table, text
 from tests.study.ends import ENDS, SEEDS, contrasts, doubled, less_noise, losses, noises, rows
 
-DOCUMENT = ROOT / "docs" / "study_pilots.md"
-LINE = text("docs/study_pilots.md")
+DOCUMENT = ROOT / "results" / "study" / "pilots.md"
+LINE = text("results/study/pilots.md")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Holds docs/study_first.md to the records about the three estimators of one difference."""
+"""Holds results/study/first.md to the records about the three estimators of one difference."""
 
 import json
 
@@ -41,7 +41,7 @@ def test_other_choices_of_the_joint_fit():
         cells = [str(fit["peer", "dense", b]) for b in SEEDED]
         (option, value), *_ = choice.items()
         found.append(f"{cells[0]}, {cells[1]} and {cells[2]} with `--{option} {value}`")
-    assert f"PEER minus dense is {'; and '.join(found)}." in text("docs/study_first.md")
+    assert f"PEER minus dense is {'; and '.join(found)}." in text("results/study/first.md")
 
 
 def significant(found, pair, budget):
@@ -75,7 +75,7 @@ def test_what_depends_on_the_estimator(found, curves, seeds):
     assert {m for m in MODELS if lowest[m] < lowest["peer"]} == {"pkm", "moe_fine"}
     peer, none = (lowest[m] - seeds.mean(m, 3e12) for m in ("peer", "none"))
     assert f"is {peer:.3f} above the mean of its three seeds, and that of no layer {none:.3f}" in (
-        text("docs/study_first.md")
+        text("results/study/first.md")
     )
     sizes = {n: seeds.mean("peer", 3e13, n) for n in range(3, 8)}
     assert min(sizes, key=sizes.get) == 4
@@ -83,7 +83,7 @@ def test_what_depends_on_the_estimator(found, curves, seeds):
 
 def test_peer_and_no_layer_at_the_smallest_budget(seeds):
     assert f"before correction alone (p = {seeds.by_own('peer', 'none', 3e12).p:.3f})" in text(
-        "docs/study_first.md"
+        "results/study/first.md"
     )
     for by in (seeds.by_own, seeds.by_pooled):
         assert [("peer", "none") in seeds.after_holm(by, b) for b in SEEDED] == [False, True, True]
@@ -94,5 +94,5 @@ def test_the_multipliers_of_the_report_s_figures():
     assert fits["slopes"] == "own"
     at = [each for each in fits["at"] if each["model"] == "peer"]
     a, b, c = (f"{d['value']:.2f} ({d['lower']:.2f} to {d['upper']:.2f})" for d in at)
-    assert f"rises: {a}, {b} and {c}, the last beyond" in text("docs/study_first.md")
+    assert f"rises: {a}, {b} and {c}, the last beyond" in text("results/study/first.md")
     assert [each["extrapolated"] for each in at] == [False, False, True]

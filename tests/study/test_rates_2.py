@@ -1,4 +1,4 @@
-"""docs/study_pilots.md: the rates of the second edition are those of its records and law."""
+"""results/study/pilots.md: the rates of the second edition are those of its records and law."""
 
 import math
 
@@ -8,7 +8,7 @@ from tests.study.committed import ROOT, document_table, text
 from tests.study.planned import planned
 from tests.study.rates_2 import BUDGETS, LAYERS, fits, rate_by, rows, trials
 
-LINE = text("docs/study_pilots.md")
+LINE = text("results/study/pilots.md")
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def plan():
 
 
 def test_the_table():
-    assert document_table("layer | FLOPs", ROOT / "docs" / "study_pilots.md")[1] == rows()
+    assert document_table("layer | FLOPs", ROOT / "results" / "study" / "pilots.md")[1] == rows()
 
 
 def test_equal_trials_of_clean_code():

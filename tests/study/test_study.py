@@ -15,7 +15,7 @@ from tests.study.committed import RESULTS, ROOT, SEEDED, document_table, text
 from tests.study.edition_2 import shown
 from tests.study.estimators import CLASSES, JOINT
 
-PAPER, FIRST = (ROOT / "docs" / f"{name}.md" for name in ("study", "study_first"))
+PAPER, FIRST = ROOT / "docs" / "study.md", ROOT / "results" / "study" / "first.md"
 NAMES = {"dense": "dense", "no layer": "none", "`moe_fine`": "moe_fine", "PKM": "pkm"}
 CLAIMS = [
     (document, command, numbers)
@@ -94,7 +94,7 @@ def test_a_claim_s_command_prints_its_numbers(
 )
 def test_what_no_command_prints_is_the_first_edition_s(said):
     """Whose tests hold it to the records."""
-    ours, first = (text(f"docs/{name}.md") for name in ("study", "study_first"))
+    ours, first = text("docs/study.md"), text("results/study/first.md")
     assert said in ours
     assert all(part in first for part in said.split(" and "))
 

@@ -1,4 +1,4 @@
-"""What docs/study_first.md claims that no command of the analysis prints, from the records."""
+"""What results/study/first.md claims that no command of the analysis prints, from the records."""
 
 import json
 import math
@@ -88,7 +88,7 @@ def test_a_multiplier_is_the_compute_at_which_the_baseline_has_that_loss(seeds):
 
 
 def test_what_the_multipliers_leave_out(seeds):
-    said = text("docs/study_first.md")
+    said = text("results/study/first.md")
     first, second = (
         (seeds.mean("dense", a) - seeds.mean("dense", b)) / math.log(b / a)
         for a, b in ((3e12, 1e13), (1e13, 3e13))
@@ -107,7 +107,7 @@ def test_the_multipliers_of_one_law_for_both(seeds):
 
     dense, none = ([fitted(name, at) for at in (1.5, 2.0, 2.5)] for name in ("dense", "none"))
     a, b = (sorted(f"{found.value:.2f}" for found in each) for each in (dense, none))
-    said = text("docs/study_first.md")
+    said = text("results/study/first.md")
     assert (
         f"has {a[0]} to {a[2]} for PEER against dense and {b[0]} to {b[2]} against `none`" in said
     )
@@ -123,7 +123,7 @@ def test_what_the_halved_rate_does_at_the_largest_budget(seeds, tuning):
     gain = {m: whole[m] - half[m] for m in MODELS}
     assert [m for m in MODELS if gain[m] < 0] == ["none"]
     assert set(sorted(MODELS, key=gain.get)[-2:]) == {"dense", "peer"}
-    said = text("docs/study_first.md")
+    said = text("results/study/first.md")
     assert f"gain most by it, {listed([gain['dense'], gain['peer']])} nats" in said
     assert f"`none` alone loses, {-gain['none']:.3f}." in said
     assert f"by {np.mean(list(gain.values())):.3f} nats on the average of all six" in said
@@ -151,7 +151,7 @@ def test_the_layers_noise(seeds):
     calm = np.mean([seeds.own[model] for model in ("dense", "none")])
     p = stats.f.sf(sparse / calm, 24, 12)
     said = f"{sparse / calm:.1f} times that of dense and none (F test, p = {p:.4f})"
-    assert said in text("docs/study_first.md")
+    assert said in text("results/study/first.md")
 
 
 def settings_with_seeds():
@@ -191,7 +191,7 @@ def test_peer_at_the_second_budget_with_its_noise_there(seeds):
         a, b = variance / 3, seeds.own[other] / 3
         found.append(student(value, math.sqrt(a + b), (a + b) ** 2 / (a**2 / 8 + b**2 / 6)))
     dense, none, pkm = map(lower_by, found)
-    said = text("docs/study_first.md")
+    said = text("results/study/first.md")
     assert f"is below dense by {dense} and below none by {none}, both significant" in said
     assert f"and below PKM by {pkm}, which is not." in said
     assert [d.p < 0.05 for d in found] == [True, True, False]
@@ -209,7 +209,7 @@ def test_four_numbers_of_experts_at_the_second_budget(experts):
     p = stats.dunnett(*more, control=few, random_state=generator).pvalue
     f = stats.f_oneway(few, *more).pvalue
     said = f"of the three p is {p.min():.2f}, and an F test of the four numbers has {f:.2f}."
-    assert said in text("docs/study_first.md")
+    assert said in text("results/study/first.md")
     assert min(p) > 0.05
 
 
@@ -241,7 +241,7 @@ def test_dense_and_no_layer(seeds):
     assert not any(seeds.by_pooled("none", "dense", b).p < 0.05 for b in SEEDED)
     assert {f"{d.half:.3f}" for d in by_own} == {"0.013"}
     mean = seeds.mean_by_own("none", "dense")
-    said = text("docs/study_first.md")
+    said = text("results/study/first.md")
     assert f"by {listed([-d.value for d in by_own])}: not significant by pooled noise" in said
     assert f"mean of the three, {mean}." in said
     for budget in (1e13, 3e13):
@@ -251,7 +251,7 @@ def test_dense_and_no_layer(seeds):
 def test_peer_against_none_by_pooled_noise(seeds):
     found = [lower_by(seeds.by_pooled("peer", "none", budget)) for budget in SEEDED]
     assert f"PEER gains {found[0]}, {found[1]} and {found[2]}: `--baseline none`" in text(
-        "docs/study_first.md"
+        "results/study/first.md"
     )
 
 
@@ -315,7 +315,7 @@ def test_peer_at_the_parameters_of_fine_experts(seeds, experts):
         differences.append(welch(peer.mean() - fine.mean(), *variances, dof=2))
     assert (
         f"PEER minus `moe_fine` is {differences[0]} at 3e12 and {differences[1]} at 1e13"
-        in text("docs/study_first.md")
+        in text("results/study/first.md")
     )
     both = f"is {differences[0]} at 3e12 and {differences[1]} at 1e13."
     assert both in text("docs/study.md")
@@ -339,7 +339,7 @@ def test_other_text():
     assert (
         f"PEER is below dense by {a[0]}, {a[1]} and {a[2]}, "
         f"and below no layer by {b[0]}, {b[1]} and {b[2]}."
-    ) in text("docs/study_first.md")
+    ) in text("results/study/first.md")
     for by in (foreign.by_pooled, foreign.by_own):
         for baseline in ("dense", "none"):
             p = [by("peer", baseline, budget).p for budget in SEEDED]
@@ -347,7 +347,7 @@ def test_other_text():
 
 
 def test_over_all_sizes(seeds):
-    said = text("docs/study_first.md")
+    said = text("results/study/first.md")
     lowest = below_pkm = below_dense = 0
     near, spread = [], []
     for budget, best in SEEDED.items():
@@ -381,7 +381,7 @@ def test_fine_experts_over_the_sizes_of_each_budget(seeds):
         pooled = student(value, math.sqrt(2 * seeds.pooled(budget) * weight), 12)
         significant[budget] = (pooled.p < 0.05, own.p < 0.05)
         if budget == 3e12:
-            assert f"({own.value:.3f}, interval ±{own.half:.3f})" in text("docs/study_first.md")
+            assert f"({own.value:.3f}, interval ±{own.half:.3f})" in text("results/study/first.md")
     assert significant == {3e12: (True, False), 1e13: (True, True), 3e13: (True, True)}
 
 
@@ -394,7 +394,7 @@ def test_equal_seconds(seeds):
         model: (seeds.mean(model, 3e12) - seeds.mean(model, 3e13)) / math.log(10)
         for model in ("dense", "none")
     }
-    said = text("docs/study_first.md")
+    said = text("results/study/first.md")
     assert f"is worth {slopes['dense']:.3f} nats to dense and {slopes['none']:.3f} to" in said
     expected = {}
     for model in ("peer", "pkm"):
@@ -436,4 +436,4 @@ def test_the_lead_at_the_rates_of_the_second_budget(seeds, tuning):
         f"{lead(lambda m: min(at[m].values()))} at the best rate tried of each, "
         f"{lead(lambda m: minimum(at[m]))} by the minima of parabolas through the three rates, "
         f"and {lead(lambda m: minimum(at[m] | dict([used[m]])))} with the rate used as a fourth."
-    ) in text("docs/study_first.md")
+    ) in text("results/study/first.md")

@@ -123,14 +123,14 @@ def test_study_md_says_how_small_a_part_the_layer_is(one):
         f"it is {seeded('peer')} of the compute with PEER and {seeded('dense')} with dense, "
         f"at L = 7 it is {share('peer', 3e13, 7):.0f} and {share('dense', 3e13, 7):.0f} %; "
         f"the head is {heads[0]:.0f}, {heads[1]:.0f} and {heads[2]:.0f} % with PEER."
-    ) in text("docs/study_first.md")
+    ) in text("results/study/first.md")
 
 
 def test_study_md_says_what_many_experts_are_charged(one):
     few, many = one("peer", 3e12, 4096), one("peer", 3e12, 262144)
     share = overcharge(many)
     adam = [100 * 12 * r.n_params / (r.batch_tokens * r.flops_per_token) for r in (many, few)]
-    said = text("docs/study_first.md")
+    said = text("results/study/first.md")
     tokens = few.n_tokens / many.n_tokens
     assert f"{100 * share:.0f} % of what is charged at 262,144" in said
     assert f"they would get {1 / (1 - share):.2f} of the {tokens:.2f} times the tokens" in said
@@ -140,7 +140,7 @@ def test_study_md_says_what_many_experts_are_charged(one):
 def test_study_md_says_what_the_records_are(records):
     """How many are of a working tree with uncommitted changes; six are in two sweeps."""
     dirty = [r for r in records if r.environment["git_dirty"]]
-    said = text("docs/study_first.md")
+    said = text("results/study/first.md")
     of = {b: sum(r.sweep == "study/isoflop" and r.budget == b for r in dirty) for b in SEEDED}
     causes = sum(r.sweep == "study/causes" for r in dirty)
     assert sum(of.values()) - of[3e12] + causes == len(dirty)
@@ -160,7 +160,7 @@ def test_study_md_says_how_much_text_equal_compute_buys(one):
     peer, dense = ([one(m, b).n_tokens for b in SEEDED] for m in ("peer", "dense"))
     changes = [f"{100 * (a / b - 1):+.0f}" for a, b in zip(peer, dense, strict=True)]
     assert changes == ["-5", "-0", "+2"]
-    said = text("docs/study_first.md")
+    said = text("results/study/first.md")
     assert "5 % less text than dense at L = 3, as much at L = 4, and 2 % more at L = 5" in said
     for budget, percent in ((3e12, 21), (1e13, 13)):
         few, many = (one("peer", budget, n).n_tokens for n in (4096, 262144))

@@ -1,4 +1,4 @@
-"""Numbers in the prose of docs/study_first.md, from the records: sizes, seconds, many experts."""
+"""Numbers in the prose of results/study/first.md, from the records: sizes, seconds, experts."""
 
 import math
 
@@ -14,7 +14,7 @@ from tests.study.committed import RESULTS, SEEDED, text
 
 @pytest.fixture(scope="module")
 def said():
-    return text("docs/study_first.md")
+    return text("results/study/first.md")
 
 
 def listed(values):

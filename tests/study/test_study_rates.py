@@ -1,4 +1,4 @@
-"""What docs/study_first.md says of the best rate of each layer, from the records of the search."""
+"""What results/study/first.md says of the best rate of each layer, from the search's records."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from experiments.records.files import find_records, read_record
 from tests.study.committed import MODELS, RESULTS, document_table, text
 from tests.study.rate_readings import NOISE, SHOWN, rows
 
-LINE = text("docs/study_first.md")
+LINE = text("results/study/first.md")
 START = LINE.index("## The best rate of each layer")
 SECTION = LINE[START : LINE.index("## Seconds")]
 

@@ -10,16 +10,22 @@ from experiments.records.uncommitted import uncommitted_note
 from tests.study.committed import ROOT, text
 
 SAID = {  # sweep: its document, and the sentence
-    "study/rates": ("study_first", "Of the search of rates {dirty} of {all} are of such a tree."),
-    "study/transfer": ("parametrization", "All {all} runs have three blocks"),
-    "study/muon": ("parametrization", "and so are all {dirty} of [Muon](#muon)"),
+    "study/rates": (
+        "results/study/first",
+        "Of the search of rates {dirty} of {all} are of such a tree.",
+    ),
+    "study/transfer": ("docs/parametrization", "All {all} runs have three blocks"),
+    "study/muon": ("docs/parametrization", "and so are all {dirty} of [Muon](#muon)"),
     "lifelong/streams": (
-        "lifelong",
+        "docs/lifelong",
         "Of the {all} records in results/lifelong/streams {dirty} are of a working tree",
     ),
-    "growth/square": ("growth", "{dirty} of the {all} records are of a working tree"),
-    "study/causes": ("study_first", "and {dirty} of the causes"),
-    "study/isoflop": ("study_first", "24 of 42 of the isoFLOP runs at 1e13, 28 of 42 at 3e13"),
+    "growth/square": ("docs/growth", "{dirty} of the {all} records are of a working tree"),
+    "study/causes": ("results/study/first", "and {dirty} of the causes"),
+    "study/isoflop": (
+        "results/study/first",
+        "24 of 42 of the isoFLOP runs at 1e13, 28 of 42 at 3e13",
+    ),
 }
 LACKED = {  # commits that no branch of the repository has
     "03cbb98b9f01", "0dca8ec823e2", "871ffdb70eb6", "d6809b945181",
@@ -47,7 +53,7 @@ def test_each_document_counts_its_own(sweeps):
     assert {sweep for sweep, count in dirty.items() if count} == set(SAID)
     for sweep, (document, sentence) in SAID.items():
         said = sentence.format(dirty=dirty[sweep], all=len(sweeps[sweep]))
-        assert said in text(f"docs/{document}.md"), sweep
+        assert said in text(f"{document}.md"), sweep
         assert f"{dirty[sweep]} of a working tree" in uncommitted_note(sweeps[sweep])
     assert f"{dirty['study/transfer']} of them are of a working tree" in text(
         "docs/parametrization.md"

@@ -1,4 +1,4 @@
-"""docs/study_pilots.md: whether it was the schedule, as the records have it."""
+"""results/study/pilots.md: whether it was the schedule, as the records have it."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ from tests.study.committed import RESULTS, ROOT, document_table, text
 from tests.study.estimators import paired
 from tests.study.wsd import BUDGET, SCHEDULES, contrasts, copied, losses, rows, verdict
 
-DOCUMENT = ROOT / "docs" / "study_pilots.md"
-LINE = text("docs/study_pilots.md")
+DOCUMENT = ROOT / "results" / "study" / "pilots.md"
+LINE = text("results/study/pilots.md")
 
 
 @pytest.fixture(scope="module")

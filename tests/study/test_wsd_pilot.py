@@ -113,7 +113,7 @@ def test_what_the_study_says_of_it(branches, cosine):
     less = {m: cosine[m, 3e13] - min(branches[m, 3e13, lr] for lr in RATES[m]) for m in RATES}
     lead = cosine["peer", 3e13] - cosine["dense", 3e13]
     by_branches = lead - less["peer"] + less["dense"]
-    study = text("docs/study_first.md")
+    study = text("results/study/first.md")
     said = "dense at 3e13 and L = 4 is {:.3f} below its cosine run, and PEER {:.3f}"
     assert said.format(less["dense"], less["peer"]) in study
     assert f"PEER minus dense is {by_branches:.3f} there instead of {lead:.3f}" in study

@@ -1,4 +1,4 @@
-"""The layers since 2024 (docs/study_first.md): what is said of them is what the records have."""
+"""The layers since 2024 (results/study/first.md): what is said of them is what the records have."""
 
 import math
 import re
@@ -137,7 +137,7 @@ def test_the_second_set_is_of_the_changed_layers_at_the_same_rates(zoo):
 
 def test_the_second_set_s_table_is_that_of_the_records(zoo):
     """Of the runs that are done."""
-    page = text("docs/study_first.md")
+    page = text("results/study/first.md")
     before = {model: {r.seed: r.val_loss for r in records} for (model, _), records in zoo.items()}
     for (model, _), records in cells_of("zoo_2").items():
         losses = {r.seed: r.val_loss for r in sorted(records, key=lambda r: r.seed)}
@@ -178,7 +178,7 @@ def test_the_table_is_that_of_the_records(zoo, spoken):
         ]
         assert said[spoken[cell]][:6] == expected, cell
     assert f"the noise of one run is {sd:.3f} nats, of {dof} degrees of freedom" in text(
-        "docs/study_first.md"
+        "results/study/first.md"
     )
 
 
@@ -209,7 +209,7 @@ def test_what_is_found_of_each_layer_is_in_its_section(zoo):
 
 def test_what_is_said_of_other_text_of_seeds_and_of_seconds(zoo):
     """Engram on foreign domains, spreads of seeds, and PEER at dense's seconds."""
-    said = text("docs/study_first.md")
+    said = text("results/study/first.md")
     said = said[said.index("## Layers since 2024") :]
     peer, engram = zoo["peer", 16384], zoo["engram", 131072]
     below = [

@@ -1,4 +1,4 @@
-"""Was it the schedule? The tables of docs/study_pilots.md, by `python -m tests.study.wsd`.
+"""Was it the schedule? The tables of results/study/pilots.md, by `python -m tests.study.wsd`.
 
 Of the records in results/study/wsd, and of seed 0 in results/study/isoflop (cosine) and
 results/study/wsd_pilot (branches, which are the run from scratch): dense and PEER of four blocks at
