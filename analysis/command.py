@@ -48,25 +48,26 @@ class Output:
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, found: Result, **others: Any) -> "Output":
-        return cls(values=found.to_dict(), text=found.summary(), **others)
+    def of(cls, found: Result, said: Sequence[str] = (), **others: Any) -> "Output":
+        return cls(values=found.to_dict(), text="\n".join([*said, found.summary()]), **others)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command(Generic[T]):
     """A command; the file in commands/ that has it as COMMAND names it.
 
-    help: a line. read: the table, or other things to compute from. compute: the output, of what was
-    read. options: adds its own to those of all. check: raises ValueError for options that don't go
-    together, before anything is read. writes: whether NAME.json and the figures are written.
-    by_model: it compares models, so --series is refused. What is read may have the table beside
-    other things, as `table`.
+    help: a line; description: more of it. read: the table, or other things to compute from.
+    compute: the output, of what was read. options: its own, as options.declare reads them. check:
+    raises ValueError for options that don't go together, before anything is read. writes: whether
+    NAME.json and the figures are written. by_model: it compares models, so --series is refused.
+    What is read may have the table beside other things, as `table`.
     """
 
     help: str
     read: Callable[[Options], T]
     compute: Callable[[Options, T], Output]
-    options: Callable[[argparse.ArgumentParser], None] = lambda _: None
+    options: str = ""
+    description: str = ""
     check: Callable[[Options], None] = lambda _: None
     writes: bool = True
     by_model: bool = False

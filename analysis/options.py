@@ -3,9 +3,10 @@
 import argparse
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from inspect import signature
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from analysis.fitting.checks import LEVELS
 from analysis.table.checks import MAX_LOSS
@@ -59,6 +60,48 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
+# What a word for a value reads; any other is a text
+_TYPES: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("NATS", "FLOPS", "SHARE", "TOKENS", "BITS", "STEPS", "DELTA", "LEVEL"), float),
+    **dict.fromkeys(("N", "SEEDS", "DRAWS"), int),
+}
+_OPTION = re.compile(
+    r"--(?P<no>\[no-\])?(?P<name>[\w-]+)(?P<must>!)?(:(?P<dest>\w+))?(=(?P<default>\S+))?"
+    r"( (?P<value>\S+?)(?P<many>\.\.\.)?)?  +(?P<help>.+)"
+)
+
+
+def declare(sub: argparse.ArgumentParser, text: str) -> None:
+    """Adds options as they are written down, e.g. "--draws=500 DRAWS  of the bootstrap".
+
+    The value's word says its type, {a,b} is a choice, none a switch; ... after it: repeatable;
+    ! after the name: required; :name: the field, if it has another. Help may go on below.
+    """
+    for entry in re.split(r"\n(?=--)", text.strip()):
+        found = _OPTION.fullmatch(" ".join(entry.split("\n")))
+        assert found, f"no option: {entry}"
+        value, more = found["value"], {"help": re.sub(" +", " ", found["help"]).strip()}
+        if found["dest"]:
+            more |= {"dest": found["dest"]}
+        if value is None:
+            switch = argparse.BooleanOptionalAction if found["no"] else "store_true"
+            sub.add_argument(f"--{found['name']}", action=switch, **more)
+            continue
+        of = {"choices": value[1:-1].split(",")} if value[0] == "{" else {"metavar": value}
+        many = {"action": "append", "default": []} if found["many"] else {}
+        more |= {"type": _TYPES.get(value), "default": found["default"], **of, **many}
+        sub.add_argument(f"--{found['name']}", required=bool(found["must"]), **more)
+
+
+def given(options: argparse.Namespace, function: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of a function that are options of the same names."""
+    return {k: v for k, v in vars(options).items() if k in signature(function).parameters}
+
+
+def one_of(names: Iterable[str]) -> str:
+    return f"{{{','.join(names)}}}"
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, whose errors are one line."""
 
@@ -92,6 +135,10 @@ def number_or_range(text: str) -> float | tuple[float, float]:
     if len(ends) != 2 or ends[0] > ends[1]:
         raise argparse.ArgumentTypeError(f"{text!r} is no NATS or LOWEST,HIGHEST")
     return ends[0], ends[1]
+
+
+_TYPES |= dict.fromkeys(("DIR", "FILE", "YAML"), named_path)
+_TYPES |= dict.fromkeys(("JSON", "REGISTRATION"), named_file) | {"NATS[,NATS]": number_or_range}
 
 
 def check_options(options: argparse.Namespace) -> None:

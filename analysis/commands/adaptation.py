@@ -1,6 +1,5 @@
 """Gains on their domain of runs that started from weights, and losses on other text."""
 
-import argparse
 from functools import partial
 
 import pandas as pd
@@ -10,15 +9,6 @@ from analysis.command import Command, Options, Output, table_of
 from analysis.figures.adaptation import draw_adaptation
 
 
-def _options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--general",
-        default="wikitext2",
-        metavar="SET",
-        help="the set that stands for other text (%(default)s)",
-    )
-
-
 def _compute(options: Options, table: pd.DataFrame) -> Output:
     found = compare_adaptations(table, options.general)
     return Output.of(found, figures={"adaptation": partial(draw_adaptation, found)})
@@ -26,7 +16,9 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 
 COMMAND = Command(
     help="compare ways to adapt a model to a domain",
-    options=_options,
+    options="""
+--general=wikitext2 SET  the set that stands for other text (%(default)s)
+""",
     read=lambda options: table_of(options, keep=columns_of_starts(options.general), by_cell=False),
     compute=_compute,
     by_model=True,

@@ -1,6 +1,5 @@
 """Differences of lowest losses by one curve a layer and budget, fitted together."""
 
-import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from analysis.contrast.result import Contrasts
 from analysis.figures.contrast import draw_contrasts, draw_parts
 from analysis.figures.contrast_multipliers import draw_contrast_multipliers
 from analysis.isoflop.offsets import at_budgets
-from analysis.options import named_file
+from analysis.options import one_of
 from analysis.rates.saved import read_rates
 from analysis.table.documents import BY, Documents
 from analysis.table.sources import read_source
@@ -46,103 +45,6 @@ class Read:
 
     table: pd.DataFrame
     documents: Documents
-
-
-def _options(sub: argparse.ArgumentParser) -> None:
-    sub.description = (
-        "Compare the lowest losses of layers: one curve a layer and budget in ln(size), all with "
-        "one curvature, seeds as replicates, noise by class of layers and budget. Choose the sizes "
-        "by --where, e.g. n_layers=3,4,5: far from the best a curve is no parabola."
-    )
-    sub.add_argument(
-        "--x", choices=SIZES, help="the size (default: d_model where it is known for all)"
-    )
-    sub.add_argument(
-        "--baseline",
-        action="append",
-        default=[],
-        metavar="LAYER",
-        help="the layer that others are compared with (default: dense, with --layer all others); "
-        "repeatable",
-    )
-    sub.add_argument(
-        "--layer",
-        action="append",
-        default=[],
-        metavar="LAYER",
-        help="only this one's differences (default: of all); repeatable",
-    )
-    sub.add_argument(
-        "--primary",
-        action="append",
-        default=[],
-        metavar=FORM,
-        help="a difference that Holm's correction is for, e.g. peer-none@3e13, or the mean over "
-        "budgets (default: all that are printed); repeatable",
-    )
-    sub.add_argument(
-        "--centres",
-        choices=CENTRES,
-        help="best sizes: of each curve its own, or a sum of a layer's and a budget's part, in "
-        "ln(size) (default: free)",
-    )
-    sub.add_argument(
-        "--curvature",
-        choices=CURVATURES,
-        help="one for all curves, or one a layer (default: one)",
-    )
-    sub.add_argument(
-        "--classes",
-        metavar="NAME: LAYER ...; ...",
-        help="layers of equal noise, e.g. 'sparse: peer pkm; rest: dense none' (default: all, or "
-        "each its own where their noises differ at 10 %%)",
-    )
-    sub.add_argument(
-        "--errors",
-        choices=SOURCES,
-        help="noise by seeds, or by the scatter about the curves; auto: by seeds where the scatter "
-        "is not significantly larger (default: auto)",
-    )
-    sub.add_argument(
-        "--margin",
-        type=float,
-        metavar="NATS",
-        help="lowest losses that differ by less count as equal: two one-sided tests",
-    )
-    sub.add_argument(
-        "--stop",
-        type=float,
-        metavar="NATS",
-        help="the half-width at which to stop: how many more seeds each difference needs for it",
-    )
-    sub.add_argument(
-        "--rates",
-        type=named_file,
-        metavar="FILE",
-        help="the rates.json of the law that rates are by (analysis rates): intervals hold besides "
-        "that these are not the best",
-    )
-    sub.add_argument(
-        "--by",
-        choices=BY,
-        help="by domain of the held-out text, or by its targets: repeated ones, which a model that "
-        "copies can know, and new ones; from the losses of documents in records",
-    )
-    sub.add_argument("--level", type=float, help="of intervals (default: 0.95)")
-    sub.add_argument(
-        "--mark",
-        action="append",
-        default=[],
-        metavar="NAME: LOW HIGH",
-        help="a stripe in contrast_multipliers.png, e.g. of another study; repeatable",
-    )
-    sub.add_argument(
-        "--preregistered",
-        type=named_file,
-        metavar="FILE",
-        help="a yaml of what was registered before the runs: its contrasts are primary, all others "
-        "exploratory (docs/analysis.md)",
-    )
 
 
 def parse_classes(text: str | None) -> dict[str, list[str]] | None:
@@ -253,7 +155,34 @@ def _drawings(found: Contrasts, options: Options) -> dict[str, Callable[[], Figu
 
 COMMAND = Command(
     help="compare lowest losses of layers by curves that are fitted together",
-    options=_options,
+    description="Compare the lowest losses of layers: one curve a layer and budget in ln(size), "
+    "all with one curvature, seeds as replicates, noise by class of layers and budget. Choose the "
+    "sizes by --where, e.g. n_layers=3,4,5: far from the best a curve is no parabola.",
+    options=f"""
+--x {one_of(SIZES)}  the size (default: d_model where it is known for all)
+--baseline LAYER...  the layer that others are compared with (default: dense, with --layer
+    all others); repeatable
+--layer LAYER...  only this one's differences (default: of all); repeatable
+--primary {FORM}...  a difference that Holm's correction is for, e.g. peer-none@3e13, or the mean
+    over budgets (default: all that are printed); repeatable
+--centres {one_of(CENTRES)}  best sizes: of each curve its own, or a sum of a layer's and a budget's
+    part, in ln(size) (default: free)
+--curvature {one_of(CURVATURES)}  one for all curves, or one a layer (default: one)
+--classes CLASSES  layers of equal noise, e.g. 'sparse: peer pkm; rest: dense none'
+    (default: all, or each its own where their noises differ at 10 %%)
+--errors {one_of(SOURCES)}  noise by seeds, or by the scatter about the curves; auto: by seeds where
+    the scatter is not significantly larger (default: auto)
+--margin NATS  lowest losses that differ by less count as equal: two one-sided tests
+--stop NATS  the half-width at which to stop: how many more seeds each difference needs for it
+--rates JSON  the rates.json of the law that rates are by (analysis rates): intervals hold besides
+    that these are not the best
+--by {one_of(BY)}  by domain of the held-out text, or by its targets: repeated ones, which a model
+    that copies can know, and new ones; from the losses of documents in records
+--level LEVEL  of intervals (default: 0.95)
+--mark STRIPE...  'NAME: LOW HIGH' in contrast_multipliers.png, e.g. of another study; repeatable
+--preregistered REGISTRATION  a yaml of what was registered before the runs: its contrasts are
+    primary, all others exploratory (docs/analysis.md)
+""",
     check=_check,
     read=_read,
     compute=_compute,

@@ -1,6 +1,5 @@
 """Laws of whole loss curves under a schedule, and what they predict of others."""
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,55 +11,26 @@ from analysis.curves.laws import FORMS
 from analysis.curves.read import histories_of_sweep, histories_of_table
 from analysis.curves.schedules import KINDS, named_schedule, schedule_of_csv
 from analysis.figures.curves import draw_curves
-from analysis.options import as_typed, pairs, series_of
+from analysis.options import as_typed, given, one_of, pairs, series_of
 from analysis.table.sources import read_source
 
 _NO_USE = ("unit", "flops", "budgets", "budget_tolerance")  # of a history's rows
 
 
-def _options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--law", action="append", choices=list(FORMS), help="repeatable (default: all)"
-    )
-    sub.add_argument(
-        "--hold-out",
-        action="append",
-        default=[],
-        metavar="RUN[,RUN]",
-        help="fit the others, and print the end that they predict beside the measured one: of the "
-        f"runs with this in their name, all at once; {EACH}: of every run by itself; repeatable",
-    )
-    sub.add_argument(
-        "--predict",
-        action="append",
-        default=[],
-        metavar="SCHEDULE",
-        help=f"predict the end of {', '.join(KINDS)} (with --steps), or of a CSV of step and lr; "
-        "repeatable",
-    )
-    sub.add_argument("--steps", type=int, metavar="N", help="of the schedules to predict")
-    sub.add_argument(
-        "--decay",
-        type=float,
-        default=0.2,
-        metavar="SHARE",
-        help="of the steps, of a predicted wsd (%(default)s)",
-    )
-    sub.add_argument(
-        "--final-lr",
-        type=float,
-        default=0.1,
-        metavar="SHARE",
-        help="of the peak, at the end of a predicted schedule (%(default)s)",
-    )
-    sub.add_argument(
-        "--skip",
-        type=float,
-        metavar="STEPS",
-        help="leave out the rows up to this step (default: twice the warm-up)",
-    )
-    sub.add_argument("--delta", type=float, help="Huber's, of ln L (default: by the residuals)")
-    sub.add_argument("--draws", type=int, default=200, help="of the bootstrap (%(default)s)")
+_OPTIONS = f"""
+--law {one_of(FORMS)}...  repeatable (default: all)
+--hold-out RUN[,RUN]...  fit the others, and print the end that they predict beside the measured
+    one: of the runs with this in their name, all at once; {EACH}: of every run by itself;
+    repeatable
+--predict SCHEDULE...  predict the end of {", ".join(KINDS)} (with --steps), or of a CSV of step and
+    lr; repeatable
+--steps N  of the schedules to predict
+--decay=0.2 SHARE  of the steps, of a predicted wsd (%(default)s)
+--final-lr=0.1 SHARE  of the peak, at the end of a predicted schedule (%(default)s)
+--skip STEPS  leave out the rows up to this step (default: twice the warm-up)
+--delta DELTA  Huber's, of ln L (default: by the residuals)
+--draws=200 DRAWS  of the bootstrap (%(default)s)
+"""
 
 
 def _check(options: Options) -> None:
@@ -117,11 +87,9 @@ def _compute(options: Options, histories: Sequence[History]) -> Output:
     found = compare_curves(
         histories,
         options.law or tuple(FORMS),
-        hold_out=options.hold_out,
         schedules=partial(_schedules, options),
-        skip=options.skip,
-        delta=options.delta,
         n_draws=options.draws,
+        **given(options, compare_curves),
     )
     drawing = {"curves": partial(draw_curves, found)} if found.fits else {}
     return Output.of(found, figures=drawing, tables={"table": found.points()})
@@ -129,7 +97,7 @@ def _compute(options: Options, histories: Sequence[History]) -> Output:
 
 COMMAND = Command(
     help="fit laws of whole loss curves under a schedule, and predict other schedules",
-    options=_options,
+    options=_OPTIONS,
     check=_check,
     read=_read,
     compute=_compute,

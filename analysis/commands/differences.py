@@ -1,7 +1,5 @@
 """Models against a baseline, beside the noise of seeds."""
 
-import argparse
-
 import pandas as pd
 
 from analysis.command import Command, Options, Output, table_of
@@ -9,29 +7,6 @@ from analysis.differences.by_column import DifferencesBy, compare_by
 from analysis.differences.correction import Corrected, holm
 from analysis.differences.models import Differences, compare_models, seed_noise
 from analysis.isoflop.offsets import at_budgets
-
-
-def _options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--baseline", default="dense", help="the model that others are compared with (dense)"
-    )
-    sub.add_argument(
-        "--budget", type=float, metavar="FLOPS", help="where (default: where most have seeds)"
-    )
-    sub.add_argument(
-        "--by", metavar="COLUMN", help="at each of its values, e.g. n_experts, and on the average"
-    )
-    sub.add_argument(
-        "--noise-of",
-        type=float,
-        metavar="FLOPS",
-        help="the budget whose seeds give the noise (default: the one compared)",
-    )
-    sub.add_argument(
-        "--holm",
-        action="store_true",
-        help="the p of each difference, alone and after Holm's correction for all of them",
-    )
 
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
@@ -49,13 +24,18 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
     else:
         found = compare_models(at.table, options.baseline, **how)
         found = holm(found) if options.holm else found
-    text = "\n".join([*at.how, found.summary()])
-    return Output(values=found.to_dict(), text=text)
+    return Output.of(found, at.how)
 
 
 COMMAND = Command(
     help="compare models beside the noise of seeds",
-    options=_options,
+    options="""
+--baseline=dense BASELINE  the model that others are compared with (dense)
+--budget FLOPS  where (default: where most have seeds)
+--by COLUMN  at each of its values, e.g. n_experts, and on the average
+--noise-of FLOPS  the budget whose seeds give the noise (default: the one compared)
+--holm  the p of each difference, alone and after Holm's correction for all of them
+""",
     read=lambda options: table_of(options, needs=("budget", "seed")),
     compute=_compute,
 )

@@ -1,12 +1,11 @@
 """Laws of the loss in the number of experts, compared."""
 
-import argparse
 import math
 from functools import partial
 
 import pandas as pd
 
-from analysis.arguments import add_choice, add_cluster
+from analysis.arguments import CHOICE, CLUSTER
 from analysis.command import Command, Options, Output, table_of
 from analysis.experts.compare import DEFAULT_FORMS, HOLD_OUT, compare_laws
 from analysis.experts.fit import size_slopes
@@ -14,39 +13,12 @@ from analysis.experts.runs import BACKBONE
 from analysis.figures.experts import draw_experts
 from analysis.fitting.text import in_columns
 from analysis.laws.forms import OF_EXPERTS
-
-
-def _options(sub: argparse.ArgumentParser) -> None:
-    add_choice(sub)
-    add_cluster(sub)
-    sub.add_argument(
-        "--form",
-        action="append",
-        choices=list(OF_EXPERTS),
-        help=f"repeatable (default: {', '.join(DEFAULT_FORMS)})",
-    )
-    sub.add_argument(
-        "--hold-out",
-        default="size",
-        choices=HOLD_OUT,
-        help="hold out the runs of its largest value, or the fifth of the most compute: cells "
-        "(%(default)s)",
-    )
-    sub.add_argument(
-        "--residual",
-        default="log",
-        choices=["log", "loss"],
-        help="least squares of the log loss, or of the loss (%(default)s)",
-    )
-    sub.add_argument(
-        "--size", default=BACKBONE, help="the column that N is (%(default)s: see docs/analysis.md)"
-    )
+from analysis.options import given, one_of
 
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
     choice = {"model": options.model, "baseline": options.baseline, "size": options.size}
-    how = {"hold_out": options.hold_out, "residual": options.residual, "cluster": options.cluster}
-    found = compare_laws(table, options.form or DEFAULT_FORMS, **how, **choice)
+    found = compare_laws(table, options.form or DEFAULT_FORMS, **given(options, compare_laws))
     lines = []
     for fit in found.fits:
         lines.append(f"{fit.form_name}: {fit.summary()}")
@@ -74,7 +46,13 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 
 COMMAND = Command(
     help="compare laws of the loss in the number of experts",
-    options=_options,
+    options=f"""{CHOICE}{CLUSTER}
+--form {one_of(OF_EXPERTS)}...  repeatable (default: {", ".join(DEFAULT_FORMS)})
+--hold-out=size {one_of(HOLD_OUT)}  hold out the runs of its largest value, or the fifth of the most
+    compute: cells (%(default)s)
+--residual=log {{log,loss}}  least squares of the log loss, or of the loss (%(default)s)
+--size={BACKBONE} SIZE  the column that N is (%(default)s: see docs/analysis.md)
+""",
     read=lambda options: table_of(options, needs=("n_experts",), by_trunk=False),
     compute=_compute,
     by_model=True,

@@ -1,6 +1,5 @@
 """Learning and forgetting of runs that learnt a stream of domains."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -9,23 +8,9 @@ from analysis.command import Command, Options, Output, records_of, table_of
 from analysis.figures.forgetting import draw_forgetting
 from analysis.forgetting.compare import compare_forgetting, has_learnt
 from analysis.forgetting.ways import unreadable
+from analysis.options import given
 from analysis.table.sources import read_source
 from experiments.records.record import RunRecord
-
-
-def _options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--learning",
-        type=float,
-        metavar="BITS",
-        help="compare forgetting where each has learnt this much, in bits/byte (default: what most "
-        "ways have learnt)",
-    )
-    sub.add_argument(
-        "--baseline",
-        metavar="WAY",
-        help="the way that others are compared with there (default: full fine-tuning)",
-    )
 
 
 def _read(options: Options) -> list[RunRecord]:
@@ -41,13 +26,17 @@ def _read(options: Options) -> list[RunRecord]:
 
 
 def _compute(options: Options, records: Sequence[RunRecord]) -> Output:
-    found = compare_forgetting(records, learning=options.learning, baseline=options.baseline)
+    found = compare_forgetting(records, **given(options, compare_forgetting))
     return Output.of(found, figures={"forgetting": partial(draw_forgetting, found)})
 
 
 COMMAND = Command(
     help="compare ways to go on learning from a stream",
-    options=_options,
+    options="""
+--learning BITS  compare forgetting where each has learnt this much, in bits/byte (default: what
+    most ways have learnt)
+--baseline WAY  the way that others are compared with there (default: full fine-tuning)
+""",
     read=_read,
     compute=_compute,
     by_model=True,

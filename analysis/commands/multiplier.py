@@ -1,11 +1,10 @@
 """Compute multipliers at stated computes and losses, as a forest plot and as curves."""
 
-import argparse
 from functools import partial
 
 import pandas as pd
 
-from analysis.arguments import add_asymptote, add_curves
+from analysis.arguments import ASYMPTOTE, CURVES
 from analysis.command import Command, Options, Output, table_of
 from analysis.figures.multipliers import draw_forest, draw_multipliers
 from analysis.fits import multipliers_of
@@ -13,56 +12,18 @@ from analysis.isoflop.fit import fit_isoflop
 from analysis.multiplier.fit import compute_multipliers, lowest_points
 from analysis.multiplier.profile import SLOPES
 from analysis.multiplier.result import frame_of
+from analysis.options import given, one_of
 from analysis.study import check_choices
 from analysis.table.warned import warnings_of_table
 
 
-def _options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--baseline", default="dense", help="the model that others are compared with (dense)"
-    )
-    add_curves(sub)
-    add_asymptote(sub)
-    sub.add_argument(
-        "--slopes",
-        default="own",
-        choices=SLOPES,
-        help="an alpha for each model, or one for all (%(default)s)",
-    )
-    sub.add_argument(
-        "--points",
-        default="minima",
-        choices=["minima", "lowest"],
-        help="what the laws are of: minima of isoFLOP curves, or the lowest loss of each budget "
-        "(%(default)s)",
-    )
-    sub.add_argument(
-        "--at",
-        type=float,
-        action="append",
-        default=[],
-        metavar="FLOPS",
-        help="state the multipliers at this compute of the models (default: at their budgets); "
-        "repeatable",
-    )
-    sub.add_argument(
-        "--at-loss",
-        type=float,
-        action="append",
-        default=[],
-        metavar="NATS",
-        help="state them at this loss; repeatable",
-    )
-
-
 def _compute(options: Options, table: pd.DataFrame) -> Output:
     check_choices(table, options.baseline, options.asymptote)
-    how = {"asymptote": options.asymptote, "slopes": options.slopes}
+    how = given(options, multipliers_of)
     if options.points == "lowest":
-        found = compute_multipliers(lowest_points(table), options.baseline, **how)
+        found = compute_multipliers(lowest_points(table), **how)
     else:
-        fit = fit_isoflop(table, options.x, options.method, options.n_nearest)
-        found = multipliers_of(fit, options.baseline, **how)
+        found = multipliers_of(fit_isoflop(table, **given(options, fit_isoflop)), **how)
     found = found.with_warnings(warnings_of_table(table))
     stated = found.at(options.at, options.at_loss)
     drawings = {"forest": partial(draw_forest, found, options.at, options.at_loss)}
@@ -77,7 +38,15 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 
 COMMAND = Command(
     help="say how much more compute a baseline needs for the same loss",
-    options=_options,
+    options=f"""--baseline=dense BASELINE  the model that others are compared with (dense)
+{CURVES}{ASYMPTOTE}
+--slopes=own {one_of(SLOPES)}  an alpha for each model, or one for all (%(default)s)
+--points=minima {{minima,lowest}}  what the laws are of: minima of isoFLOP curves, or the
+    lowest loss of each budget (%(default)s)
+--at FLOPS...  state the multipliers at this compute of the models (default: at their budgets);
+    repeatable
+--at-loss NATS...  state them at this loss; repeatable
+""",
     read=lambda options: table_of(options, needs=("budget", options.x)),
     compute=_compute,
 )

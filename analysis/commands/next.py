@@ -1,6 +1,5 @@
 """The runs to make next for a named interval."""
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
@@ -10,44 +9,11 @@ from analysis.design.choose import next_runs
 from analysis.design.sweep import experiment_yaml
 from analysis.design.targets import FORMS
 from analysis.isoflop.fit import X_NAMES
-from analysis.options import named_path
+from analysis.options import given, one_of
 from analysis.progress import Steps
 from analysis.staging import staged
 from analysis.table.sources import read_source
 from experiments.system.disk import followed, write_text
-
-
-def _options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--for",
-        dest="target",
-        required=True,
-        metavar="TARGET",
-        help=f"the interval to narrow: {FORMS}. N* is the best size, a its exponent, alpha the "
-        "loss's; MODEL-MODEL is a difference of lowest losses",
-    )
-    sub.add_argument(
-        "--budget", type=float, required=True, metavar="FLOPS", help="to spend, in training FLOPs"
-    )
-    sub.add_argument("--model", help="which model, if the table has several")
-    sub.add_argument(
-        "--baseline", default="dense", help="the model that a multiplier is beside (dense)"
-    )
-    sub.add_argument(
-        "--x", default="n_params", choices=X_NAMES[:3], help="the size that N* is (%(default)s)"
-    )
-    sub.add_argument("--level", type=float, default=0.95, help="of the interval (%(default)s)")
-    sub.add_argument(
-        "--write",
-        type=named_path,
-        metavar="YAML",
-        help="write the runs as an experiment, e.g. conf/experiment/NAME.yaml",
-    )
-    sub.add_argument(
-        "--base",
-        metavar="EXPERIMENT",
-        help="whose setting the experiment has (default: the one that the runs are of)",
-    )
 
 
 def _check(options: Options) -> None:
@@ -67,16 +33,7 @@ def _check(options: Options) -> None:
 def _compute(options: Options, table: pd.DataFrame) -> Output:
     steps = Steps()
     try:
-        found = next_runs(
-            table,
-            options.target,
-            options.budget,
-            model=options.model,
-            baseline=options.baseline,
-            x=options.x,
-            level=options.level,
-            say=steps,
-        )
+        found = next_runs(table, **given(options, next_runs), say=steps)
     finally:
         steps.close()
     text = found.summary()
@@ -92,7 +49,17 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 
 COMMAND = Command(
     help="say which runs would narrow a named interval most per FLOP",
-    options=_options,
+    options=f"""
+--for!:target TARGET  the interval to narrow: {FORMS}. N* is the best size, a its exponent,
+    alpha the loss's; MODEL-MODEL is a difference of lowest losses
+--budget! FLOPS  to spend, in training FLOPs
+--model MODEL  which model, if the table has several
+--baseline=dense BASELINE  the model that a multiplier is beside (dense)
+--x=n_params {one_of(X_NAMES[:3])}  the size that N* is (%(default)s)
+--level=0.95 LEVEL  of the interval (%(default)s)
+--write YAML  write the runs as an experiment, e.g. conf/experiment/NAME.yaml
+--base EXPERIMENT  whose setting the experiment has (default: the one that the runs are of)
+""",
     check=_check,
     read=lambda options: table_of(options, needs=("budget", options.x)),
     compute=_compute,

@@ -1,11 +1,10 @@
 """L = E + A/N^alpha + B/D^beta for each model."""
 
-import argparse
 from functools import partial
 
 import pandas as pd
 
-from analysis.arguments import add_cluster, add_surface
+from analysis.arguments import CLUSTER, SURFACE
 from analysis.command import Command, Options, Output, table_of
 from analysis.figures.parametric import draw_contours
 from analysis.fitting.status import FitError
@@ -22,23 +21,6 @@ from analysis.validation.influence import ENOUGH_RUNS, Influence, influence_of
 
 _DRAWS = 500  # of the bootstrap without the runs
 _FEW = 100  # where nobody asked
-
-
-def _options(sub: argparse.ArgumentParser) -> None:
-    add_surface(sub, draws=1000, delta=HOFFMANN_S)
-    sub.add_argument(
-        "--residual",
-        default="log",
-        choices=["log", "loss"],
-        help="of the log loss with Huber, or least squares of the loss",
-    )
-    add_cluster(sub)
-    sub.add_argument(
-        "--influence",
-        action=argparse.BooleanOptionalAction,
-        help="find the runs that each parameter depends on most, and fit again without them "
-        f"(default: of {ENOUGH_RUNS} runs or more, and told where a few decide)",
-    )
 
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
@@ -91,7 +73,14 @@ def _how_well(fit: ParametricFit) -> str:
 
 COMMAND = Command(
     help="fit L = E + A/N^alpha + B/D^beta (approach 3)",
-    options=_options,
+    options=f"""{SURFACE}
+--delta={HOFFMANN_S} DELTA  Huber's delta ({HOFFMANN_S})
+--draws=1000 DRAWS  of the bootstrap (%(default)s)
+--residual=log {{log,loss}}  of the log loss with Huber, or least squares of the loss
+{CLUSTER}
+--[no-]influence  find the runs that each parameter depends on most, and fit again without them
+    (default: of {ENOUGH_RUNS} runs or more, and told where a few decide)
+""",
     read=lambda options: table_of(options, needs=(options.x, "n_tokens")),
     compute=_compute,
 )

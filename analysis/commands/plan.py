@@ -1,51 +1,20 @@
 """The size and tokens that a budget should buy."""
 
-import argparse
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.arguments import add_choice, add_curves
+from analysis.arguments import CHOICE, CURVES
 from analysis.command import Command, Options, Output, table_of
 from analysis.experts.fit import fit_expert_law
 from analysis.experts.runs import BACKBONE
 from analysis.fitting.status import FitError
 from analysis.isoflop.fit import fit_isoflop
 from analysis.laws.forms import OF_EXPERTS
+from analysis.options import given, one_of
 from analysis.planner import MIN_GAIN, Plan, plan
 from analysis.surfaces.models import cells_of_models, compare_surfaces_of_models, unique_tokens
-
-
-def _options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--budget", type=float, required=True, metavar="FLOPS", help="in training FLOPs"
-    )
-    add_curves(sub)
-    add_choice(sub)
-    sub.add_argument(
-        "--surfaces",
-        action="store_true",
-        help="by the surfaces in size and tokens that the runs don't exclude, in place of the "
-        "laws of isoFLOP curves; C = kND with the k of the runs",
-    )
-    sub.add_argument(
-        "--unique-tokens",
-        type=float,
-        metavar="TOKENS",
-        help="how many tokens there are, for --surfaces: more are repeats (default: as many as "
-        "the runs' data, where they repeat it)",
-    )
-    sub.add_argument(
-        "--form", choices=list(OF_EXPERTS), help="a law of experts, to plan their number"
-    )
-    sub.add_argument("--size", help=f"the column that N is there ({BACKBONE})")
-    sub.add_argument(
-        "--min-gain",
-        type=float,
-        metavar="NATS",
-        help=f"a doubling of the experts must gain this much ({MIN_GAIN})",
-    )
 
 
 def _check(options: Options) -> None:
@@ -66,14 +35,9 @@ def _check(options: Options) -> None:
 def _compute(options: Options, table: pd.DataFrame) -> Output:
     law = None
     if options.form:
-        law = fit_expert_law(
-            table,
-            options.form,
-            model=options.model,
-            baseline=options.baseline,
-            size=options.size or BACKBONE,
-        )
-    how: dict[str, Any] = {"experts": law, "min_gain": options.min_gain or MIN_GAIN}
+        how = {"model": options.model, "baseline": options.baseline}
+        law = fit_expert_law(table, options.form, size=options.size or BACKBONE, **how)
+    how = {"experts": law, "min_gain": options.min_gain or MIN_GAIN}
     make = _by_surfaces if options.surfaces else _by_curves
     plans, notes = make(options, table, how)
     return Output(
@@ -86,7 +50,7 @@ def _by_curves(
     options: Options, table: pd.DataFrame, how: dict[str, Any]
 ) -> tuple[dict[str, Plan], list[str]]:
     """A plan a model, and notes."""
-    fit = fit_isoflop(table, options.x, options.method, options.n_nearest)
+    fit = fit_isoflop(table, **given(options, fit_isoflop))
     models = [options.model] if options.model else [law.model for law in fit.laws]
     if not models:
         raise FitError(f"no power law to plan by: {fit.why_no_laws}")
@@ -124,7 +88,16 @@ def _needs(options: Options) -> tuple[str, ...]:
 
 COMMAND = Command(
     help="say what size, tokens and experts a budget should buy",
-    options=_options,
+    options=f"""--budget! FLOPS  in training FLOPs
+{CURVES}{CHOICE}
+--surfaces  by the surfaces in size and tokens that the runs don't exclude, in place of the laws of
+    isoFLOP curves; C = kND with the k of the runs
+--unique-tokens TOKENS  how many tokens there are, for --surfaces: more are repeats (default:
+    as many as the runs' data, where they repeat it)
+--form {one_of(OF_EXPERTS)}  a law of experts, to plan their number
+--size SIZE  the column that N is there ({BACKBONE})
+--min-gain NATS  a doubling of the experts must gain this much ({MIN_GAIN})
+""",
     check=_check,
     read=lambda options: table_of(options, needs=_needs(options)),
     compute=_compute,

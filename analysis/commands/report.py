@@ -1,29 +1,14 @@
 """Everything, on one page; says on stderr what it is at."""
 
-import argparse
-
 import pandas as pd
 
-from analysis.arguments import add_asymptote, add_curves, add_noise
+from analysis.arguments import ASYMPTOTE, CURVES, NOISE
 from analysis.command import Command, Options, Output, folder_of, records_of, table_of
 from analysis.progress import Steps
 from analysis.report.provenance import provenance_of
 from analysis.report.write import write_report
 from analysis.study import analyse, check_choices
 from analysis.table.sources import Source, read_source
-
-
-def _options(sub: argparse.ArgumentParser) -> None:
-    add_curves(sub)
-    add_noise(sub)
-    sub.add_argument("--baseline", help="the model that compute multipliers compare with (dense)")
-    add_asymptote(sub)
-    sub.add_argument("--title", help="of the page")
-    sub.add_argument(
-        "--paper",
-        action="store_true",
-        help="write paper/ too: tables for LaTeX (booktabs), figures one or two columns wide, 8 pt",
-    )
 
 
 def _read(options: Options) -> tuple[Source, pd.DataFrame]:
@@ -67,7 +52,12 @@ def _compute(options: Options, read: tuple[Source, pd.DataFrame]) -> Output:
 
 COMMAND = Command(
     help="write report.html, fits.json and figures/*.png and *.pdf",
-    options=_options,
+    options=f"""{CURVES}{NOISE}
+--baseline BASELINE  the model that compute multipliers compare with (dense)
+{ASYMPTOTE}
+--title TITLE  of the page
+--paper  write paper/ too: tables for LaTeX (booktabs), figures one or two columns wide, 8 pt
+""",
     read=_read,
     compute=_compute,
     writes=False,  # its page has files of its own

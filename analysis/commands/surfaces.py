@@ -1,30 +1,15 @@
 """Surfaces in size and tokens, compared by hold-out, for each model."""
 
-import argparse
-
 import pandas as pd
 
-from analysis.arguments import add_cluster, add_surface
+from analysis.arguments import CLUSTER, SURFACE
 from analysis.command import Command, Options, Output, table_of
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.text import in_columns
 from analysis.laws.forms import SURFACES
+from analysis.options import one_of
 from analysis.surfaces.compare import HELD_OUT, SurfaceComparison
 from analysis.surfaces.models import compare_surfaces_of_models
-
-
-def _options(sub: argparse.ArgumentParser) -> None:
-    add_surface(sub, draws=200, delta=None)
-    sub.add_argument(
-        "--form", action="append", choices=list(SURFACES), help="repeatable (default: all)"
-    )
-    sub.add_argument(
-        "--hold-out",
-        default="compute",
-        choices=HELD_OUT,
-        help="hold out the fifth of the runs with the most of it; ratio: D/N (%(default)s)",
-    )
-    add_cluster(sub)
 
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
@@ -33,9 +18,9 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
         options.x,
         options.model,
         forms=options.form or tuple(SURFACES),
+        n_draws=options.draws,
         hold_out=options.hold_out,
         delta=options.delta,
-        n_draws=options.draws,
         cluster=options.cluster,
     )
     lines = []
@@ -64,7 +49,13 @@ def _beyond(found: SurfaceComparison) -> list[str]:
 
 COMMAND = Command(
     help="compare surfaces in size and tokens, and average those that the runs don't exclude",
-    options=_options,
+    options=f"""{SURFACE}
+--delta DELTA  Huber's delta (1.345 standard deviations of the runs)
+--draws=200 DRAWS  of the bootstrap (%(default)s)
+--form {one_of(SURFACES)}...  repeatable (default: all)
+--hold-out=compute {one_of(HELD_OUT)}  hold out the fifth of the runs with the most of it;
+    ratio: D/N (%(default)s)
+{CLUSTER}""",
     read=table_of,
     compute=_compute,
 )
