@@ -80,15 +80,18 @@ def declare(sub: argparse.ArgumentParser, text: str) -> None:
     for entry in re.split(r"\n(?=--)", text.strip()):
         found = _OPTION.fullmatch(" ".join(entry.split("\n")))
         assert found, f"no option: {entry}"
-        value, more = found["value"], {"help": re.sub(" +", " ", found["help"]).strip()}
+        value = found["value"]
+        more: dict[str, Any] = {"help": re.sub(" +", " ", found["help"]).strip()}
         if found["dest"]:
             more |= {"dest": found["dest"]}
         if value is None:
             switch = argparse.BooleanOptionalAction if found["no"] else "store_true"
             sub.add_argument(f"--{found['name']}", action=switch, **more)
             continue
-        of = {"choices": value[1:-1].split(",")} if value[0] == "{" else {"metavar": value}
-        many = {"action": "append", "default": []} if found["many"] else {}
+        of: dict[str, Any] = (
+            {"choices": value[1:-1].split(",")} if value[0] == "{" else {"metavar": value}
+        )
+        many: dict[str, Any] = {"action": "append", "default": []} if found["many"] else {}
         more |= {"type": _TYPES.get(value), "default": found["default"], **of, **many}
         sub.add_argument(f"--{found['name']}", required=bool(found["must"]), **more)
 

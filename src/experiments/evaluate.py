@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments.config.hydra_hints import choice_names
 from experiments.config.words import LIBRARY, PATCH, SCORING, Words, read_words
-from experiments.inspection.editing.files import named_patch
+from experiments.inspection.editing.patch import named_patch
 from experiments.records.files import RECORD_NAME
 from experiments.records.finished import finished_record
 from experiments.records.record import RunRecord

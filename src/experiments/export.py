@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.config.words import PATCH, PLACES, Words
-from experiments.inspection.editing.files import named_patch
+from experiments.inspection.editing.patch import named_patch
 from experiments.interchange.place import check_folder, check_safetensors
 from experiments.records.finished import finished_record
 from experiments.system.command import run_words

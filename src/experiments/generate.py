@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from experiments.config.constraints import AtLeast1, Seed
 from experiments.config.reading import read
 from experiments.config.words import LIBRARY, PATCH, PLACES, Words, check_text
-from experiments.inspection.editing.files import named_patch
+from experiments.inspection.editing.patch import named_patch
 from experiments.models.sampling import Sampling
 from experiments.records.finished import finished_record
 from experiments.system.command import run_words

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from experiments.config.words import PATCH, PLACES, Words, node_of
 from experiments.inspection.command import run_on_texts
-from experiments.inspection.editing.files import named_patch
+from experiments.inspection.editing.patch import named_patch
 from experiments.records.finished import finished_record
 from experiments.system.disk import check_writable, followed, reached
 

@@ -1,15 +1,20 @@
 """Edits single experts, in a file: `python -m experiments.patch RUN FILE remove=[...] ...`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from experiments.config.words import PATCH, PLACES, Words
+from experiments.inspection.editing.patch import (
+    LayerEdits,
+    Patch,
+    check_new,
+    read_indices,
+    read_pairs,
+    read_patch,
+    write_patch,
+)  # fmt: skip
 from experiments.records.finished import finished_record
 from experiments.system.command import run_words
-
-if TYPE_CHECKING:
-    from experiments.inspection.editing.making import Wish
-    from experiments.inspection.editing.patch import Patch
 
 USAGE = """\
 usage: python -m experiments.patch RUN FILE layer=NAME [remove=[I,...]] [swap=[I:J,...]] ...
@@ -27,47 +32,42 @@ export and inspect. The run stays as it is. Without an edit, it says what a file
   patch=FILE          begins with the edits of an earlier patch
   paths.cache=PATH    and other keys of trainer and paths
 """
-_EDITS = ("remove", "swap", "add")
+_EDITS = {"remove": read_indices, "swap": read_pairs, "add": read_pairs}
 _KEYS = ("layer", *_EDITS, "from", PATCH)
 
 
 def patch_run(
     run_dir: Path,
     path: Path,
-    wish: "Wish",
     overrides: tuple[str, ...] = (),
     *,
     layer: str | None = None,
     source: Path | None = None,
     first: Path | None = None,
-) -> "Patch":
+    **edits: Any,
+) -> Patch:
     """Writes the patch of a layer of a run, or of all that an earlier one has too.
 
-    source: the run that copies are of. first: the file of an earlier patch. Raises ValueError for
-    what can't be edited so.
+    source: the run that copies are of. first: the file of an earlier patch. edits: as of edits_of.
+    Raises ValueError for what can't be edited so.
     """
     record = finished_record(run_dir)
-    from experiments.inspection.editing.files import check_new, read_patch, write_patch
-
     check_new(path)
-    begun = None if first is None else read_patch(first, run_dir, record)
+    begun = () if first is None else read_patch(first, run_dir, record).layers
     if source is not None:
         finished_record(source)
     # seconds, which what is refused need not wait for
     from experiments.finished.model import read_finished
-    from experiments.inspection.editing.applying import apply
-    from experiments.inspection.editing.making import edits_of, joined, make_patch
+    from experiments.inspection.editing.applying import apply, edits_of, make_patch
     from experiments.inspection.interface import inspected_layers, the_layer
 
     _, _, model = read_finished(run_dir, overrides)
-    own = the_layer(model, layer)
-    other = own
+    own = other = the_layer(model, layer)
     if source is not None:
         (other,) = inspected_layers(read_finished(source, overrides)[2], [own.name])
-    edits = {} if begun is None else {part.name: part.edits for part in begun.layers}
-    made = edits_of(wish, own, other)
-    edits[own.name] = joined(edits[own.name], made) if own.name in edits else made
-    patch = make_patch(record.run_id, model, edits)
+    all_edits = {part.name: part.edits for part in begun}
+    all_edits[own.name] = all_edits.get(own.name, LayerEdits()) + edits_of(own, other, **edits)
+    patch = make_patch(record.run_id, model, all_edits)
     apply(model, patch)  # refuses rows of another size
     write_patch(path, patch)
     return patch
@@ -78,48 +78,32 @@ def _run(words: Words) -> None:
         raise ValueError(f"a run and a file are needed, and {len(words.plain)} given; see --help")
     run_dir, path = Path(words.plain[0]), Path(words.plain[1]).expanduser()
     values = words.values
-    if not any(key in values for key in _EDITS):
+    removed, swapped, added = (read(values.get(key, ""), key) for key, read in _EDITS.items())
+    if _EDITS.keys().isdisjoint(values):
         if values:
             raise ValueError(f"{next(iter(values))}= is of an edit; give remove=, swap= or add=")
-        _show(run_dir, path, words.overrides)
+        patch = _checked(run_dir, path, words.overrides)
+        print("\n".join(patch.describe()))
         return
-    from experiments.inspection.editing.making import Wish, read_indices, read_pairs
-
-    wish = Wish(
-        removed=read_indices(values.get("remove", ""), "remove"),
-        swapped=read_pairs(values.get("swap", ""), "swap"),
-        added=read_pairs(values.get("add", ""), "add"),
-    )
-    if not wish:
+    if not (removed or swapped or added):
         raise ValueError("no expert is named; give remove=[17], swap=[1:2] or add=[5:17]")
-    if "from" in values and not wish.added:
+    if "from" in values and not added:
         raise ValueError("from= is of add=[I:J]; give that too, or leave it out")
+    paths = {key: Path(values[key]).expanduser() for key in ("from", PATCH) if key in values}
     patch = patch_run(
-        run_dir,
-        path,
-        wish,
-        words.overrides,
-        layer=values.get("layer"),
-        source=_path(values.get("from")),
-        first=_path(values.get(PATCH)),
-    )
-    print("\n".join(patch.describe()))
-    print(f"patch: {path}")
+        run_dir, path, words.overrides, layer=values.get("layer"), source=paths.get("from"),
+        first=paths.get(PATCH), removed=removed, swapped=swapped, added=added,
+    )  # fmt: skip
+    print("\n".join([*patch.describe(), f"patch: {path}"]))
 
 
-def _show(run_dir: Path, path: Path, overrides: tuple[str, ...]) -> None:
-    from experiments.inspection.editing.files import read_patch
-
+def _checked(run_dir: Path, path: Path, overrides: tuple[str, ...]) -> Patch:
+    """What a file holds, after the model took it."""
     patch = read_patch(path, run_dir, finished_record(run_dir))
     from experiments.finished.model import read_finished
-    from experiments.inspection.editing.applying import apply
 
-    apply(read_finished(run_dir, overrides)[2], patch)
-    print("\n".join(patch.describe()))
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text).expanduser()
+    patch.change(read_finished(run_dir, overrides)[2])
+    return patch
 
 
 def main() -> None:

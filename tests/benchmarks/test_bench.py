@@ -333,7 +333,7 @@ def _gate(monkeypatch, others: list[float | None]) -> list[timing.Repeat]:
 
     monkeypatch.setattr(timing, "cpu_seconds", lambda: (clock["machine"], clock["own"]))
     monkeypatch.setattr(timing.time, "perf_counter", _ticking())
-    return timing.quiet_repeat(timing.Contender(name="x", call=call), 1, "cpu")
+    return timing.quiet_repeat(timing.Contender(name="x", make=lambda: call), 1, "cpu")
 
 
 def _ticking():

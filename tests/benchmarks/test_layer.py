@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from experiments.benchmarks.core.case import Case
-from experiments.benchmarks.core.contenders import passes
-from experiments.benchmarks.core.halves import HALF, half_of, halves
+from experiments.benchmarks.core.contenders import HALF, half_of, halves, passes
 from experiments.benchmarks.core.rates import Rates
 from experiments.benchmarks.core.roofline import floors_of
 from experiments.benchmarks.core.shapes import Settings, Shape

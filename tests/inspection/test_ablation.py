@@ -8,13 +8,22 @@ import torch
 from scipy.stats import binom
 
 from experiments.data.windows import ScoredWindows
-from experiments.inspection.ablation.choosing import by_lift, by_part, equal_mass
+from experiments.inspection.ablation.choosing import Choice, by_lift, by_part, equal_mass
 from experiments.inspection.ablation.facts import Fact, read_facts
-from experiments.inspection.ablation.intervals import Estimate, mean, ratio, weighted, with_draws
-from experiments.inspection.ablation.of_facts import Asked, OfFacts, ablate_facts
-from experiments.inspection.ablation.of_texts import OfTexts, ablate_texts, units_of
-from experiments.inspection.ablation.result import Changes, rows_of_texts
-from experiments.inspection.ablation.saved import read_ablation, rows_frame, write_ablation
+from experiments.inspection.ablation.of_facts import Asked, ablate_facts
+from experiments.inspection.ablation.of_texts import ablate_texts, units_of
+from experiments.inspection.ablation.result import (
+    Changes,
+    Estimate,
+    mean,
+    ratio,
+    read_ablation,
+    rows_frame,
+    rows_of_texts,
+    weighted,
+    with_draws,
+    write_ablation,
+)
 from experiments.inspection.contributions import contributions
 from experiments.inspection.interface import the_layer
 from experiments.inspection.texts import Text
@@ -170,7 +179,7 @@ def test_changes_of_texts_by_hand(ffn):
     texts = texts_of(50, 0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     units = units_of(texts, SEQ, 4, END, halved=False)
-    how = OfTexts(experts=(3, 10, 11), target="even", top=0, n_draws=2, seed=0)
+    how = Choice(experts=(3, 10, 11), domain="even", top=0, draws=2, seed=0)
     found = ablate_texts(model, layer, units, how)
     assert found.unit == "document"
     even, odd, specific = found.rows
@@ -208,7 +217,7 @@ def test_a_domains_experts_are_chosen_by_other_documents_than_are_told_of():
     model = model_of(DenseConfig(), STEM).float()
     layer = the_layer(model, "blocks.1.ffn")
     units = units_of(texts_of(60, 2), SEQ, 4, END, halved=True)
-    how = OfTexts(experts=None, target="even", top=6, n_draws=3, seed=0)
+    how = Choice(experts=None, domain="even", top=6, draws=3, seed=0)
     found = ablate_texts(model, layer, units, how)
     (chosen,) = found.experts.values()
     assert all(expert % 2 == 0 for expert in chosen)  # a row for each id: the ids of that text
@@ -271,7 +280,7 @@ def test_changes_of_facts_by_hand(given):
     layer = the_layer(model, "blocks.1.ffn")
     asked = asked_of(22, np.random.default_rng(0))
     scorer = Scorer(model=model, seq_len=SEQ, batch_size=4, device=torch.device("cpu"))
-    found = ablate_facts(scorer, layer, asked, OfFacts(experts=given, top=4, n_draws=2, seed=0))
+    found = ablate_facts(scorer, layer, asked, Choice(experts=given, top=4, draws=2, seed=0))
     rows = layer.layer.slot_rows()
 
     @torch.no_grad()
@@ -307,7 +316,7 @@ def test_changes_of_facts_by_hand(given):
 def test_what_is_written_is_read_again(tmp_path):
     model = model_of(DenseConfig(), PEER).float()
     units = units_of(texts_of(25, 3), SEQ, 4, END, halved=False)
-    how = OfTexts(experts=(3,), target=None, top=0, n_draws=2, seed=0)
+    how = Choice(experts=(3,), domain=None, top=0, draws=2, seed=0)
     found = ablate_texts(model, the_layer(model, "blocks.1.ffn"), units, how)
     assert read_ablation(tmp_path, {"a": 1}) is None
     path = write_ablation(tmp_path, found, {"a": 1})

@@ -9,12 +9,21 @@ import pytest
 import torch
 
 from experiments.data.windows import ScoredWindows
-from experiments.inspection.ablation.choosing import by_lift, by_part, equal_mass
+from experiments.inspection.ablation.choosing import Choice, by_lift, by_part, equal_mass
 from experiments.inspection.ablation.facts import Fact, Facts
-from experiments.inspection.ablation.intervals import Estimate, mean, ratio, weighted, with_draws
 from experiments.inspection.ablation.of_facts import N_CONTROLS, Asked, encode_facts
-from experiments.inspection.ablation.of_texts import OfTexts, Units, ablate_texts, text_mass
-from experiments.inspection.ablation.result import Changes, rows_of_facts, rows_of_texts
+from experiments.inspection.ablation.of_texts import Units, ablate_texts, text_mass
+from experiments.inspection.ablation.result import (
+    Changes,
+    Estimate,
+    mean,
+    ratio,
+    row_of,
+    rows_of_facts,
+    rows_of_texts,
+    weighted,
+    with_draws,
+)
 from experiments.inspection.interface import the_layer
 from experiments.inspection.texts import Text
 from experiments.models.ffn.dense import DenseConfig
@@ -95,7 +104,7 @@ def of_draws(one):
 
 def test_a_row_of_a_text():
     for one in changes_of():
-        row, (by_draw, mean_draw) = one.row(), of_draws(one)
+        row, (by_draw, mean_draw) = row_of(one.name, [(1.0, one)]), of_draws(one)
         excess = [c - m for c, m in zip(one.chosen, mean_draw, strict=True)]
         assert_is(row.chosen, ratio_by_hand(one.chosen, one.tokens))
         assert_is(row.random, drawn_by_hand(ratio_by_hand(mean_draw, one.tokens), by_draw))
@@ -133,7 +142,17 @@ def test_rows_of_facts(one_choice):
     names = ("target", "siblings", "controls")
     chosen = {name: rng.normal(1, 1, 25) for name in names}
     drawn = {name: rng.normal(0, 1, (3, 25)) + rng.normal(0, 1, (3, 1)) for name in names}
-    rows = {row.what: row for row in rows_of_facts(chosen, drawn, one_choice=one_choice)}
+    changes = [
+        Changes(
+            name=name,
+            unit=np.arange(25),
+            tokens=np.ones(25),
+            chosen=chosen[name],
+            drawn=drawn[name],
+        )
+        for name in names
+    ]
+    rows = {row.what: row for row in rows_of_facts(changes, one_choice=one_choice)}
     assert list(rows) == [*names, "specificity"]
     chosen["specificity"] = chosen["target"] - chosen["siblings"]
     drawn["specificity"] = drawn["target"] - drawn["siblings"]
@@ -167,8 +186,7 @@ def test_a_document_has_its_own_end_and_not_the_next_ones_beginning():
     assert own.of(np.arange(len(text.tokens))).tolist() == document
     assert (own.kind, own.n) == ("document", 9)
     scored = {document[place] for place in range(1, len(text.tokens))}  # the first has no target
-    assert own.n_told(halved=False) == len(scored)
-    assert own.n_told(halved=True) == len([d for d in scored if d % 2])
+    assert own.told.tolist() == sorted(scored)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +239,7 @@ def test_what_is_told_is_of_documents_that_did_not_choose(model, given):
     layer = the_layer(model, "blocks.1.ffn")
     texts = [text_of(8), text_of(9, seed=1)]
     own = [units(text) for text, _ in texts]
-    how = OfTexts(experts=given, target="text 1", top=4, n_draws=2, seed=3)
+    how = Choice(experts=given, domain="text 1", top=4, draws=2, seed=3)
     found = ablate_texts(model, layer, own, how)
     (chosen,) = found.experts.values()
     mass = text_mass(model, layer, own, halved=given is None)
@@ -297,7 +315,7 @@ def test_values_of_a_fact_are_of_its_target_and_means_of_the_others():
         controls=(pair(4), pair(5), pair(6)),
     )  # fmt: skip
     found = one.parts(np.array([1.0, 2, 4, 8, 16, 33]))
-    assert found == {"target": 1, "siblings": 3, "controls": 19}
+    assert found == [1, 3, 19]
 
 
 def test_the_experts_of_a_domain_are_those_of_the_highest_ratio_of_shares():

@@ -13,7 +13,6 @@ import pytest
 from experiments import inspect
 from experiments.inspect import explain_text, inspect_run
 from experiments.inspection import reading
-from experiments.inspection.editing.making import Wish
 from experiments.inspection.results import TABLES, read_inspection
 from experiments.patch import patch_run
 from experiments.points.planning import make_point
@@ -270,7 +269,7 @@ def test_a_string_is_looked_for_in_the_texts(run_dir, command, tmp_path):
 def test_a_run_with_a_patch_is_another_inspection(run_dir, command, tmp_path):
     path = tmp_path / "none.json"
     cache = [cache_of(run_dir)]
-    patch_run(run_dir, path, Wish(removed=tuple(range(256))), tuple(cache), layer="blocks.1.ffn")
+    patch_run(run_dir, path, tuple(cache), layer="blocks.1.ffn", removed=tuple(range(256)))
     assert command(run_dir, *cache)[0] == 0
     code, out, _ = command(run_dir, *cache, f"patch={path}", "texts=validation", "text=the cat")
     assert code == 0

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from experiments.inspection.contributions import contributions, directions
+from experiments.inspection.editing.applying import removed
 from experiments.inspection.interface import inspected_layers
-from experiments.inspection.removal import removed
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.engram import EngramConfig

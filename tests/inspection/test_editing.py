@@ -7,17 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from experiments.inspection.editing.applying import apply, patched, rows_of
-from experiments.inspection.editing.files import read_patch, write_patch
-from experiments.inspection.editing.making import (
-    Wish,
-    edits_of,
-    joined,
-    make_patch,
+from experiments.inspection.editing.applying import apply, edits_of, make_patch, rows_of
+from experiments.inspection.editing.patch import (
+    LayerEdits,
+    Patch,
     read_indices,
     read_pairs,
+    read_patch,
+    write_patch,
 )
-from experiments.inspection.editing.patch import LayerEdits, Patch
 from experiments.inspection.interface import inspected_layers, the_layer
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
@@ -51,7 +49,7 @@ def model():
 
 def edits_for(layer):
     """One of each kind, of the first experts."""
-    return edits_of(Wish(removed=(1,), swapped=((0, 3),), added=((2, 4),)), layer, layer)
+    return edits_of(layer, layer, removed=(1,), swapped=((0, 3),), added=((2, 4),))
 
 
 def patch_of(model, name, edits):
@@ -71,7 +69,7 @@ def test_edits_are_of_the_rows_that_they_name_and_are_undone_to_the_bit(ffn, ids
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     rows = {name: table.clone() for name, table in layer.layer.expert_rows().items()}
     whole = model(ids)
-    with patched(model, patch_of(model, layer.name, edits_for(layer))):
+    with apply(model, patch_of(model, layer.name, edits_for(layer))):
         edited = layer.layer.expert_rows()
         *_, last = rows
         for name, table in edited.items():
@@ -94,7 +92,7 @@ def test_two_experts_that_change_places_and_two_keys_are_the_model_as_it_was(ids
     model = model_of(FINE)
     layer = the_layer(model, None)
     whole = model(ids)
-    with patched(model, patch_of(model, layer.name, LayerEdits(swapped=((0, 4),)))):
+    with apply(model, patch_of(model, layer.name, LayerEdits(swapped=((0, 4),)))):
         assert not torch.equal(model(ids), whole)
         router = layer.module.router.weight
         router[[0, 4]] = router[[4, 0]].clone()
@@ -105,8 +103,8 @@ def test_two_experts_that_change_places_and_two_keys_are_the_model_as_it_was(ids
 def test_an_expert_of_another_model_is_put_in_to_the_bit(model):
     other = model_of(DenseConfig(), LAYERS["peer"]).float()
     layer, source = (the_layer(one, None) for one in (model, other))
-    edits = edits_of(Wish(added=((5, 60),)), layer, source)
-    with patched(model, patch_of(model, layer.name, edits)):
+    edits = edits_of(layer, source, added=((5, 60),))
+    with apply(model, patch_of(model, layer.name, edits)):
         assert rows_of(layer, 5) == rows_of(source, 60)
     assert rows_of(layer, 5) != rows_of(source, 60)
 
@@ -126,7 +124,7 @@ def test_what_was_written_is_what_is_read(model, tmp_path):
     undo = apply(model, again)
     with pytest.raises(ValueError, match="was made for other weights"):
         apply(model, again)
-    undo.undo()
+    undo.close()
     apply(model, again)
     with pytest.raises(ValueError, match=r"p.json exists; name another file, or delete it"):
         write_patch(path, patch)
@@ -175,21 +173,21 @@ def test_experts_that_layers_share_are_edited_once(ids):
 def test_an_expert_is_in_one_edit_and_of_the_layer(model):
     layer = the_layer(model, None)
     for wish, message in (
-        (Wish(removed=(64,)), "expert 64 is not of blocks.1.ffn, which has 0 to 63"),
-        (Wish(removed=(2, 2)), r"expert 2 of blocks.1.ffn is in two edits \(remove and remove\)"),
-        (Wish(removed=(2,), swapped=((2, 3),)), r"in two edits \(remove and swap\)"),
-        (Wish(swapped=((3, 3),)), r"in two edits \(swap and swap\)"),
-        (Wish(swapped=((3, 4),), added=((4, 1),)), r"in two edits \(swap and add\)"),
-        (Wish(added=((4, 1), (4, 2))), "two experts are added at one index of blocks.1.ffn"),
-        (Wish(added=((4, 64),)), "expert 64 is not of blocks.1.ffn, which has 0 to 63"),
+        ({"removed": (64,)}, "expert 64 is not of blocks.1.ffn, which has 0 to 63"),
+        ({"removed": (2, 2)}, r"expert 2 of blocks.1.ffn is in two edits \(remove and remove\)"),
+        ({"removed": (2,), "swapped": ((2, 3),)}, r"in two edits \(remove and swap\)"),
+        ({"swapped": ((3, 3),)}, r"in two edits \(swap and swap\)"),
+        ({"swapped": ((3, 4),), "added": ((4, 1),)}, r"in two edits \(swap and add\)"),
+        ({"added": ((4, 1), (4, 2))}, "two experts are added at one index of blocks.1.ffn"),
+        ({"added": ((4, 64),)}, "expert 64 is not of blocks.1.ffn, which has 0 to 63"),
     ):
         with pytest.raises(ValueError, match=message):
-            edits_of(wish, layer, layer)
-    both = joined(LayerEdits(removed=(1,)), LayerEdits(removed=(1,)))
+            edits_of(layer, layer, **wish)
+    both = LayerEdits(removed=(1,)) + LayerEdits(removed=(1,))
     with pytest.raises(ValueError, match=r"expert 1 of blocks.1.ffn is in two edits"):
         patch_of(model, layer.name, both)
     with pytest.raises(ValueError, match="expert 2 is added by both"):
-        joined(LayerEdits(added={2: {}}), LayerEdits(added={2: {}}))
+        LayerEdits(added={2: {}}) + LayerEdits(added={2: {}})
 
 
 def test_indices_and_pairs_as_they_are_typed():

@@ -12,7 +12,7 @@ from experiments import evaluate, export, generate, patch
 from experiments.finished import model as finished
 from experiments.finished.model import read_finished
 from experiments.init.finished_run import FinishedRun
-from experiments.inspection.editing.files import read_patch
+from experiments.inspection.editing.patch import read_patch
 from experiments.points.planning import make_point
 from experiments.records.files import read_record
 from experiments.training.execute import execute

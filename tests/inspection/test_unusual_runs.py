@@ -3,7 +3,6 @@
 import pytest
 
 from experiments.inspect import inspect_run
-from experiments.inspection.editing.making import Wish
 from experiments.inspection.results import read_inspection
 from experiments.patch import patch_run
 from experiments.points.planning import make_point
@@ -91,7 +90,7 @@ def test_a_retrofitted_run(child, tmp_path):
     assert (card.name, card.kind) == ("blocks.1.ffn.layer", "PEER")
     assert card.usage == record.usage
     cache = f"paths.cache={record.config['paths']['cache']}"
-    patch = patch_run(run_dir, tmp_path / "p.json", Wish(removed=(3,)), (cache,))
+    patch = patch_run(run_dir, tmp_path / "p.json", (cache,), removed=(3,))
     assert patch.layers[0].name == card.name
 
 

@@ -16,7 +16,7 @@ from experiments.data.files import read_documents
 from experiments.finished.model import load_weights
 from experiments.init.gguf_header import read_gguf_header
 from experiments.init.safetensors_files import load_tensors, stored_tensors
-from experiments.inspection.editing.files import read_patch
+from experiments.inspection.editing.patch import read_patch
 from experiments.inspection.texts import _of_file
 from experiments.records.files import HISTORY_NAME, RECORD_NAME, read_outcome, read_record
 from experiments.sweep import control, manifest, submission

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,10 @@ def run(options: Namespace) -> None:
     torch.set_num_threads(options.threads)
     tokens = torch.randint(VOCABULARY, (1, options.tokens))
     with tempfile.TemporaryDirectory(prefix="experiments-bench-") as folder, torch.no_grad():
-        contenders = [Contender(name="base", call=_call(_base(options), tokens))]
+        contenders = [Contender(name="base", make=lambda: _call(_base(options), tokens))]
         for n in options.n:
-            call = _call(_with_library(options, n), tokens)
-            contenders.append(Contender(name=f"library of {n}", call=call, baseline="base"))
+            make = partial(lambda n: _call(_with_library(options, n), tokens), n)
+            contenders.append(Contender(name=f"library of {n}", make=make, baseline="base"))
         contenders += _rivals(options, Path(folder), tokens)
         timings = compare(contenders, rounds=options.rounds, device="cpu", label="adapters")
     rows = [("", "us/token", "times the base", "loud")]
@@ -154,8 +155,8 @@ def _rivals(options: Namespace, folder: Path, tokens: Tensor) -> list[Contender]
     for n in options.rivals_n:
         places = _saved(peft, options, folder / str(n), n)
         for name, make in _WAYS.items():
-            call = make(peft, options, places, tokens)
-            found.append(Contender(name=f"peft{name} {n}", call=call, baseline="base"))
+            made = partial(make, peft, options, places, tokens)
+            found.append(Contender(name=f"peft{name} {n}", make=made, baseline="base"))
     return found
 
 

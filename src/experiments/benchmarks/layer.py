@@ -14,13 +14,14 @@ from experiments.benchmarks.core.agreement import check_agreement
 from experiments.benchmarks.core.arguments import GRID, add_comparison, read_comparison
 from experiments.benchmarks.core.case import Case
 from experiments.benchmarks.core.comparing import run_comparison
-from experiments.benchmarks.core.halves import HALF
-from experiments.benchmarks.core.memory import Entry, fitting, moments_bytes, table_bytes
+from experiments.benchmarks.core.contenders import HALF
+from experiments.benchmarks.core.memory import fitting, moments_bytes, table_bytes
 from experiments.benchmarks.core.progress import each
 from experiments.benchmarks.core.rates import Rates, measure
 from experiments.benchmarks.core.report import Comparison, Peaks, Section
 from experiments.benchmarks.core.roofline import FAMILIES, Family, Floor, floors_of
 from experiments.benchmarks.core.shapes import Settings, Shape, type_name
+from experiments.benchmarks.core.timing import Contender
 from experiments.kernels.workspace import WORKSPACE
 
 
@@ -75,7 +76,7 @@ def sections(
             yield _peaks(shape, settings, absent, memory_by)
 
 
-def _every(case: Case, absent: Mapping[str, str]) -> list[Entry]:
+def _every(case: Case, absent: Mapping[str, str]) -> list[Contender]:
     """The contenders whose memory is measured. fused steps in its backward pass, others don't."""
     fused = [e for e in contenders.steps(case, absent) if e.name.endswith("fused")]
     return [*contenders.passes(case, absent), *fused]
@@ -87,8 +88,7 @@ def _passes(case: Case, absent: Mapping[str, str]) -> Comparison:
     chosen, left_out = fitting(contenders.passes(case, absent), device, tables)
     agreement = check_agreement(case, {entry.name for entry in chosen})
     rates = measure(case.shape, case.peer.w_down, case.settings)
-    built = [entry.built(case.drop_gradients) for entry in chosen]
-    timings = case.settings.compare(built, case.shape.describe())
+    timings = case.settings.compare(chosen, case.shape.describe())
     # again, for a machine that had other work to do before
     rates = rates.or_better(measure(case.shape, case.peer.w_down, case.settings))
     row_bytes = case.shape.d_model * case.peer.w_down.itemsize
@@ -121,8 +121,7 @@ def _steps(case: Case, absent: Mapping[str, str]) -> Comparison:
     WORKSPACE.release()  # dense gradients, where now the moments have to go
     needed = moments_bytes(case.shape, case.settings)
     chosen, left_out = fitting(contenders.steps(case, absent), case.settings.device, needed)
-    built = [entry.built(case.drop_gradients) for entry in chosen]
-    timings = case.settings.compare(built, f"{case.shape.describe()}, with AdamW")
+    timings = case.settings.compare(chosen, f"{case.shape.describe()}, with AdamW")
     return Comparison(
         title=f"layer, forward + backward + AdamW of both tables, {_describe(case)}",
         shape=asdict(case.shape),
@@ -135,7 +134,7 @@ def _peaks(
     shape: Shape, settings: Settings, absent: Mapping[str, str], words: Sequence[str]
 ) -> Peaks:
     case = Case(shape, settings)
-    every: list[Entry] = []
+    every: list[Contender] = []
     left_out = []
     for entry in _every(case, absent):  # each has the machine for itself
         resident = 2 * table_bytes(shape, settings)

@@ -68,7 +68,7 @@ def _compare(shape: Shape, settings: Settings) -> Comparison:
         contenders.append(
             Contender(
                 name=name,
-                call=optimizer.step,
+                make=lambda: optimizer.step,
                 before=partial(setattr, table, "grad", gradient),
                 baseline=None if name == WHOLE else WHOLE,
                 max_rounds=_SLOW_ROUNDS if slow else None,

@@ -71,7 +71,7 @@ def _compare(shape: Shape, settings: Settings) -> Comparison:
     contenders = [
         Contender(
             name=f"{name}, {what}",
-            call=partial(call, search),
+            make=partial(partial, call, search),
             before=drop,
             baseline=None if name == STOCK else f"{STOCK}, {what}",
         )

@@ -15,7 +15,6 @@ from experiments.benchmarks.core.arguments import QUICK, add_comparison
 from experiments.benchmarks.core.comparing import run_comparison
 from experiments.benchmarks.core.loop import Loop, Sizes
 from experiments.benchmarks.core.memory import (
-    Entry,
     fitting,
     moments_bytes,
     release,
@@ -133,11 +132,11 @@ def _compare(shape: Shape, sizes: Sizes, settings: Settings, compiled: bool) -> 
     tables = 2 * table_bytes(shape, settings) + moments_bytes(shape, settings)
     entries = _entries(shape, settings, peer, compiled)
     chosen, notes = fitting(entries, settings.device, tables)
-    contenders = [Contender(name=DENSE, call=dense.step())]
+    contenders = [Contender(name=DENSE, make=dense.step)]
     if compiled:
-        call = dense.step(compiled=True)
-        contenders.append(Contender(name=DENSE + _COMPILED, call=call, baseline=DENSE))
-    contenders += [entry.built() for entry in chosen]
+        make = partial(dense.step, compiled=True)
+        contenders.append(Contender(name=DENSE + _COMPILED, make=make, baseline=DENSE))
+    contenders += chosen
     clock = CompileClock()
     with clock.counted():  # before the round that counts how often a contender fits into a repeat
         for contender in contenders:
@@ -170,15 +169,19 @@ def _compare(shape: Shape, sizes: Sizes, settings: Settings, compiled: bool) -> 
 
 def _entries(
     shape: Shape, settings: Settings, peer: Callable[[], _Model], compiled: bool
-) -> Iterator[Entry]:
+) -> Iterator[Contender]:
     """Compiled contenders have their eager selves as baselines."""
+
+    def step(kernel: KernelName, way: str, compiled: bool) -> Callable[[], object]:
+        return peer().step(kernel, way, compiled=compiled)
+
     for kernel in settings.kernels:
         for way in ("rows", "fused", "dense"):
             sums = 2 * sums_bytes(shape, settings, way)
-            eager = Entry(
+            eager = Contender(
                 name=f"PEER {kernel} {way}",
                 baseline=DENSE,
-                make=partial(_step, peer, kernel, way, False),
+                make=partial(step, kernel, way, False),
                 needs=sums,
                 keeps=sums * 3 // 2,
             )
@@ -188,11 +191,5 @@ def _entries(
                     eager,
                     name=eager.name + _COMPILED,
                     baseline=eager.name,
-                    make=partial(_step, peer, kernel, way, True),
+                    make=partial(step, kernel, way, True),
                 )
-
-
-def _step(
-    peer: Callable[[], _Model], kernel: KernelName, way: str, compiled: bool
-) -> Callable[[], object]:
-    return peer().step(kernel, way, compiled=compiled)

@@ -17,7 +17,7 @@ def loop_of(job: Job, config: TransformerConfig, sizes: Sizes, **how: Any) -> Lo
 def seconds_of(job: Job, call: Callable[[], object], *, rounds: int, label: str) -> float:
     """The median of a call, over that many rounds; at toy size of one."""
     (timing,) = compare(
-        [Contender(name=label, call=call)],
+        [Contender(name=label, make=lambda: call)],
         rounds=1 if job.toy else rounds,
         device=job.device,
         label=label,

@@ -19,7 +19,7 @@ import numpy as np
 from experiments.inspection.ablation.choosing import by_lift, equal_mass
 from experiments.inspection.ablation.of_texts import text_mass
 from experiments.inspection.ablation.result import SPECIFICITY, Changes, rows_of_texts
-from experiments.inspection.removal import removed
+from experiments.inspection.editing.applying import removed
 from tests.study.inside.files import columns_of, write_rows
 from tests.study.inside.texts import BLOCK, DOMAINS, domains_of_packages, nats, opened, units
 

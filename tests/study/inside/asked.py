@@ -13,7 +13,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.ablate import ablate_on_facts
+from experiments.ablate import ablate_run
+from experiments.inspection.ablation.choosing import Choice
 from experiments.inspection.ablation.facts import read_facts
 from tests.study.inside.files import FACTS, columns_of, write_rows
 from tests.study.inside.texts import BLOCK
@@ -35,7 +36,7 @@ def main():
     facts = read_facts(FACTS)
     for name, run_dir in zip(words[::2], words[1::2], strict=True):
         for end, asked in (("", facts), (" elsewhere", elsewhere(facts))):
-            found = ablate_on_facts(Path(run_dir), asked, layer=BLOCK, top=TOP[name])
+            found = ablate_run(Path(run_dir), Choice(top=TOP[name]), facts=asked, layer=BLOCK)
             rows += [line(name, end, found, row) for row in found.rows if keep(end, row.what)]
         write_rows("facts.csv", rows)
 

@@ -22,10 +22,9 @@ import numpy as np
 
 from experiments.finished.model import load_weights
 from experiments.inspection.ablation.choosing import by_lift, equal_mass
-from experiments.inspection.ablation.intervals import ratio
 from experiments.inspection.ablation.of_texts import text_mass
-from experiments.inspection.editing.applying import edited
-from experiments.inspection.editing.making import Wish, edits_of
+from experiments.inspection.ablation.result import ratio
+from experiments.inspection.editing.applying import edited, edits_of
 from experiments.records.kept import path_of
 from tests.study.inside.files import ends_of, write_rows
 from tests.study.inside.texts import BLOCK, nats, opened, units
@@ -59,7 +58,7 @@ def choices(mass, last, distance):
 def exchanged(layer, source, experts):
     """A context in which these experts of a layer are the source's."""
     pairs = tuple((int(expert), int(expert)) for expert in experts)
-    return edited(layer, edits_of(Wish(added=pairs), layer, source))
+    return edited(layer, edits_of(layer, source, added=pairs))
 
 
 def opened_stream(run_dir):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse, stats
 
-from experiments.inspection.ablation.intervals import Estimate, ratio, weighted
+from experiments.inspection.ablation.result import Estimate, ratio, weighted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.inspection.ablation.intervals import ratio, weighted
+from experiments.inspection.ablation.result import ratio, weighted
 from experiments.inspection.classes import CLASSES
+from experiments.inspection.editing.applying import removed
 from experiments.inspection.interface import listening
-from experiments.inspection.removal import removed
 from tests.study.inside.files import ends_of, with_holm, write_named, write_rows
 from tests.study.inside.masses import read_masses
 from tests.study.inside.naming import Read, named, p_of

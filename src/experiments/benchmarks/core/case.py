@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from experiments.benchmarks.core import rivals
 from experiments.benchmarks.core.moments import Moments
 from experiments.benchmarks.core.shapes import Settings, Shape, type_name
+from experiments.benchmarks.core.timing import Call, Contender
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import use_huge_pages
 from experiments.models.ffn._base import FFN
 from experiments.models.ffn.peer import PEER, PEERConfig
 from experiments.models.ffn.pkm import PKM, PKMConfig
-
-Call = Callable[[], object]
 
 
 class Case:
@@ -117,6 +116,10 @@ class Case:
             y.backward(upstream.to(y.dtype))
 
         return call
+
+    def contender(self, name: str, make: Callable[[], Call], **about: Any) -> Contender:
+        """One whose gradients are dropped before each call. about: its other fields."""
+        return Contender(name=name, make=make, before=self.drop_gradients, **about)
 
     def drop_gradients(self) -> None:
         """Before each call; not timed, as their memory is not the layer's to give back."""

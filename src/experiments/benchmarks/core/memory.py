@@ -4,8 +4,7 @@ import ctypes
 import gc
 import os
 import platform
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -16,30 +15,6 @@ from experiments.kernels.workspace import WORKSPACE
 from experiments.system.device import peak_memory, total_memory
 
 _SHARE = 0.9  # of what is free that may be planned with
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A contender that is not built yet: make() builds what is timed.
-
-    needs: bytes while it runs. keeps: bytes that our workspace keeps for its next call.
-    """
-
-    name: str
-    baseline: str | None
-    make: Callable[[], Callable[[], object]]
-    needs: int
-    keeps: int = 0
-    max_rounds: int | None = None
-
-    def built(self, before: Callable[[], object] = lambda: None) -> Contender:
-        return Contender(
-            name=self.name,
-            call=self.make(),
-            before=before,
-            baseline=self.baseline,
-            max_rounds=self.max_rounds,
-        )
 
 
 def table_bytes(shape: Shape, settings: Settings) -> int:
@@ -84,16 +59,16 @@ def free_bytes(device: str) -> int | None:
 
 
 def fitting(
-    entries: Iterable[Entry], device: str, reserved: int = 0
-) -> tuple[list[Entry], list[str]]:
-    """The entries that fit beside those before them, and a line about each that doesn't.
+    contenders: Iterable[Contender], device: str, reserved: int = 0
+) -> tuple[list[Contender], list[str]]:
+    """The contenders that fit beside those before them, and a line about each that doesn't.
 
     reserved: bytes that will be taken before they run.
     """
     free = free_bytes(device)
-    chosen: list[Entry] = []
+    chosen: list[Contender] = []
     notes = []
-    for entry in entries:
+    for entry in contenders:
         together = [*chosen, entry]
         wanted = reserved + max(e.needs for e in together) + max(e.keeps for e in together)
         if free is None or wanted <= _SHARE * free:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from experiments.benchmarks.core import memory
 from experiments.benchmarks.core.case import Case
 from experiments.benchmarks.core.shapes import Settings, Shape
+from experiments.benchmarks.core.timing import Contender
 from experiments.kernels.workspace import WORKSPACE
 
-Entries = Callable[[Case], Sequence[memory.Entry]]
+Entries = Callable[[Case], Sequence[Contender]]
 
 
 def in_own_process(arguments: Sequence[str]) -> int:
@@ -50,9 +51,10 @@ def peak_bytes(shape: Shape, settings: Settings, entries: Entries, name: str) ->
 def _first_call(shape: Shape, settings: Settings, entries: Entries, name: str) -> int:
     case = Case(shape, settings)
     found = {entry.name: entry for entry in entries(case)}
-    contender = found[name].built(case.drop_gradients)  # with its moments, if it steps
+    contender = found[name]
+    call = contender.call  # made with its moments, if it steps
     contender.before()
     gc.collect()
     mark = memory.mark(settings.device)
-    contender.call()
+    call()
     return memory.peak(settings.device) - mark

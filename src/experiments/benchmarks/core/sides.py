@@ -19,8 +19,7 @@ from typing import Any, Protocol, Self
 import torch
 
 from experiments.benchmarks.core import timing
-from experiments.benchmarks.core.progress import bar
-from experiments.benchmarks.core.timing import Repeat, Timing
+from experiments.benchmarks.core.timing import Call, Contender, Repeat, Timing
 from experiments.system import environment
 
 _BARRIER_SECONDS = 600.0  # no process lets the others wait longer
@@ -98,21 +97,11 @@ class Sides:
 
         A repeat's seconds are such that n times 1 / seconds is the rate of all processes together.
         """
-        repeats: dict[str, list[Repeat]] = {name: [] for name in contenders}
-        with bar(len(contenders) * (rounds + 1), label) as shown:
-            for turn in range(-1, rounds):
-                for name in contenders:
-                    shown.set_postfix_str(name)
-                    if turn < 0:
-                        self.call("repeat", name, 0.0)
-                    else:
-                        one = partial(self._repeat, name, seconds)
-                        repeats[name].append(timing.quietest(one))
-                    shown.update()
-        return tuple(
-            Timing(name=name, baseline=baseline, repeats=tuple(repeats[name]))
-            for name, baseline in contenders.items()
-        )
+        those = [Contender(name=n, baseline=b, make=_elsewhere) for n, b in contenders.items()]
+        return timing.in_turn(
+            those, rounds, label, lambda one: self.call("repeat", one.name, 0.0),
+            lambda one: timing.quietest(partial(self._repeat, one.name, seconds)),
+        )  # fmt: skip
 
     def _repeat(self, name: str, seconds: float) -> Repeat:
         watch = timing.Watch()
@@ -124,6 +113,10 @@ class Sides:
             others=others,
             quiet=timing.is_quiet(others),
         )
+
+
+def _elsewhere() -> Call:
+    raise RuntimeError("the contenders are in other processes")
 
 
 def repeated(call: Callable[[], object], seconds: float) -> tuple[float, int, float]:

@@ -10,6 +10,7 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,22 +20,31 @@ import torch
 from experiments.benchmarks.core.progress import bar
 
 MAX_OTHERS = 0.12  # cores that other processes may use during a repeat that counts
+Call = Callable[[], object]
 TRIES = 3  # of a repeat, until one counts
 MIN_SECONDS = 0.25  # of a repeat, if it takes several calls: /proc/stat counts by 10 ms
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """What is timed: call(), each time after before(), which is not timed.
+    """What is timed: what make() has made, each call after before(), which is not timed.
 
     baseline: the contender that it is compared with. max_rounds: for one that takes very long.
+    needs: bytes while it runs; keeps: those that our workspace keeps for its next call.
     """
 
     name: str
-    call: Callable[[], object]
-    before: Callable[[], object] = lambda: None
+    make: Callable[[], Call]
+    before: Call = lambda: None
     baseline: str | None = None
     max_rounds: int | None = None
+    needs: int = 0
+    keeps: int = 0
+
+    @cached_property
+    def call(self) -> Call:
+        """Made when it is first asked for."""
+        return self.make()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +92,34 @@ def compare(
 ) -> tuple[Timing, ...]:
     """Rounds of one repeat each, in turn, after a round that is not timed."""
     n_calls: dict[str, int] = {}
+
+    def warm_up(contender: Contender) -> None:
+        n_calls[contender.name] = _warm_up(contender, device)
+
+    return in_turn(
+        contenders, rounds, label, warm_up,
+        lambda contender: quiet_repeat(contender, n_calls[contender.name], device),
+    )  # fmt: skip
+
+
+def in_turn(
+    contenders: Sequence[Contender],
+    rounds: int,
+    label: str,
+    warm_up: Callable[[Contender], object],
+    repeat: Callable[[Contender], Repeat],
+) -> tuple[Timing, ...]:
+    """Rounds of one repeat each, in turn, after warming up."""
     repeats: dict[str, list[Repeat]] = {contender.name: [] for contender in contenders}
     assert len(repeats) == len(contenders), "names must be unique"
     with bar(len(contenders) * (rounds + 1), label) as shown:
         for turn in range(-1, rounds):
-            for contender in contenders:
-                shown.set_postfix_str(contender.name)
+            for one in contenders:
+                shown.set_postfix_str(one.name)
                 if turn < 0:
-                    n_calls[contender.name] = _warm_up(contender, device)
-                elif contender.max_rounds is None or turn < contender.max_rounds:
-                    repeat = quiet_repeat(contender, n_calls[contender.name], device)
-                    repeats[contender.name].append(repeat)
+                    warm_up(one)
+                elif one.max_rounds is None or turn < one.max_rounds:
+                    repeats[one.name].append(repeat(one))
                 shown.update()
     return tuple(
         Timing(name=c.name, baseline=c.baseline, repeats=tuple(repeats[c.name])) for c in contenders
@@ -213,8 +240,8 @@ def best_seconds(call: Callable[[], object], device: str) -> float:
             found.append(_calls(device)(one, 10 if device == "cuda" else 1))
             n += 1
 
-    one = Contender(name="one call", call=call)
+    one = Contender(name="one call", make=lambda: call)
     call()
     # on a GPU each call has its own events, and the time of all calls together is not used
-    quiet_repeat(Contender(name="calls", call=calls), 1, device)
+    quiet_repeat(Contender(name="calls", make=lambda: calls), 1, device)
     return min(found)

@@ -1,10 +1,25 @@
 """Which experts are taken away: those of a domain, those of a fact; and others of equal mass."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 _NEAR = 8  # experts of about the same mass, among which one is drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """experts: by index, or None: the `top` of the highest lift in the text `domain`, or, of each
+    fact, those of the largest direct parts in the logits of its target (contributions.py).
+    draws: of as many random ones.
+    """
+
+    experts: tuple[int, ...] | None = None
+    domain: str | None = None
+    top: int = 16
+    draws: int = 5
+    seed: int = 0
 
 
 def by_lift(mass: np.ndarray, text: int, n: int) -> np.ndarray:
@@ -45,21 +60,19 @@ def equal_mass(
     are read, and neither chosen nor drawn, are looked up, and one is drawn.
     Raises ValueError where fewer are left than are chosen.
     """
-    pool = np.setdiff1d(np.flatnonzero(mass > 0), chosen)
-    if len(pool) < len(chosen):
+    free = np.setdiff1d(np.flatnonzero(mass > 0), chosen)
+    if len(free) < len(chosen):
         raise ValueError(
-            f"{len(chosen)} experts are chosen, and {len(pool)} others are read, too few to draw "
+            f"{len(chosen)} experts are chosen, and {len(free)} others are read, too few to draw "
             "as many; choose fewer"
         )
-    pool = pool[np.argsort(mass[pool], kind="stable")]
-    values, free = mass[pool], np.ones(len(pool), bool)
-    drawn: list[int] = []
+    free = free[np.argsort(mass[free], kind="stable")]
+    values, drawn = mass[free], []
     for expert in rng.permutation(np.asarray(chosen)):
-        at, reach = int(np.searchsorted(values, mass[expert])), _NEAR + len(drawn)
-        near = np.arange(max(0, at - reach), min(len(pool), at + reach))
-        near = near[free[near]]
-        order = np.argsort(np.abs(values[near] - mass[expert]), kind="stable")
-        place = int(rng.choice(near[order[:_NEAR]]))
-        free[place] = False
-        drawn.append(int(pool[place]))
+        at = int(np.searchsorted(values, mass[expert]))
+        near = np.arange(max(0, at - _NEAR), min(len(free), at + _NEAR))
+        order = near[np.argsort(np.abs(values[near] - mass[expert]), kind="stable")]
+        place = int(rng.choice(order[:_NEAR]))
+        drawn.append(int(free[place]))
+        free, values = np.delete(free, place), np.delete(values, place)
     return np.array(sorted(drawn), np.int64)

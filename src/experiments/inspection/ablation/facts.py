@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.constraints import shown
-from experiments.inspection.ablation.intervals import FEWEST
+from experiments.inspection.ablation.result import FEWEST
 from experiments.system.json_files import parse_json
 from experiments.system.regular_files import read_regular
 

@@ -1,43 +1,32 @@
 """Ablation on facts: units are facts, beside their siblings and other facts of the file."""
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from experiments.inspection.ablation.choosing import by_part, equal_mass
+from experiments.inspection.ablation.choosing import Choice, by_part, equal_mass
 from experiments.inspection.ablation.facts import Fact, Facts
 from experiments.inspection.ablation.result import (
     CONTROLS,
     SIBLINGS,
     TARGET,
     Ablation,
+    Changes,
     rows_of_facts,
-)
+)  # fmt: skip
 from experiments.inspection.contributions import contributions
+from experiments.inspection.editing.applying import removed
 from experiments.inspection.editing.patch import LayerEdits
 from experiments.inspection.interface import Inspected
-from experiments.inspection.removal import removed
 from experiments.system.environment import without_denormals
 from experiments.tasks.scoring import EncodedPair, Encoder, Scorer, check_lengths
 
 N_CONTROLS = 8  # other facts that each is compared with
-
-
-@dataclass(frozen=True, kw_only=True)
-class OfFacts:
-    """experts: by index, the same for all facts; None: of each fact the `top` whose direct parts in
-    the logits of its target are the largest (contributions.py).
-    """
-
-    experts: tuple[int, ...] | None
-    top: int
-    n_draws: int
-    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +41,11 @@ class Asked:
     def pairs(self) -> list[EncodedPair]:
         return [self.own, *self.siblings, *self.controls]
 
-    def parts(self, of_pairs: np.ndarray) -> dict[str, float]:
-        """Values of pairs() as one of the target, and means of siblings and of controls."""
+    def parts(self, of_pairs: np.ndarray) -> list[float]:
+        """Values of pairs(): that of the target, and means of siblings and, if any, controls."""
         end = 1 + len(self.siblings)
-        own = {TARGET: float(of_pairs[0]), SIBLINGS: float(of_pairs[1:end].mean())}
-        return own if not self.controls else {**own, CONTROLS: float(of_pairs[end:].mean())}
+        several = (of_pairs[:1], of_pairs[1:end], of_pairs[end:])
+        return [float(values.mean()) for values in several if len(values)]
 
 
 def encode_facts(facts: Facts, encoder: Encoder, seq_len: int, seed: int) -> list[Asked]:
@@ -82,7 +71,7 @@ def encode_facts(facts: Facts, encoder: Encoder, seq_len: int, seed: int) -> lis
             )
         )
     if not all(one.controls for one in found):  # then none: a mean is of the same facts
-        found = [Asked(fact=a.fact, own=a.own, siblings=a.siblings, controls=()) for a in found]
+        found = [replace(one, controls=()) for one in found]
     return found
 
 
@@ -93,47 +82,47 @@ def _are_apart(one: Fact, other: Fact) -> bool:
 
 @without_denormals()
 def ablate_facts(
-    scorer: Scorer, layer: Inspected, asked: Sequence[Asked], how: OfFacts
+    scorer: Scorer, layer: Inspected, asked: Sequence[Asked], choice: Choice
 ) -> Ablation:
     """The changes of each fact's loss, in nats of its whole target. The model is in evaluation
     mode, and as it was afterwards.
 
     Raises ValueError for an index that is not of the layer, and where too few experts are read.
     """
-    rng = np.random.default_rng(how.seed)
-    chosen: list[Mapping[str, float]] = []
-    drawn: list[list[Mapping[str, float]]] = []
-    experts, masses = {}, np.zeros(2)
-    given, common = how.experts, []
+    rng, given = np.random.default_rng(choice.seed), choice.experts
+    common: tuple[np.ndarray, ...] = ()  # the experts of all facts, and those of each draw
     if given is not None:
         LayerEdits(removed=given).check(layer.name, layer.n_experts)
-        mass = np.sum(
-            [_read(scorer, layer, pair, 0)[0] for one in asked for pair in one.pairs()], 0
-        )
-        common = [equal_mass(mass, given, rng) for _ in range(how.n_draws)]
-    bar = tqdm(asked, desc="facts", leave=False, disable=not sys.stderr.isatty())
-    for one in bar:
+        pairs = [pair for one in asked for pair in one.pairs()]
+        mass = np.sum([_read(scorer, layer, pair, 0)[0] for pair in pairs], 0)
+        common = (np.array(given), *(equal_mass(mass, given, rng) for _ in range(choice.draws)))
+    changes, experts, masses = [], {}, np.zeros(2)
+    for one in tqdm(asked, desc="facts", leave=False, disable=not sys.stderr.isatty()):
+        sets = common
         if given is None:
-            mass, own = _read(scorer, layer, one.own, how.top)
-            draws = [equal_mass(mass, own, rng) for _ in range(how.n_draws)]
-        else:
-            own, draws = np.array(given, np.int64), common
-        whole = _losses(scorer, one)
-        chosen.append(one.parts(_without(scorer, layer, one, own) - whole))
-        drawn.append([one.parts(_without(scorer, layer, one, d) - whole) for d in draws])
-        experts[str(one.fact.line)] = tuple(sorted(own.tolist()))
-        masses += np.mean([mass[d].sum() for d in draws]), mass[own].sum()
-    what = tuple(chosen[0])
-    found = {key: np.array([one[key] for one in chosen]) for key in what}
-    by_draw = {key: np.array([[d[key] for d in one] for one in drawn]).T for key in what}
+            mass, own = _read(scorer, layer, one.own, choice.top)
+            sets = (own, *(equal_mass(mass, own, rng) for _ in range(choice.draws)))
+        whole = _losses(scorer, layer, one, ())
+        changes.append([one.parts(_losses(scorer, layer, one, e) - whole) for e in sets])
+        experts[str(one.fact.line)] = tuple(sorted(sets[0].tolist()))
+        masses += np.mean([mass[drawn].sum() for drawn in sets[1:]]), mass[sets[0]].sum()
+    lines, targets = ([getattr(one.fact, of) for one in asked] for of in ("line", "target"))
+    found = [
+        Changes(
+            name=name, unit=np.array(lines), tokens=np.ones(len(lines)),
+            chosen=values[:, 0], drawn=values[:, 1:].T,
+        )
+        for name, values in zip((TARGET, SIBLINGS, CONTROLS), np.moveaxis(np.array(changes), 2, 0))
+    ]  # fmt: skip
+    tables = [own.table(line=own.unit, target=targets, what=own.name) for own in found]
     return Ablation(
         layer=layer.name,
         experts=experts if given is None else {"all": tuple(sorted(given))},
-        n_draws=how.n_draws,
+        n_draws=choice.draws,
         mass_ratio=float(masses[0] / masses[1]) if masses[1] else float("nan"),
         unit="fact",
-        rows=rows_of_facts(found, by_draw, one_choice=given is not None),
-        units=_table(asked, found, by_draw),
+        rows=rows_of_facts(found, one_choice=given is not None),
+        units=pd.concat(tables).sort_index(kind="stable").reset_index(drop=True),
     )
 
 
@@ -154,24 +143,10 @@ def _read(
     return mass, by_part(experts.ravel(), parts.ravel(), top)
 
 
-def _losses(scorer: Scorer, one: Asked) -> np.ndarray:
-    """-log p of the target of each pair, nats."""
-    scored = scorer.loglikelihoods(one.pairs(), quiet=True)
+def _losses(
+    scorer: Scorer, layer: Inspected, one: Asked, without: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """-log p of the target of each pair, nats, without these experts."""
+    with removed(layer, without):
+        scored = scorer.loglikelihoods(one.pairs(), quiet=True)
     return -np.array([result.logprob for result in scored])
-
-
-def _without(scorer: Scorer, layer: Inspected, one: Asked, experts: np.ndarray) -> np.ndarray:
-    with removed(layer, experts.tolist()):
-        return _losses(scorer, one)
-
-
-def _table(
-    asked: Sequence[Asked], chosen: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]
-) -> pd.DataFrame:
-    lines = []
-    for i, one in enumerate(asked):
-        for what, values in chosen.items():
-            draws = {f"random.{d}": v[i] for d, v in enumerate(drawn[what], 1)}
-            about = {"line": one.fact.line, "target": one.fact.target, "what": what}
-            lines.append({**about, "chosen": values[i], **draws})
-    return pd.DataFrame(lines)

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,12 +11,11 @@ from tqdm import tqdm
 
 from experiments.data.batches import IGNORED
 from experiments.data.windows import ScoredWindows
-from experiments.inspection.ablation.choosing import by_lift, equal_mass
-from experiments.inspection.ablation.intervals import FEWEST
-from experiments.inspection.ablation.result import Ablation, Changes, rows_of_texts
+from experiments.inspection.ablation.choosing import Choice, by_lift, equal_mass
+from experiments.inspection.ablation.result import FEWEST, Ablation, Changes, rows_of_texts
+from experiments.inspection.editing.applying import removed
 from experiments.inspection.editing.patch import LayerEdits
 from experiments.inspection.interface import Inspected, device_of, listening
-from experiments.inspection.removal import removed
 from experiments.inspection.statistics import Bounds, counted
 from experiments.inspection.texts import Text
 from experiments.models.tokens import Tokens
@@ -26,45 +24,25 @@ from experiments.system.environment import without_denormals
 from experiments.training.evaluation import evaluate
 
 
-@dataclass(frozen=True, kw_only=True)
-class OfTexts:
-    """experts: by index, or None, and they are the `top` of the highest lift in the text `target`.
-    Then they are chosen by units of even numbers, and all that is told is of the odd ones.
+class Units:
+    """The units of a text, by the places of its targets: n of them, of which the numbers in `told`
+    have a target.
     """
 
-    experts: tuple[int, ...] | None
-    target: str | None
-    top: int
-    n_draws: int
-    seed: int
-
-
-class Units:
-    """The units of a text, by the places of its targets."""
-
     def __init__(self, text: Text, windows: ScoredWindows, end_of_text: int) -> None:
-        ends = np.flatnonzero(text.tokens[0 : len(text.tokens)] == end_of_text) + 1
-        self.kind = "document" if len(ends) > 1 else "window"
-        self._ends, self._seq_len = ends, windows.seq_len
         self.windows, self.name = windows, text.name
+        self._ends = np.flatnonzero(text.tokens[0 : len(text.tokens)] == end_of_text) + 1
+        self.kind = "document" if len(self._ends) > 1 else "window"
         self.n = int(self.of(np.array([len(text.tokens) - 1]))[0]) + 1
+        self.told = np.unique(
+            np.concatenate([np.unique(self.of(windows.places(i))) for i in range(len(windows))])
+        )
 
     def of(self, places: np.ndarray) -> np.ndarray:
         """The number of each, from 0."""
         if self.kind == "window":
-            found: np.ndarray = (places - 1) // self._seq_len
-            return found
+            return (places - 1) // self.windows.seq_len
         return np.searchsorted(self._ends, places, side="right")
-
-    def n_told(self, halved: bool) -> int:
-        """Units that have a target, of all or of the odd ones."""
-        found = np.unique(
-            np.concatenate([np.unique(self.of(self._places(i))) for i in range(len(self.windows))])
-        )
-        return int((found % 2 == 1).sum() if halved else len(found))
-
-    def _places(self, i: int) -> np.ndarray:
-        return self.windows.places(i).ravel()
 
 
 def units_of(
@@ -77,7 +55,7 @@ def units_of(
             text.tokens, seq_len=seq_len, batch_size=batch_size, max_tokens=text.max_tokens
         )
         units = Units(text, windows, end_of_text)
-        n = units.n_told(halved)
+        n = int((units.told % 2 == 1).sum()) if halved else len(units.told)
         if n < FEWEST:
             half = " (every second one, since the others choose the experts)" if halved else ""
             raise ValueError(
@@ -90,56 +68,53 @@ def units_of(
 
 @without_denormals()
 def ablate_texts(
-    model: Transformer, layer: Inspected, units: Sequence[Units], asked: OfTexts
+    model: Transformer, layer: Inspected, units: Sequence[Units], choice: Choice
 ) -> Ablation:
-    """The changes of each text's loss. The model is in evaluation mode, and as it was afterwards.
+    """The changes of each text's loss. Experts of a domain are chosen by units of even numbers, and
+    all that is told is of the odd ones. The model is in evaluation mode, and as it was afterwards.
 
     Raises ValueError for an index that is not of the layer, and where too few experts are read.
     """
-    if asked.experts is not None:
-        LayerEdits(removed=asked.experts).check(layer.name, layer.n_experts)
-    mass = text_mass(model, layer, units, halved=asked.experts is None)
-    names = [one.name for one in units]
-    if asked.experts is None:
-        assert asked.target is not None
-        chosen = by_lift(mass, names.index(asked.target), asked.top)
+    halved = choice.experts is None
+    if choice.experts is not None:
+        LayerEdits(removed=choice.experts).check(layer.name, layer.n_experts)
+    mass = text_mass(model, layer, units, halved=halved)
+    if choice.experts is not None:
+        chosen = np.array(choice.experts, np.int64)
     else:
-        chosen = np.array(asked.experts, np.int64)
+        chosen = by_lift(mass, [one.name for one in units].index(str(choice.domain)), choice.top)
     overall = (mass / mass.sum(1, keepdims=True)).mean(0)
-    rng = np.random.default_rng(asked.seed)
-    draws = [equal_mass(overall, chosen, rng) for _ in range(asked.n_draws)]
-    variants = [np.empty(0, np.int64), chosen, *draws]
+    rng = np.random.default_rng(choice.seed)
+    draws = [equal_mass(overall, chosen, rng) for _ in range(choice.draws)]
+    variants = [chosen[:0], chosen, *draws]
     nats = [np.zeros((len(variants), one.n)) for one in units]
-    tokens = [np.zeros(one.n) for one in units]
     bar = tqdm(
         total=len(variants) * sum(len(one.windows) for one in units), desc="scoring", unit="batch",
         leave=False, disable=not sys.stderr.isatty(),
     )  # fmt: skip
     with bar:
         for number, experts in enumerate(variants):
-            with removed(layer, experts.tolist()):
-                for one, total, size in zip(units, nats, tokens, strict=True):
-                    size[:] = add_losses(model, one, total[number], bar)
+            with removed(layer, experts):
+                sizes = [
+                    add_losses(model, *one, bar) for one in zip(units, (n[number] for n in nats))
+                ]
     changes = []
-    for one, total, size in zip(units, nats, tokens, strict=True):
-        told = size > 0
-        if asked.experts is None:
-            told &= np.arange(one.n) % 2 == 1
-        (unit,) = np.nonzero(told)
+    for one, total, size in zip(units, nats, sizes, strict=True):
+        unit = np.flatnonzero((size > 0) & ((np.arange(one.n) % 2 == 1) | (not halved)))
         change = total[1:, unit] - total[0, unit]
         changes.append(
             Changes(name=one.name, unit=unit, tokens=size[unit], chosen=change[0], drawn=change[1:])
         )
+    tables = [c.table(text=c.name, unit=c.unit, tokens=c.tokens.astype(int)) for c in changes]
     drawn_mass, own = np.mean([overall[draw].sum() for draw in draws]), overall[chosen].sum()
-    kinds = sorted({one.kind for one in units})
     return Ablation(
         layer=layer.name,
         experts={"all": tuple(sorted(chosen.tolist()))},
-        n_draws=asked.n_draws,
+        n_draws=choice.draws,
         mass_ratio=float(drawn_mass / own) if own else float("nan"),
-        unit=" or ".join(kinds),
-        rows=rows_of_texts(changes, asked.target),
-        units=pd.concat([one.table() for one in changes], ignore_index=True),
+        unit=" or ".join(sorted({one.kind for one in units})),
+        rows=rows_of_texts(changes, choice.domain),
+        units=pd.concat(tables, ignore_index=True),
     )
 
 
