@@ -1,4 +1,4 @@
-"""Follows a how-to of docs/extending.md to the letter, in a copy of this checkout.
+"""Follows a how-to of a room's README.md to the letter, in a copy of this checkout.
 
 A section's files are code blocks, each after a line that is the file's path alone, in backticks and
 with a colon. Its commands are the blocks that are ```bash. They run in the copy's folder, by its
@@ -14,14 +14,22 @@ from pathlib import Path
 
 from tests.conftest import REPOSITORY
 
-DOCUMENT = REPOSITORY / "docs" / "extending.md"
+ROOMS = sorted(
+    path
+    for folder in ("src/experiments", "analysis")
+    for path in (REPOSITORY / folder).rglob("README.md")
+)
 _COPIED = ("src", "conf", "sbatch", "analysis", "tests")
 
 
-def section(title: str, document: Path = DOCUMENT) -> str:
-    """The text under a heading of the second level."""
-    parts = re.split(r"^## (.*)\n", document.read_text(), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))[title]
+def sections() -> dict[str, str]:
+    """The how-tos of all rooms: the text under each heading of the second level."""
+    texts = (re.split(r"^## (.*)\n", path.read_text(), flags=re.MULTILINE) for path in ROOMS)
+    return {title: text for _, *own in texts for title, text in zip(own[::2], own[1::2])}
+
+
+def section(title: str) -> str:
+    return sections()[title]
 
 
 def files(text: str) -> dict[str, str]:

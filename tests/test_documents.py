@@ -20,6 +20,7 @@ from experiments.config.hydra_hints import normalized
 from experiments.config.hydra_version import composing
 from experiments.run import main
 from tests.conftest import REPOSITORY
+from tests.extending import ROOMS
 
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
 DOCUMENTS += sorted((REPOSITORY / "docs").glob("*.md"))
@@ -28,10 +29,13 @@ DOCUMENTS += [
 ]
 README = DOCUMENTS[0].read_text()
 # its commands and runs are of parts that it adds first: tests/extending.py runs them
-COMPOSED = [path for path in DOCUMENTS if path.name != "extending.md"]
+COMPOSED = list(DOCUMENTS)
+DOCUMENTS += ROOMS
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: path.relative_to(REPOSITORY).as_posix()
+)
 def test_every_link_leads_to_a_file_and_its_heading(document):
     for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
         if "://" in target:

@@ -1,4 +1,4 @@
-"""docs/extending.md: a benchmark and a part of gpu-check, each followed to the letter."""
+"""The README of a room: a benchmark and a part of gpu-check, each followed to the letter."""
 
 import json
 

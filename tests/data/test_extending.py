@@ -1,4 +1,4 @@
-"""docs/extending.md: a corpus, a tokenizer and a set to score, each followed to the letter."""
+"""The README of a room: a corpus, a tokenizer and a set to score, each followed to the letter."""
 
 import json
 

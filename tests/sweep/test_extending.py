@@ -1,4 +1,4 @@
-"""docs/extending.md: a launcher, followed to the letter."""
+"""The README of a room: a launcher, followed to the letter."""
 
 import json
 

@@ -325,7 +325,7 @@ def _parts(node: Any) -> dict[str, Any]:
     if not isinstance(node, Mapping) or not node:
         raise ValueError(
             f"parts={shown(node)} names no part that conf/parts has; write one "
-            "(docs/extending.md), or leave parts out"
+            "(src/experiments/points/README.md), or leave parts out"
         )
     return {name: build(one, f"parts.{name}", _PART) for name, one in node.items()}
 

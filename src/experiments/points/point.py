@@ -2,7 +2,7 @@
 
 A part is one file: it says what it refuses, what it costs, its line in the plan and its columns in
 the record, what it does before the first step and in each one. What trains a run loops over its
-parts and knows none by name. docs/extending.md has a part from its file to its record.
+parts and knows none by name. README.md beside it has a part from its file to its record.
 """
 
 import copy

@@ -3,7 +3,7 @@
 A file of sweep/queues/ is a queue: one class that extends Queue. (Files with an underscore are what
 queues are made of.) Its fields are the keys of conf/hydra/launcher/NAME.yaml, and NAME is the
 file's. It is found by itself, and all other code asks what is here and names none
-(docs/extending.md, "A launcher").
+(README.md beside it, "A launcher").
 
 Quick to import: `status` asks queues about sweeps and needs no torch. What runs points is imported
 where it is used.
