@@ -136,15 +136,21 @@ def test_the_second_set_is_of_the_changed_layers_at_the_same_rates(zoo):
 
 
 def test_the_second_set_s_table_is_that_of_the_records(zoo):
-    """Of the runs that are done."""
     page = text("results/study/first.md")
     before = {model: {r.seed: r.val_loss for r in records} for (model, _), records in zoo.items()}
-    for (model, _), records in cells_of("zoo_2").items():
+    away, second = [], cells_of("zoo_2")
+    assert {model for model, _ in second} == CHANGED
+    for (model, _), records in second.items():
+        assert {r.seed for r in records} == SEEDS
         losses = {r.seed: r.val_loss for r in sorted(records, key=lambda r: r.seed)}
         seeds, each = ", ".join(map(str, losses)), ", ".join(f"{x:.3f}" for x in losses.values())
         same = np.mean([before[model][seed] for seed in losses])
         mean = np.mean([*losses.values()])
         assert f"| `{model}` | {seeds} | {each} | {mean:.3f} | {same:.3f} |" in page
+        away.append(abs(mean - same))
+    _, _, half, _ = compared(losses_of(zoo), ("peer", 16384))
+    assert max(away) < half
+    assert f"from {half:.3f} nats on, and the largest is {max(away):.3f}" in page
 
 
 def test_equal_compute_is_equal(trials, zoo):
