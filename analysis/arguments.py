@@ -6,16 +6,20 @@ from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.methods import METHODS
 from analysis.options import number_or_range
 
+UNLESS_TYPED = {"x": "n_params", "method": "slice", "n_nearest": None}  # of add_curves
 _SIZES = [name for name in X_NAMES if name != "n_tokens"]
 
 
 def add_curves(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--x", default="n_params", choices=X_NAMES, help="the size on the axis (%(default)s)"
+        "--x",
+        default=UNLESS_TYPED["x"],
+        choices=X_NAMES,
+        help="the size on the axis (%(default)s)",
     )
     sub.add_argument(
         "--method",
-        default="slice",
+        default=UNLESS_TYPED["method"],
         choices=METHODS,
         help="how a minimum is found: by curves whose skew the budgets of a model share, by "
         "parabolas, or by interpolation",

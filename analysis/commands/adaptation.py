@@ -8,6 +8,7 @@ import pandas as pd
 from analysis.adaptation import columns_of_starts, compare_adaptations
 from analysis.command import Command, Options, Output, table_of
 from analysis.figures.adaptation import draw_adaptation
+from analysis.options import pairs
 
 
 def _options(sub: argparse.ArgumentParser) -> None:
@@ -19,6 +20,14 @@ def _options(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def _check(options: Options) -> None:
+    if unit := pairs("unit", options.unit).get("loss"):
+        raise ValueError(
+            f"--unit loss={unit} is of one column, and adaptation compares losses of several "
+            "texts, before and after: give all of them in nats/token"
+        )
+
+
 def _compute(options: Options, table: pd.DataFrame) -> Output:
     found = compare_adaptations(table, options.general)
     return Output.of(found, figures={"adaptation": partial(draw_adaptation, found)})
@@ -27,6 +36,7 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 COMMAND = Command(
     help="compare ways to adapt a model to a domain",
     options=_options,
+    check=_check,
     read=lambda options: table_of(options, keep=columns_of_starts(options.general), by_cell=False),
     compute=_compute,
     by_model=True,

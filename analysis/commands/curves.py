@@ -15,8 +15,6 @@ from analysis.figures.curves import draw_curves
 from analysis.options import as_typed, pairs, series_of
 from analysis.table.sources import read_source
 
-_NO_USE = ("unit", "flops", "budgets", "budget_tolerance")  # of a history's rows
-
 
 def _options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
@@ -64,10 +62,6 @@ def _options(sub: argparse.ArgumentParser) -> None:
 
 
 def _check(options: Options) -> None:
-    for name in _NO_USE:
-        if getattr(options, name):
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} is not for curves, which reads steps, losses and rates")
     named = [text for text in options.predict if text in KINDS]
     files = [text for text in options.predict if text not in KINDS]
     for text in files:
@@ -133,4 +127,6 @@ COMMAND = Command(
     check=_check,
     read=_read,
     compute=_compute,
+    unused=("unit", "flops", "budgets", "budget_tolerance"),
+    reads="steps, losses and rates",
 )

@@ -5,7 +5,7 @@ from functools import partial
 
 import pandas as pd
 
-from analysis.arguments import add_asymptote, add_curves
+from analysis.arguments import UNLESS_TYPED, add_asymptote, add_curves
 from analysis.command import Command, Options, Output, table_of
 from analysis.figures.multipliers import draw_forest, draw_multipliers
 from analysis.fits import multipliers_of
@@ -55,6 +55,19 @@ def _options(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def _check(options: Options) -> None:
+    for flag, given in (("at", options.at), ("at-loss", options.at_loss)):
+        if len(set(given)) < len(given):
+            twice = next(value for value in given if given.count(value) > 1)
+            raise ValueError(f"--{flag} {twice:g} is given twice; give it once")
+    for name in ("x", "method", "n_nearest") if options.points == "lowest" else ():
+        if getattr(options, name) != UNLESS_TYPED[name]:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {getattr(options, name)} is of the curves whose "
+                "minima are taken, and --points lowest fits none; leave one of the two out"
+            )
+
+
 def _compute(options: Options, table: pd.DataFrame) -> Output:
     check_choices(table, options.baseline, options.asymptote)
     how = {"asymptote": options.asymptote, "slopes": options.slopes}
@@ -78,6 +91,7 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 COMMAND = Command(
     help="say how much more compute a baseline needs for the same loss",
     options=_options,
+    check=_check,
     read=lambda options: table_of(options, needs=("budget", options.x)),
     compute=_compute,
 )

@@ -21,6 +21,12 @@ from analysis.fitting.text import in_columns
 from analysis.table.load import finished, rows_with
 from analysis.table.warned import warned
 
+_NO_PARTS = {
+    "budget": "differences are of one budget, which budget=FLOPS says",
+    **dict.fromkeys(("model", "series"), "the models are what is compared"),
+    "loss": "losses are what is compared",
+}
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class DifferencesBy(Result):
@@ -87,6 +93,11 @@ def compare_by(
     """
     if by not in table:
         raise ValueError(f"by={by!r} is no column; found {', '.join(map(str, table))}")
+    if by in _NO_PARTS:
+        raise ValueError(
+            f"by={by!r} must be a setting that models are compared at, e.g. n_layers; "
+            f"{_NO_PARTS[by]}"
+        )
     budget = busiest_budget(table) if budget is None else budget
     at_budget = table[table["budget"] == budget]
     noise = noise or seed_noise(table, budget=budget)
