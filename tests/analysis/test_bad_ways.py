@@ -13,7 +13,7 @@ from analysis.forgetting.compare import compare_forgetting
 from experiments.records.files import write_record
 from tests.analysis.rates.made import GRID, grid_of, tuned
 from tests.analysis.test_adaptation import row as adapted
-from tests.analysis.test_adapters import three, written
+from tests.analysis.test_adapters import LATER, three, written
 from tests.analysis.test_bad_arguments import FILES, cases, refused
 from tests.analysis.test_bad_newer import tables
 from tests.analysis.test_forgetting import stream_run
@@ -112,12 +112,6 @@ def _stream(seed=0, **how):
 def _record(folder, record):
     (folder / record.run_id).mkdir(parents=True)
     write_record(folder / record.run_id, record)
-
-
-LATER = {
-    "name": "c", "own": 2.0, "equal": True, "without": {"a": 2.1, "new": 4.0, "c": 3.0},
-    "with": {"a": 2.2, "new": 4.1, "c": 2.25},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
