@@ -9,11 +9,12 @@ import pandas as pd
 from analysis import numbers
 from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.text import pluralize
-from analysis.table.checks import check_types, finished, require
+from analysis.table.checks import check_losses, check_types, finished, refuse, require
 from analysis.table.warned import warned
 from analysis.ways import Ways, noise_warnings, pooled_noise, shown
 
 _OWN = "validation"  # of the run's own corpus
+_TRAINED = ("layer", "tables", "all", "lora")  # init.train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,10 @@ def compare_adaptations(
     require(runs, ["n_tokens", "budget"], "compare_adaptations")
     of_numbers = (*before, f"{general}.loss", "n_trained_params")
     check_types(runs, numbers=of_numbers, texts=("init.how", "init.train"))
+    for name in (*before, f"{general}.loss"):
+        check_losses(runs, name)
+    few = runs["n_trained_params"].astype("float64") < 1
+    refuse(runs, "n_trained_params", few, "must be 1 or more")
     starts = runs[before[0]].dropna().round(4).nunique()
     measured = pd.DataFrame(
         {
@@ -108,6 +113,10 @@ def compare_adaptations(
             "flops": runs["budget"],
         }
     ).dropna(subset=["gain", "change"])
+    started = runs.loc[measured.index]
+    refuse(started, "init.how", started["init.how"].isna(), "is missing, and its run has started")
+    wrong = ~started["init.train"].isin(_TRAINED)
+    refuse(started, "init.train", wrong, f"must be one of {', '.join(_TRAINED)}")
     if measured.empty:
         raise ValueError(f"no run has losses on its domain and on {general}, before and after")
     if starts > 1 and not runs["init.how"].isin(["replace", "upcycle"]).any():

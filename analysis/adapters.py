@@ -2,6 +2,7 @@
 one file a seed.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ import numpy as np
 
 from analysis.fitting.intervals import Estimate, mean_by_t
 from analysis.fitting.text import pluralize
+from analysis.table.checks import MAX_LOSS, MIN_LOSS
 from analysis.ways import Ways, noise_warnings, shown
 from experiments.system.json_files import read_json
+from experiments.system.plain_text import printable
 
 _BASE, _OWN, _MIXED = "base", "own", "mixed"  # experiments.adapters.compare's names
 _NAMES = {
@@ -116,6 +119,13 @@ def compare_libraries(folder: Path | str, *, level: float = 0.95) -> Libraries:
             f"{folder} has no comparison; python -m experiments.library compare writes them"
         )
     first = reports[0]
+    texts = [json.dumps(report["losses"], sort_keys=True) for report in reports]
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"{folder} has one comparison twice, of the same losses; keep one of them")
+    if len({bool(report.get("later")) for report in reports}) > 1:
+        raise ValueError(
+            f"{folder} has comparisons with a later adapter and without; keep one kind"
+        )
     for name in ("adapters", "unseen"):
         if any(report[name] != first[name] for report in reports):
             raise ValueError(f"{folder} has comparisons of different {name}; keep one kind")
@@ -132,7 +142,7 @@ def compare_libraries(folder: Path | str, *, level: float = 0.95) -> Libraries:
             return mean_by_t(np.array(differences), level)
 
         return Way(
-            way=_name(way),
+            way=printable(_name(way)),
             n_seeds=len(scored),
             own=minus(_OWN, adapters),
             mixed=minus(_OWN, [_MIXED]),
@@ -154,7 +164,7 @@ def compare_libraries(folder: Path | str, *, level: float = 0.95) -> Libraries:
 
 def _later(reports: Sequence[Mapping[str, Any]], level: float) -> Later | None:
     later = [report["later"] for report in reports if report.get("later")]
-    if len(later) < len(reports):
+    if not later:
         return None
     name = later[0]["name"]
     others = [text for text in later[0]["without"] if text != name]
@@ -197,23 +207,32 @@ def _check(report: Mapping[str, Any]) -> None:
     adapters, unseen = (list(map(str, report[name])) for name in ("adapters", "unseen"))
     if adapters != report["adapters"] or unseen != report["unseen"] or not adapters:
         raise ValueError("adapters and unseen must be lists of names")
+    if len({*adapters, *unseen, _MIXED}) < len(adapters) + len(unseen) + 1:
+        raise ValueError("adapters and unseen must name each text once, and none may be 'mixed'")
     needed = [(_OWN, _MIXED), *((_OWN, name) for name in adapters)]
     needed += [(_BASE, name) for name in unseen]
     for way in report["losses"]:
         needed += [(way, name) for name in (*adapters, _MIXED, *(unseen if way != _OWN else ()))]
     for way, name in needed:
-        _finite(report["losses"][way][name], f"losses.{way}.{name}")
+        _check_loss(report["losses"][way][name], f"losses.{way}.{name}")
     if later := report.get("later"):
-        _finite(later["own"], "later.own")
+        _check_loss(later["own"], "later.own")
         for side in ("with", "without"):
             for name in (str(later["name"]), *later["without"]):
-                _finite(later[side][name], f"later.{side}.{name}")
-        _ = later["equal"]
+                _check_loss(later[side][name], f"later.{side}.{name}")
+        if not set(later["without"]) - {later["name"]}:
+            raise ValueError("later.without must have other texts than the adapter's")
+        if not isinstance(later["equal"], bool):
+            raise ValueError(f"later.equal must be true or false, and is {later['equal']!r}")
 
 
-def _finite(value: object, where: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-        raise ValueError(f"{where} must be a finite number, and is {str(value)[:40]!r}")
+def _check_loss(value: object, where: str) -> None:
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else np.nan
+    if not MIN_LOSS <= number <= MAX_LOSS:
+        raise ValueError(
+            f"{where} must be nats per token, above 0 and {MAX_LOSS:g} at most, and is "
+            f"{str(value)[:40]!r}"
+        )
 
 
 def _mean(report: Mapping[str, Any], way: str, texts: Sequence[str]) -> float:

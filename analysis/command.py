@@ -60,7 +60,8 @@ class Command(Generic[T]):
     compute: the output, of what was read. options: its own, as options.declare reads them. check:
     raises ValueError for options that don't go together, before anything is read. writes: whether
     NAME.json and the figures are written. by_model: it compares models, so --series is refused.
-    What is read may have the table beside other things, as `table`.
+    unused: options of all commands that change nothing here, and are refused; reads: what it takes
+    instead. What is read may have the table beside other things, as `table`.
     """
 
     help: str
@@ -71,6 +72,8 @@ class Command(Generic[T]):
     check: Callable[[Options], None] = lambda _: None
     writes: bool = True
     by_model: bool = False
+    unused: Sequence[str] = ()
+    reads: str = ""
 
     def run(self, options: Options) -> None:
         """Raises WriteError before anything is computed, if nothing can be written."""

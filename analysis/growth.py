@@ -14,7 +14,7 @@ import pandas as pd
 from analysis import numbers
 from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.text import pluralize
-from analysis.table.checks import check_types, finished, require
+from analysis.table.checks import check_types, finished, refuse, require
 from analysis.table.histories import history_paths, read_history
 from analysis.table.warned import warned
 from analysis.ways import Ways, noise_warnings, pooled_noise, shown
@@ -115,6 +115,8 @@ def compare_growth(table: pd.DataFrame, *, level: float = 0.95) -> Growth:
     runs = finished(table)
     missing = [name for name in COLUMNS if name not in runs]
     check_types(runs, numbers=_NUMBERS, texts=_TEXTS)
+    for name in set(_NUMBERS) & set(runs):
+        refuse(runs, name, runs[name].astype("float64") < 1, "must be 1 or more")
     grown = runs[_has_grown(runs)] if not missing else runs[:0]
     if grown.empty:
         raise ValueError(

@@ -155,6 +155,10 @@ def check_options(options: argparse.Namespace) -> None:
                 raise ValueError(f"{flag} {shown} {rule}")
         if value == "":
             raise ValueError(f"{flag} is empty; give a value, or leave it out")
+        if value and name in options.chosen.unused:
+            raise ValueError(
+                f"{flag} is not for {options.command}, which reads {options.chosen.reads}"
+            )
     if getattr(options, "cluster", None) in _RESULTS:
         raise ValueError(
             f"--cluster {options.cluster} is what is fitted; name what rows of one run share, e.g. "

@@ -85,23 +85,6 @@ def test_what_was_scored_is_not_scored_again(run_dir):
     score(run_dir)
 
 
-@pytest.mark.long
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["eval=[nope]"], "Could not load 'eval/nope'"),
-        (["eval=[validation]", "size=3"], r"size=3: unknown key here; known: .*eval, evaluation"),
-        ([], r"no sets named; give eval=\[NAME,...\] of .*lambada.*wikitext2"),
-        (["eval=[validation]", "evaluation.stride=33"], "stride=33 is above data.seq_len=32"),
-        (["eval=[validation]", "evaluation.stride=0"], "evaluation.stride=0 must be at least 1"),
-    ],
-)
-def test_refuses_what_it_cannot_do(run_dir, overrides, message):
-    with pytest.raises(Exception, match=message):
-        evaluate_run(run_dir, [*overrides, cache_of(run_dir)])
-
-
 def test_refuses_runs_that_are_not_done(run_dir, tmp_path):
     with pytest.raises(ValueError, match=r"is not a finished run: it has no record.json"):
         evaluate_run(tmp_path, ["eval=[validation]"])
@@ -135,14 +118,6 @@ def test_help_lists_the_sets(command):
     code, out, _ = command("--help")
     assert code == 0
     assert "eval=[NAME,...]             c4, curation, lambada" in out
-
-
-def test_what_the_command_refuses_is_one_line(run_dir, command):
-    assert command("eval=[validation]")[0] == 2
-    code, _, err = command(str(run_dir), "eval=[nope]")
-    assert code == 2
-    assert err.startswith("error: In 'config': Could not load 'eval/nope'. It has c4, curation, ")
-    assert err.count("\n") == 1
 
 
 @pytest.mark.long

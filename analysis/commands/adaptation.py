@@ -7,6 +7,15 @@ import pandas as pd
 from analysis.adaptation import columns_of_starts, compare_adaptations
 from analysis.command import Command, Options, Output, table_of
 from analysis.figures.adaptation import draw_adaptation
+from analysis.options import pairs
+
+
+def _check(options: Options) -> None:
+    if unit := pairs("unit", options.unit).get("loss"):
+        raise ValueError(
+            f"--unit loss={unit} is of one column, and adaptation compares losses of several "
+            "texts, before and after: give all of them in nats/token"
+        )
 
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
@@ -19,6 +28,7 @@ COMMAND = Command(
     options="""
 --general=wikitext2 SET  the set that stands for other text (%(default)s)
 """,
+    check=_check,
     read=lambda options: table_of(options, keep=columns_of_starts(options.general), by_cell=False),
     compute=_compute,
     by_model=True,

@@ -24,4 +24,15 @@ COMMAND = Command(
     read=_read,
     compute=_compute,
     by_model=True,
+    unused=(
+        "column",
+        "unit",
+        "budgets",
+        "budget_tolerance",
+        "where",
+        "flops",
+        "series",
+        "separator",
+    ),
+    reads="comparisons of adapters, and no table",
 )

@@ -14,9 +14,6 @@ from analysis.figures.curves import draw_curves
 from analysis.options import as_typed, given, one_of, pairs, series_of
 from analysis.table.sources import read_source
 
-_NO_USE = ("unit", "flops", "budgets", "budget_tolerance")  # of a history's rows
-
-
 _OPTIONS = f"""
 --law {one_of(FORMS)}...  repeatable (default: all)
 --hold-out RUN[,RUN]...  fit the others, and print the end that they predict beside the measured
@@ -34,10 +31,6 @@ _OPTIONS = f"""
 
 
 def _check(options: Options) -> None:
-    for name in _NO_USE:
-        if getattr(options, name):
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} is not for curves, which reads steps, losses and rates")
     named = [text for text in options.predict if text in KINDS]
     files = [text for text in options.predict if text not in KINDS]
     for text in files:
@@ -101,4 +94,6 @@ COMMAND = Command(
     check=_check,
     read=_read,
     compute=_compute,
+    unused=("unit", "flops", "budgets", "budget_tolerance"),
+    reads="steps, losses and rates",
 )

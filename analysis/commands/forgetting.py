@@ -40,4 +40,6 @@ COMMAND = Command(
     read=_read,
     compute=_compute,
     by_model=True,
+    unused=("column", "unit", "flops"),
+    reads="the stages of records, in bits/byte",
 )

@@ -4,7 +4,7 @@ from functools import partial
 
 import pandas as pd
 
-from analysis.arguments import ASYMPTOTE, CURVES
+from analysis.arguments import ASYMPTOTE, CURVES, UNLESS_TYPED
 from analysis.command import Command, Options, Output, table_of
 from analysis.figures.multipliers import draw_forest, draw_multipliers
 from analysis.fits import multipliers_of
@@ -15,6 +15,19 @@ from analysis.multiplier.result import frame_of
 from analysis.options import given, one_of
 from analysis.study import check_choices
 from analysis.table.warned import warnings_of_table
+
+
+def _check(options: Options) -> None:
+    for flag, values in (("at", options.at), ("at-loss", options.at_loss)):
+        if len(set(values)) < len(values):
+            twice = next(value for value in values if values.count(value) > 1)
+            raise ValueError(f"--{flag} {twice:g} is given twice; give it once")
+    for name in ("x", "method", "n_nearest") if options.points == "lowest" else ():
+        if getattr(options, name) != UNLESS_TYPED[name]:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {getattr(options, name)} is of the curves whose "
+                "minima are taken, and --points lowest fits none; leave one of the two out"
+            )
 
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
@@ -47,6 +60,7 @@ COMMAND = Command(
     repeatable
 --at-loss NATS...  state them at this loss; repeatable
 """,
+    check=_check,
     read=lambda options: table_of(options, needs=("budget", options.x)),
     compute=_compute,
 )

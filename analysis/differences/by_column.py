@@ -22,6 +22,12 @@ from analysis.table.layer import column_of
 from analysis.table.load import finished, rows_with
 from analysis.table.warned import warned
 
+_NO_PARTS = {
+    "budget": "differences are of one budget, which budget=FLOPS says",
+    **dict.fromkeys(("model", "series"), "the models are what is compared"),
+    "loss": "losses are what is compared",
+}
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class DifferencesBy(Result):
@@ -89,6 +95,11 @@ def compare_by(
     column = column_of(table, by)
     if column not in table:
         raise ValueError(f"by={by!r} is no column; found {', '.join(map(str, table))}")
+    if by in _NO_PARTS:
+        raise ValueError(
+            f"by={by!r} must be a setting that models are compared at, e.g. n_layers; "
+            f"{_NO_PARTS[by]}"
+        )
     budget = busiest_budget(table) if budget is None else budget
     at_budget = table[table["budget"] == budget]
     noise = noise or seed_noise(table, budget=budget)

@@ -120,6 +120,10 @@ def compare_forgetting(
     if not groups:
         raise ValueError("no run has learnt a stream: this takes runs of data=stream")
     ways = [_kept(runs, level) for runs in groups.values()]
+    if all(kept.n_domains < 2 for kept in ways):
+        for name, value in (("learning", learning), ("baseline", baseline)):
+            if value is not None:
+                raise ValueError(f"{name}={value} is of streams of several domains; leave it out")
     several = [r for runs in groups.values() for r in runs if len(order_of(r)) > 1]
     return Forgetting(
         level=level,

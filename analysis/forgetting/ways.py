@@ -27,11 +27,13 @@ _BASE = "base"
 def metrics_of(record: RunRecord) -> dict[str, float]:
     """METRICS of one run; nan where there is no domain that one is of."""
     rows = [
-        {name: float(score["bits_per_byte"]) for name, score in row["scores"].items()}
+        {name: _bits(score["bits_per_byte"], name) for name, score in row["scores"].items()}
         for row in record.stages
     ]
     order, last = order_of(record), rows[-1]
     base = last[_BASE] - rows[0][_BASE]
+    if len(rows) not in (2, len(order) + 1):
+        raise ValueError(f"{len(rows) - 1} stages are no order of {len(order)}, nor one of all")
     if len(rows) != len(order) + 1:  # all of them in one stage
         learnt = [rows[0][name] - last[name] for name in order]
         return {**dict.fromkeys(METRICS, np.nan), "learning": _mean(learnt), "base": base}
@@ -78,7 +80,7 @@ def way_of(record: RunRecord) -> str:
     if how != "keep":
         words.append(how)
     said = {
-        "top_rows": "top {} rows", "replay": "replay {:g}", "distil": "distillation {:g}",
+        "top_rows": "top {:d} rows", "replay": "replay {:g}", "distil": "distillation {:g}",
         "l2": "L2 {:g}",
     }  # fmt: skip
     words += [text.format(continual[n]) for n, text in said.items() if continual.get(n)]
@@ -93,14 +95,20 @@ def way_of(record: RunRecord) -> str:
 
 def order_of(record: RunRecord) -> list[str]:
     order: list[str] = list(_corpus(record.config)["order"])
-    if not order:
-        raise ValueError("no domain is in its order")
+    if not order or len(set(order)) < len(order):
+        raise ValueError(f"its order must name domains, each once, and is {order}")
     return order
 
 
 def _corpus(config: Mapping[str, Any]) -> Mapping[str, Any]:
     corpus: Mapping[str, Any] = config["data"]["corpus"]
     return corpus
+
+
+def _bits(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        raise ValueError(f"bits_per_byte of {name} is {value!r}, and no number of 0 or more")
+    return float(value)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import numbers
-from analysis.fitting.checks import positive
+from analysis.fitting.checks import positive, times_beyond
 from analysis.fitting.intervals import Array, Estimate, t_quantile
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Result
@@ -189,13 +189,21 @@ class ComputeMultipliers(Result):
         return self.profile
 
     def at(self, budgets: Sequence[float] = (), losses: Sequence[float] = ()) -> list[Multiplier]:
-        """Each model's multipliers at stated computes and losses; by default at its own budgets."""
+        """Each model's multipliers at stated computes and losses; by default at its own budgets.
+
+        Raises ValueError for what is so far from the runs that no law is a guide.
+        """
         if not len(budgets) and not len(losses):
             return [self.at_compute(m, c) for m in self.models for c in self.points[m][0]]
-        return [
-            *(self.at_compute(m, c) for c in budgets for m in self.models),
-            *(self.at_loss(m, loss) for loss in losses for m in self.models),
+        found = [
+            *((f"at={c:g}", self.at_compute(m, c)) for c in budgets for m in self.models),
+            *((f"at_loss={loss:g}", self.at_loss(m, loss)) for loss in losses for m in self.models),
         ]
+        for what, one in found:
+            if np.isfinite(one.compute):  # nan: a loss that no compute reaches, which is shown
+                own = self.points[one.model][0]
+                times_beyond(f"{what}, {one.compute:.3g} FLOPs,", one.compute, min(own), max(own))
+        return [one for _, one in found]
 
     def over_compute(self, model: str, n: int = _N_CURVE) -> list[Multiplier]:
         """The curve over the computes that both laws have runs for; empty if there are none."""

@@ -147,7 +147,7 @@ def fit_rates(
         raise ValueError(f"n_nearest={n_nearest} must be 3 or more: a parabola has 3 parameters")
     if noise is not None:
         positive("noise", noise)
-    require(table, [width], "rates")
+    require(table, [width, *([horizon] if horizon != HORIZONS[0] else [])], "rates")
     if batch is None and BATCH in done and done[BATCH].notna().all():
         batch = BATCH
     if batch:

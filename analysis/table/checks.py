@@ -69,6 +69,13 @@ def _is(value: object, kind: str) -> bool:
     return math.isfinite(float(value))
 
 
+def check_losses(table: pd.DataFrame, name: str) -> None:
+    """Raises ValueError for the first loss of another text than the runs' own that can't be one."""
+    values = table[name].astype("float64")
+    bad = (values < MIN_LOSS) | (values > MAX_LOSS)
+    refuse(table, name, bad, f"must be nats per token, above 0 and {MAX_LOSS:g} at most")
+
+
 def check_amounts(table: pd.DataFrame) -> None:
     """Raises ValueError for the first amount or count, as given, that can't be."""
     for name in AMOUNTS:

@@ -231,7 +231,8 @@ def _changed(folder: Path) -> Iterator["LoRALibrary"]:
 
 def _only(sets: "dict[str, Tensor]") -> "Tensor":
     if len(sets) != 1:
-        raise ValueError(f"the background is one set, and {', '.join(sets)} are given")
+        named = ", ".join(sets) or "none"
+        raise ValueError(f"the background is one set, and eval= names {named}; give {_SETS}")
     return next(iter(sets.values()))
 
 

@@ -185,55 +185,6 @@ def test_keys_of_adapters_that_have_other_names_than_domains(made, command, tmp_
         assert re.search(rf"^{named.strip('=') or runs['farm'].name} +2 +\d+ +yes$", out, re.M)
 
 
-BAD = [
-    (("make", "{folder}", "{sea}"), "is a library already; add to it"),
-    (("make", "{new}", "{base}"), "is a run without adapters; train one with init.train=lora"),
-    (("make", "{new}", "{nowhere}"), "has neither adapter_config.json"),
-    (("add", "{folder}", "sea={sea}"), "an adapter 'sea' is in the library"),
-    (("remove", "{folder}", "x"), "no adapter 'x' is in the library, which has sea, farm"),
-    (("show", "{nowhere}"), "has no library.json; name the folder of a library"),
-    (("show", "{folder}", "more=1"), "unrecognized arguments: more=1"),
-    (("route", "{folder}", "text"), "route text needs the runs"),
-    (("route", "{folder}", "text", "{sea}"), "no background is named; give eval=[wikitext2]"),
-    (("route", "{folder}", "arrow", "--top-k", "0"), "--top-k: 0 must be at least 1"),
-    (("route", "{folder}", "arrow", "--memory", "0.5"), "--memory: 0.5 must be at least 1"),
-    (("route", "{folder}", "arrow", "--memory", "nan"), "--memory: nan must be at least 1"),
-    (("route", "{folder}", "arrow", "--top-k", "99"), "--top-k 99 is more than the 2 to choose"),
-    (("route", "{folder}", "mix", "--top-k", "1"), "--top-k and --memory have no effect on route"),
-    (("route", "{folder}", "arrow", "{sea}"), "route arrow reads no text; leave out the runs"),
-    (("route", "{folder}", "text", "{sea}", "{cache}", "eval=[validation]", "--windows", "0"),
-     "--windows: 0 must be at least 1"),
-    (("route", "{folder}", "text", "{town}", "{cache}", "eval=[validation]"),
-     "no adapter is named 'town' nor '"),
-    (("route", "{folder}", "text", "field={town}", "{cache}", "eval=[validation]"),
-     "no adapter 'field' is in the library, which has sea, farm"),
-    (("route", "{folder}", "text", "{sea}", "sea={town}", "{cache}", "eval=[validation]"),
-     "two runs are of the adapter 'sea'"),
-    (("make", "{new}", "{sea}", "--rank", "0"), "--rank: 0 must be at least 1"),
-    (("make", "{new}", "={sea}"), "write NAME=FOLDER, with both"),
-    (("compare", "{new}", "{sea}", "sea={town}", "eval=[validation]", "{cache}"),
-     "two of the runs have one domain (sea, sea); name them: NAME=RUN"),
-    (("compare", "{new}", "{sea}", "eval=[validation]", "{cache}", "--background", "x"),
-     "--background x is not one of the sets validation"),
-]  # fmt: skip
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(w)[:40] for w, _ in BAD])
-def test_bad_input_is_one_line_and_changes_nothing(words, message, made, command, folder, tmp_path):
-    base, runs, cache = made
-    places = {"folder": folder, "new": tmp_path / "new", "nowhere": tmp_path / "nowhere",
-              "base": base, "sea": runs["sea"], "town": runs["town"],
-              "cache": cache}  # fmt: skip
-    index = (folder / "library.json").read_text()
-    code, _, err = command(*(word.format(**places) for word in words))
-    assert code == 2
-    assert message in err
-    assert len(err.strip().splitlines()) == 1
-    assert (folder / "library.json").read_text() == index
-    assert not (tmp_path / "new").exists()
-
-
 @pytest.mark.long
 def test_a_library_of_other_weights_is_refused(made, command, folder, compose_raw):
     base, runs, cache = made

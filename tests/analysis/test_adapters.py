@@ -12,6 +12,12 @@ T_2 = 4.302652729696142  # of Student's t at two degrees of freedom, 95 %
 TEXTS = ("a", "b", "mixed", "new")
 
 
+LATER = {
+    "name": "c", "own": 2.0, "equal": True, "without": {"a": 2.1, "new": 4.0, "c": 3.0},
+    "with": {"a": 2.2, "new": 4.1, "c": 2.25},
+}  # fmt: skip
+
+
 def report(**ways):
     """Losses of a, b, mixed and new by way."""
     losses = {way: dict(zip(TEXTS, values, strict=True)) for way, values in ways.items()}
@@ -53,16 +59,12 @@ def test_differences_from_the_oracle_and_from_the_base(tmp_path):
 
 
 def test_an_adapter_that_came_later(tmp_path):
-    later = {
-        "name": "c", "own": 2.0, "equal": True, "without": {"a": 2.1, "new": 4.0, "c": 3.0},
-        "with": {"a": 2.2, "new": 4.1, "c": 2.25},
-    }  # fmt: skip
-    found = compare_libraries(written(tmp_path, [{**one, "later": later} for one in three()]))
+    found = compare_libraries(written(tmp_path, [{**one, "later": LATER} for one in three()]))
     assert found.later.gain.value == pytest.approx(0.75)
     assert found.later.left.value == pytest.approx(0.25)
     assert found.later.others.value == pytest.approx(0.1)
     assert "outputs of each other adapter are the same to the bit" in found.summary()
-    unequal = [{**one, "later": {**later, "equal": False}} for one in three()]
+    unequal = [{**one, "later": {**LATER, "equal": False}} for one in three()]
     assert "are NOT the same" in compare_libraries(written(tmp_path, unequal)).summary()
 
 
@@ -98,9 +100,6 @@ def test_bad_folders_are_one_line_each(tmp_path):
         compare_libraries(tmp_path)
 
 
-LATER = {"name": "c", "own": 2.0, "equal": True, "without": {"c": 3.0}, "with": {"c": 2.25}}
-
-
 @pytest.mark.parametrize(
     ("where", "value"),
     [
@@ -127,7 +126,7 @@ def test_a_file_with_another_value_than_compare_writes_is_one_line(tmp_path, whe
 
 
 def test_adapters_that_came_later_must_be_one(tmp_path):
-    other = {**LATER, "name": "d", "without": {"d": 3.0}, "with": {"d": 2.0}}
+    other = {**LATER, "name": "d", "without": {"a": 3.0, "d": 3.0}, "with": {"a": 3.0, "d": 2.0}}
     reports = [{**one, "later": later} for one, later in zip(three(), (LATER, other, LATER))]
     with pytest.raises(ValueError, match="different later adapters"):
         compare_libraries(written(tmp_path, reports))

@@ -121,7 +121,10 @@ def here(tmp_path_factory):
 
 
 def tree(folder):
-    return sorted((str(path), path.lstat().st_mtime_ns) for path in folder.rglob("*"))
+    """Each path, of a file with its date: a folder's is that of a try to write there."""
+    return sorted(
+        (str(path), path.is_dir() or path.lstat().st_mtime_ns) for path in folder.rglob("*")
+    )
 
 
 def refused(here, capsys, monkeypatch, words, code):

@@ -26,7 +26,7 @@ def level(request, monkeypatch):
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """n_chosen: experts of a token, or tokens of an expert. favoured: added to a token's choice of
-    the first expert."""
+    the first expert. gates_score: the loss is of all gates, too."""
 
     n_tokens: int = 50
     d: int = 16
@@ -39,6 +39,7 @@ class Case:
     glu: bool = False
     beside: bool = False
     favoured: float = 0.0
+    gates_score: bool = True
     times: float = 0.7
 
     def given(self) -> tuple[Tensor, ...]:
@@ -67,6 +68,7 @@ CASES = {
     "one each": Case(n_chosen=1, softmax=False, glu=True, activation="silu", times=1.0),
     "an expert has all": Case(n_tokens=211, n_chosen=1, favoured=3.0, activation="gelu_tanh"),
     "wide": Case(n_tokens=100, d=144, d_ff=272, n_experts=2, n_chosen=1, activation="identity"),
+    "gates unscored": Case(n_experts=20, softmax=False, gates_score=False),
     "one expert": Case(n_experts=1, n_chosen=1, d_ff=16),
     "one token": Case(n_tokens=1, glu=True),
     "experts choose": Case(experts_choose=True, n_chosen=11),
@@ -92,7 +94,10 @@ def gradients(case: Case, frozen: tuple[int, ...] = ()) -> list[Tensor | None]:
     given = [t.float() for t in case.given()]
     leaves = [nn.Parameter(t, requires_grad=i not in frozen) for i, t in enumerate(given[:7])]
     mixed = computed(case, tuple(leaves))
-    ((mixed.y * given[7]).sum() + (mixed.gates * given[8]).sum()).backward()
+    loss = (mixed.y * given[7]).sum()
+    if case.gates_score:
+        loss = loss + (mixed.gates * given[8]).sum()
+    loss.backward()
     return [mixed.y.detach(), mixed.gates.detach(), *(leaf.grad for leaf in leaves)]
 
 
@@ -120,7 +125,7 @@ def written(case: Case, index: Tensor) -> tuple[list[Tensor | None], Tensor]:
         hidden = gated if case.glu else activation(inner)
         total = total.index_add(0, tokens, weights[tokens, e, None] * (hidden @ w_out[e]))
     y = (base if case.beside else x) + case.times * total
-    ((y * given[7]).sum() + (gates * given[8]).sum()).backward()
+    ((y * given[7]).sum() + case.gates_score * (gates * given[8]).sum()).backward()
     found = [y.detach(), gates.detach(), *(leaf.grad for leaf in leaves)]
     return found, gates.detach() + (0 if case.experts_choose else case.routing().bias)
 
@@ -185,16 +190,16 @@ def test_gradients_are_of_what_is_trained():
 @pytest.mark.parametrize("larger", [False, True])
 @pytest.mark.parametrize("experts_choose", [False, True])
 def test_of_equal_gates_the_first_are_chosen(level, experts_choose, larger):
-    """And those behind them that are larger."""
+    """And those behind them that are larger, by their last bit."""
     case = Case(experts_choose=experts_choose, n_chosen=3)
     x, _, router, w_in, _, w_out, *_ = (t.float() for t in case.given())
     last = (case.n_tokens if experts_choose else case.n_experts) - 1
-    bias = torch.zeros(case.n_experts)
+    bias = torch.full((case.n_experts,), -1.5 - 2**-23)  # gates of -1 and what is next to it
     x.zero_()
     router.fill_(1)
     if larger:
         x[-1] = float(experts_choose)  # its gates are larger for all experts
-        bias[-1] = 1
+        bias[-1] = -1.5
     routing = Routing(experts_choose=experts_choose, softmax=False, n_chosen=3, bias=bias)
     experts = Experts(router, w_in, None, w_out)
     mixed = mixture_half(x, nn.RMSNorm(case.d), experts, routing, "relu", 1.0)

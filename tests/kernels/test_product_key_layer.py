@@ -39,7 +39,7 @@ CASES = {
     "narrow keys": ("peer", {"d_key": 8}),
     "odd keys": ("peer", {"d_key": 48, "n_heads": 3}),
     "wide keys": ("pkm", {"d_key": 272, "n_heads": 1}),
-    "sigmoid": ("peer", {"score": "sigmoid"}),
+    "sigmoid": ("peer", {"score": "sigmoid", "top_k": 19}),
     "relu": ("pkm", {"score": "relu"}),
     "no norm": ("peer", {"query_norm": "none"}),
     "layer norm": ("peer", {"query_norm": "layer"}),

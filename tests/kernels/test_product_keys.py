@@ -144,7 +144,7 @@ def test_sub_keys_and_queries_get_the_gradients_of_the_scan(execution, per_head)
 @pytest.mark.parametrize("per_head", [False, True])
 @pytest.mark.parametrize(
     ("n_first", "n_second", "top_k"),
-    [(40, 8, 16), (3, 50, 20), (1, 9, 4), (9, 1, 9), (520, 32, 16), (300, 70, 33)],
+    [(40, 8, 16), (3, 50, 20), (1, 9, 4), (9, 1, 9), (520, 32, 16), (300, 70, 33), (1, 1500, 1400)],
 )
 def test_two_sets_of_their_own_sizes_and_a_bias(execution, n_first, n_second, top_k, per_head):
     queries, heads = torch.randn(50, 3, 24), 3 if per_head else 1

@@ -56,6 +56,7 @@ def _cases():
     return [
         mlp_case(97, 64, 171, "gelu", gated=False),
         mlp_case(200, 48, 192, "silu", gated=True),
+        mlp_case(97, 272, 16, "gelu", gated=False),  # where rows take more room than hidden units
         head_case(97, 48, 1001),
         attention_case(3, 100, 4, 2, 16, documents=True),
         attention_case(1, 130, 1, 1, 128),
@@ -89,7 +90,7 @@ def test_attention_half_is_its_formula(level, shape):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("i", range(5))
+@pytest.mark.parametrize("i", range(6))
 def test_bfloat16_operands_are_rounded_and_nothing_else_is(level, i):
     """As the formula with its products' operands rounded.
 
@@ -101,7 +102,7 @@ def test_bfloat16_operands_are_rounded_and_nothing_else_is(level, i):
         found = case.results()
     assert all(t.dtype == torch.float32 for t in found)
     wanted = case.results(double=True, product=Rounded.apply)
-    assert off(found, wanted) < (2**-8 if i > 2 else ROUNDED)
+    assert off(found, wanted) < (2**-8 if i > 3 else ROUNDED)
     # An operand is 0.4 * 2^-9 off in the root mean square, and so is a sum of products of it,
     # however long. Eight products follow each other at most, of two operands each: 1.6 * 2^-9;
     # twice that for slopes that amplify it.
@@ -109,7 +110,7 @@ def test_bfloat16_operands_are_rounded_and_nothing_else_is(level, i):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("i", range(5))
+@pytest.mark.parametrize("i", range(6))
 def test_levels_agree_on_rounded_operands(i, monkeypatch):
     """Those that multiply bfloat16, and those that round and multiply floats."""
     case, found = _cases()[i], []
@@ -121,7 +122,7 @@ def test_levels_agree_on_rounded_operands(i, monkeypatch):
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("i", range(5))
+@pytest.mark.parametrize("i", range(6))
 def test_any_number_of_threads_gives_the_same_bits(i, bf16):
     case, found = _cases()[i], []
     for n_threads in (1, 1, 2, 3):

@@ -40,6 +40,9 @@ def lora_library(
         raise ValueError("a library needs at least one adapter; give the folders of some")
     if rank is None:
         rank = max(lora.rank for lora in found)
+    most = max(min(low_rank.shape) for lora in found for low_rank in lora.maps.values())
+    if rank > most:
+        raise ValueError(f"rank={rank} is above {most}, and no map of these has a higher; lower it")
     library = LoRALibrary(rank, kernel=kernel)
     for lora in found:
         library.add(lora)

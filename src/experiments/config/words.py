@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 _PAIR = re.compile(r"[+~]{0,2}(?P<key>[a-z_][a-z0-9_.]*)=", re.ASCII)
 _OPTION = re.compile(r"--|-[A-Za-z]")  # "-5 degrees" and "- a list" are texts
+_DROPPED = re.compile(r"~(?P<node>[a-z_]+)(\.[a-z0-9_.]+)?", re.ASCII)
 _END = "--"
 PLACES = ("trainer", "paths")  # nodes of Hydra's config that change nothing about a run
 SCORING = ("eval", "evaluation", *PLACES)  # and those of its scores
@@ -72,6 +73,8 @@ def read_words(
         meant = word.partition("=")[0].strip().lower().replace("-", "_")
         if _OPTION.match(word) or ("=" in word and meant in keys):  # Top-P=0.9 is no text
             raise ValueError(_no_option(word, others[i + 1 : i + 2], keys, nodes))
+        if (dropped := _DROPPED.fullmatch(word)) and dropped["node"] in nodes:
+            raise ValueError(f"{word}: a run's key can't be dropped here; give {word[1:]}=VALUE")
     check_keys(pairs, keys, nodes)
     values: dict[str, str] = {}
     for word in pairs:

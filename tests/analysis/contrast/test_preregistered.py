@@ -8,6 +8,8 @@ import pytest
 
 from analysis import contrast, contrast_parts, hold_to, read_registration
 from analysis.__main__ import main
+from analysis.contrast import held
+from analysis.fitting.intervals import Estimate
 from tests.analysis.contrast.test_contrast import STUDY, made
 from tests.analysis.contrast.test_documents import runs, scored, with_repeated
 
@@ -119,6 +121,27 @@ def test_choices_that_the_file_fixes_stay(path):
     assert hold_to(read_registration(path), table, errors="seeds").verdicts
 
 
+def test_a_rule_to_stop_is_that_of_the_file(path):
+    stop = read_registration(path).stop
+    assert (stop.layer, stop.baseline, stop.budget) == ("peer", "none", 1e13)
+    assert (stop.half_width, stop.most) == (0.015, 8)
+
+
+@pytest.mark.parametrize(
+    ("value", "why", "p_holm", "verdict"),
+    [
+        ((-0.1, -0.2, -0.01), "", 0.01, "supported"), ((-0.1, -0.2, 0.01), "", 0.01, "refuted"),
+        ((-0.1, -0.2, -0.01), "", 0.06, "open"), ((-0.1, -0.2, 0.01), "no", 0.01, "not computed"),
+    ],
+)  # fmt: skip
+def test_a_verdict_is_by_the_interval_then_by_the_corrected_chance(
+    path, value, why, p_holm, verdict
+):
+    primary = read_registration(path).primaries[0]
+    tested = held._Tested(primary=primary, value=Estimate(*value), p=p_holm, why=why)
+    assert held._judged(tested, p_holm, 0.95).verdict == verdict
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -134,6 +157,9 @@ def test_choices_that_the_file_fixes_stay(path):
         ("kind: slope", "kind: trend", "kind='trend' is not one of difference, equivalence"),
         ("name: mean", "name: gain", "primary 'gain' occurs more than once"),
         ("budgets: [1e12, 1e13], family", "budgets: [1e12], family", "a slope needs two budgets"),
+        ("errors: seeds", "errors: seeds\nlevel: 1.5", "level=1.5 must be between 0 and 1"),
+        ("errors: seeds", "errors: seeds\nlevel: 1", "level=1 must be between 0 and 1, e.g. 0.95"),
+        ("most: 8", "most: 1", "most=1 must be a number of seeds, 2 or more"),
         ("most: 8", "most: none", "most='none' must be a number of seeds"),
         ("sparse: [peer, pkm]", "sparse: [peer, moe]", "class sparse: 'moe' is none of layers"),
         ("about: does", "about: &a does", "no yaml"),

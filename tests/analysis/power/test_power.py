@@ -257,3 +257,27 @@ def test_what_can_t_be_is_one_line(two):
     far = seed_power(two, target=1e-6)
     assert far.cells[0].needed is None
     assert any("more than 100,000 seeds: take a wider half-width" in w for w in far.warnings)
+
+
+def test_a_test_of_unlike_noise_does_not_depend_on_its_size(two):
+    small = two.assign(loss=4 + 1e-4 * (two["loss"] - 4))  # noise of 2e-6 nats
+    chances = [
+        pool_noise(find_blocks(one[one["model"] != "pkm"], "dense"), "dense", None).chances
+        for one in (two, small)
+    ]
+    assert chances[0]
+    assert chances[1] == pytest.approx(chances[0])
+
+
+def test_noise_that_differs_by_budget_alone_is_pooled_over_budgets():
+    rng, parts = np.random.default_rng(1), []
+    for budget, sd in ((1e12, 1e-4), (1e13, 0.1)):
+        losses = {m: 4 + sd * rng.standard_normal(8) for m in ("dense", "moe", "peer", "pkm")}
+        parts.append(runs(losses, budget))
+    assert seed_power(table(*parts), target=0.01).pool == "budget"
+
+
+def test_cells_with_one_pair_are_counted(two):
+    found = seed_power(two, target=0.01)
+    assert found.left_out == 2
+    assert "2 cells with one pair left out" in found.warnings
