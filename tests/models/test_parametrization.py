@@ -24,7 +24,7 @@ from experiments.models.parametrization import Base, Scale
 from experiments.models.roles import declared_roles, undeclared
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer, parameter_groups
-from experiments.optim.optimizer import clip_gradients
+from experiments.optim.gradients import clip_gradients
 from tests.rounding import assert_rounding
 
 NAMES = [name for name in choice_names("model") if name != "weights"]

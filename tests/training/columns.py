@@ -33,7 +33,7 @@ from experiments.models.ffn.ultramem import UltraMemConfig
 from experiments.models.roles import tables_of
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer
-from experiments.optim.optimizer import add_replicas, clip_gradients
+from experiments.optim.gradients import add_replicas, clip_gradients
 from experiments.points.parts import table_columns
 from experiments.points.planning import make_point
 from experiments.system import interruption

@@ -25,8 +25,9 @@ from experiments.models.digest import tensors_sha256
 from experiments.models.ffn._rows import columns_alone
 from experiments.models.roles import tables_of
 from experiments.models.transformer import Transformer
+from experiments.optim.gradients import add_replicas
 from experiments.optim.groups import parameter_groups
-from experiments.optim.optimizer import RowAdamW, add_replicas
+from experiments.optim.optimizer import GroupedOptimizer
 from experiments.points.memory import memory_of, shapes_of
 from experiments.points.point import BuiltRun, Draft, Point, RunPart, TrainingPart
 from experiments.points.table_shares import share_of
@@ -191,7 +192,7 @@ class OwnColumns(TrainingPart):
     def apart(self) -> Collection[str]:
         return self._apart
 
-    def set_optimizer(self, optimizer: RowAdamW, model: Transformer) -> None:
+    def set_optimizer(self, optimizer: GroupedOptimizer, model: Transformer) -> None:
         """Keeps the columns of moments that another part has given as those of whole tables."""
         for table in self._tables:
             state = optimizer.state.get(table, {})
