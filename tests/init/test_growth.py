@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.config.optim import Optim
 from experiments.init import grow
 from experiments.init.growth.product_keys import GROWER
 from experiments.models.ffn._base import Late
@@ -21,6 +20,7 @@ from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.roles import Role
 from experiments.models.transformer import TransformerConfig
+from experiments.optim.adamw import MOMENTS, AdamWConfig
 from experiments.optim.groups import build_optimizer
 from experiments.optim.moments import grown_moments, set_moments
 from experiments.points.parts.growth import Growing
@@ -252,7 +252,7 @@ def step(model, optimizer, tokens):
 @pytest.mark.parametrize("gradient", ["dense", "rows", "fused"])
 @pytest.mark.parametrize("name", ["peer", "glu", "pkm"])
 def test_a_step_that_reads_old_experts_is_that_of_the_model_that_has_not_grown(name, gradient):
-    optim, config = Optim(**OPTIM, table_gradient=gradient), LAYERS[name]
+    optim, config = AdamWConfig(**OPTIM, table_gradient=gradient), LAYERS[name]
     model = transformer(config)
     optimizer = build_optimizer(model, 1e-2, optim, "torch")
     for _ in range(3):
@@ -289,10 +289,10 @@ def test_a_step_that_reads_old_experts_is_that_of_the_model_that_has_not_grown(n
 def test_moments_have_the_type_of_their_optimizer(state):
     """That of tables stepped by rows is chosen; others' is their parameter's. Steps are numbers."""
     model = transformer(LAYERS["peer"])
-    optim = Optim(**OPTIM, table_gradient="rows", table_state=state)
+    optim = AdamWConfig(**OPTIM, table_gradient="rows", table_state=state)
     optimizer = build_optimizer(model, 1e-2, optim, "torch")
     moments = {
-        name: {"step": torch.tensor(3.0), "exp_avg": torch.ones_like(p, dtype=torch.float64)}
+        name: {"step": torch.tensor(3.0), **{key: torch.ones_like(p).double() for key in MOMENTS}}
         for name, p in model.named_parameters()
     }
     set_moments(optimizer, model, moments)

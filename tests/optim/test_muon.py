@@ -1,7 +1,7 @@
 """Muon against its definition in float64, torch's own, and in runs: groups, memory, resuming."""
 
 import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -14,13 +14,13 @@ from experiments.models.ffn.peer import PEERConfig
 from experiments.models.parametrization import Base
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer, parameter_groups
-from experiments.optim.muon import MOMENTUM, adjusted, carried, orthogonal
-from experiments.optim.optimizer import RowAdamW
+from experiments.optim.muon import MOMENTUM, MuonConfig, adjusted, carried, orthogonal
+from experiments.optim.optimizer import GroupedOptimizer
 from experiments.points.planning import make_point
 from experiments.training.execute import execute
 from tests.conftest import TINY, Killed, kill_at
 
-MUON = replace(OPTIM, matrices="muon")
+MUON = MuonConfig(**asdict(OPTIM))
 FINE = MoEConfig(n_experts=4, routing="token_choice", top_k=2, n_shared_experts=1, granularity=4)
 PEER = PEERConfig(n_experts=16, n_heads=2, top_k=2, d_key=4)
 # bfloat16 has 8 bits: a relative error of 2**-8 at each of some fifteen products, most of which the
@@ -50,9 +50,8 @@ def test_singular_values_become_those_of_the_polynomial(shape):
 
 
 def optimizer_of(parameter, **changed):
-    group = {"name": "matrices", "params": [parameter], "lr": 0.02, "weight_decay": 0.1,
-             "momentum": 0.95, "ns_steps": 5, "adjust": 1.0, **changed}  # fmt: skip
-    return RowAdamW([group], betas=(0.9, 0.95), eps=1e-8)
+    group = {"by": MUON, "params": [parameter], "lr": 0.02, "weight_decay": 0.1, "adjust": 1.0}
+    return GroupedOptimizer([{**group, **changed}])
 
 
 @pytest.mark.parametrize("shape", [(12, 5), (3, 10, 6)])
@@ -111,12 +110,12 @@ def model_of(*ffns, d_model=16, base=None):
 
 def test_maps_of_the_backbone_are_muons_and_all_else_is_adamws():
     model = model_of(DenseConfig(), FINE, PEER)
-    groups = {g["name"]: g for g in parameter_groups(model, 0.01, MUON) if "momentum" not in g}
+    groups = {g["name"]: g for g in parameter_groups(model, 0.01, MUON) if g["by"] is not MUON}
     names = {id(p): n for n, p in model.named_parameters()}
     matrices = {
         names[id(p)]: g["adjust"]
         for g in parameter_groups(model, 0.01, MUON)
-        if "momentum" in g
+        if g["by"] is MUON
         for p in g["params"]
     }
     assert [names[id(p)] for p in groups["backbone"]["params"]] == [
@@ -153,10 +152,11 @@ def test_carried_rates_keep_the_spectral_condition(how):
         size = carried(how, after, (by_out, 4.0)) * adjusted(how, *after) / adjusted(how, *before)
         assert size == pytest.approx((by_out / 4) ** 0.5)
     model = model_of(DenseConfig(), d_model=32, base=Base(d_model=16, d_head=8))
-    groups = parameter_groups(model, 0.01, replace(MUON, muon_adjust_lr_fn=how))
+    muon = replace(MUON, muon_adjust_lr_fn=how)
+    groups = parameter_groups(model, 0.01, muon)
     halved = 2**0.5 if how == "match_rms_adamw" else 1  # its steps grow with the longer side
     for group in groups:
-        if "momentum" in group:
+        if group["by"] is muon:
             found = group["lr"], group["weight_decay"]
             assert found == pytest.approx((0.01 / halved, 0.1 * halved))
 
@@ -165,7 +165,7 @@ def test_carried_rates_keep_the_spectral_condition(how):
 def make(compose_raw, tmp_path):
     def point(*overrides, folder="results"):
         paths = (f"paths.results={tmp_path / folder}", f"paths.cache={tmp_path / 'cache'}")
-        fixed = ("size=2", "budget=1e9", "optim.matrices=muon")
+        fixed = ("size=2", "budget=1e9", "optim=muon")
         return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
 
     return point
@@ -173,7 +173,7 @@ def make(compose_raw, tmp_path):
 
 def test_the_plan_counts_one_moment_of_what_muon_steps(make):
     for overrides in (("model=peer",), ("model=moe_fine", "n_experts=16")):
-        muon, adamw = make(*overrides), make(*overrides, "optim.matrices=adamw")
+        muon, adamw = make(*overrides), make(*overrides, "optim=adamw")
         model = muon.transformer.build()
         optimizer = build_optimizer(model, 0.01, muon.config.optim, "torch")
         for parameter in model.parameters():

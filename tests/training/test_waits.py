@@ -29,7 +29,7 @@ WAYS = {
     "dense": (),
     "rows": ("optim.table_gradient=rows",),
     "fused": ("optim.table_gradient=fused", "optim.grad_clip=null"),
-    "muon": ("optim.matrices=muon",),
+    "muon": ("optim=muon",),
 }
 CASES = [
     *((name, way) for name in NAMES for way in ("dense", "muon")),

@@ -36,10 +36,10 @@ class Former:
         name = node.get(self.key, next(iter(self.classes)))
         if name not in self.classes:
             raise ValueError(f"{given} is not one of {', '.join(self.classes)}; {choices(where)}")
-        target = self.classes[name]
-        own = {field.name for field in dataclasses.fields(target_class({"_target_": target}, where))}
+        found = {"_target_": self.classes[name]}
+        own = {field.name for field in dataclasses.fields(target_class(found, where))}
         others = self._fields.keys() - own | {self.key}
-        return {"_target_": target, **{k: v for k, v in node.items() if k not in others}}
+        return {**found, **{k: v for k, v in node.items() if k not in others}}
 
     def before(self, node: Mapping[str, Any]) -> Mapping[str, Any]:
         """A node as ids have it: of these classes as it was written before, without what is

@@ -130,6 +130,14 @@ def choice_names(group: str) -> list[str]:
     return sorted(names - {"base", "start"})
 
 
+def choices_with(group: str, key: str) -> str | None:
+    """The choices of a group of conf/ whose yaml sets this key, as 'optim=muon or soap'."""
+    sets = re.compile(rf"^{re.escape(key)}:", re.MULTILINE)
+    files = sorted((conf_dir() / group).glob("*.yaml")) if group else ()
+    names = [path.stem for path in files if sets.search(path.read_text(encoding="utf-8"))]
+    return f"{group}={' or '.join(names)}" if names else None
+
+
 def appended(words: Sequence[str], error: Exception) -> list[str] | None:
     """The command line with ++ before the key that Hydra says is not in the config.
 

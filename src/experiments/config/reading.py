@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments.config.constraints import checked, hints_of, shown
 from experiments.config.fields import ADDED, is_unchanged
-from experiments.config.hydra_hints import choices
+from experiments.config.hydra_hints import choices, choices_with
 from experiments.config.paths import conf_dir
 from experiments.config.trust import check_trusted
 
@@ -76,7 +76,9 @@ def read(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
     for key in values:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(fields)}"
+            others = choices_with(where, str(key))
+            hint = f"{others} has it" if others else f"known: {', '.join(fields)}"
+            hint = f"did you mean {prefix}{close[0]}?" if close else hint
             raise ValueError(f"{prefix}{key}: unknown key; {hint}")
     for name, field in fields.items():
         value = values.get(name, "???")

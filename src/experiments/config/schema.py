@@ -256,8 +256,8 @@ class RunConfig:
     """One point: every setting of `python -m experiments.run`.
 
     kernel: what reads expert tables (kernels/select.py). budget in training FLOPs; size in blocks;
-    n_experts as the model resolved it, None if it has none. What has a `_target_` (model,
-    trunk.base_ffn, data.corpus, data.tokenizer, optim, the corpora of eval, parts) is built from it.
+    n_experts as the model resolved it, None if it has none. What has a `_target_` (model, optim,
+    trunk.base_ffn, data.corpus, data.tokenizer, the corpora of eval, parts) is built from it.
     """
 
     model_name: ModelName

@@ -1,7 +1,7 @@
 """AdamW (Loshchilov 2019, arXiv:1711.05101, Alg. 2), by torch's fused kernel.
 
-    m = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g²
-    w = w - lr weight_decay w - lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
+m = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g²
+w = w - lr weight_decay w - lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
 """
 
 import functools
@@ -43,7 +43,7 @@ class AdamWConfig(OptimizerConfig):
     def step(
         self, parameters: Sequence[Tensor], states: Sequence[State], group: Mapping[str, Any]
     ) -> None:
-        """torch's own two calls: torch spends five times as long on what it looks up around them."""
+        """torch's own two calls: it spends five times as long on what it looks up around them."""
         kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
         for i, parameter in enumerate(parameters):
             kinds.setdefault((parameter.device, parameter.dtype), []).append(i)

@@ -1,4 +1,4 @@
-"""Gradients of tables: rows added up, over micro-batches, layers and processes; all of them clipped."""
+"""Gradients of tables, of which rows are added up, and the norm of all gradients, clipped."""
 
 from collections.abc import Collection, Iterable
 

@@ -143,11 +143,10 @@ class GroupedOptimizer(torch.optim.Optimizer):
         """
         by = self._by[self._group[id(parameter)]]
         own = by.moments(torch.empty_like(parameter, device="meta"))
-        shapes = [{k: v.shape for k, v in state.items()} for state in (own, saved)]
-        if shapes[0] != shapes[1]:
+        if saved.keys() != own.keys():
             raise ValueError(
-                f"the checkpoint's optimizer keeps {shapes[1]} of a parameter, and {by.choice} "
-                f"keeps {shapes[0]}; go on with the optimizer that the checkpoint is of"
+                f"the checkpoint has {', '.join(saved)} of a parameter, and {by.choice} keeps "
+                f"{', '.join(own)} of it; go on with the optimizer that the checkpoint is of"
             )
         state = {}
         for name, like in own.items():

@@ -190,8 +190,8 @@ class LanguageModel(pl.LightningModule):
             clip_gradients(self._in_order, self.optim.grad_clip, self.model.columns, self._own)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over the groups of groups.py, all under one schedule; of a stream, each stage has
-        it from its beginning to its end.
+        """The optimizer, whose groups (groups.py) are all under one schedule; of a stream, each
+        stage has it from its beginning to its end.
         """
         o, batch_tokens = self.optim, self.plan.batch_tokens
         optimizer = build_optimizer(self.model, self.plan.lr, o, self.kernel)

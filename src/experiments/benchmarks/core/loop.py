@@ -20,9 +20,9 @@ from experiments.models.blocks import assign_ffns
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.fused import Fused
 from experiments.models.transformer import Transformer, TransformerConfig
-from experiments.optim.groups import build_optimizer
 from experiments.optim.adamw import AdamWConfig
 from experiments.optim.gradients import clip_gradients
+from experiments.optim.groups import build_optimizer
 from experiments.training.compiled import compile_trunk
 from experiments.training.deterministic import strict_backward
 

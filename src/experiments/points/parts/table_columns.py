@@ -26,9 +26,9 @@ from experiments.models.ffn._rows import columns_alone
 from experiments.models.roles import tables_of
 from experiments.models.transformer import Transformer
 from experiments.optim.gradients import add_replicas
-from experiments.optim.groups import parameter_groups
+from experiments.optim.groups import optimizers, parameter_groups, taker, trained_parameters
 from experiments.optim.optimizer import GroupedOptimizer
-from experiments.points.memory import memory_of, shapes_of
+from experiments.points.memory import memory_of, shapes_of, trained_shapes
 from experiments.points.point import BuiltRun, Draft, Point, RunPart, TrainingPart
 from experiments.points.table_shares import share_of
 from experiments.system import started
@@ -124,6 +124,18 @@ class TableColumns(RunPart):
                 why = self._why_not_width(width, draft.transformer.d_model)
                 if why is not None:
                     return why
+        return self._why_not_optimizer(draft)
+
+    def _why_not_optimizer(self, draft: Draft) -> str | None:
+        optim, model = draft.config.optim, trained_shapes(draft.transformer)
+        among = optimizers(optim)
+        for parameter in trained_parameters(model, 1.0, optim):
+            by = taker(parameter, among)
+            if parameter.kind == "table" and not by.elementwise:
+                return (
+                    f" with {by.choice}, which steps tables, and columns of them otherwise than in "
+                    "the whole; set it to null"
+                )
         return None
 
     def _why_not_width(self, width: int, d_model: int) -> str | None:
