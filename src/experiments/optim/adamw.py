@@ -55,7 +55,7 @@ class AdamWConfig(OptimizerConfig):
                 torch._foreach_add_(steps, 1)
             torch._fused_adamw_(
                 [parameters[i] for i in members],
-                [parameters[i].grad for i in members],
+                [g for i in members if (g := parameters[i].grad) is not None],
                 [states[i]["exp_avg"] for i in members],
                 [states[i]["exp_avg_sq"] for i in members],
                 [],

@@ -1,7 +1,7 @@
 """What an optimizer of conf/optim answers, and the torch optimizer that loops over the answers.
 
 Groups, steps, the plan's memory, checkpoints, growth and columns of tables ask these questions, and
-know no optimizer by name. docs/extending.md has one from its file to its record.
+know no optimizer by name. README.md has one from its file to its record.
 """
 
 from abc import ABC, abstractmethod
