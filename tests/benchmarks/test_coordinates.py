@@ -20,8 +20,11 @@ from experiments.models.ffn.sgatlin import SgatlinConfig
 from experiments.models.ffn.ultramem import UltraMemConfig
 from experiments.models.parametrization import Base
 from experiments.models.transformer import TransformerConfig
+from experiments.optim.lion import LionConfig
 from experiments.optim.muon import MuonConfig
 
+MUON = MuonConfig(**asdict(OPTIM))
+LION = LionConfig(**asdict(OPTIM), lion_lr=0.2, lion_beta1=0.95, lion_beta2=0.98)
 NAMES = [name for name in choice_names("model") if name != "weights"]
 # fewer experts than the yaml has, so that five widths fit; of other layers with experts 16
 SMALL = {
@@ -127,9 +130,9 @@ def test_no_size_depends_on_the_width_under_mup(subjects, name):
 @pytest.mark.long
 @pytest.mark.night
 @pytest.mark.parametrize("name", ["dense", "moe_fine"])
-def test_nor_with_muon(subjects, name):
-    muon = MuonConfig(**asdict(OPTIM))
-    assert not not_flat(check_coordinates(subjects(name, optim=muon), seeds=(0, 1, 2)))
+@pytest.mark.parametrize("optim", [MUON, LION], ids=["muon", "lion"])
+def test_nor_with_another_optimizer(subjects, name, optim):
+    assert not not_flat(check_coordinates(subjects(name, optim=optim), seeds=(0, 1, 2)))
 
 
 @pytest.mark.long

@@ -9,7 +9,6 @@ from experiments.budget.traffic import step_bytes
 from experiments.models.ffn.peer import PEERConfig
 
 
-
 def moved(cost, *, table_gradient="dense", table_ranks=1, **given):
     """With AdamW's moments of all that steps as a whole."""
     moments = 8 * cost.n_trained_params // table_ranks if table_gradient == "dense" else 0

@@ -1,6 +1,5 @@
-"""Muon against its definition in float64, torch's own, and in runs: groups, memory, resuming."""
+"""Muon against its definition in float64, torch's own; its groups and rates."""
 
-import copy
 from dataclasses import asdict, replace
 
 import pytest
@@ -13,12 +12,9 @@ from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.parametrization import Base
 from experiments.models.transformer import TransformerConfig
-from experiments.optim.groups import build_optimizer, parameter_groups
+from experiments.optim.groups import parameter_groups
 from experiments.optim.muon import MOMENTUM, MuonConfig, adjusted, carried, orthogonal
 from experiments.optim.optimizer import GroupedOptimizer
-from experiments.points.planning import make_point
-from experiments.training.execute import execute
-from tests.conftest import TINY, Killed, kill_at
 
 MUON = MuonConfig(**asdict(OPTIM))
 FINE = MoEConfig(n_experts=4, routing="token_choice", top_k=2, n_shared_experts=1, granularity=4)
@@ -159,64 +155,3 @@ def test_carried_rates_keep_the_spectral_condition(how):
         if group["by"] is muon:
             found = group["lr"], group["weight_decay"]
             assert found == pytest.approx((0.01 / halved, 0.1 * halved))
-
-
-@pytest.fixture
-def make(compose_raw, tmp_path):
-    def point(*overrides, folder="results"):
-        paths = (f"paths.results={tmp_path / folder}", f"paths.cache={tmp_path / 'cache'}")
-        fixed = ("size=2", "budget=1e9", "optim=muon")
-        return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
-
-    return point
-
-
-def test_the_plan_counts_one_moment_of_what_muon_steps(make):
-    for overrides in (("model=peer",), ("model=moe_fine", "n_experts=16")):
-        muon, adamw = make(*overrides), make(*overrides, "optim=adamw")
-        model = muon.transformer.build()
-        optimizer = build_optimizer(model, 0.01, muon.config.optim, "torch")
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-        held = sum(
-            t.numel() * t.element_size()
-            for state in optimizer.state.values()
-            for name, t in state.items()
-            if name != "step"
-        )
-        assert muon.plan.memory.moments == held < adamw.plan.memory.moments
-        assert muon.run_id != adamw.run_id
-
-
-@pytest.mark.long
-@pytest.mark.slow
-@pytest.mark.parametrize("model", [("model=peer",), ("model=moe_fine", "n_experts=16")])
-def test_a_run_learns_and_goes_on_to_the_bit(make, model):
-    whole = make(*model, folder="whole")
-    expected = execute(whole)
-    assert expected.status == "done", expected.error
-    with pytest.raises(Killed):
-        execute(make(*model, "trainer.checkpoint_minutes=0", folder="broken"), kill_at(20))
-    result = execute(make(*model, folder="broken"))
-    assert (result.status, result.val_loss) == ("done", expected.val_loss)
-
-
-def test_the_state_of_both_optimizers_is_restored():
-    text = torch.randint(20, (2, 8), generator=torch.Generator().manual_seed(0))
-
-    def step(model, optimizer):
-        optimizer.zero_grad()
-        model(text).square().mean().backward()
-        optimizer.step()
-
-    first, second = model_of(FINE, PEER), model_of(FINE, PEER)
-    optimizer = build_optimizer(first, 0.01, MUON, "torch")
-    step(first, optimizer)
-    other = build_optimizer(second, 0.01, MUON, "torch")
-    second.load_state_dict(first.state_dict())
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # torch would share tensors
-    step(first, optimizer)
-    step(second, other)
-    pairs = zip(first.parameters(), second.parameters(), strict=True)
-    assert all(torch.equal(p, q) for p, q in pairs)

@@ -7,9 +7,9 @@ Chen 2023, arXiv:2302.06675, Algorithm 2:
     m = beta2 m + (1 - beta2) g
 
 Not as there: lr is lion_lr times the rate that AdamW would have, and weight_decay that of AdamW
-over lion_lr, so that their product stays (§5.1 of the paper: rates 3 to 10 times lower, and decay as
-many times higher). Expert tables stay with AdamW: a row that a step does not retrieve would move by
-a whole step in each of them, for a sign has no size that fades.
+over lion_lr, so that their product stays (§5 has rates 3 to 10 times lower, and decay as many times
+higher). Expert tables stay with AdamW: a row that a step does not retrieve would move by a whole
+step in each of them, for a sign has no size that fades.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class LionConfig(OptimizerConfig):
         return parameter.kind != "table"
 
     def settings(self, parameter: Trained) -> dict[str, Any]:
-        """Steps have the size of the rate, as Adam's, so the parametrization's factors are right."""
+        """Steps have the size of the rate, as Adam's, so the parametrization's factors are its."""
         found = super().settings(parameter)
         lr, decay = found["lr"] * self.lion_lr, found["weight_decay"] / self.lion_lr
         return {**found, "lr": lr, "weight_decay": decay}

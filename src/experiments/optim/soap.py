@@ -8,12 +8,11 @@ are Q_L (m, m) and Q_R (n, n):
     L = beta2 L + (1 - beta2) G G^T          R = beta2 R + (1 - beta2) G^T G
     every soap_every steps:                  Q_L = QR(L Q_L),  Q_R = QR(R Q_R)
 
-Beside that, as in the authors' code (and §4 of the paper for the second): Adam's bias correction; the
-first step makes L, R and their exact eigenbases and moves nothing, for in the basis of its own
-gradient the elements off the diagonal would be roundings over roundings; decay is decoupled. Not as
-there: V is not sorted by eigenvalues when the bases turn, in which Algorithm 4 is followed and not
-the code; stacks of experts step as batches of matrices; and vectors, embedding, head, tables and keys
-are AdamW's. All is in the parameter's type.
+Beside that, as in the authors' code, Adam's bias is corrected, decay is decoupled, and the first
+step makes L, R and their exact eigenbases and moves nothing: in the basis of its own gradient all
+but the diagonal would be roundings over roundings. Not as there: V is not sorted by eigenvalues
+when the bases turn, nor is it in Algorithm 4; stacks of experts step as batches of matrices; and
+vectors, embedding, head, tables and keys are AdamW's. All is in the parameter's type.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +58,9 @@ class Moments:
         self, way: str, execution: Execution, dtype: torch.dtype = torch.float32
     ) -> GroupedOptimizer:
         """Ours; way: rows or fused. dtype: of the moments."""
-        optim = replace(OPTIM, table_gradient=way, table_state=type_name(dtype))
-        by = next(one for one in optimizers(optim, execution) if isinstance(one, RowAdamW))
+        how: dict[str, Any] = {"table_gradient": way, "table_state": type_name(dtype)}
+        among = optimizers(replace(OPTIM, **how), execution)
+        by = next(one for one in among if isinstance(one, RowAdamW))
         group = {"lr": _LR, "weight_decay": 0.0, "betas": _BETAS, "eps": _EPS}
         optimizer = GroupedOptimizer([{"by": by, "params": list(self.tables), **group}])
         for table, moments in zip(self.tables, self.of(dtype)):
