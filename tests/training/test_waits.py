@@ -22,8 +22,7 @@ READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2"
 ALLOWED = {
     "sort": "the C++ kernel's, of how many rows are distinct; Triton's does not ask",
     "clip_gradients": "whether to scale, on a CPU alone",
-    "_step_table": "the number of a table's steps, which is in the CPU's memory",
-    "update": "the same, where the backward pass takes the step",
+    "_adamw_step": "the number of a table's steps, which is in the CPU's memory",
 }
 WAYS = {
     "dense": (),

@@ -32,7 +32,7 @@ from experiments.config.constraints import (
 from experiments.config.effects import Above, Drawn, If, Is, Through
 from experiments.config.fields import added, used
 from experiments.config.optim import FORMER, LearningRate, Optim
-from experiments.config.reading import build, check_chosen, read
+from experiments.config.reading import build, check_chosen, read, read_value
 from experiments.config.trainer import Cluster, Trainer
 
 # what each part that a `_target_` names must be able to do: costs.FFNConfig, data.corpus.Corpus,
@@ -312,6 +312,8 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     if raw.get("init") is not None:
         weights = build(raw["init"].get("weights"), "init.weights", _WEIGHTS)
         raw["init"] = {**raw["init"], "weights": weights}
+    if raw.get("ladder") is not None:  # its rate before optim.lr, which it becomes
+        raw["ladder"] = read_value(raw["ladder"], Ladder, "ladder")
     if raw.get("optim") is not None:
         raw["optim"] = build(FORMER.today(raw["optim"], "optim"), "optim", _OPTIMIZER)
     data["corpus"] = build(data.get("corpus"), "data.corpus", _CORPUS)

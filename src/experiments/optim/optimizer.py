@@ -99,11 +99,14 @@ class OptimizerConfig(Optim, ABC):
 
 
 class GroupedOptimizer(torch.optim.Optimizer):
-    """Groups of parameters, each of which is stepped by the optimizer under its key `by`."""
+    """Groups of parameters, each of which is stepped by the optimizer under its key `by`.
+
+    by: those of all groups, in their order.
+    """
 
     def __init__(self, groups: Sequence[Mapping[str, Any]]) -> None:
         super().__init__([{k: v for k, v in g.items() if k != "by"} for g in groups], {})
-        self._by: list[OptimizerConfig] = [group["by"] for group in groups]
+        self.by: list[OptimizerConfig] = [group["by"] for group in groups]
         # loading a state replaces the groups, and keeps their order
         self._group = {id(p): i for i, g in enumerate(self.param_groups) for p in g["params"]}
 
@@ -114,7 +117,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            for by, group in zip(self._by, self.param_groups, strict=True):
+            for by, group in zip(self.by, self.param_groups, strict=True):
                 stepped = [p for p in group["params"] if p.grad is not None]
                 if stepped:
                     by.step(stepped, [self.state[p] or self._begin(p, by) for p in stepped], group)
@@ -126,7 +129,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
     ) -> None:
         """Execution.update of the fused way: this step's rows, in the backward pass."""
         i = self._group[id(table)]
-        by, state = self._by[i], self.state[table]
+        by, state = self.by[i], self.state[table]
         state = state or self._begin(table, by)
         by.step_rows(table, state, self.param_groups[i], kernel, (values, segments, weights))
         # a second use of the table in this backward pass is then an error, as it should be
@@ -141,7 +144,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
 
         Raises ValueError for those of another optimizer.
         """
-        by = self._by[self._group[id(parameter)]]
+        by = self.by[self._group[id(parameter)]]
         own = by.moments(torch.empty_like(parameter, device="meta"))
         if saved.keys() != own.keys():
             raise ValueError(

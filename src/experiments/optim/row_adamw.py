@@ -62,7 +62,7 @@ class RowAdamW(AdamWConfig):
             gradient = coalesced(table.grad)
             kernel = kernel_of(self.execution, table)
             rows, values = gradient.indices()[0], gradient.values()
-            hyper = self._next(table, state, group)
+            hyper = self._adamw_step(table, state, group)
             row_adamw(kernel, table, _moments(state), rows, values, hyper)
 
     def step_rows(
@@ -74,10 +74,10 @@ class RowAdamW(AdamWConfig):
         pairs: tuple[Tensor, Segments, Tensor],
     ) -> None:
         check_rows(table, _moments(state))
-        hyper = self._next(table, state, group)
+        hyper = self._adamw_step(table, state, group)
         kernel.row_adamw_of_sums(table, _moments(state), *pairs, hyper)
 
-    def _next(self, table: Tensor, state: State, group: Mapping[str, Any]) -> AdamWStep:
+    def _adamw_step(self, table: Tensor, state: State, group: Mapping[str, Any]) -> AdamWStep:
         state["step"] += 1
         columns, width = self.execution.columns, table.shape[1]
         return AdamWStep(
