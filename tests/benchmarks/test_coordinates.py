@@ -129,8 +129,11 @@ def test_no_size_depends_on_the_width_under_mup(subjects, name):
 
 @pytest.mark.long
 @pytest.mark.night
-@pytest.mark.parametrize("name", ["dense", "moe_fine"])
-@pytest.mark.parametrize("optim", [MUON, LION], ids=["muon", "lion"])
+@pytest.mark.parametrize(
+    ("name", "optim"),
+    [("dense", MUON), ("moe_fine", MUON), ("dense", LION)],
+    ids=["dense-muon", "moe_fine-muon", "dense-lion"],
+)
 def test_nor_with_another_optimizer(subjects, name, optim):
     assert not not_flat(check_coordinates(subjects(name, optim=optim), seeds=(0, 1, 2)))
 
