@@ -1,6 +1,6 @@
 """The coordinate check of every conf/model/*.yaml: a new layer is checked without a new test."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -20,7 +20,11 @@ from experiments.models.ffn.sgatlin import SgatlinConfig
 from experiments.models.ffn.ultramem import UltraMemConfig
 from experiments.models.parametrization import Base
 from experiments.models.transformer import TransformerConfig
+from experiments.optim.lion import LionConfig
+from experiments.optim.muon import MuonConfig
 
+MUON = MuonConfig(**asdict(OPTIM))
+LION = LionConfig(**asdict(OPTIM), lion_lr=0.2, lion_beta1=0.95, lion_beta2=0.98)
 NAMES = [name for name in choice_names("model") if name != "weights"]
 # fewer experts than the yaml has, so that five widths fit; of other layers with experts 16
 SMALL = {
@@ -61,7 +65,7 @@ VARIANTS = {
 }  # fmt: skip
 
 
-def subject_of(ffn, parametrization="mup", **optim):
+def subject_of(ffn, parametrization="mup", optim=OPTIM):
     """Of a width: two blocks of the layer, under that parametrization."""
 
     def subject(d_model):
@@ -75,7 +79,7 @@ def subject_of(ffn, parametrization="mup", **optim):
             base=None if parametrization == "sp" else Base(d_model=BASE, d_head=16),
         )
         lr = LR * (BASE / d_model) ** 0.5 if parametrization == "sp" else LR
-        return Subject(model=model, lr=lr, optim=replace(OPTIM, **optim))
+        return Subject(model=model, lr=lr, optim=optim)
 
     return subject
 
@@ -84,11 +88,11 @@ def subject_of(ffn, parametrization="mup", **optim):
 def subjects(compose_raw):
     """subjects("peer", ...)(d_model), of the layer of a yaml."""
 
-    def of(name, parametrization="mup", **optim):
+    def of(name, parametrization="mup", optim=OPTIM):
         node = compose_raw(f"model={name}")["model"]
         default = {"n_experts": 16} if "n_experts" in node else {}
         ffn = build({**node, **SMALL.get(name, default)}, "model")
-        return subject_of(ffn, parametrization, **optim)
+        return subject_of(ffn, parametrization, optim)
 
     return of
 
@@ -125,9 +129,13 @@ def test_no_size_depends_on_the_width_under_mup(subjects, name):
 
 @pytest.mark.long
 @pytest.mark.night
-@pytest.mark.parametrize("name", ["dense", "moe_fine"])
-def test_nor_with_muon(subjects, name):
-    assert not not_flat(check_coordinates(subjects(name, matrices="muon"), seeds=(0, 1, 2)))
+@pytest.mark.parametrize(
+    ("name", "optim"),
+    [("dense", MUON), ("moe_fine", MUON), ("dense", LION)],
+    ids=["dense-muon", "moe_fine-muon", "dense-lion"],
+)
+def test_nor_with_another_optimizer(subjects, name, optim):
+    assert not not_flat(check_coordinates(subjects(name, optim=optim), seeds=(0, 1, 2)))
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.benchmarks.core.loop import OPTIM
 from experiments.budget.costs import Cost
 from experiments.budget.memory import plan_memory
 from experiments.init.freeze import freeze
@@ -14,6 +15,7 @@ from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.omni import OmniConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import TransformerConfig
+from experiments.points.memory import moment_bytes
 
 D, SEQ, VOCAB = 32, 16, 50
 PEER = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8, query_norm="none")
@@ -142,7 +144,13 @@ def test_frozen_weights_have_no_gradients_and_no_moments():
     beside = BesideConfig(frozen=DENSE, trained=PEER)
     frozen = config((DENSE, beside), trained_blocks=(1,))
     cost, blocks = frozen.cost(), frozen.block_costs()
-    memory = plan_memory(cost, blocks, d_model=D, vocab_size=VOCAB, micro_tokens=64)
+    optim, table = replace(OPTIM, table_gradient="rows", table_state="bfloat16"), PEER.cost(D)
+    n_table = sum(term.n_params for term in table.terms if term.n_tables)
+    assert moment_bytes(optim, frozen) == 8 * table.n_params - 4 * n_table
+    moments = moment_bytes(OPTIM, frozen)
+    memory = plan_memory(
+        cost, blocks, d_model=D, vocab_size=VOCAB, micro_tokens=64, moments=moments
+    )
     assert memory.weights == 4 * cost.n_params
     assert memory.gradients == 4 * PEER.cost(D).n_params
     assert memory.moments == 8 * PEER.cost(D).n_params

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from experiments.benchmarks.core.loop import OPTIM
 from experiments.budget.memory import plan_memory
 from experiments.budget.plan import format_memory
+from experiments.points.memory import moment_bytes
 from experiments.points.planning import make_point
 from tests.conftest import TINY
 from tests.training.test_table_gradient import SMALL, WAYS
@@ -80,5 +82,6 @@ def test_the_papers_largest_layer_fits_one_80_gb_card(compose_raw):
 def test_memory_of_a_model_without_tables_is_sixteen_bytes_a_parameter(make):
     config = make("model=dense").transformer
     cost, blocks = config.cost(), config.block_costs()
-    memory = plan_memory(cost, blocks, d_model=32, vocab_size=270, micro_tokens=128)
+    sizes = {"d_model": 32, "vocab_size": 270, "micro_tokens": 128}
+    memory = plan_memory(cost, blocks, **sizes, moments=moment_bytes(OPTIM, config))
     assert memory.weights + memory.gradients + memory.moments == 16 * cost.n_params

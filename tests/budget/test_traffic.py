@@ -1,7 +1,6 @@
 """Bytes of a step, against the same counted by hand."""
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
@@ -9,7 +8,12 @@ from experiments.budget.costs import Cost, Term
 from experiments.budget.traffic import step_bytes
 from experiments.models.ffn.peer import PEERConfig
 
-moved = partial(step_bytes, n_micro=1, table_gradient="dense", table_dtype="float32")
+
+def moved(cost, *, table_gradient="dense", table_ranks=1, **given):
+    """With AdamW's moments of all that steps as a whole."""
+    moments = 8 * cost.n_trained_params // table_ranks if table_gradient == "dense" else 0
+    how = {"n_micro": 1, "table_dtype": "float32", "table_ranks": table_ranks, **given}
+    return step_bytes(cost, moments=moments, table_gradient=table_gradient, **how)
 
 
 def test_rows_of_tables_are_read_in_each_pass():

@@ -180,8 +180,6 @@ NO_EFFECT = [
       for why, names in {
           "schedule=cosine; set optim.schedule=wsd or":
               ("decay=.3", "decay_tokens=1e6", "decay_shape=1-sqrt", "trunk_power=.5"),
-          "matrices=adamw; set optim.matrices=muon, or":
-              ("muon_lr=2", "muon_momentum=.5", "muon_ns_steps=3", "muon_adjust_lr_fn=original"),
           "lr=0.012; set optim.lr=law, or": ("law=x", "law_form=x"),
           "parametrization=sp; set optim.parametrization=completep, or": ("lr_n_layers=4",),
           "parametrization=sp; set optim.parametrization=mup or": ("lr_d_head=8",)}.items()
@@ -215,6 +213,8 @@ ONE_OVERRIDE = [
     ("~ladder", "give ladder=NAME, of cpu, paper"),
     ("~data", f"give data=NAME, of {CORPORA}\n"),
     ("data=base", f"data.corpus is not set; give data=NAME, of {CORPORA}\n"),
+    ("optim.matrices=muon", "this group of conf/ is now optim; write optim=muon"),
+    ("optim.muon_lr=2", "optim.muon_lr: unknown key; optim=muon has it"),
     ("scale=cpu_peer", "this group of conf/ is now ladder_model; write ladder_model=cpu_peer"),
     ("+scale=cpu_peer", "write ladder_model=cpu_peer"),
     ("ladder_model=cpu_per", "does not exist; give ladder_model=NAME, of cpu_engram, cpu_m"),

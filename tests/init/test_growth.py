@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.config.optim import Optim
 from experiments.init import grow
 from experiments.init.growth.product_keys import GROWER
 from experiments.models.ffn._base import Late
@@ -21,8 +20,11 @@ from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.roles import Role
 from experiments.models.transformer import TransformerConfig
+from experiments.optim.adamw import MOMENTS, AdamWConfig
 from experiments.optim.groups import build_optimizer
-from experiments.optim.moments import grown_moments, set_moments
+from experiments.optim.lion import LionConfig
+from experiments.optim.moments import grown_moments, has_moments, set_moments
+from experiments.optim.soap import SOAPConfig
 from experiments.points.parts.growth import Growing
 
 D = 16
@@ -252,7 +254,7 @@ def step(model, optimizer, tokens):
 @pytest.mark.parametrize("gradient", ["dense", "rows", "fused"])
 @pytest.mark.parametrize("name", ["peer", "glu", "pkm"])
 def test_a_step_that_reads_old_experts_is_that_of_the_model_that_has_not_grown(name, gradient):
-    optim, config = Optim(**OPTIM, table_gradient=gradient), LAYERS[name]
+    optim, config = AdamWConfig(**OPTIM, table_gradient=gradient), LAYERS[name]
     model = transformer(config)
     optimizer = build_optimizer(model, 1e-2, optim, "torch")
     for _ in range(3):
@@ -289,10 +291,10 @@ def test_a_step_that_reads_old_experts_is_that_of_the_model_that_has_not_grown(n
 def test_moments_have_the_type_of_their_optimizer(state):
     """That of tables stepped by rows is chosen; others' is their parameter's. Steps are numbers."""
     model = transformer(LAYERS["peer"])
-    optim = Optim(**OPTIM, table_gradient="rows", table_state=state)
+    optim = AdamWConfig(**OPTIM, table_gradient="rows", table_state=state)
     optimizer = build_optimizer(model, 1e-2, optim, "torch")
     moments = {
-        name: {"step": torch.tensor(3.0), "exp_avg": torch.ones_like(p, dtype=torch.float64)}
+        name: {"step": torch.tensor(3.0), **{key: torch.ones_like(p).double() for key in MOMENTS}}
         for name, p in model.named_parameters()
     }
     set_moments(optimizer, model, moments)
@@ -302,6 +304,36 @@ def test_moments_have_the_type_of_their_optimizer(state):
         assert given["exp_avg"].dtype == (getattr(torch, state) if is_table else torch.float32)
         assert given["step"].dtype == torch.float32
         assert given["exp_avg"] is not moments[name]["exp_avg"]
+
+
+def test_experts_that_are_copied_begin_anew_where_moments_are_not_of_entries():
+    """SOAP keeps matrices of each expert's sides; of what has not grown they are kept."""
+    config = MoEConfig(n_experts=4, routing="token_choice", top_k=2)
+    optim = SOAPConfig(**OPTIM, soap_lr=1.0, soap_beta1=0.9, soap_beta2=0.9, soap_every=2)
+    model = transformer(config)
+    optimizer = build_optimizer(model, 1e-2, optim, "torch")
+    for _ in range(3):
+        step(model, optimizer, torch.randint(0, 50, (4, 17)))
+    grown = transformer(config)
+    grown.blocks[1].ffn = layer = grow(grown.blocks[1].ffn, 8, how="copies")
+    grown.config = replace(grown.config, ffns=(DenseConfig(), layer.config))
+    saved = optimizer.state_dict()
+    moments = grown_moments(saved, grown, (DenseConfig(), config), (1,), optim, "copies")
+    anew = {f"blocks.1.ffn.{name}" for name in ("router.weight", "w_in", "w_out")}
+    assert {name for name, _ in grown.named_parameters()} - moments.keys() == anew
+    assert "left_basis" in moments["blocks.0.ffn.w_in.weight"]
+    stepped = build_optimizer(grown, 1e-2, optim, "torch")
+    set_moments(stepped, grown, moments)
+    for _ in range(2):
+        step(grown, stepped, torch.randint(0, 50, (4, 17)))
+    assert all(p.isfinite().all() for p in grown.parameters())
+    # nor are moments of another optimizer taken, which has as many groups
+    lion = LionConfig(**OPTIM, lion_lr=1.0, lion_beta1=0.9, lion_beta2=0.9)
+    adamw = build_optimizer(model, 1e-2, AdamWConfig(**OPTIM), "torch")
+    step(model, adamw, torch.randint(0, 50, (4, 17)))
+    of_adamw = adamw.state_dict()
+    assert has_moments(of_adamw, grown, (DenseConfig(), config), AdamWConfig(**OPTIM))
+    assert not has_moments(of_adamw, grown, (DenseConfig(), config), lion)
 
 
 def test_the_bias_of_late_keys_rises_to_0_by_the_step():

@@ -1,12 +1,14 @@
 """Calls whose arguments don't go together: refused by name, whichever implementation would run."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from experiments.benchmarks.core.loop import OPTIM
 from experiments.kernels.cpp import load_cpp
 from experiments.kernels.grouped import grouped_matmul
 from experiments.kernels.interface import AdamWStep
@@ -18,7 +20,8 @@ from experiments.kernels.ops import (
     row_adamw,
 )
 from experiments.kernels.torch_kernels import TorchKernel
-from experiments.optim.optimizer import RowAdamW
+from experiments.optim.groups import optimizers
+from experiments.optim.optimizer import GroupedOptimizer
 
 X, TABLE, W = torch.randn(6, 8), torch.randn(20, 8), torch.randn(6, 3)
 IDX = torch.randint(0, 20, (6, 3))
@@ -144,8 +147,9 @@ def test_moments_of_another_table_are_refused_before_they_are_written_to():
     """A checkpoint of a smaller table: the step would write past their end."""
     table = nn.Parameter(TABLE.clone())
     execution = Execution(gradient="rows")
-    group = {"params": [table], "rows": "rows"}
-    optimizer = RowAdamW([group], betas=(0.9, 0.99), eps=1e-8, execution=execution)
+    by = optimizers(replace(OPTIM, table_gradient="rows"), execution)[1]
+    group = {"by": by, "params": [table], "lr": 0.1, "weight_decay": 0, "betas": (0.9, 0.99)}
+    optimizer = GroupedOptimizer([{**group, "eps": 1e-8}])
     gather_dot(X, table, IDX, execution).sum().backward()
     optimizer.step()
     state = optimizer.state_dict()

@@ -3,15 +3,18 @@
 import gc
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from experiments.benchmarks.core.loop import OPTIM
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import Workspace, use_huge_pages
 from experiments.models.ffn.peer import PEERConfig
-from experiments.optim.optimizer import RowAdamW
+from experiments.optim.groups import optimizers
+from experiments.optim.optimizer import GroupedOptimizer
 
 MB = 2**20
 
@@ -122,11 +125,11 @@ def test_no_growth_over_100_steps(kernel, way):
     layer = PEERConfig(n_experts=96**2, n_heads=2, top_k=8, d_key=16).build(256)
     tables = [layer.w_down, layer.w_up]
     others = [p for p in layer.parameters() if all(p is not t for t in tables)]
-    optimizer = RowAdamW(
-        [{"params": others}, {"params": tables, "rows": None if way == "dense" else way}],
-        betas=(0.9, 0.95),
-        eps=1e-8,
-    )
+    adamw, rows, _ = optimizers(replace(OPTIM, table_gradient=way))
+    shared = {"lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.95), "eps": 1e-8}
+    by = adamw if way == "dense" else rows
+    groups = ({"by": adamw, "params": others}, {"by": by, "params": tables})
+    optimizer = GroupedOptimizer([{**shared, **group} for group in groups])
     layer.execution = Execution(
         kernel=kernel,
         gradient="dense" if way == "dense" else "rows",

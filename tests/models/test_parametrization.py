@@ -1,6 +1,6 @@
 """mup and completep: at the base, what becomes of each matrix, and what is refused."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 import torch
@@ -23,8 +23,9 @@ from experiments.models.folded import folded
 from experiments.models.parametrization import Base, Scale
 from experiments.models.roles import declared_roles, undeclared
 from experiments.models.transformer import TransformerConfig
+from experiments.optim.gradients import clip_gradients
 from experiments.optim.groups import build_optimizer, parameter_groups
-from experiments.optim.optimizer import clip_gradients
+from experiments.optim.muon import MuonConfig
 from tests.rounding import assert_rounding
 
 NAMES = [name for name in choice_names("model") if name != "weights"]
@@ -175,12 +176,12 @@ def test_muon_s_rates_of_a_router_whose_fan_in_alone_grows():
     their norm must go as sqrt(fan-out / fan-in), by a half. A map of both sides: by one.
     """
     model = made(config(FINE, d_model=128, base=Base(d_model=32, d_head=8)))
-    optim = replace(OPTIM, matrices="muon", muon_lr=3.0)
+    optim = MuonConfig(**asdict(OPTIM), muon_lr=3.0)
     names = {id(p): n.removeprefix("blocks.0.") for n, p in model.named_parameters()}
     rates = {
         names[id(p)]: (group["lr"], group["lr"] * group["weight_decay"])
         for group in parameter_groups(model, 1e-2, optim)
-        if group["name"] == "matrices"
+        if group["by"] is optim
         for p in group["params"]
     }
     decay = 3e-2 * OPTIM.weight_decay
@@ -247,8 +248,8 @@ def test_a_layer_that_declares_no_role_is_refused_but_in_sp():
     why = r"needs the role of each matrix, and blocks\.0\.ffn\.mix of Mine has none; declare it"
     with pytest.raises(ValueError, match=f"mup or completep {why}"):
         replace(plain, base=Base(d_model=16, d_head=8)).build()
-    with pytest.raises(ValueError, match=f"optim.matrices=muon {why}"):
-        parameter_groups(made(plain), 1e-2, replace(OPTIM, matrices="muon"))
+    with pytest.raises(ValueError, match=f"optim=muon {why}"):
+        parameter_groups(made(plain), 1e-2, MuonConfig(**asdict(OPTIM)))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,7 +1,6 @@
-"""Muon against its definition in float64, torch's own, and in runs: groups, memory, resuming."""
+"""Muon against its definition in float64, torch's own; its groups and rates."""
 
-import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -13,14 +12,11 @@ from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.parametrization import Base
 from experiments.models.transformer import TransformerConfig
-from experiments.optim.groups import build_optimizer, parameter_groups
-from experiments.optim.muon import MOMENTUM, adjusted, carried, orthogonal
-from experiments.optim.optimizer import RowAdamW
-from experiments.points.planning import make_point
-from experiments.training.execute import execute
-from tests.conftest import TINY, Killed, kill_at
+from experiments.optim.groups import parameter_groups
+from experiments.optim.muon import MOMENTUM, MuonConfig, adjusted, carried, orthogonal
+from experiments.optim.optimizer import GroupedOptimizer
 
-MUON = replace(OPTIM, matrices="muon")
+MUON = MuonConfig(**asdict(OPTIM))
 FINE = MoEConfig(n_experts=4, routing="token_choice", top_k=2, n_shared_experts=1, granularity=4)
 PEER = PEERConfig(n_experts=16, n_heads=2, top_k=2, d_key=4)
 # bfloat16 has 8 bits: a relative error of 2**-8 at each of some fifteen products, most of which the
@@ -50,9 +46,8 @@ def test_singular_values_become_those_of_the_polynomial(shape):
 
 
 def optimizer_of(parameter, **changed):
-    group = {"name": "matrices", "params": [parameter], "lr": 0.02, "weight_decay": 0.1,
-             "momentum": 0.95, "ns_steps": 5, "adjust": 1.0, **changed}  # fmt: skip
-    return RowAdamW([group], betas=(0.9, 0.95), eps=1e-8)
+    group = {"by": MUON, "params": [parameter], "lr": 0.02, "weight_decay": 0.1, "adjust": 1.0}
+    return GroupedOptimizer([{**group, **changed}])
 
 
 @pytest.mark.parametrize("shape", [(12, 5), (3, 10, 6)])
@@ -111,12 +106,12 @@ def model_of(*ffns, d_model=16, base=None):
 
 def test_maps_of_the_backbone_are_muons_and_all_else_is_adamws():
     model = model_of(DenseConfig(), FINE, PEER)
-    groups = {g["name"]: g for g in parameter_groups(model, 0.01, MUON) if "momentum" not in g}
+    groups = {g["name"]: g for g in parameter_groups(model, 0.01, MUON) if g["by"] is not MUON}
     names = {id(p): n for n, p in model.named_parameters()}
     matrices = {
         names[id(p)]: g["adjust"]
         for g in parameter_groups(model, 0.01, MUON)
-        if "momentum" in g
+        if g["by"] is MUON
         for p in g["params"]
     }
     assert [names[id(p)] for p in groups["backbone"]["params"]] == [
@@ -153,70 +148,10 @@ def test_carried_rates_keep_the_spectral_condition(how):
         size = carried(how, after, (by_out, 4.0)) * adjusted(how, *after) / adjusted(how, *before)
         assert size == pytest.approx((by_out / 4) ** 0.5)
     model = model_of(DenseConfig(), d_model=32, base=Base(d_model=16, d_head=8))
-    groups = parameter_groups(model, 0.01, replace(MUON, muon_adjust_lr_fn=how))
+    muon = replace(MUON, muon_adjust_lr_fn=how)
+    groups = parameter_groups(model, 0.01, muon)
     halved = 2**0.5 if how == "match_rms_adamw" else 1  # its steps grow with the longer side
     for group in groups:
-        if "momentum" in group:
+        if group["by"] is muon:
             found = group["lr"], group["weight_decay"]
             assert found == pytest.approx((0.01 / halved, 0.1 * halved))
-
-
-@pytest.fixture
-def make(compose_raw, tmp_path):
-    def point(*overrides, folder="results"):
-        paths = (f"paths.results={tmp_path / folder}", f"paths.cache={tmp_path / 'cache'}")
-        fixed = ("size=2", "budget=1e9", "optim.matrices=muon")
-        return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
-
-    return point
-
-
-def test_the_plan_counts_one_moment_of_what_muon_steps(make):
-    for overrides in (("model=peer",), ("model=moe_fine", "n_experts=16")):
-        muon, adamw = make(*overrides), make(*overrides, "optim.matrices=adamw")
-        model = muon.transformer.build()
-        optimizer = build_optimizer(model, 0.01, muon.config.optim, "torch")
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-        held = sum(
-            t.numel() * t.element_size()
-            for state in optimizer.state.values()
-            for name, t in state.items()
-            if name != "step"
-        )
-        assert muon.plan.memory.moments == held < adamw.plan.memory.moments
-        assert muon.run_id != adamw.run_id
-
-
-@pytest.mark.long
-@pytest.mark.slow
-@pytest.mark.parametrize("model", [("model=peer",), ("model=moe_fine", "n_experts=16")])
-def test_a_run_learns_and_goes_on_to_the_bit(make, model):
-    whole = make(*model, folder="whole")
-    expected = execute(whole)
-    assert expected.status == "done", expected.error
-    with pytest.raises(Killed):
-        execute(make(*model, "trainer.checkpoint_minutes=0", folder="broken"), kill_at(20))
-    result = execute(make(*model, folder="broken"))
-    assert (result.status, result.val_loss) == ("done", expected.val_loss)
-
-
-def test_the_state_of_both_optimizers_is_restored():
-    text = torch.randint(20, (2, 8), generator=torch.Generator().manual_seed(0))
-
-    def step(model, optimizer):
-        optimizer.zero_grad()
-        model(text).square().mean().backward()
-        optimizer.step()
-
-    first, second = model_of(FINE, PEER), model_of(FINE, PEER)
-    optimizer = build_optimizer(first, 0.01, MUON, "torch")
-    step(first, optimizer)
-    other = build_optimizer(second, 0.01, MUON, "torch")
-    second.load_state_dict(first.state_dict())
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # torch would share tensors
-    step(first, optimizer)
-    step(second, other)
-    pairs = zip(first.parameters(), second.parameters(), strict=True)
-    assert all(torch.equal(p, q) for p, q in pairs)

@@ -36,6 +36,26 @@ def test_the_ids_of_committed_records_are_those_of_their_configs(sweep):
         assert run_id_of(record.config) == record.run_id
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [(), ("optim.muon_lr=2",)])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_an_optimizer_from_before_it_had_a_target_is_the_same_run(compose_raw, name, given):
+    """Then `matrices` chose it, and each config had the settings of both."""
+    raw = compose_raw("model=dense", f"optim={name}", *(given if name == "muon" else ()))
+    both = compose_raw("model=dense", "optim=muon")["optim"] | raw["optim"]
+    del both["_target_"]
+    older = [{**raw, "optim": {**both, "matrices": name}}]
+    if name == "adamw":  # and before that there was no choice
+        older += [{**raw, "optim": {k: v for k, v in raw["optim"].items() if k != "_target_"}}]
+    for old in older:
+        assert run_id_of(old) == run_id_of(raw)
+        assert read_run_config(old).optim == read_run_config(raw).optim
+    with pytest.raises(ValueError, match=r"optim\.matrices='lion' is not one of adamw, muon; give"):
+        run_id_of({**raw, "optim": {**both, "matrices": "lion"}})
+    with pytest.raises(ValueError, match="now a choice of conf/optim; write optim=muon"):
+        run_id_of({**raw, "optim": {**raw["optim"], "matrices": "muon"}})
+
+
 def _id(raw, micro_batch_size=None, devices=1):
     trainer = {**raw["trainer"], "micro_batch_size": micro_batch_size, "devices": devices}
     return run_id_of({**raw, "trainer": trainer})

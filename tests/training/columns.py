@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from experiments.config.optim import Optim
 from experiments.data.batches import Batch
 from experiments.kernels.ops import Execution
 from experiments.models.ffn._rows import columns_alone
@@ -32,8 +31,9 @@ from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.ffn.ultramem import UltraMemConfig
 from experiments.models.roles import tables_of
 from experiments.models.transformer import TransformerConfig
+from experiments.optim.adamw import AdamWConfig
+from experiments.optim.gradients import add_replicas, clip_gradients
 from experiments.optim.groups import build_optimizer
-from experiments.optim.optimizer import add_replicas, clip_gradients
 from experiments.points.parts import table_columns
 from experiments.points.planning import make_point
 from experiments.system import interruption
@@ -81,7 +81,7 @@ WAYS = {
 
 
 def optim_of(way="rows", clip=None):
-    return Optim(
+    return AdamWConfig(
         lr=1e-2, lr_d_model=D, lr_width_exponent=0.5, table_lr=2.0, key_lr=0.2, weight_decay=0.1,
         beta1=0.9, beta2=0.95, eps=1e-8, grad_clip=clip, schedule="cosine", warmup=0.1, decay=0.2,
         final_lr=0.1, table_gradient=way,

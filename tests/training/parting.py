@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from experiments.kernels.ops import Execution
 from experiments.models.ffn import _product_keys
 from experiments.models.roles import tables_of
+from experiments.optim.gradients import clip_gradients
 from experiments.optim.groups import build_optimizer
-from experiments.optim.optimizer import clip_gradients
 from experiments.system.exchange import Exchange
 from tests.training.columns import BATCH, RANKS, SEQ, VOCAB, built, optim_of
 

@@ -50,7 +50,7 @@ ALL, MICRO = "trunk.ffn_blocks=all", "trainer.micro_batch_size=2"
 RANKS = "trainer.devices=2"
 # files of which a step asks the card for numbers where tables step by rows: how many rows a sort
 # has, and their order once micro-batches have added to them. All other steps ask for none
-ASKS = {"kernels/torch_kernels.py", "optim/optimizer.py"}
+ASKS = {"kernels/torch_kernels.py", "optim/gradients.py"}
 # to the card: ranks of pairs, once for a search's sizes, and a batch's tokens
 COPIES = {"kernels/triton_search.py", "training/module.py"}
 # under autocast: a mixture's router, scores of product keys

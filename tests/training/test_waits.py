@@ -22,14 +22,13 @@ READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2"
 ALLOWED = {
     "sort": "the C++ kernel's, of how many rows are distinct; Triton's does not ask",
     "clip_gradients": "whether to scale, on a CPU alone",
-    "_step_table": "the number of a table's steps, which is in the CPU's memory",
-    "update": "the same, where the backward pass takes the step",
+    "_adamw_step": "the number of a table's steps, which is in the CPU's memory",
 }
 WAYS = {
     "dense": (),
     "rows": ("optim.table_gradient=rows",),
     "fused": ("optim.table_gradient=fused", "optim.grad_clip=null"),
-    "muon": ("optim.matrices=muon",),
+    "muon": ("optim=muon",),
 }
 CASES = [
     *((name, way) for name in NAMES for way in ("dense", "muon")),

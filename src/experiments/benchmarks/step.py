@@ -30,7 +30,7 @@ from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import use_huge_pages
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEER, PEERConfig
-from experiments.optim.optimizer import keep_coalesced
+from experiments.optim.gradients import keep_coalesced
 from experiments.system.command import at_least
 from experiments.training.compiled import CompileClock
 

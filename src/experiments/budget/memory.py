@@ -54,14 +54,13 @@ def plan_memory(
     d_model: int,
     vocab_size: int,
     micro_tokens: int,
+    moments: int,
     n_micro: int = 1,
     n_ranks: int = 1,
     precision: str = "32-true",
     table_gradient: str = "dense",
-    table_state: str = "float32",
     table_dtype: str = "float32",
     n_models: int = 1,
-    n_one_moment: int = 0,
     table_ranks: int = 1,
     recompute: bool = False,
 ) -> Memory:
@@ -69,9 +68,9 @@ def plan_memory(
 
     cost: the whole model's; blocks: of it, those of costs.block_costs. precision: Lightning's name.
     n_ranks: processes that average their gradients, in buckets of which the gradients are views.
-    table_gradient, table_state: of config.Optim; table_dtype: of the tables' weights. n_models: how
-    often the weights are held: twice, where the model is drawn to what it was at the start.
-    n_one_moment: parameters that step by Muon, which has one moment where AdamW has two.
+    moments: bytes of what the optimizer keeps (points/memory.py). table_gradient: of config.Optim;
+    table_dtype: of the tables' weights. n_models: how often the weights are held: twice, where the
+    model is drawn to what it was at the start.
     table_ranks: processes that have the columns of each table between them, each of as many tokens:
     it holds that share of tables, their gradients and moments, and the indices and weights of their
     tokens, and its columns of them. recompute: of halves of blocks that can be computed again their
@@ -81,10 +80,8 @@ def plan_memory(
     norm = (_NORM + product) * d_model  # and in the type of the product that takes it
     tables = [term for term in cost.terms if term.n_tables]
     n_table = sum(term.n_params for term in tables)
-    n_trained_table = sum(term.n_trained for term in tables)
-    n_other, n_trained = cost.n_params - n_table, cost.n_trained_params - n_trained_table
+    n_other = cost.n_params - n_table
     size = _SIZES[table_dtype]
-    state = size if table_gradient == "dense" else _SIZES[table_state]
     adds_up = n_micro > 1 or n_ranks > 1
 
     def gradient(term: Term) -> float:
@@ -160,7 +157,7 @@ def plan_memory(
     return Memory(
         weights=n_models * (4 * n_other + size * n_table // table_ranks),
         gradients=round(gradients),
-        moments=8 * n_trained - 4 * n_one_moment + 2 * state * n_trained_table // table_ranks,
+        moments=moments,
         activations=round(activations),
         logits=logits,
         apart=round(gradients + activations + logits - peak),

@@ -7,7 +7,8 @@ read and write while they compute, the steps of rows alone, and what cards send 
 
 from experiments.budget.costs import Cost, Term
 
-_STEP = 7  # AdamW reads and writes a weight and two moments, and reads a gradient: all of one size
+_STEP = 3  # an optimizer reads and writes a weight, and reads a gradient of its size
+_MOMENT = 2  # and reads and writes what it keeps
 _SUM = 3  # a gradient is read, and the sum so far read and written
 
 
@@ -16,11 +17,13 @@ def step_bytes(
     *,
     n_tokens: int,
     n_micro: int,
+    moments: int,
     table_gradient: str,
     table_dtype: str,
     table_ranks: int = 1,
 ) -> float:
-    """Bytes of one process's step of n_tokens, in n_micro forward passes. table_ranks: processes
+    """Bytes of one process's step of n_tokens, in n_micro forward passes. moments: bytes of what
+    the optimizer keeps of parameters that step as a whole. table_ranks: processes
     that have the columns of each table between them; each reads its columns for all their tokens.
     """
     size = 2 if table_dtype == "bfloat16" else 4
@@ -33,4 +36,5 @@ def step_bytes(
 
     rows = sum(term.passes * term.n_active for term in cost.terms if term.n_tables)
     sums = _SUM * (n_micro - 1)
-    return n_tokens * size * rows + (_STEP + sums) * sum(map(gradient, cost.terms))
+    moved = (_STEP + sums) * sum(map(gradient, cost.terms)) + _MOMENT * moments
+    return n_tokens * size * rows + moved

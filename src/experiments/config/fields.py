@@ -3,11 +3,11 @@ a run only beside certain values of others.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Final
 
 from experiments.config.effects import USED, VARIES, Condition, Used
 
-_ADDED = "added"
+ADDED: Final = "added"  # the key of a field's metadata
 
 
 def added(default: Any, *where: Condition, varies: bool = False) -> Any:
@@ -22,7 +22,7 @@ def added(default: Any, *where: Condition, varies: bool = False) -> Any:
     where: as `used` has it, with this default as the idle value, or VARIES.
     """
     idle = VARIES if varies else default
-    metadata = {_ADDED: True, USED: Used(where=where, idle=idle)}
+    metadata = {ADDED: True, USED: Used(where=where, idle=idle)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -40,7 +40,7 @@ def used(*where: Condition, idle: Any = VARIES, default: Any = dataclasses.MISSI
 
 def is_unchanged(field: "dataclasses.Field[Any]", value: Any) -> bool:
     """Whether the field was declared by `added`, and stands at its default."""
-    return _ADDED in field.metadata and bool(value == field.default)
+    return ADDED in field.metadata and bool(value == field.default)
 
 
 def settings(config: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from experiments.config.paths import conf_dir
 _LISTS = ("eval", "parts")  # groups of which several are chosen, or none
 _OPTIONAL = ("experiment", "ladder_model")  # by nobody's choice null
 _NO_EFFECT = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
-_RENAMED = {"scale": "ladder_model"}  # a group's old name: what it is now
+# a group's old name, or that of a key which is now one
+_RENAMED = {"scale": "ladder_model", "optim.matrices": "optim"}
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 _BARE_RANGE = re.compile(r"[:,]\s*((?:log|uniform|int|log_int)\([^)]*\))")
 _FLAGS = ("-m", "--multirun")
@@ -39,9 +40,7 @@ def normalized(words: Sequence[str]) -> list[str]:
                 f"{word}: {name} has no effect here; runs are written to "
                 "paths.results/sweep/<run id>: set paths.results=... and sweep=..."
             )
-        if equals and name in _RENAMED:
-            now = _RENAMED[name]
-            raise ValueError(f"{word}: this group of conf/ is now {now}; write {now}={value}")
+        _check_renamed(word)
         if name == "hydra.sweeper.search" and (bare := _BARE_RANGE.search(value)):
             raise ValueError(
                 f"{word}: put {bare[1]} in quotes, as {{ladder.lr: 'log(2e-3, 4e-2)'}}; Hydra has "
@@ -63,6 +62,13 @@ def normalized(words: Sequence[str]) -> list[str]:
     return sorted(kept, key=lambda word: word not in _FLAGS)
 
 
+def _check_renamed(word: str) -> None:
+    name, equals, value = word.lstrip("+~").partition("=")
+    if equals and name in _RENAMED:
+        now = _RENAMED[name]
+        raise ValueError(f"{word}: this group of conf/ is now {now}; write {now}={value}")
+
+
 def _check_ladder_model(word: str, value: str, words: Sequence[str]) -> None:
     """Hydra passes over an unknown choice of this group, because the group is optional."""
     plain = re.fullmatch(r"\w+", value) and value != "null"
@@ -74,7 +80,9 @@ def _check_ladder_model(word: str, value: str, words: Sequence[str]) -> None:
 def check_choices(word: str) -> None:
     """Raises ValueError for an override of a group of conf/ that chooses what is no name, or one
     name twice. Hydra takes the second silently, and of the first it says neither value nor remedy.
+    And for one of a group's old name.
     """
+    _check_renamed(word)
     group = word.partition("=")[0].lstrip("+").partition("@")[0]
     if word.startswith("~") or group not in _groups():
         return
@@ -120,6 +128,14 @@ def choice_names(group: str) -> list[str]:
     """The choices of a group of conf/, without base.yaml and start.yaml, which choices share."""
     names = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
     return sorted(names - {"base", "start"})
+
+
+def choices_with(group: str, key: str) -> str | None:
+    """The choices of a group of conf/ whose yaml sets this key, as 'optim=muon or soap'."""
+    sets = re.compile(rf"^{re.escape(key)}:", re.MULTILINE)
+    files = sorted((conf_dir() / group).glob("*.yaml")) if group else ()
+    names = [path.stem for path in files if sets.search(path.read_text(encoding="utf-8"))]
+    return f"{group}={' or '.join(names)}" if names else None
 
 
 def appended(words: Sequence[str], error: Exception) -> list[str] | None:

@@ -14,22 +14,31 @@ from experiments.config.constraints import (
 )
 from experiments.config.effects import Is, Trains, Unset
 from experiments.config.fields import added, used
+from experiments.config.former import Former
 from experiments.config.schedules import check_schedule
 
+# By `matrices`, the key that chose one before optimizers had a `_target_`
+FORMER = Former(
+    key="matrices",
+    classes={
+        "adamw": "experiments.optim.adamw.AdamWConfig",
+        "muon": "experiments.optim.muon.MuonConfig",
+    },
+)
 LearningRate = Annotated[float, Within(0, 1000, above=True)]
 Tokens = Annotated[float, Within(1, 1e18)]  # a float, so that 2e8 can be typed
 _DECAYS = Is("schedule", "wsd", "trunk")  # a trunk has its branches' settings
 _STANDARD, _CARRIED = Is("parametrization", "sp"), Is("parametrization", "mup", "completep")
-_MUON = Is("matrices", "muon")
 _TABLES, _KEYS = Trains("table", "a table"), Trains("key", "a query or a key")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """AdamW and its schedule. Peak rate: lr * (lr_d_model / d_model)**lr_width_exponent.
+    """What all optimizers share: rates, their schedule, and AdamW's settings, for AdamW steps what
+    others leave (optim/optimizer.py). Peak rate: lr * (lr_d_model / d_model)**lr_width_exponent.
 
     table_lr and key_lr multiply that rate for expert tables and for queries and product keys.
-    table_gradient: how tables are stepped (optimizer.py): dense: torch's AdamW | rows: the
+    table_gradient: how tables are stepped (optim/row_adamw.py): dense: all rows | rows: the
     retrieved rows alone | fused: the same in the backward pass, without clipping.
     table_state: the type of a table's moments, of rows and fused. grad_clip: null for none.
     warmup and decay are fractions of the steps, or as long as warmup_tokens and decay_tokens say;
@@ -43,9 +52,6 @@ class Optim:
     is for; lr_width_exponent is not used | completep: to other depths than lr_n_layers too.
     lr_d_head: the width of heads that lr is right at; null: the ladder's, as widths differ in
     their number of heads.
-    matrices: what steps the backbone's matrices but embedding and head: adamw | muon
-    (optim/muon.py), at muon_lr times the rate; muon_ns_steps and muon_adjust_lr_fn are
-    torch.optim.Muon's.
     """
 
     lr: LearningRate | Literal["law"]
@@ -75,11 +81,6 @@ class Optim:
     parametrization: Literal["sp", "mup", "completep"] = added("sp")
     lr_n_layers: AtLeast1 | None = added(None, Is("parametrization", "completep"))
     lr_d_head: AtLeast1 | None = added(None, _CARRIED)
-    matrices: Literal["adamw", "muon"] = added("adamw", Trains("muon", "a matrix that Muon steps"))
-    muon_lr: Positive = added(1.0, _MUON)
-    muon_momentum: BelowOne = added(0.95, _MUON)
-    muon_ns_steps: Annotated[int, Within(1, 50)] = added(5, _MUON)
-    muon_adjust_lr_fn: Literal["match_rms_adamw", "original"] = added("match_rms_adamw", _MUON)
 
     def __post_init__(self) -> None:
         if self.parametrization == "completep" and self.lr_n_layers is None:

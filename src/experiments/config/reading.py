@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.config.constraints import checked, hints_of, shown
-from experiments.config.fields import is_unchanged
-from experiments.config.hydra_hints import choices
+from experiments.config.fields import ADDED, is_unchanged
+from experiments.config.hydra_hints import choices, choices_with
 from experiments.config.paths import conf_dir
 from experiments.config.trust import check_trusted
 
@@ -76,7 +76,9 @@ def read(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
     for key in values:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(fields)}"
+            others = choices_with(where, str(key))
+            hint = f"{others} has it" if others else f"known: {', '.join(fields)}"
+            hint = f"did you mean {prefix}{close[0]}?" if close else hint
             raise ValueError(f"{prefix}{key}: unknown key; {hint}")
     for name, field in fields.items():
         value = values.get(name, "???")
@@ -105,6 +107,8 @@ def read_value(value: Any, hint: Any, where: str) -> Any:
         return checked(value, hint, where)
     if value is None:
         raise ValueError(f"{where} is not set; {_choices(where)}")
+    if isinstance(value, hint):  # it is built already, of a node with a `_target_`
+        return value
     if not isinstance(value, Mapping):
         raise ValueError(f"{where}={shown(value)} must be a group of keys")
     return read(hint, value, where)
@@ -151,7 +155,7 @@ def without_unchanged(node: Any, hint: Any) -> Any:
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         return {key: without_unchanged(item, None) for key, item in node.items()}
     hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    fields = {field.name: field for field in dataclasses.fields(cls) if ADDED in field.metadata}
     return {
         key: without_unchanged(item, hints.get(key))
         for key, item in node.items()

@@ -31,13 +31,14 @@ from experiments.config.constraints import (
 )
 from experiments.config.effects import Above, Drawn, If, Is, Through
 from experiments.config.fields import added, used
-from experiments.config.optim import LearningRate, Optim
-from experiments.config.reading import build, check_chosen, read
+from experiments.config.optim import FORMER, LearningRate, Optim
+from experiments.config.reading import build, check_chosen, read, read_value
 from experiments.config.trainer import Cluster, Trainer
 
-# what each part that a `_target_` names must be able to do: costs.FFNConfig, data.corpus.Corpus and
-# data.tokenizer.TokenizerConfig
+# what each part that a `_target_` names must be able to do: costs.FFNConfig, data.corpus.Corpus,
+# data.tokenizer.TokenizerConfig and optim.optimizer.OptimizerConfig
 _LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
+_OPTIMIZER = ("takes", "moments", "step")
 _WEIGHTS, _PART = ("shape", "digest", "tokenizer", "state"), ("start", "training")
 
 
@@ -255,7 +256,7 @@ class RunConfig:
     """One point: every setting of `python -m experiments.run`.
 
     kernel: what reads expert tables (kernels/select.py). budget in training FLOPs; size in blocks;
-    n_experts as the model resolved it, None if it has none. What has a `_target_` (model,
+    n_experts as the model resolved it, None if it has none. What has a `_target_` (model, optim,
     trunk.base_ffn, data.corpus, data.tokenizer, the corpora of eval, parts) is built from it.
     """
 
@@ -311,6 +312,10 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     if raw.get("init") is not None:
         weights = build(raw["init"].get("weights"), "init.weights", _WEIGHTS)
         raw["init"] = {**raw["init"], "weights": weights}
+    if raw.get("ladder") is not None:  # its rate before optim.lr, which it becomes
+        raw["ladder"] = read_value(raw["ladder"], Ladder, "ladder")
+    if raw.get("optim") is not None:
+        raw["optim"] = build(FORMER.today(raw["optim"], "optim"), "optim", _OPTIMIZER)
     data["corpus"] = build(data.get("corpus"), "data.corpus", _CORPUS)
     data["tokenizer"] = build(data.get("tokenizer"), "data.tokenizer", _TOKENIZER)
     config: RunConfig = read(RunConfig, {**raw, "trunk": trunk, "data": data, "eval": sets})

@@ -1,6 +1,6 @@
 """Roles of a model's matrices: each module declares those of its own, by `param_roles`.
 
-Rates, decay, the parametrization and Muon follow from it; they know no layer by name.
+Rates, decay, the parametrization and optimizers follow from it; they know no layer by name.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +27,8 @@ class Role:
     group: Group = "backbone"
 
     @property
-    def is_muons(self) -> bool:
-        """Whether Muon steps it, if it is to: a map of the backbone, or a stack of maps."""
+    def is_map(self) -> bool:
+        """Whether it is a map of the backbone, or a stack of maps."""
         return self.fan_in is not None and self.group == "backbone"
 
     def sides(self, shape: Sequence[int]) -> tuple[int, int]:

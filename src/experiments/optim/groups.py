@@ -3,26 +3,27 @@
 Without Lightning: a bare loop on a machine that has none trains as a run does.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+import typing
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from typing import Any
-
-import torch
-from torch import nn
 
 from experiments.config.constraints import KernelName
 from experiments.config.optim import Optim
-from experiments.kernels.ops import Execution
+from experiments.kernels.ops import PLAIN, Execution
 from experiments.kernels.workspace import use_huge_pages
-from experiments.models.parametrization import Scale
-from experiments.models.roles import Role, check_declared, declared_roles
+from experiments.models.roles import check_declared, declared_roles, tables_of
 from experiments.models.transformer import Transformer
-from experiments.optim.muon import adjusted, carried
-from experiments.optim.optimizer import RowAdamW, keep_coalesced
+from experiments.optim.adamw import AdamWConfig
+from experiments.optim.gradients import keep_coalesced
+from experiments.optim.optimizer import GroupedOptimizer, Kind, OptimizerConfig, Trained
+from experiments.optim.row_adamw import RowAdamW
 
 
-def build_optimizer(model: Transformer, lr: float, optim: Optim, kernel: KernelName) -> RowAdamW:
-    """AdamW, and for matrices perhaps Muon, over parameter_groups at this peak rate.
+def build_optimizer(
+    model: Transformer, lr: float, optim: Optim, kernel: KernelName
+) -> GroupedOptimizer:
+    """The optimizer of a model's parameter_groups at this peak rate.
 
     Sets the model's execution to what optim.table_gradient asks for, and prepares its tables:
     their memory, and that gradients of rows stay coalesced. Who has their columns stays.
@@ -31,79 +32,84 @@ def build_optimizer(model: Transformer, lr: float, optim: Optim, kernel: KernelN
     execution = Execution(
         kernel=kernel, gradient="dense" if how == "dense" else "rows", columns=model.columns
     )
-    optimizer = RowAdamW(
-        parameter_groups(model, lr, optim),
-        betas=(optim.beta1, optim.beta2),
-        eps=optim.eps,
-        state_dtype=getattr(torch, optim.table_state),
-        execution=execution,
-    )
+    optimizer = GroupedOptimizer(parameter_groups(model, lr, optim, execution))
     update = optimizer.update if how == "fused" else None
     model.set_execution(replace(execution, update=update))
-    for group in optimizer.param_groups:
-        if group["name"] == "table":
-            for table in group["params"]:
-                use_huge_pages(table)
-                if how == "rows":
-                    keep_coalesced(table, execution)
+    for table in {id(table): table for table in tables_of(model).values()}.values():
+        if table.requires_grad:
+            use_huge_pages(table)
+            if how == "rows":
+                keep_coalesced(table, execution)
     return optimizer
 
 
-def parameter_groups(model: Transformer, lr: float, optim: Optim) -> list[dict[str, Any]]:
-    """The optimizer's groups: matrices of the backbone decay, its vectors don't, and neither do
-    tables and keys, which have learning rates of their own (param_roles says which they are).
+def optimizers(optim: Optim, execution: Execution = PLAIN) -> tuple[OptimizerConfig, ...]:
+    """The chosen optimizer, and those that step what it leaves, in the order they are asked in."""
+    assert isinstance(optim, OptimizerConfig)
+    shared = {field.name: getattr(optim, field.name) for field in fields(Optim)}
+    return optim, RowAdamW(**shared, execution=execution), AdamWConfig(**shared)
 
-    With optim.matrices=muon, the backbone's maps are a group of Muon's. Where the model has a base,
-    groups are parted by what becomes of rate, decay and epsilon. Raises ValueError for a matrix
-    without a role where one is needed.
+
+def trained_parameters(model: Transformer, lr: float, optim: Optim) -> Iterator[Trained]:
+    """Each parameter that is trained, with the rate and decay of its kind: matrices of the backbone
+    decay, its vectors don't, and neither do tables and keys, which have learning rates of their own
+    (param_roles says which they are).
     """
-    by_rows = None if optim.table_gradient == "dense" else optim.table_gradient
-    groups: Mapping[str, dict[str, Any]] = {
-        "backbone": {"lr": lr, "weight_decay": optim.weight_decay},
-        "matrices": {
-            "lr": lr * optim.muon_lr,
-            "weight_decay": optim.weight_decay,
-            "momentum": optim.muon_momentum,
-            "ns_steps": optim.muon_ns_steps,
-        },
-        "vectors": {"lr": lr, "weight_decay": 0.0},
-        "table": {"lr": lr * optim.table_lr, "weight_decay": 0.0, "rows": by_rows},
-        "key": {"lr": lr * optim.key_lr, "weight_decay": 0.0},
+    kinds = {
+        "backbone": (lr, optim.weight_decay),
+        "vectors": (lr, 0.0),
+        "table": (lr * optim.table_lr, 0.0),
+        "key": (lr * optim.key_lr, 0.0),
     }
-    if optim.matrices == "muon":
-        check_declared(model, "optim.matrices=muon")
-    roles, scale_of = declared_roles(model), model.scales()
-    parts: dict[str, dict[tuple[float, ...], list[nn.Parameter]]] = {name: {} for name in groups}
+    roles, scales = declared_roles(model), model.scales()
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        role, scale = roles.get(name), scale_of[name]
-        if optim.matrices == "muon" and role is not None and role.is_muons:
-            part = _muons(parameter, role, scale, optim)
-            parts["matrices"].setdefault(part, []).append(parameter)
-        else:
-            other = "backbone" if parameter.dim() >= 2 else "vectors"
-            members = parts[other if role is None else role.group]
-            members.setdefault((scale.lr, scale.decay, scale.eps), []).append(parameter)
-    return [
-        {
-            "name": name,
-            "params": members,
-            **group,
-            "lr": group["lr"] * by_lr,
-            "weight_decay": group["weight_decay"] * by_decay,
-            **({"adjust": last} if name == "matrices" else {"eps": optim.eps * last}),
-        }
-        for name, group in groups.items()
-        for (by_lr, by_decay, last), members in parts[name].items()
-    ]
+        if parameter.requires_grad:
+            role = roles.get(name)
+            other: Kind = "backbone" if parameter.dim() >= 2 else "vectors"
+            kind = other if role is None else role.group
+            rate, decay = kinds[kind]
+            yield Trained(
+                tensor=parameter,
+                kind=kind,
+                role=role,
+                scale=scales[name],
+                lr=rate,
+                weight_decay=decay,
+                by_rows=kind == "table" and optim.table_gradient != "dense",
+            )
 
 
-def _muons(
-    parameter: nn.Parameter, role: Role, scale: Scale, optim: Optim
-) -> tuple[float, float, float]:
-    """Factors of rate and decay, and of the step's size."""
-    how = optim.muon_adjust_lr_fn
-    sides = role.sides(parameter.shape)
-    by_lr = carried(how, sides, (scale.fan_out, scale.fan_in))
-    return by_lr, 1 / by_lr, adjusted(how, *sides)
+def taker(parameter: Trained, among: tuple[OptimizerConfig, ...]) -> OptimizerConfig:
+    """What steps the parameter: the first of these that takes it."""
+    asked = (one for one in among if one.takes_rows or not parameter.by_rows)
+    return next(one for one in asked if one.takes(parameter))
+
+
+def parameter_groups(
+    model: Transformer, lr: float, optim: Optim, execution: Execution = PLAIN
+) -> list[dict[str, Any]]:
+    """The groups of a model's trained parameters: of each kind, those of one optimizer, under `by`,
+    and of equal settings.
+
+    Raises ValueError for a matrix without a role where the optimizer or the parametrization needs
+    roles.
+    """
+    among = optimizers(optim, execution)
+    check_roles(model, optim)
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for parameter in trained_parameters(model, lr, optim):
+        by = taker(parameter, among)
+        settings = by.settings(parameter)
+        # in checkpoints' order: kinds, and of a kind AdamW's come first
+        order = typing.get_args(Kind).index(parameter.kind), -among.index(by)
+        group = {"name": parameter.kind, "params": [], "by": by, **settings}
+        found = groups.setdefault((*order, *settings.items()), group)
+        found["params"].append(parameter.tensor)
+    return [groups[key] for key in sorted(groups, key=lambda key: key[:2])]
+
+
+def check_roles(model: Transformer, optim: Optim) -> None:
+    """Raises ValueError if a matrix has no role, and the optimizer needs it."""
+    assert isinstance(optim, OptimizerConfig)
+    if optim.needs_roles:
+        check_declared(model, optim.choice)

@@ -1,5 +1,6 @@
 """The optimizer's moments of a run that goes on from another one, with more experts."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,13 +13,9 @@ from experiments.config.optim import Optim
 from experiments.init.growth import in_grown
 from experiments.models.transformer import Transformer, block_of
 from experiments.optim.groups import parameter_groups
-from experiments.optim.muon import MOMENTUM
-from experiments.optim.optimizer import MOMENTS, RowAdamW
+from experiments.optim.optimizer import GroupedOptimizer, State
 
-_OF_ENTRIES = (*MOMENTS, MOMENTUM)  # as large as their parameter; not its number of steps
-
-# parameter -> step, exp_avg, exp_avg_sq
-Moments = Mapping[str, Mapping[str, Tensor]]
+Moments = Mapping[str, State]  # of each parameter, what its optimizer keeps of it
 
 
 def grown_moments(
@@ -30,24 +27,30 @@ def grown_moments(
     how: str,
 ) -> Moments:
     """A parent's moments as the grown model's: old rows keep theirs, and new ones begin at zero, or
-    with `copies` at those of what they are copies of. Steps are counted on.
+    with `copies` at those of what they are copies of. Steps are counted on. A parameter that has
+    grown, and of which the optimizer keeps what is not of its entries, has none.
 
     saved: the parent's optimizer, whose blocks held `bases`. None, {}, where it had other groups of
     parameters than a whole model's: parts of it were frozen, or it stepped by another optimizer.
     """
     parent, groups = _parent(model, bases, optim)
-    if _sizes(groups) != _sizes(saved["param_groups"]):
+    if not _are_of(saved, groups):
         return {}
     names = {id(p): name for name, p in parent.named_parameters()}
-    order = [names[id(p)] for group in groups for p in group["params"]]
+    grown = dict(model.named_parameters())
+    order = [(names[id(p)], p) for group in groups for p in group["params"]]
     indices = [i for group in saved["param_groups"] for i in group["params"]]
     moments = {}
-    for name, i in zip(order, indices, strict=True):
+    for (name, before), i in zip(order, indices, strict=True):
         state = saved["state"].get(i)
         if state is None:  # of a table that was never retrieved from
             continue
+        of_entries = {key for key, t in state.items() if t.dim() and t.shape == before.shape}
+        others = [key for key, t in state.items() if t.dim() and key not in of_entries]
+        if others and grown[name].shape != before.shape:
+            continue
         moments[name] = {
-            key: _grown(name, tensor, parent, model, blocks, how) if key in _OF_ENTRIES else tensor
+            key: _grown(name, tensor, parent, model, blocks, how) if key in of_entries else tensor
             for key, tensor in state.items()
         }
     return moments
@@ -58,7 +61,7 @@ def has_moments(
 ) -> bool:
     """Whether grown_moments() finds any."""
     _, groups = _parent(model, bases, optim)
-    return bool(saved["state"]) and _sizes(groups) == _sizes(saved["param_groups"])
+    return bool(saved["state"]) and _are_of(saved, groups)
 
 
 def _parent(
@@ -70,8 +73,15 @@ def _parent(
     return parent, parameter_groups(parent, 1.0, optim)
 
 
-def _sizes(groups: Sequence[Mapping[str, Any]]) -> list[int]:
-    return [len(group["params"]) for group in groups]
+def _are_of(saved: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether these groups' optimizers have saved that."""
+    sizes = ([len(g["params"]) for g in of] for of in (groups, saved["param_groups"]))
+    if operator.ne(*sizes):
+        return False
+    indices = [i for group in saved["param_groups"] for i in group["params"]]
+    own = [group["by"].moments(p).keys() for group in groups for p in group["params"]]
+    states = saved["state"]
+    return all(i not in states or states[i].keys() == names for i, names in zip(indices, own))
 
 
 def _grown(
@@ -90,17 +100,9 @@ def _grown(
     return moment
 
 
-def set_moments(optimizer: RowAdamW, model: Transformer, moments: Moments) -> None:
+def set_moments(optimizer: GroupedOptimizer, model: Transformer, moments: Moments) -> None:
     """Gives the optimizer these moments of the model's parameters that it steps."""
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    by_rows = {id(p) for g in optimizer.param_groups if g["rows"] is not None for p in g["params"]}
     for name, parameter in model.named_parameters():
-        if name not in moments or id(parameter) not in stepped:
-            continue
-        dtype = optimizer.state_dtype if id(parameter) in by_rows else parameter.dtype
-        optimizer.state[parameter] = {
-            key: tensor.to(
-                parameter.device, dtype if key in _OF_ENTRIES else tensor.dtype, copy=True
-            )
-            for key, tensor in moments[name].items()
-        }
+        if name in moments and id(parameter) in stepped:
+            optimizer.restore(parameter, moments[name])

@@ -1,20 +1,29 @@
 """Muon: a matrix steps by its momentum, with all singular values made about 1.
 
 Jordan 2024 (https://kellerjordan.github.io/posts/muon/); torch.optim.Muon's arithmetic, operation
-for operation. Ours for two reasons: torch's takes single matrices, and here stacks of experts step
-as batches; and a run has one optimizer, under one schedule and in one checkpoint, whose other
-groups are AdamW's. The tests compare the two.
+for operation. Ours because torch's takes single matrices, and here stacks of experts step as
+batches. The tests compare the two.
+
+    m = momentum m + (1 - momentum) g          u = momentum m + (1 - momentum) g    (Nesterov's)
+    w = w - lr weight_decay w - lr adjust orthogonal(u)
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
+from experiments.config.constraints import BelowOne, Positive, Within
+from experiments.config.effects import Trains
+from experiments.config.fields import added
+from experiments.optim.optimizer import OptimizerConfig, State, Trained
+
 Adjust = Literal["match_rms_adamw", "original"]
 MOMENTUM = "momentum_buffer"
+_MAPS = Trains("map", "a map, which Muon steps")
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's: largest slope at 0, and values near 1 stay so
 _EPS = 1e-7
 
@@ -56,25 +65,48 @@ def carried(how: Adjust, sides: tuple[float, float], grown: tuple[float, float])
     return math.sqrt(by_out / by_in) * before / adjusted(how, fan_out, fan_in)
 
 
-@torch.no_grad()
-def step_matrices(parameters: Sequence[Tensor], states: Any, group: dict[str, Any]) -> None:
-    """One step of a group: lr, weight_decay, momentum, ns_steps, and adjust, a factor of the rate.
+@dataclass(frozen=True, kw_only=True)
+class MuonConfig(OptimizerConfig):
+    """Muon of the backbone's maps and stacks of maps; embedding, head, tables, keys and vectors are
+    AdamW's.
 
-    Nesterov's momentum; decay is decoupled, of the rate without the factor. states: the
-    optimizer's, by parameter.
+    muon_lr: times the rate. muon_ns_steps, muon_adjust_lr_fn: as torch.optim.Muon's.
     """
-    for parameter in parameters:
-        gradient = parameter.grad
-        if gradient is None:
-            continue
-        state = states[parameter]
-        if not state:
-            state["step"] = torch.zeros(())  # which AdamW wants to find
-            state[MOMENTUM] = torch.zeros_like(parameter)
-        state["step"] += 1
-        state[MOMENTUM].lerp_(gradient, 1 - group["momentum"])
-        update = gradient.lerp(state[MOMENTUM], group["momentum"])
-        update = orthogonal(update, group["ns_steps"])
-        lr = float(group["lr"])
-        parameter.mul_(1 - lr * group["weight_decay"])
-        parameter.add_(update.to(parameter.dtype), alpha=-lr * group["adjust"])
+
+    needs_roles = True
+    muon_lr: Positive = added(1.0, _MAPS)
+    muon_momentum: BelowOne = added(0.95, _MAPS)
+    muon_ns_steps: Annotated[int, Within(1, 50)] = added(5, _MAPS)
+    muon_adjust_lr_fn: Adjust = added("match_rms_adamw", _MAPS)
+
+    def takes(self, parameter: Trained) -> bool:
+        return parameter.role is not None and parameter.role.is_map
+
+    def settings(self, parameter: Trained) -> dict[str, Any]:
+        """adjust is a factor of the rate that decay is without."""
+        assert parameter.role is not None
+        how, scale = self.muon_adjust_lr_fn, parameter.scale
+        sides = parameter.role.sides(parameter.tensor.shape)
+        by_lr = carried(how, sides, (scale.fan_out, scale.fan_in))
+        return {
+            "lr": parameter.lr * self.muon_lr * by_lr,
+            "weight_decay": parameter.weight_decay * (1 / by_lr),
+            "adjust": adjusted(how, *sides),
+        }
+
+    def moments(self, parameter: Tensor) -> State:
+        return {"step": torch.zeros(()), MOMENTUM: torch.zeros_like(parameter)}
+
+    def step(
+        self, parameters: Sequence[Tensor], states: Sequence[State], group: Mapping[str, Any]
+    ) -> None:
+        for parameter, state in zip(parameters, states, strict=True):
+            gradient = parameter.grad
+            assert gradient is not None
+            state["step"] += 1
+            state[MOMENTUM].lerp_(gradient, 1 - self.muon_momentum)
+            update = gradient.lerp(state[MOMENTUM], self.muon_momentum)
+            update = orthogonal(update, self.muon_ns_steps)
+            lr = float(group["lr"])
+            parameter.mul_(1 - lr * group["weight_decay"])
+            parameter.add_(update.to(parameter.dtype), alpha=-lr * group["adjust"])

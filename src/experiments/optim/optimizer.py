@@ -1,328 +1,175 @@
-"""AdamW for models with expert tables: rows that were not retrieved are not touched.
+"""What an optimizer of conf/optim answers, and the torch optimizer that loops over the answers.
 
-Three ways for a table (optim.table_gradient):
-
-dense   an (N, D) gradient and torch's AdamW. A row goes on moving by its momentum, and decays, in
-        steps that don't retrieve it.
-rows    a sparse gradient of the retrieved rows, and a lazy AdamW: a row that is not retrieved keeps
-        its weights and both moments as they are, as with torch.optim.SparseAdam. Bias is corrected
-        by the table's steps, those that retrieved any of its rows. The two are different
-        optimizers; they agree while every row is retrieved in every step.
-fused   the same steps as rows, taken in the backward pass, so that no gradient is held. What needs
-        the whole gradient first (clipping, adding up micro-batches, averaging over ranks) can't be.
-
-Matrices of the backbone may step by Muon instead (optim.matrices, muon.py).
+Groups, steps, the plan's memory, checkpoints, growth and columns of tables ask these questions, and
+know no optimizer by name. README.md has one from its file to its record.
 """
 
-from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from experiments.kernels.checks import check_rows
-from experiments.kernels.interface import AdamWStep, Columns, Kernel, Segments
-from experiments.kernels.ops import Execution, row_adamw
-from experiments.kernels.torch_kernels import TorchKernel
+from experiments.config.optim import Optim
+from experiments.kernels.interface import Kernel, Segments
 from experiments.kernels.workspace import use_huge_pages
-from experiments.optim.muon import step_matrices
+from experiments.models.parametrization import Scale
+from experiments.models.roles import Role
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+Kind = Literal["backbone", "vectors", "table", "key"]
+State = dict[str, Tensor]
 
 
-class RowAdamW(torch.optim.AdamW):
-    """torch's fused AdamW; groups with rows="rows" or "fused" step their retrieved rows alone, and
-    those with momentum by Muon.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """A parameter that is trained, as an optimizer is asked about it.
 
-    state_dtype: of these groups' moments, float32 or bfloat16 (then rounded stochastically).
-    execution: the kernel that steps rows, and who has the tables' columns between them.
+    kind: whose learning rate and decay it has: a matrix of the backbone, a vector, a table of
+    experts or values, or a query or key. lr, weight_decay: those of its kind. scale: what the
+    model's size does to them (models/parametrization.py); all 1 without a base. role: None, where
+    its module declares none. by_rows: its gradient is of the retrieved rows alone.
     """
 
-    def __init__(
-        self,
-        groups: Iterable[dict[str, Any]],
-        *,
-        betas: tuple[float, float],
-        eps: float,
-        state_dtype: torch.dtype = torch.float32,
-        execution: Execution | None = None,
+    tensor: nn.Parameter
+    kind: Kind
+    role: Role | None
+    scale: Scale
+    lr: float
+    weight_decay: float
+    by_rows: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Optim, ABC):
+    """An optimizer, which a yaml of conf/optim names by its `_target_`: a frozen dataclass with
+    settings of its own beside those that all share.
+
+    What it does not take, row AdamW steps where gradients are of rows, and AdamW else (groups.py).
+    """
+
+    needs_roles: ClassVar[bool] = False  # True: a matrix without a role is refused
+    takes_rows: ClassVar[bool] = False  # True: it is asked about gradients of rows too
+    elementwise: ClassVar[bool] = False  # True: columns of a table step as they do in the whole
+
+    @property
+    def choice(self) -> str:
+        """How a user chooses it: optim=NAME, of the file conf/optim/NAME.yaml."""
+        return f"optim={type(self).__module__.rpartition('.')[2]}"
+
+    @abstractmethod
+    def takes(self, parameter: Trained) -> bool:
+        """Whether it steps this parameter."""
+
+    def settings(self, parameter: Trained) -> dict[str, Any]:
+        """lr, weight_decay and what else step() reads of the parameter's group. The schedule sets
+        lr before each step. Parameters with equal settings are a group; a checkpoint has them.
+        """
+        return {
+            "lr": parameter.lr * parameter.scale.lr,
+            "weight_decay": parameter.weight_decay * parameter.scale.decay,
+        }
+
+    @abstractmethod
+    def moments(self, parameter: Tensor) -> State:
+        """All that it keeps of a parameter between steps, as it is before the first one.
+
+        The plan asks it of parameters on the meta device, and counts the bytes of what has axes.
+        """
+
+    @abstractmethod
+    def step(
+        self, parameters: Sequence[Tensor], states: Sequence[State], group: Mapping[str, Any]
     ) -> None:
-        groups = [{"rows": None, **group} for group in groups]
-        super().__init__(groups, lr=1e-3, betas=betas, eps=eps, fused=True)
-        self.state_dtype = state_dtype
-        self.execution = execution or Execution()
-        self._one = torch.ones(())
-        for group in (*self._row_groups(), *self._matrix_groups()):
-            group["fused"] = False  # torch's; ours are never its
+        """One step of parameters of a group that have a gradient, and of their states, in place."""
 
-    def _row_groups(self) -> list[dict[str, Any]]:
-        return [group for group in self.param_groups if group["rows"] is not None]
+    def step_rows(
+        self,
+        table: Tensor,
+        state: State,
+        group: Mapping[str, Any],
+        kernel: Kernel,
+        pairs: tuple[Tensor, Segments, Tensor],
+    ) -> None:
+        """One step in the backward pass (optim.table_gradient=fused), of the rows that
+        kernel.row_sums(*pairs) has the gradient of. Asked of who takes rows.
+        """
+        raise NotImplementedError
 
-    def _matrix_groups(self) -> list[dict[str, Any]]:
-        return [group for group in self.param_groups if "momentum" in group]
 
-    def _group_of(self, table: Tensor) -> dict[str, Any] | None:
-        """Asked for each time: loading a state replaces the groups."""
-        for group in self._row_groups():
-            if any(table is other for other in group["params"]):
-                return group
-        return None
+class GroupedOptimizer(torch.optim.Optimizer):
+    """Groups of parameters, each of which is stepped by the optimizer under its key `by`.
+
+    by: those of all groups, in their order.
+    """
+
+    def __init__(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__([{k: v for k, v in g.items() if k != "by"} for g in groups], {})
+        self.by: list[OptimizerConfig] = [group["by"] for group in groups]
+        # loading a state replaces the groups, and keeps their order
+        self._group = {id(p): i for i, g in enumerate(self.param_groups) for p in g["params"]}
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of every group. Raises ValueError for a row group's dense gradient."""
+        """One step of every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            for group in self.param_groups:
-                if group["rows"] is not None:
-                    for table in group["params"]:
-                        self._step_table(table, group)
-                elif "momentum" in group:
-                    step_matrices(group["params"], self.state, group)
-                else:
-                    self._step_whole(group)
+            for by, group in zip(self.by, self.param_groups, strict=True):
+                stepped = [p for p in group["params"] if p.grad is not None]
+                if stepped:
+                    by.step(stepped, [self.state[p] or self._begin(p, by) for p in stepped], group)
         return loss
-
-    def _step_whole(self, group: dict[str, Any]) -> None:
-        """torch's fused AdamW of a group, by its own two calls: torch spends five times as long on
-        what it looks up around them. Its whole way makes the moments, and takes what is mixed.
-        """
-        stepped = [parameter for parameter in group["params"] if parameter.grad is not None]
-        states = [self.state[parameter] for parameter in stepped]
-        kinds = {(parameter.device, parameter.dtype) for parameter in stepped}
-        if not all(states) or len(kinds) > 1:
-            every, self.param_groups = self.param_groups, [group]
-            try:
-                super().step()
-            finally:
-                self.param_groups = every
-        elif stepped:
-            steps = [state["step"] for state in states]
-            if steps[0].is_cpu:  # of a number torch would make a tensor for each of them
-                torch._foreach_add_(steps, self._one, alpha=1)
-            else:
-                torch._foreach_add_(steps, 1)
-            torch._fused_adamw_(
-                stepped,
-                [parameter.grad for parameter in stepped],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
-
-    def _step_table(self, table: Tensor, group: dict[str, Any]) -> None:
-        if group["rows"] == "fused" or table.grad is None:
-            return  # stepped in the backward pass, or not retrieved from
-        if not table.grad.is_sparse:
-            raise ValueError(
-                "a table that steps by rows has a dense gradient; set the layer's "
-                "execution to Execution(gradient='rows')"
-            )
-        gradient = coalesced(table.grad)
-        state = self._state(table)
-        state["step"] += 1
-        kernel = _kernel(self.execution, table)
-        moments = (state["exp_avg"], state["exp_avg_sq"])
-        rows, values = gradient.indices()[0], gradient.values()
-        hyper = self._adamw_step(group, int(state["step"]), table)
-        row_adamw(kernel, table, moments, rows, values, hyper)
 
     @torch.no_grad()
     def update(
         self, kernel: Kernel, table: Tensor, values: Tensor, segments: Segments, weights: Tensor
     ) -> None:
         """Execution.update of the fused way: this step's rows, in the backward pass."""
-        state = self._state(table)
-        moments = (state["exp_avg"], state["exp_avg_sq"])
-        group = self._group_of(table)
-        assert group is not None
-        state["step"] += 1
-        hyper = self._adamw_step(group, int(state["step"]), table)
-        check_rows(table, moments)
-        kernel.row_adamw_of_sums(table, moments, values, segments, weights, hyper)
+        i = self._group[id(table)]
+        by, state = self.by[i], self.state[table]
+        state = state or self._begin(table, by)
+        by.step_rows(table, state, self.param_groups[i], kernel, (values, segments, weights))
         # a second use of the table in this backward pass is then an error, as it should be
         torch.autograd.graph.increment_version(table)
 
+    def _begin(self, parameter: Tensor, by: OptimizerConfig) -> State:
+        self.state[parameter] = state = by.moments(parameter)
+        return _settled(state, by)
+
+    def restore(self, parameter: Tensor, saved: Mapping[str, Tensor]) -> None:
+        """Goes on with a parameter's saved moments, in the types and on the devices of its own.
+
+        Raises ValueError for those of another optimizer.
+        """
+        by = self.by[self._group[id(parameter)]]
+        own = by.moments(torch.empty_like(parameter, device="meta"))
+        if saved.keys() != own.keys():
+            raise ValueError(
+                f"the checkpoint has {', '.join(saved)} of a parameter, and {by.choice} keeps "
+                f"{', '.join(own)} of it; go on with the optimizer that the checkpoint is of"
+            )
+        state = {}
+        for name, like in own.items():
+            device = parameter.device if like.is_meta else like.device
+            state[name] = saved[name].to(device, like.dtype, copy=by.takes_rows)
+        self.state[parameter] = _settled(state, by)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """torch's, which casts moments to their parameter's type; these keep their own."""
-        super().load_state_dict(state_dict)
-        names = [name for group in state_dict["param_groups"] for name in group["params"]]
+        super().load_state_dict({**state_dict, "state": {}})
+        indices = [i for group in state_dict["param_groups"] for i in group["params"]]
         parameters = [p for group in self.param_groups for p in group["params"]]
-        for name, parameter in zip(names, parameters, strict=True):
-            saved = state_dict["state"].get(name)
-            if self._group_of(parameter) is None or not saved:
-                continue
-            for moment in MOMENTS:
-                restored = saved[moment].to(parameter.device, self.state_dtype, copy=True)
-                use_huge_pages(restored)
-                self.state[parameter][moment] = restored
-
-    def _adamw_step(self, group: dict[str, Any], step: int, table: Tensor) -> AdamWStep:
-        columns, width = self.execution.columns, table.shape[1]
-        return AdamWStep(
-            lr=float(group["lr"]),
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            step=step,
-            first_column=0 if columns is None else columns.rank * width,
-            width=0 if columns is None else columns.size * width,
-        )
-
-    def _state(self, table: Tensor) -> dict[str, Any]:
-        state = self.state[table]
-        if not state:
-            state["step"] = torch.zeros(())
-            for name in MOMENTS:
-                state[name] = torch.zeros_like(table, dtype=self.state_dtype)
-                use_huge_pages(state[name])
-        return state
+        for index, parameter in zip(indices, parameters, strict=True):
+            saved = state_dict["state"].get(index)
+            if saved:
+                self.restore(parameter, saved)
 
 
-def _kernel(execution: Execution, table: Tensor) -> Kernel:
-    return execution.on(table) or TorchKernel()
-
-
-def coalesced(gradient: Tensor, execution: Execution | None = None) -> Tensor:
-    """A sparse (N, D) gradient with each row once, in ascending order."""
-    if gradient.is_coalesced():
-        return gradient
-    rows, values = gradient._indices()[0], gradient._values()
-    if len(rows) < 2 or bool((rows[1:] > rows[:-1]).all()):
-        return _sparse(rows, values, gradient.shape)
-    kernel = _kernel(execution or Execution(), values)
-    segments = kernel.sort(rows.view(-1, 1), gradient.shape[0])
-    wide = values.to(torch.promote_types(values.dtype, torch.float32))
-    ones = wide.new_ones(len(rows), 1)
-    sums = kernel.row_sums(wide.contiguous(), segments, ones, values.dtype)
-    return _sparse(segments.rows, sums, gradient.shape)
-
-
-def _sparse(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    return torch.sparse_coo_tensor(
-        rows.unsqueeze(0), values, shape, check_invariants=False, is_coalesced=True
-    )
-
-
-def keep_coalesced(table: nn.Parameter, execution: Execution) -> None:
-    """Lets each backward pass end with a gradient of distinct rows, so that those of micro-batches
-    and of layers that share a table add up to no more than the rows they retrieve.
-
-    The gradient of a table's one use has them already. Autograd forgets that when it stores it, and
-    to look would be to wait for a GPU.
-    """
-    whole = False
-
-    def look(gradient: Tensor | None) -> None:  # None: the table steps in the backward pass
-        nonlocal whole
-        whole = gradient is not None and gradient.is_sparse and gradient.is_coalesced()
-        whole = whole and table.grad is None
-
-    def merge(parameter: Tensor) -> None:
-        gradient = parameter.grad
-        if gradient is None or not gradient.is_sparse:
-            return
-        if whole:
-            rows, values = gradient._indices()[0], gradient._values()
-            parameter.grad = _sparse(rows, values, gradient.shape)
-        else:
-            parameter.grad = coalesced(gradient, execution)
-
-    table.register_hook(look)
-    table.register_post_accumulate_grad_hook(merge)
-
-
-def add_replicas(tables: Iterable[nn.Parameter], columns: Columns) -> None:
-    """Makes the gradients of these tables' columns the sum of those of all processes that have the
-    same ones. Of gradients of rows, the rows are those that any of them has. A table that is given
-    twice, as two layers', is one.
-    """
-    for table in {id(table): table for table in tables}.values():
-        gradient = table.grad
-        if gradient is None:
-            continue
-        if not gradient.is_sparse:
-            columns.add_replicas(gradient)
-            continue
-        own = coalesced(gradient)
-        rows = columns.rows_of_replicas(own.indices()[0], len(table))
-        wide = torch.promote_types(own.dtype, torch.float32)
-        values = own.values().new_zeros(len(rows), table.shape[1], dtype=wide)
-        values[torch.searchsorted(rows, own.indices()[0])] = own.values().to(wide)
-        columns.add_replicas(values)
-        table.grad = _sparse(rows, values.to(own.dtype), gradient.shape)
-
-
-def clip_gradients(
-    parameters: Iterable[nn.Parameter],
-    max_norm: float,
-    columns: Columns | None = None,
-    tables: Collection[nn.Parameter] = (),
-) -> Tensor:
-    """Scales all gradients together to a norm of at most max_norm; returns what it was.
-
-    columns: the processes that have the columns of these tables between them. All other gradients
-    are the same on each of them, and so is the norm, to the bit.
-
-    torch.nn.utils.clip_grad_norm_ to the bit for float32, and for sparse gradients too. Those in
-    bfloat16 are summed and scaled in float32: torch rounds each one's norm, and the scale, to 8
-    bits. Where reading a number costs nothing (a CPU), a scale of 1 is not multiplied by.
-    """
-    own: set[int] = set() if columns is None else {id(table) for table in tables}
-    with torch.no_grad():
-        tensors: list[Tensor] = []
-        of_tables: list[Tensor] = []
-        for p in parameters:
-            gradient = p.grad
-            if gradient is None:
-                continue
-            if gradient.is_sparse:
-                p.grad = coalesced(gradient)  # what is scaled below is what the optimizer gets
-                gradient = p.grad.values()
-            (of_tables if id(p) in own else tensors).append(gradient)
-        wide, short = _by_width(tensors)
-        norm = _norm_of(wide, short)
-        if columns is not None:
-            wide_here, short_here = _by_width(of_tables)
-            here = _norm_of(wide_here, short_here) if of_tables else norm.new_zeros(())
-            norm = (norm.square() + columns.total(here.square())).sqrt()
-            wide, short = wide + wide_here, short + short_here
-        on_cpu = norm.device.type == "cpu"
-        if not (wide or short) or (on_cpu and float(norm) < 0.99 * max_norm - 1e-5):
-            return norm  # whatever is rounded below, the scale is 1
-        scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
-        if not on_cpu or not bool(scale == 1):
-            if wide:
-                torch._foreach_mul_(wide, scale.to(wide[0].device))
-            for t in short:
-                t.copy_(t.float().mul_(scale.to(t.device)))
-    return norm
-
-
-def _by_width(tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Those of 32 bits and more, and those of 16."""
-    halves = torch.bfloat16, torch.float16
-    return [t for t in tensors if t.dtype not in halves], [t for t in tensors if t.dtype in halves]
-
-
-def _norm_of(wide: list[Tensor], short: list[Tensor]) -> Tensor:
-    norms = [torch.linalg.vector_norm(t, dtype=torch.float32) for t in short]
-    return _total_norm([*wide, *norms])
-
-
-def _total_norm(tensors: list[Tensor]) -> Tensor:
-    """torch's, which first sorts them by device and type."""
-    if len({(t.device, t.dtype) for t in tensors}) != 1:
-        return nn.utils.get_total_norm(tensors)
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+def _settled(state: State, by: OptimizerConfig) -> State:
+    """The state, in huge pages where rows of it are read at random."""
+    for moment in state.values() if by.takes_rows else ():
+        use_huge_pages(moment)
+    return state

@@ -1,15 +1,16 @@
 """The memory of a process that trains a run, by its config."""
 
+import functools
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from experiments.budget.memory import Memory, plan_memory
-from experiments.config.schema import RunConfig
+from experiments.config.optim import Optim
 from experiments.init.freeze import freeze
-from experiments.models.roles import declared_roles
 from experiments.models.transformer import Transformer, TransformerConfig
+from experiments.optim.groups import optimizers, taker, trained_parameters
 from experiments.points.point import Draft
 
 
@@ -26,13 +27,27 @@ def memory_of(draft: Draft, table_ranks: int = 1) -> Memory:
         n_ranks=ranks.world_size,
         precision=draft.device.precision,
         table_gradient=config.optim.table_gradient,
-        table_state=config.optim.table_state,
         table_dtype=getattr(config.model, "table_dtype", "float32"),
         n_models=1 + sum(part.n_models for part in draft.parts),
-        n_one_moment=_n_of_muon(config, transformer),
+        moments=moment_bytes(config.optim, transformer, table_ranks),
         table_ranks=table_ranks,
         recompute=config.trainer.recompute,
     )
+
+
+def moment_bytes(
+    optim: Optim, transformer: TransformerConfig, table_ranks: int = 1, *, by_rows: bool = True
+) -> int:
+    """Bytes of all that the optimizer keeps of a model's parameters, on one process; by_rows=False:
+    without those of tables with gradients of rows.
+    """
+    among, total = optimizers(optim), 0
+    for parameter in trained_parameters(trained_shapes(transformer), 1.0, optim):
+        if by_rows or not parameter.by_rows:
+            state = taker(parameter, among).moments(parameter.tensor)
+            n_bytes = sum(moment.nbytes for moment in state.values() if moment.dim())
+            total += n_bytes // table_ranks if parameter.kind == "table" else n_bytes
+    return total
 
 
 class _Undrawn(TorchFunctionMode):
@@ -58,12 +73,11 @@ def shapes_of(transformer: TransformerConfig) -> Transformer:
         return transformer.build()
 
 
-def _n_of_muon(config: RunConfig, transformer: TransformerConfig) -> int:
-    """The trained parameters that have one moment."""
-    if config.optim.matrices != "muon":
-        return 0
+@functools.lru_cache(maxsize=256)  # the points of a sweep share shapes
+def trained_shapes(transformer: TransformerConfig) -> Transformer:
+    """shapes_of, where the parameters that are trained are those that ask for gradients. To look
+    at: others have the same one.
+    """
     model = shapes_of(transformer)
     freeze(model)
-    roles = declared_roles(model)
-    matrices = ((roles.get(name), p) for name, p in model.named_parameters() if p.requires_grad)
-    return sum(p.numel() for role, p in matrices if role is not None and role.is_muons)
+    return model

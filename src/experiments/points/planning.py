@@ -15,18 +15,18 @@ from experiments.config.schema import RunConfig, read_run_config
 from experiments.config.trainer import StrategyChoice
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, train_folder
-from experiments.init.freeze import freeze
 from experiments.init.place import drawn
 from experiments.kernels.ops import Execution
 from experiments.kernels.select import check_kernel
 from experiments.models.blocks import chosen_blocks
 from experiments.models.fused import eager_parts
-from experiments.models.roles import check_declared, declared_roles
+from experiments.models.roles import declared_roles
 from experiments.models.tokens import check_vocabulary
 from experiments.models.transformer import TransformerConfig
+from experiments.optim.groups import check_roles, optimizers, trained_parameters
 from experiments.optim.schedule import check_steps
 from experiments.points.identity import id_of
-from experiments.points.memory import memory_of, shapes_of
+from experiments.points.memory import memory_of, shapes_of, trained_shapes
 from experiments.points.parts import completed, parts_of
 from experiments.points.point import Draft, Point
 from experiments.points.stopping import check_stopping
@@ -44,9 +44,9 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     """Raises ValueError for all that would fail later, but for steps that miss the budget."""
     draft = _read(raw)
     config, ranks, transformer = draft.config, draft.ranks, draft.transformer
-    check_roles(config, transformer)
     _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
     check_vocabulary(transformer.ffns, transformer.vocab_size, exactly=True)
+    check_roles(trained_shapes(transformer), config.optim)
     check_tables(config, ranks)
     _check_shared(config, transformer)
     check_stopping(config, ranks)
@@ -198,12 +198,20 @@ def effective_id(point: Point) -> str:
 
 
 def check_effects(draft: Draft) -> None:
-    """Raises ValueError for a setting that was given and can't change the run. Of a config that
-    somebody composes now; that of a record or a manifest is as it was.
+    """Raises ValueError for a setting that was given and can't change the run, and an optimizer
+    that steps none of it. Of a config that somebody composes now; that of a record or a manifest is
+    as it was.
     """
     given = without_effect(draft, given_alone=True)
     if given:
         raise ValueError(given[0].describe())
+    (chosen, *others), optim = optimizers(draft.config.optim), draft.config.optim
+    trained = trained_parameters(trained_shapes(draft.transformer), 1.0, optim)
+    if type(chosen) not in map(type, others) and not any(map(chosen.takes, trained)):
+        raise ValueError(
+            f"{chosen.choice} has no effect on model={draft.config.model_name}, where it takes no "
+            "parameter that is trained; leave it out"
+        )
 
 
 def _check_batch(transformer: TransformerConfig, n_tokens: int) -> None:
@@ -280,12 +288,6 @@ def _check_shared(config: RunConfig, transformer: TransformerConfig) -> None:
         )
 
 
-def check_roles(config: RunConfig, transformer: TransformerConfig) -> None:
-    """Raises ValueError if a matrix has no role, and Muon needs it."""
-    if config.optim.matrices == "muon":
-        check_declared(shapes_of(transformer), "optim.matrices=muon")
-
-
 def peak_rate(optim: Optim, transformer: TransformerConfig) -> float:
     """The peak learning rate of the backbone; of a base's parametrization, at the base. nan: a law
     says it.
@@ -332,17 +334,16 @@ def make_plan(draft: Draft) -> Plan:
     )
 
 
-@functools.lru_cache(maxsize=256)  # the points of a sweep share shapes
+@functools.lru_cache(maxsize=256)
 def trained_kinds(transformer: TransformerConfig) -> frozenset[str]:
-    """The kinds of parameters that are trained: table, key, backbone (matrices that decay) and
-    muon (those that Muon would step).
+    """The kinds of parameters that are trained: table, key, backbone (matrices that decay) and map
+    (of the backbone, and no rows that are looked up).
     """
-    model = shapes_of(transformer)
-    freeze(model)
+    model = trained_shapes(transformer)
     roles, kinds = declared_roles(model), set[str]()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dim() >= 2:
             role = roles.get(name)
             kinds |= {"backbone" if role is None else role.group}
-            kinds |= {"muon"} if role is not None and role.is_muons else set()
+            kinds |= {"map"} if role is not None and role.is_map else set()
     return frozenset(kinds)

@@ -23,7 +23,7 @@ from experiments.data.packed import PackedText
 from experiments.data.prepare import PreparedData, training_batches
 from experiments.kernels.products import measured_peak_flops
 from experiments.models.transformer import Transformer, TransformerConfig
-from experiments.optim.optimizer import RowAdamW
+from experiments.optim.optimizer import GroupedOptimizer
 from experiments.records.record import RunRecord
 from experiments.system.agreement import Look, look_at
 from experiments.system.device import Device, device_of
@@ -231,7 +231,7 @@ class TrainingPart(nn.Module):
         """
         return ()
 
-    def set_optimizer(self, optimizer: RowAdamW, model: Transformer) -> None:
+    def set_optimizer(self, optimizer: GroupedOptimizer, model: Transformer) -> None:
         """Called once the optimizer is made, and before a checkpoint gives it its state."""
 
     def at_step(self, step: int, begun: Callable[[], object]) -> None:

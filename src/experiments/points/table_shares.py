@@ -17,7 +17,7 @@ from experiments.budget.communication import (
 from experiments.budget.memory import Memory
 from experiments.budget.traffic import step_bytes
 from experiments.config.trainer import Cluster
-from experiments.points.memory import memory_of
+from experiments.points.memory import memory_of, moment_bytes
 from experiments.points.point import Draft, Point
 
 
@@ -86,6 +86,7 @@ def share_of(point: Point, n_ranks: int) -> Share:
             cost,
             n_tokens=point.plan.batch_tokens // n_processes,
             n_micro=point.ranks.n_micro,
+            moments=moment_bytes(how, point.transformer, n_ranks, by_rows=False),
             table_gradient=how.table_gradient,
             table_dtype=getattr(point.config.model, "table_dtype", "float32"),
             table_ranks=n_ranks,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from experiments.budget.plan import format_memory, format_shares
 from experiments.budget.traffic import step_bytes
+from experiments.points.memory import moment_bytes
 from experiments.points.point import Point
 from experiments.sweep.settings import with_settings
 from experiments.sweep.trunks import savings_text, trunks_of
@@ -70,6 +71,9 @@ def _seconds(point: Point, flops_per_second: float) -> float:
         point.plan.cost,
         n_tokens=point.plan.batch_tokens // point.ranks.world_size,
         n_micro=point.ranks.n_micro,
+        moments=moment_bytes(
+            point.config.optim, point.transformer, point.table_ranks, by_rows=False
+        ),
         table_gradient=point.config.optim.table_gradient,
         table_dtype=getattr(point.config.model, "table_dtype", "float32"),
         table_ranks=point.table_ranks,

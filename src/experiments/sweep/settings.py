@@ -26,7 +26,7 @@ def with_settings(points: Sequence[Point]) -> list[Point]:
         names = sorted({name for seed in _by_seed(leaves) for name in _varied(seed)})
         for point, own in zip(group, leaves, strict=True):
             # by its last name, once: ladder.lr is optim.lr
-            shown = {name.rpartition(".")[2]: own[name] for name in names if name in own}
+            shown = dict(_shown(name, own[name]) for name in names if name in own)
             settings[point.run_id] = "".join(f" {name}={value}" for name, value in shown.items())
     return [replace(point, setting=settings[point.run_id]) for point in points]
 
@@ -39,9 +39,22 @@ def _by_seed(leaves: Sequence[Mapping[str, str]]) -> Iterable[list[Mapping[str, 
 
 
 def _varied(leaves: Sequence[Mapping[str, str]]) -> set[str]:
-    """The names whose values differ. The budget is in a point's name, and of a trunk no setting."""
+    """The names whose values differ. The budget is in a point's name, and of a trunk no setting.
+    Settings that a class alone has are not named where the class is.
+    """
     names = {n for own in leaves for n in own if not n.startswith(_OF_WEIGHTS)} - {"budget"}
-    return {name for name in names if len({own.get(name) for own in leaves}) > 1}
+    varied = {name for name in names if len({own.get(name) for own in leaves}) > 1}
+    classes = tuple(n.removesuffix("_target_") for n in varied if n.endswith("._target_"))
+    shared = set(leaves[0]).intersection(*leaves)
+    return {name for name in varied if name in shared or not name.startswith(classes)}
+
+
+def _shown(name: str, value: str) -> tuple[str, str]:
+    """A setting's last name and value; of a class the group and the class's file: optim=muon."""
+    before, _, last = name.rpartition(".")
+    if last != "_target_":
+        return last, value
+    return before.rpartition(".")[2], value.rpartition(".")[0].rpartition(".")[2]
 
 
 def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -19,8 +19,8 @@ from experiments.data.batches import Batch
 from experiments.models.fused import HEAD, Fused
 from experiments.models.recomputed import Recomputed
 from experiments.models.transformer import Transformer
+from experiments.optim.gradients import clip_gradients
 from experiments.optim.groups import build_optimizer
-from experiments.optim.optimizer import clip_gradients
 from experiments.optim.rates import Rates
 from experiments.optim.schedule import decay_steps, step_of_stage, warmup_steps
 from experiments.points.point import TrainingPart
@@ -190,8 +190,8 @@ class LanguageModel(pl.LightningModule):
             clip_gradients(self._in_order, self.optim.grad_clip, self.model.columns, self._own)
 
     def configure_optimizers(self) -> Any:
-        """AdamW over the groups of groups.py, all under one schedule; of a stream, each stage has
-        it from its beginning to its end.
+        """The optimizer, whose groups (groups.py) are all under one schedule; of a stream, each
+        stage has it from its beginning to its end.
         """
         o, batch_tokens = self.optim, self.plan.batch_tokens
         optimizer = build_optimizer(self.model, self.plan.lr, o, self.kernel)

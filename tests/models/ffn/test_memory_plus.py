@@ -16,8 +16,8 @@ from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.folded import folded
 from experiments.models.parametrization import Base
 from experiments.models.transformer import TransformerConfig
+from experiments.optim.gradients import clip_gradients
 from experiments.optim.groups import build_optimizer
-from experiments.optim.optimizer import clip_gradients
 from experiments.points.planning import check_effects, make_point, read_point
 from experiments.training.execute import execute
 from tests.conftest import TINY, Killed, kill_at

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from experiments.budget.costs import FFNConfig
 from experiments.config.constraints import KernelName
-from experiments.config.optim import Optim
 from experiments.kernels.ops import Execution
 from experiments.models.blocks import assign_ffns
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.fused import Fused
 from experiments.models.transformer import Transformer, TransformerConfig
+from experiments.optim.adamw import AdamWConfig
+from experiments.optim.gradients import clip_gradients
 from experiments.optim.groups import build_optimizer
-from experiments.optim.optimizer import clip_gradients
 from experiments.training.compiled import compile_trunk
 from experiments.training.deterministic import strict_backward
 
@@ -30,7 +30,7 @@ TableGradient = Literal["dense", "rows", "fused"]
 Batch = tuple[Tensor, Tensor]  # tokens (B, S) and the next ones, of any shape
 # conf/optim/adamw.yaml's; the rate is so small that routing stays as it is while it is timed
 _LR = 1e-6
-OPTIM = Optim(
+OPTIM = AdamWConfig(
     lr=_LR,
     lr_d_model=1024,
     lr_width_exponent=0.5,

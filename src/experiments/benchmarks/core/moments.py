@@ -2,14 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from experiments.benchmarks.core.loop import OPTIM
+from experiments.benchmarks.core.shapes import type_name
 from experiments.config.constraints import KernelName
 from experiments.kernels.ops import Execution
 from experiments.kernels.workspace import use_huge_pages
-from experiments.optim.optimizer import MOMENTS, RowAdamW
+from experiments.optim.adamw import MOMENTS
+from experiments.optim.groups import optimizers
+from experiments.optim.optimizer import GroupedOptimizer
+from experiments.optim.row_adamw import RowAdamW
 
 _BETAS, _EPS = (0.9, 0.95), 1e-8
 _LR = 1e-6  # so small that thousands of steps leave the routing as it is
@@ -50,12 +56,13 @@ class Moments:
 
     def row_adamw(
         self, way: str, execution: Execution, dtype: torch.dtype = torch.float32
-    ) -> RowAdamW:
+    ) -> GroupedOptimizer:
         """Ours; way: rows or fused. dtype: of the moments."""
-        group = {"params": list(self.tables), "rows": way, "lr": _LR, "weight_decay": 0.0}
-        optimizer = RowAdamW(
-            [group], betas=_BETAS, eps=_EPS, state_dtype=dtype, execution=execution
-        )
+        how: dict[str, Any] = {"table_gradient": way, "table_state": type_name(dtype)}
+        among = optimizers(replace(OPTIM, **how), execution)
+        by = next(one for one in among if isinstance(one, RowAdamW))
+        group = {"lr": _LR, "weight_decay": 0.0, "betas": _BETAS, "eps": _EPS}
+        optimizer = GroupedOptimizer([{"by": by, "params": list(self.tables), **group}])
         for table, moments in zip(self.tables, self.of(dtype)):
             optimizer.state[table] = {"step": torch.zeros(()), **moments}
         return optimizer

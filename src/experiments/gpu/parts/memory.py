@@ -1,11 +1,11 @@
 """The paper's batch (He 2024, arXiv:2407.04153): peak memory against the plan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
-from experiments.benchmarks.core.loop import Sizes, TableGradient
+from experiments.benchmarks.core.loop import OPTIM, Sizes, TableGradient
 from experiments.benchmarks.core.memory import release
 from experiments.budget.memory import plan_memory
 from experiments.gpu import toy
@@ -15,6 +15,7 @@ from experiments.gpu.parts.steps import PAPER
 from experiments.gpu.timed import loop_of
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import TransformerConfig
+from experiments.points.memory import moment_bytes
 from experiments.system.device import peak_memory
 
 WORTH = 50
@@ -37,6 +38,7 @@ def run(job: Job) -> None:
     for way in _WAYS:
         name = f"PEER, {way.gradient}, moments {way.state}"
         config = sizes.model(peer)
+        optim = replace(OPTIM, table_gradient=way.gradient, table_state=way.state)
         plan = plan_memory(
             config.cost(),
             config.block_costs(),
@@ -46,7 +48,7 @@ def run(job: Job) -> None:
             n_micro=sizes.n_micro,
             precision="bf16-mixed",
             table_gradient=way.gradient,
-            table_state=way.state,
+            moments=moment_bytes(optim, config),
         )
         # a GPU does not hold the program
         planned = plan.total - (plan.program if job.device == "cuda" else 0)

@@ -16,7 +16,7 @@ from experiments.init.place import bases, chosen, grows
 from experiments.models.ffn._base import FFN, Late
 from experiments.models.transformer import Transformer, block_of
 from experiments.optim.moments import Moments, grown_moments, has_moments, set_moments
-from experiments.optim.optimizer import RowAdamW
+from experiments.optim.optimizer import GroupedOptimizer
 from experiments.points.point import BuiltRun, RunPart, TrainingPart
 
 
@@ -79,7 +79,7 @@ class Growing(TrainingPart):
         super().__init__()
         self._layers, self._n_steps, self._moments = layers, n_steps, moments
 
-    def set_optimizer(self, optimizer: RowAdamW, model: Transformer) -> None:
+    def set_optimizer(self, optimizer: GroupedOptimizer, model: Transformer) -> None:
         set_moments(optimizer, model, self._moments)
         self._moments = {}  # the optimizer has copies
 

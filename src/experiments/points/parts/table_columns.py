@@ -25,9 +25,10 @@ from experiments.models.digest import tensors_sha256
 from experiments.models.ffn._rows import columns_alone
 from experiments.models.roles import tables_of
 from experiments.models.transformer import Transformer
-from experiments.optim.groups import parameter_groups
-from experiments.optim.optimizer import RowAdamW, add_replicas
-from experiments.points.memory import memory_of, shapes_of
+from experiments.optim.gradients import add_replicas
+from experiments.optim.groups import optimizers, parameter_groups, taker, trained_parameters
+from experiments.optim.optimizer import GroupedOptimizer
+from experiments.points.memory import memory_of, shapes_of, trained_shapes
 from experiments.points.point import BuiltRun, Draft, Point, RunPart, TrainingPart
 from experiments.points.table_shares import share_of
 from experiments.system import started
@@ -123,6 +124,18 @@ class TableColumns(RunPart):
                 why = self._why_not_width(width, draft.transformer.d_model)
                 if why is not None:
                     return why
+        return self._why_not_optimizer(draft)
+
+    def _why_not_optimizer(self, draft: Draft) -> str | None:
+        optim, model = draft.config.optim, trained_shapes(draft.transformer)
+        among = optimizers(optim)
+        for parameter in trained_parameters(model, 1.0, optim):
+            by = taker(parameter, among)
+            if parameter.kind == "table" and not by.elementwise:
+                return (
+                    f" with {by.choice}, which steps tables, and columns of them otherwise than in "
+                    "the whole; set it to null"
+                )
         return None
 
     def _why_not_width(self, width: int, d_model: int) -> str | None:
@@ -191,7 +204,7 @@ class OwnColumns(TrainingPart):
     def apart(self) -> Collection[str]:
         return self._apart
 
-    def set_optimizer(self, optimizer: RowAdamW, model: Transformer) -> None:
+    def set_optimizer(self, optimizer: GroupedOptimizer, model: Transformer) -> None:
         """Keeps the columns of moments that another part has given as those of whole tables."""
         for table in self._tables:
             state = optimizer.state.get(table, {})

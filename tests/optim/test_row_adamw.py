@@ -1,21 +1,30 @@
-"""RowAdamW against a float64 lazy AdamW written out; gradients of rows, clipped and added up."""
+"""Row AdamW against a float64 lazy AdamW written out; gradients of rows, clipped and added up."""
 
 import copy
-import functools
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from experiments.benchmarks.core.loop import OPTIM
 from experiments.kernels.interface import AdamWStep
 from experiments.kernels.ops import Execution, gather_dot, gather_sum
 from experiments.kernels.select import resolve_kernel
 from experiments.kernels.torch_kernels import TorchKernel, round_to
-from experiments.optim.optimizer import RowAdamW, clip_gradients, coalesced, keep_coalesced
+from experiments.optim.gradients import clip_gradients, coalesced, keep_coalesced
+from experiments.optim.groups import optimizers
+from experiments.optim.optimizer import GroupedOptimizer
 
 N, D, BETAS, EPS, LR, DECAY = 200, 40, (0.9, 0.95), 1e-8, 1e-2, 0.1
 KERNELS = ["cpp", "torch"]
+
+
+def grouped(*groups):
+    """What steps them by AdamW, or as they say."""
+    shared = {"by": OPTIM, "betas": BETAS, "eps": EPS}
+    return GroupedOptimizer([{**shared, **group} for group in groups])
 
 
 class LazyAdamW:
@@ -45,17 +54,13 @@ class Model:
         torch.manual_seed(1)
         self.matrix = nn.Parameter(torch.randn(D, D) * D**-0.5)
         self.tables = [nn.Parameter(torch.randn(N, D).to(dtype)) for _ in range(2)]
-        rows = None if way == "dense" else way
-        self.optimizer = RowAdamW(
-            [
-                {"params": [self.matrix], "lr": 1e-3, "weight_decay": 0.0},
-                {"params": self.tables, "lr": LR, "weight_decay": DECAY, "rows": rows},
-            ],
-            betas=BETAS,
-            eps=EPS,
-            state_dtype=getattr(torch, state),
-            execution=Execution(kernel=kernel),
-        )
+        optim = replace(OPTIM, table_gradient=way, table_state=state)
+        adamw, rows, _ = optimizers(optim, Execution(kernel=kernel))
+        self.optimizer = grouped(
+            {"params": [self.matrix], "lr": 1e-3, "weight_decay": 0.0},
+            {"params": self.tables, "lr": LR, "weight_decay": DECAY,
+             "by": adamw if way == "dense" else rows},
+        )  # fmt: skip
         self.execution = Execution(
             kernel=kernel,
             gradient="dense" if way == "dense" else "rows",
@@ -248,14 +253,14 @@ def test_a_whole_group_steps_as_torchs_to_the_bit():
     starts = [torch.randn(size) for size in ((7, 5), (3,), (11, 2))]
     groups = [{"lr": 1e-2, "weight_decay": 0.1}, {"lr": 1e-3, "weight_decay": 0.0, "eps": 1e-6}]
     results = []
-    for make in (RowAdamW, functools.partial(torch.optim.AdamW, fused=True)):
+    for make in (grouped, lambda *g: torch.optim.AdamW(g, betas=BETAS, eps=EPS, fused=True)):
         generator = torch.Generator().manual_seed(0)
         parameters = [nn.Parameter(start.clone()) for start in starts]
         parts = [parameters[:2], parameters[2:]]
 
         def built(make=make, parts=parts):
-            both = [{"params": part, **group} for part, group in zip(parts, groups, strict=True)]
-            return make(both, betas=BETAS, eps=EPS)
+            both = zip(parts, groups, strict=True)
+            return make(*({"params": part, **group} for part, group in both))
 
         optimizer = built()
         for step in range(6):
