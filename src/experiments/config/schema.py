@@ -27,6 +27,7 @@ from experiments.config.constraints import (
     WandbName,
     Within,
     check_once,
+    hints_of,
     shown,
 )
 from experiments.config.effects import Above, Drawn, If, Is, Through
@@ -313,7 +314,7 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
         weights = build(raw["init"].get("weights"), "init.weights", _WEIGHTS)
         raw["init"] = {**raw["init"], "weights": weights}
     if raw.get("ladder") is not None:  # its rate before optim.lr, which it becomes
-        raw["ladder"] = read_value(raw["ladder"], Ladder, "ladder")
+        raw["ladder"] = read_value(raw["ladder"], hints_of(RunConfig)["ladder"], "ladder")
     if raw.get("optim") is not None:
         raw["optim"] = build(FORMER.today(raw["optim"], "optim"), "optim", _OPTIMIZER)
     data["corpus"] = build(data.get("corpus"), "data.corpus", _CORPUS)
