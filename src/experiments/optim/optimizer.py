@@ -140,7 +140,8 @@ class GroupedOptimizer(torch.optim.Optimizer):
         return _settled(state, by)
 
     def restore(self, parameter: Tensor, saved: Mapping[str, Tensor]) -> None:
-        """Goes on with a parameter's saved moments, in the types and on the devices of its own.
+        """Goes on with copies of a parameter's saved moments, in the types and on the devices of its
+        own: steps are in place, and several runs may grow from one parent.
 
         Raises ValueError for those of another optimizer.
         """
@@ -154,7 +155,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
         state = {}
         for name, like in own.items():
             device = parameter.device if like.is_meta else like.device
-            state[name] = saved[name].to(device, like.dtype, copy=by.takes_rows)
+            state[name] = saved[name].to(device, like.dtype, copy=True)
         self.state[parameter] = _settled(state, by)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
