@@ -140,8 +140,8 @@ class GroupedOptimizer(torch.optim.Optimizer):
         return _settled(state, by)
 
     def restore(self, parameter: Tensor, saved: Mapping[str, Tensor]) -> None:
-        """Goes on with copies of a parameter's saved moments, in the types and on the devices of its
-        own: steps are in place, and several runs may grow from one parent.
+        """Goes on with copies of a parameter's saved moments, in the types and on the devices of
+        its own: steps are in place, and several runs may grow from one parent.
 
         Raises ValueError for those of another optimizer.
         """
