@@ -56,7 +56,7 @@ def ablate_run(
     overrides: Sequence[str] = (),
     folder: Path | None = None,
 ) -> "Ablation":
-    """What is lost without the chosen experts: of each text, or of facts, their siblings and other
+    """Loss that the chosen experts spare: of each text, or of facts, their siblings and other
     facts. What was asked before is read from the folder.
 
     Raises ValueError for a run that is not done, one that is not causal with facts, a text with too
@@ -174,7 +174,7 @@ def _check_keys(values: Any) -> None:
 
 
 def lines_of(result: "Ablation", unit: str) -> list[str]:
-    """What a terminal shows. unit: what the loss is of, a token or a target."""
+    """Lines for a terminal. unit: what the loss is of, a token or a target."""
 
     def shown(estimate: "Estimate") -> str:
         low, high = estimate.interval()

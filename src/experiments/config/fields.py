@@ -54,7 +54,7 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def columns_of(layer: Any) -> dict[str, Any]:
-    """What tells a layer's config from others of its kind in tables: `layer.NAME` of a record.
+    """Columns that tell a layer from others of its kind in tables: `layer.NAME` of a record.
 
     Its own `columns()`; without one its settings.
     """

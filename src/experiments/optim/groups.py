@@ -80,7 +80,7 @@ def trained_parameters(model: Transformer, lr: float, optim: Optim) -> Iterator[
 
 
 def taker(parameter: Trained, among: tuple[OptimizerConfig, ...]) -> OptimizerConfig:
-    """What steps the parameter: the first of these that takes it."""
+    """The optimizer that steps the parameter: the first of these that takes it."""
     asked = (one for one in among if one.takes_rows or not parameter.by_rows)
     return next(one for one in asked if one.takes(parameter))
 

@@ -95,7 +95,7 @@ class OptimizerConfig(Optim, ABC):
         """One step in the backward pass (optim.table_gradient=fused), of the rows that
         kernel.row_sums(*pairs) has the gradient of. Asked of who takes rows.
         """
-        raise NotImplementedError
+        raise TypeError(f"{self.choice} steps no rows of {tuple(table.shape)}; set takes_rows")
 
 
 class GroupedOptimizer(torch.optim.Optimizer):

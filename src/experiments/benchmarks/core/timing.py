@@ -27,7 +27,7 @@ MIN_SECONDS = 0.25  # of a repeat, if it takes several calls: /proc/stat counts 
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """What is timed: what make() has made, each call after before(), which is not timed.
+    """A timed call: the one that make() has made, each call after before(), which is not timed.
 
     baseline: the contender that it is compared with. max_rounds: for one that takes very long.
     needs: bytes while it runs; keeps: those that our workspace keeps for its next call.

@@ -111,7 +111,7 @@ class Changes:
 
 
 def row_of(what: str, parts: Sequence[tuple[float, Changes]], *, draws: bool = True) -> Row:
-    """Of the sum of changes times weights. draws: whether these vary beside the units."""
+    """Row of the sum of changes times weights. draws: whether these vary beside the units."""
     by_draw = np.sum([w * one.drawn.sum(1) / one.tokens.sum() for w, one in parts], axis=0)
 
     def estimate(of: Callable[[Changes], np.ndarray], drawn: bool) -> Estimate:
