@@ -51,6 +51,18 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, tmp_path):
 
 
 @pytest.mark.long
+def test_a_plan_needs_no_compiler(tmp_path):
+    """Its import takes 4 seconds, and an operation on the meta device may ask for it."""
+    words = ["-m", "model=peer,moe", "optim=glob(*)", "dry_run=true", "budget=1e12"]
+    code = (
+        "import runpy, sys; sys.argv[1:] = {words!r}\n"
+        "runpy.run_module('experiments.run', run_name='__main__')\n"
+        "assert 'torch.fx.experimental.symbolic_shapes' not in sys.modules"
+    ).format(words=words)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+@pytest.mark.long
 def test_a_sweep_is_a_union_of_grids_and_the_command_line_beats_them(run):
     grids = (
         "hydra.sweeper.grids=[{size:'1,2',budget:1e10},{size:'2,3',seed:1},{size:2,budget:1e10}]"

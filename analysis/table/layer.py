@@ -1,7 +1,7 @@
 """The settings of the layer under study, as its config says them: columns whose names begin so.
 
 A record has them under `layer` (experiments/records/record.py). A table has a column `layer.NAME`
-for each, and no list of names is kept here: a new layer's own settings are told apart as any other.
+for each, and no list of names is kept here: a new layer's own settings make series as any others.
 """
 
 from collections.abc import Collection

@@ -147,7 +147,7 @@ def _run(words: Words) -> None:
     experts = read_indices(values["experts"], "experts") if "experts" in values else None
     if experts == ():
         raise ValueError("experts= names none; give experts=[17,40-52]")
-    folder = followed(Path(values["out"]).expanduser()) if "out" in values else run_dir / "ablation"
+    folder = followed(Path(values["out"]).expanduser()) if "out" in values else None
     result = ablate_run(
         run_dir,
         Choice(experts=experts, domain=values.get("domain"), **numbers),
@@ -158,7 +158,7 @@ def _run(words: Words) -> None:
         folder=folder,
     )
     unit = "target" if "facts" in values else "token"
-    print("\n".join([*lines_of(result, unit), f"tables: {folder}"]))
+    print("\n".join([*lines_of(result, unit), f"tables: {folder or run_dir / 'ablation'}"]))
 
 
 def _check_keys(values: Any) -> None:

@@ -306,7 +306,7 @@ def test_moments_have_the_type_of_their_optimizer(state):
         assert given["exp_avg"] is not moments[name]["exp_avg"]
 
 
-def test_experts_that_are_copied_begin_anew_where_moments_are_not_of_entries():
+def test_experts_that_are_copied_begin_again_where_moments_are_not_of_entries():
     """SOAP keeps matrices of each expert's sides; of what has not grown they are kept."""
     config = MoEConfig(n_experts=4, routing="token_choice", top_k=2)
     optim = SOAPConfig(**OPTIM, soap_lr=1.0, soap_beta1=0.9, soap_beta2=0.9, soap_every=2)
@@ -319,8 +319,8 @@ def test_experts_that_are_copied_begin_anew_where_moments_are_not_of_entries():
     grown.config = replace(grown.config, ffns=(DenseConfig(), layer.config))
     saved = optimizer.state_dict()
     moments = grown_moments(saved, grown, (DenseConfig(), config), (1,), optim, "copies")
-    anew = {f"blocks.1.ffn.{name}" for name in ("router.weight", "w_in", "w_out")}
-    assert {name for name, _ in grown.named_parameters()} - moments.keys() == anew
+    begun = {f"blocks.1.ffn.{name}" for name in ("router.weight", "w_in", "w_out")}
+    assert {name for name, _ in grown.named_parameters()} - moments.keys() == begun
     assert "left_basis" in moments["blocks.0.ffn.w_in.weight"]
     stepped = build_optimizer(grown, 1e-2, optim, "torch")
     set_moments(stepped, grown, moments)

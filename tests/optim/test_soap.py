@@ -21,7 +21,7 @@ def optimizer_of(parameter, **changed):
 
 
 class Reference:
-    """One matrix, as the equations stand in soap.py."""
+    """One matrix, by the equations of soap.py."""
 
     def __init__(self, w):
         self.w, (m, n), self.t = w.copy(), w.shape, 0

@@ -104,6 +104,7 @@ def _values(word: str) -> Iterator[Any]:
     itself.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
     from hydra.errors import HydraException
 
     try:
@@ -112,7 +113,7 @@ def _values(word: str) -> Iterator[Any]:
         return
     if not override.is_sweep_override():
         yield override.value()
-    elif override.is_choice_sweep() or override.is_range_sweep():
+    elif isinstance(override.value(), ChoiceSweep | RangeSweep):  # a glob has names of files alone
         for text in override.sweep_string_iterator():
             yield from _values(f"{override.key_or_group}={text}")
 

@@ -63,7 +63,7 @@ class OptimizerConfig(Optim, ABC):
         """Whether it steps this parameter."""
 
     def settings(self, parameter: Trained) -> dict[str, Any]:
-        """lr, weight_decay and what else step() reads of the parameter's group. The schedule sets
+        """lr, weight_decay and others that step() reads of the parameter's group. The schedule sets
         lr before each step. Parameters with equal settings are a group; a checkpoint has them.
         """
         return {

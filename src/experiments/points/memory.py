@@ -44,15 +44,16 @@ def moment_bytes(
     among, total = optimizers(optim), 0
     for parameter in trained_parameters(trained_shapes(transformer), 1.0, optim):
         if by_rows or not parameter.by_rows:
-            state = taker(parameter, among).moments(parameter.tensor)
+            with _Shapes():
+                state = taker(parameter, among).moments(parameter.tensor)
             n_bytes = sum(moment.nbytes for moment in state.values() if moment.dim())
             total += n_bytes // table_ranks if parameter.kind == "table" else n_bytes
     return total
 
 
-class _Undrawn(TorchFunctionMode):
+class _Shapes(TorchFunctionMode):
     """Leaves out initial values. On the meta device drawing them changes nothing, and imports the
-    compiler.
+    compiler, for seconds, as zeros_like does.
     """
 
     def __torch_function__(
@@ -62,6 +63,9 @@ class _Undrawn(TorchFunctionMode):
             return args[0] if args else kwargs["tensor"]
         if func is torch.randn:
             func = torch.empty
+        if func is torch.zeros_like:
+            like, of = args[0], kwargs or {}
+            return torch.empty(like.shape, dtype=of.get("dtype") or like.dtype, device=like.device)
         if func is torch.Tensor.mul and isinstance(args[1], float):  # of what is drawn, by its size
             return args[0]
         return func(*args, **(kwargs or {}))
@@ -69,7 +73,7 @@ class _Undrawn(TorchFunctionMode):
 
 def shapes_of(transformer: TransformerConfig) -> Transformer:
     """The model without its numbers."""
-    with torch.device("meta"), _Undrawn():
+    with torch.device("meta"), _Shapes():
         return transformer.build()
 
 

@@ -21,7 +21,7 @@ def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     printed = False
     for n, item in enumerate(items, 1):
         yield item
-        if time.monotonic() >= due:
+        if n < total and time.monotonic() >= due:  # what follows the last one says that it began
             text = f"{what}: {n} of {total} points"
             print(f"\r{text}" if terminal else text, end="" if terminal else "\n", file=sys.stderr)
             sys.stderr.flush()
