@@ -55,10 +55,10 @@ def test_a_plan_needs_no_compiler(tmp_path):
     """Its import takes 4 seconds, and an operation on the meta device may ask for it."""
     words = ["-m", "model=peer,moe", "optim=glob(*)", "dry_run=true", "budget=1e12"]
     code = (
-        "import runpy, sys; sys.argv[1:] = {words!r}\n"
+        f"import runpy, sys; sys.argv[1:] = {words!r}\n"
         "runpy.run_module('experiments.run', run_name='__main__')\n"
         "assert 'torch.fx.experimental.symbolic_shapes' not in sys.modules"
-    ).format(words=words)
+    )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
