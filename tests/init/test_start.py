@@ -294,7 +294,11 @@ def test_weights_that_changed_since_are_refused(child, parents, tmp_path):
     [
         ("dense", ("size=3",), "size=3, and the weights of init have 2; leave size out"),
         ("dense", ("ladder=cpu",), "ladder.d_head=32, and the weights of init have 16"),
-        ("dense", ("trunk.rope_base=1e5",), "trunk.rope_base=100000, and the weights"),
+        (
+            "dense",
+            ("positions=alibi",),
+            "trunk.positions=ALiBi(), and the weights of init have RoPE",
+        ),
         ("dense", ("tokenizer=gpt2",), "data.tokenizer has 50257 entries"),
         ("dense", (*PEER, "model.query_norm=batch"), "model.query_norm=batch with init"),
         ("dense", ("model=dense", "trunk.ffn_blocks=[2]"), "blocks of size=2 are 0 to 1"),

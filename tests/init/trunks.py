@@ -15,7 +15,7 @@ def trunk_config(shape: Shape, seq_len: int = 16) -> TransformerConfig:
         seq_len=seq_len,
         tie_head=shape.tie_head,
         ffns=tuple(build(node, "ffn", ("cost", "build")) for node in shape.ffns),
-        rope_base=shape.rope_base,
+        positions=build(shape.positions, "positions"),
         norm_eps=shape.norm_eps,
         n_kv_heads=shape.n_kv_heads,
     )

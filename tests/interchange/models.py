@@ -22,6 +22,9 @@ from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.ffn.sgatlin import SgatlinConfig
 from experiments.models.ffn.stem import StemConfig
 from experiments.models.ffn.ultramem import UltraMemConfig
+from experiments.models.positions.alibi import ALiBi
+from experiments.models.positions.nope import NoPE
+from experiments.models.positions.rope import RoPE
 from experiments.models.transformer import TransformerConfig
 from experiments.records.record import RunRecord
 from tests.conftest import Nursery
@@ -50,7 +53,7 @@ MODELS = {
     "dense_relu": ((DenseConfig(activation="relu"),) * 2, {"tie_head": True, "n_kv_heads": 2}),
     "dense_linear": ((DenseConfig(activation="identity"),), {"norm_eps": 1e-4}),
     "dense_tanh": ((DenseConfig(activation="gelu_tanh"),), {}),
-    "dense_mixed": ((DenseConfig(), DenseConfig(glu=True)), {"rope_base": 1e5}),
+    "dense_mixed": ((DenseConfig(), DenseConfig(glu=True)), {"positions": RoPE(base=1e5)}),
     "none": ((NoneConfig(), DenseConfig()), {"n_kv_heads": 1}),
     "moe": ((MoEConfig(n_experts=4), DenseConfig()), {}),
     "moe_fine": (
@@ -83,6 +86,8 @@ MODELS = {
     "sgatlin_grown": ((SgatlinConfig(**CHANNELS, n_first_keys=8, activation="gelu"),), {}),
     "stem": ((StemConfig(vocab_size=VOCABULARY), DenseConfig()), {"tie_head": True}),
     "ultramem": ((UltraMemConfig(**KEYS, **THEIRS), DenseConfig()), {}),
+    "alibi": ((DenseConfig(glu=True),) * 2, {"positions": ALiBi(), "n_kv_heads": 2}),
+    "nope": ((PEERConfig(**KEYS), DenseConfig()), {"positions": NoPE(), "tie_head": True}),
     "beside": (
         (BesideConfig(frozen=DenseConfig(glu=True), trained=PEERConfig(**KEYS)), DenseConfig()),
         {},

@@ -11,6 +11,9 @@ from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.ffn.stem import StemConfig
+from experiments.models.positions.alibi import ALiBi
+from experiments.models.positions.nope import NoPE
+from experiments.models.positions.rope import RoPE
 from experiments.models.transformer import TransformerConfig
 from tests.rounding import assert_rounding
 
@@ -63,7 +66,15 @@ def test_the_logits_are_those_without_a_cache(name, end):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("options", [{"n_kv_heads": 2}, {"n_kv_heads": 1, "rope_base": 1e5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_kv_heads": 2},
+        {"n_kv_heads": 1, "positions": RoPE(base=1e5)},
+        {"n_kv_heads": 2, "positions": ALiBi()},
+        {"positions": NoPE()},
+    ],
+)
 def test_grouped_heads_and_float32(options):
     model = build("peer", torch.float32, document_end=END, **options)
     tokens = torch.randint(0, 11, (2, 24))

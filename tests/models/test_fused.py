@@ -16,6 +16,7 @@ from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.fused import Fused
 from experiments.models.parametrization import Base
+from experiments.models.positions.rope import RoPE
 from experiments.models.transformer import TransformerConfig
 from tests.rounding import assert_rounding, relative
 
@@ -76,7 +77,7 @@ def _assert_same(model, tokens, targets):
         {"n_kv_heads": 1},
         {"tie_head": True},
         {"trained_blocks": (1,)},
-        {"d_head": 32, "rope_base": 500.0, "norm_eps": 1e-5, "vocab_size": 67},
+        {"d_head": 32, "positions": RoPE(base=500.0), "norm_eps": 1e-5, "vocab_size": 67},
         {"base": Base(d_model=16, d_head=16, n_layers=None)},
         {"base": Base(d_model=16, d_head=16, n_layers=1)},
         {"base": Base(d_model=16, d_head=16, n_layers=1), "document_end": 3, "tie_head": True},

@@ -6,15 +6,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.config.reading import build
 from experiments.models.blocks import assign_ffns
-from experiments.models.documents import document_mask
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
-from experiments.models.transformer import (
-    TransformerConfig,
-    rotary_angles,
-    rotate,
-)
+from experiments.models.positions.positions import rotate
+from experiments.models.positions.rope import RoPE
+from experiments.models.transformer import TransformerConfig
 from tests.rounding import assert_rounding
 
 SMALL_PEER = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)
@@ -61,7 +58,7 @@ def test_no_gradient_from_the_future(ffn):
     x = model.embedding(tokens).detach().requires_grad_()
     y = x
     for block in model.blocks:
-        y = block(y)
+        y = block(y, model.seen(tokens))
     y[:, :8].square().sum().backward()
     assert x.grad[:, 8:].abs().max() == 0
     assert x.grad[:, 7].abs().max() > 0
@@ -83,7 +80,8 @@ def test_placements():
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
-    cos, sin = rotary_angles(10, 8, torch.device("cpu"))
+    angles = RoPE().angles(torch.arange(10), 8)
+    cos, sin = angles.cos(), angles.sin()
     q, k = torch.randn(8), torch.randn(8)
     at = lambda v, i: rotate(v, cos[i], sin[i])  # noqa: E731
     torch.testing.assert_close(at(q, 5) @ at(k, 3), at(q, 9) @ at(k, 7))
@@ -126,7 +124,7 @@ def test_masked_documents_see_nothing_of_each_other():
         embedded = model.embedding(tokens).detach().requires_grad_()
         x = embedded
         for block in model.blocks:
-            x = block(x, document_mask(tokens, 0))
+            x = block(x, model.seen(tokens))
         model.head(model.norm(x))[0, i].sum().backward()
         seen = [bool(g.abs().max() > 0) for g in embedded.grad[0]]
         assert seen == [j <= i and documents[j] == documents[i] for j in range(9)]

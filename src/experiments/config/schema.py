@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from experiments.budget.costs import FFNConfig
+from experiments.config import former_trunk
 from experiments.config.constraints import (
     AtLeast0,
     AtLeast1,
@@ -37,9 +38,9 @@ from experiments.config.reading import build, check_chosen, read, read_value
 from experiments.config.trainer import Cluster, Trainer
 
 # what each part that a `_target_` names must be able to do: costs.FFNConfig, data.corpus.Corpus,
-# data.tokenizer.TokenizerConfig and optim.optimizer.OptimizerConfig
+# data.tokenizer.TokenizerConfig, optim.optimizer.OptimizerConfig and positions.Positions
 _LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
-_OPTIMIZER = ("takes", "moments", "step")
+_OPTIMIZER, _POSITIONS = ("takes", "moments", "step"), ("angles", "bias")
 _WEIGHTS, _PART = ("shape", "digest", "tokenizer", "state"), ("start", "training")
 
 
@@ -106,7 +107,7 @@ class Trunk:
     base_ffn: Any = used(
         If(_leaves_blocks, "with trunk.ffn_blocks=all; set trunk.ffn_blocks=middle")
     )
-    rope_base: Annotated[float, Within(1, 1e12, above=True)] = added(10_000.0)
+    positions: Any
     norm_eps: Annotated[float, Within(0, 1, above=True)] | None = added(None)
     n_kv_heads: AtLeast1 | None = added(None)
     beside: bool = added(False, Drawn())  # weights to start from have init.how=beside
@@ -309,7 +310,9 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     if raw.get("cluster") is not None:
         check_chosen(raw["cluster"], "cluster", "card", "memory_gib")
     trunk, data = dict(raw.get("trunk") or {}), dict(raw.get("data") or {})
+    trunk = former_trunk.today(trunk)
     trunk["base_ffn"] = _base_ffn(trunk.get("base_ffn"))
+    trunk["positions"] = build(trunk["positions"], "trunk.positions", _POSITIONS)
     if raw.get("init") is not None:
         weights = build(raw["init"].get("weights"), "init.weights", _WEIGHTS)
         raw["init"] = {**raw["init"], "weights": weights}

@@ -80,6 +80,11 @@ def _check_whole(raw: Mapping[str, Any]) -> None:
             "model=weights is the layer of the weights of init, and init=none has none; give "
             "another model, or set init=run, hf or smollm2"
         )
+    if (raw.get("trunk") or {}).get("positions", 0) is None:
+        raise ValueError(
+            "positions=weights are those of the weights of init, and init=none has none; give "
+            "others, or set init=run, hf or smollm2"
+        )
     ladder = raw.get("ladder")
     if isinstance(ladder, Mapping) and ladder.get("vocab_size", 0) is None:
         raise ValueError(
@@ -98,7 +103,7 @@ def _values(shape: Shape) -> tuple[tuple[str, str, Any], ...]:
         ("ladder", "d_head", shape.d_head),
         ("ladder", "vocab_size", shape.vocab_size),
         ("ladder", "tie_head", shape.tie_head),
-        ("trunk", "rope_base", shape.rope_base),
+        ("trunk", "positions", dict(shape.positions)),
         ("trunk", "norm_eps", shape.norm_eps),
         ("trunk", "n_kv_heads", shape.n_kv_heads),
         ("trunk", "base_ffn", distinct[0] if same else distinct),
@@ -111,9 +116,17 @@ def _fill(node: Node, name: str, value: Any, where: str) -> None:
         node[name] = value
     elif given != value:
         raise ValueError(
-            f"{where}={shown(given)}, and the weights of init have {shown(value)}; leave {where} "
+            f"{where}={_said(given)}, and the weights of init have {_said(value)}; leave {where} "
             "out, and it is theirs"
         )
+
+
+def _said(value: Any) -> str:
+    """A value, or a node by its class and settings, as a message has it."""
+    if not isinstance(value, Mapping) or "_target_" not in value:
+        return shown(value)
+    settings = [f"{k}={shown(v)}" for k, v in value.items() if k != "_target_"]
+    return f"{_name_of(value)}({', '.join(settings)})"
 
 
 def _check_length(data: Node, shape: Shape) -> None:

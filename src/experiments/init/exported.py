@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from experiments.budget.costs import FFNConfig
+from experiments.config import former_trunk
 from experiments.config.constraints import Within, checked
 from experiments.config.reading import build
 from experiments.init.safetensors_files import WEIGHTS, load_tensors, stored_tensors
@@ -22,7 +23,7 @@ from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.system.json_files import read_json
 
 MODEL_TYPE = "expert_isoflops"
-_LAYER = ("cost", "build")  # what a config of a layer can do
+_LAYER, _POSITIONS = ("cost", "build"), ("angles", "bias")  # what their configs can do
 _EARLIER = {  # names of layers in exports from before they were named as in conf/
     "dense": "DenseConfig",
     "none": "NoneConfig",
@@ -62,6 +63,14 @@ def _read_layer(node: Any) -> dict[str, Any]:
     return layer_node(build(node, "ffns", _LAYER))
 
 
+def _read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The node of positions; of an earlier export, which had the base of rotary ones. Raises
+    ValueError.
+    """
+    node = former_trunk.today({k: v for k, v in values.items() if k in ("positions", "rope_base")})
+    return node_of(build(node["positions"], "positions", _POSITIONS))
+
+
 def is_export(settings: Mapping[str, Any]) -> bool:
     """Whether a config.json is that of an export with our modeling file."""
     return settings.get("model_type") == MODEL_TYPE
@@ -89,7 +98,7 @@ def exported_shape(folder: Path) -> Shape:
             n_kv_heads=n_kv_heads,
             vocab_size=vocab_size,
             tie_head=checked(values["tie_word_embeddings"], bool, "tie_word_embeddings"),
-            rope_base=checked(values["rope_base"], Annotated[float, Within(1, 1e12)], "rope_base"),
+            positions=_read_positions(values),
             norm_eps=None if eps == FLOAT_EPS else eps,
             ffns=nodes,
             name=values.get("model_name", "dense"),
@@ -134,6 +143,7 @@ def _trunk_of(shape: Shape) -> Transformer:
     """Without values."""
     with torch.device("meta"):
         ffns = tuple(build(node, "ffns", _LAYER) for node in shape.ffns)
+        positions = build(shape.positions, "positions", _POSITIONS)
         names = ("d_model", "d_head", "n_kv_heads", "vocab_size", "tie_head", "norm_eps")
         sizes = {name: getattr(shape, name) for name in names}
-        return TransformerConfig(seq_len=1, ffns=ffns, **sizes).build()
+        return TransformerConfig(seq_len=1, ffns=ffns, positions=positions, **sizes).build()

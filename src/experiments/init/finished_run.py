@@ -45,7 +45,7 @@ class FinishedRun:
             n_kv_heads=config.trunk.n_kv_heads or n_heads,
             vocab_size=vocab_size,
             tie_head=config.ladder.tie_head,
-            rope_base=config.trunk.rope_base,
+            positions=node_of(config.trunk.positions),
             norm_eps=config.trunk.norm_eps,
             ffns=tuple(node_of(ffn) for ffn in placed(config)),
             name=record.model,

@@ -108,7 +108,7 @@ def _shape(header: Header) -> Shape:
         n_kv_heads=number("attention.head_count_kv", n_heads),
         vocab_size=vocabulary.size[0] if vocabulary else number("vocab_size"),
         tie_head="output.weight" not in header.entries,
-        rope_base=decimal("rope.freq_base", 10_000.0, 1e12),
+        rope_theta=decimal("rope.freq_base", 10_000.0, 1e12),
         norm_eps=decimal("attention.layer_norm_rms_epsilon", 1e-6, 1.0),
         max_seq_len=min(longest, default=None),
     )

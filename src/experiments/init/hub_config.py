@@ -88,7 +88,7 @@ def shape_of(values: Mapping[str, Any]) -> Shape:
         n_kv_heads=number("num_key_value_heads", n_heads),
         vocab_size=number("vocab_size"),
         tie_head=_flag(values, "tie_word_embeddings"),
-        rope_base=_rope_base(values),
+        rope_theta=_rope_theta(values),
         norm_eps=_norm_eps(values.get("rms_norm_eps", kind.norm_eps)),
         activation=_ACTIVATIONS[activation],
         glu=kind.glu,
@@ -126,7 +126,7 @@ def _refuse(values: Mapping[str, Any]) -> None:
         raise ValueError(f"the weights are quantised by {how}; give plain ones, or a gguf")
 
 
-def _rope_base(values: Mapping[str, Any]) -> float:
+def _rope_theta(values: Mapping[str, Any]) -> float:
     """rope_theta, which transformers 5 has in rope_parameters, and 4 on its own."""
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(rope, Mapping):

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from experiments.config.reading import build
-from experiments.init.source import Shape
+from experiments.init.source import Shape, node_of
+from experiments.models.positions.rope import RoPE
 
 DENSE = "experiments.models.ffn.dense.DenseConfig"
 _SHOWN = 3  # names in a message
@@ -31,7 +32,7 @@ def llama_shape(
     n_kv_heads: int,
     vocab_size: int,
     tie_head: bool,
-    rope_base: float,
+    rope_theta: float,
     norm_eps: float | None,
     activation: str = "silu",
     glu: bool = True,
@@ -59,7 +60,7 @@ def llama_shape(
         n_kv_heads=n_kv_heads,
         vocab_size=vocab_size,
         tie_head=tie_head,
-        rope_base=rope_base,
+        positions=node_of(RoPE(base=rope_theta)),
         norm_eps=norm_eps,
         ffns=(ffn,) * n_layers,
         max_seq_len=max_seq_len,

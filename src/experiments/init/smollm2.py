@@ -93,7 +93,7 @@ class SmolLM2(Member):
             n_kv_heads=3,
             vocab_size=_N_ENTRIES,
             tie_head=True,
-            rope_base=100_000.0,
+            rope_theta=100_000.0,
             norm_eps=1e-5,
             max_seq_len=8192,
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 class Shape:
     """The trunk that carries some weights: models.transformer.TransformerConfig's fields.
 
-    ffns: for each block the config node, with `_target_`, of the layer that it holds.
+    positions: their config node, with `_target_`. ffns: that of the layer of each block.
     name: what conf/model calls the layer of most blocks, for tables.
     max_seq_len: longer sequences are another function in the model that the weights are of, whose
         attention has a window, or none that they were trained on; None: it says neither.
@@ -25,7 +25,7 @@ class Shape:
     n_kv_heads: int
     vocab_size: int
     tie_head: bool
-    rope_base: float
+    positions: Mapping[str, Any]
     norm_eps: float | None
     ffns: tuple[Mapping[str, Any], ...]
     name: str = "dense"
@@ -53,7 +53,7 @@ class WeightSource(Protocol):
 
 
 def node_of(config: Any) -> dict[str, Any]:
-    """The config node, with its `_target_`, that a layer's config is built from."""
+    """The config node, with its `_target_`, that a config of a layer or positions is built from."""
     node: dict[str, Any] = {"_target_": target_of(type(config))}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

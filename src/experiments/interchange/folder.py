@@ -4,8 +4,8 @@ config.json, model.safetensors, generation_config.json
 tokenizer.json, tokenizer_config.json
 README.md                     the model card
 export.json                   whose export it is, and the files
-configuration_experts.py, layers_experts.py, modeling_experts.py, tokens_experts.py, and the layers'
-own source                    the code, where no architecture of transformers fits
+configuration_experts.py, layers_experts.py, modeling_experts.py, tokens_experts.py, and the own
+source of layers and positions    the code, where no architecture of transformers fits
 """
 
 import hashlib
@@ -33,7 +33,8 @@ WEIGHTS = "model.safetensors"
 _FORMAT = 1
 _TEMPLATE = Path(__file__).parent / "template"
 _CODE = ("configuration_experts.py", "modeling_experts.py", "tokens_experts.py")
-_BATCH_NORM = "experiments.models.batch_norm"  # which the modeling file imports too
+# which the modeling file imports too
+_USED = ("experiments.models.batch_norm", "experiments.models.positions.positions")
 
 
 def write_export(
@@ -84,8 +85,8 @@ def _texts(form: Form, vocabulary: Vocabulary, record: RunRecord, card: str) -> 
 
 def _code(form: Form) -> dict[str, str]:
     """The modeling file, and the source of the layers that the model has."""
-    targets = set(_targets(form.config["ffns"]))
-    texts = flat_sources([_BATCH_NORM, *sorted({t.rpartition(".")[0] for t in targets})])
+    targets = set(_targets([form.config["ffns"], form.config["positions"]]))
+    texts = flat_sources([*_USED, *sorted({t.rpartition(".")[0] for t in targets})])
     texts["layers_experts.py"] = table_of(targets)
     texts |= {name: (_TEMPLATE / name).read_text(encoding="utf-8") for name in _CODE}
     # transformers keeps one class of models for a class of configs, and the latter by its text

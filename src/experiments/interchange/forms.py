@@ -10,11 +10,12 @@ from torch import Tensor
 from experiments.init.exported import FLOAT_EPS, MODEL_TYPE, layer_node
 from experiments.init.llama import from_trunk
 from experiments.init.slots import evaluating
-from experiments.init.source import Shape
+from experiments.init.source import Shape, node_of
 from experiments.models.batch_norm import BatchNorm
 from experiments.models.ffn._base import second_names
 from experiments.models.folded import folded
 from experiments.models.lora import merged
+from experiments.models.positions.rope import RoPE
 from experiments.models.transformer import Transformer, TransformerConfig
 
 _OURS = "ExpertsForCausalLM"
@@ -47,9 +48,10 @@ class Form:
 def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
     """The model as transformers loads it.
 
-    A Llama where all blocks hold the same dense layer with a gate, an Arcee where it has none: the
-    arithmetic is theirs. Otherwise our modeling file. A parametrization's multipliers are put into
-    the weights. Raises ValueError for a layer without a form.
+    A Llama where positions are rotary and all blocks hold the same dense layer with a gate, an
+    Arcee where it has none: the arithmetic is theirs. Otherwise our modeling file. A
+    parametrization's multipliers are put into the weights. Raises ValueError for a layer without a
+    form.
     """
     said = dict(zip(("tokens", "logits"), _said(model, end_of_text)))
     model = folded(model)
@@ -74,7 +76,8 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
         "dtype": "float32",
     }
     first: Any = config.ffns[0]
-    if getattr(first, "is_mlp", False) and all(ffn == first for ffn in config.ffns):
+    positions, is_mlp = config.positions, getattr(first, "is_mlp", False)
+    if isinstance(positions, RoPE) and is_mlp and all(ffn == first for ffn in config.ffns):
         kind = "Llama" if first.glu else "Arcee"
         native = {
             "architectures": [f"{kind}ForCausalLM"],
@@ -82,7 +85,7 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
             **common,
             "intermediate_size": first.d_ff(config.d_model),
             "hidden_act": HIDDEN_ACTS[first.activation],
-            "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
+            "rope_parameters": {"rope_type": "default", "rope_theta": positions.base},
             "attention_bias": False,
             "mlp_bias": False,
         }
@@ -106,7 +109,7 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
             ),
         },
         **common,
-        "rope_base": config.rope_base,
+        "positions": node_of(config.positions),
         "hidden_act": f"{MODEL_TYPE}: see ffns",  # other architectures fail on it, and should
         "ffns": [layer_node(ffn) for ffn in config.ffns],
         "causal": causal,
@@ -142,7 +145,7 @@ def _shape(config: TransformerConfig, model_name: str) -> Shape:
         n_kv_heads=config.n_kv_heads or config.n_heads,
         vocab_size=config.vocab_size,
         tie_head=config.tie_head,
-        rope_base=config.rope_base,
+        positions=node_of(config.positions),
         norm_eps=config.norm_eps,
         ffns=tuple(layer_node(ffn) for ffn in config.ffns),
         name=model_name,

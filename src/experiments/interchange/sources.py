@@ -50,14 +50,14 @@ def flat_sources(modules: Iterable[str]) -> dict[str, str]:
 
 
 def table_of(targets: Iterable[str]) -> str:
-    """The file that gives an export's configs of layers by their names in config.json."""
+    """The file that gives an export's configs of parts by their names in config.json."""
     imports, rows = [], []
     for target in sorted(set(targets)):
         module, _, name = target.rpartition(".")
         own = f"{_flat(module)}_{name}"  # two layers' classes may have one name
         imports.append(f"from .{_flat(module)} import {name} as {own}")
         rows.append(f'    "{target}": {own},')
-    lines = ['"""The feed-forward layers of this model, by their names in config.json."""', ""]
+    lines = ['"""Parts of this model by their names in config.json."""', ""]
     return "\n".join([*lines, *imports, "", "CONFIGS = {", *rows, "}", ""])
 
 

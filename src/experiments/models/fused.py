@@ -21,12 +21,8 @@ from experiments.kernels.trunk import (
 from experiments.kernels.trunk_passes import MOST_D_HEAD, UNIT, load_trunk
 from experiments.models.documents import first_seen
 from experiments.models.ffn._base import beside_input
-from experiments.models.transformer import (
-    Block,
-    Transformer,
-    block_of,
-    rotary_angles,
-)
+from experiments.models.positions.positions import Seen
+from experiments.models.transformer import Block, Transformer, TransformerConfig, block_of
 
 HEAD = "head"
 
@@ -42,7 +38,7 @@ class Fused:
         self.model = model
         self.eager = eager_parts(model)
         self._called = [is_hooked(block_of(model, i)) for i in range(len(model.blocks))]
-        self._angles: dict[int, tuple[Tensor, Tensor]] = {}  # of the last length
+        self._turns: dict[int, tuple[Tensor, Tensor]] = {}  # of the last length
 
     def look_again(self) -> None:
         """Names what has become eager since: where ranks talk, some layers are."""
@@ -83,21 +79,21 @@ class Fused:
         """(batch, seq, d_model), after the last block."""
         model, seq, end = self.model, tokens.shape[1], self.model.config.document_end
         first = None if end is None else first_seen(tokens, end)
-        if seq not in self._angles:
+        if seq not in self._turns:
             with torch.inference_mode(False):  # a backward pass may read them later
-                base, device = model.config.rope_base, tokens.device
-                self._angles = {seq: rotary_angles(seq, model.config.d_head, device, base)}
+                self._turns = {seq: _turns(model.config, seq)}
+        seen: Seen | None = None
         handed = model.handed(tokens)
         x = model.embedding(tokens)
         for i in range(len(model.blocks)):
             block = block_of(model, i)
             if self._called[i]:
-                x = block(x, model.mask(tokens), None, handed)
+                x = block(x, seen := seen or model.seen(tokens), None, handed)
                 continue
             if f"attention {i}" in self.eager:
-                x = block.attention_half(x, model.mask(tokens))
+                x = block.attention_half(x, seen := seen or model.seen(tokens))
             else:
-                x = _attention(block, x, self._angles[seq], first)
+                x = _attention(block, x, self._turns[seq], first)
             if f"ffn {i}" in self.eager:
                 x = block.ffn_half(x, handed)
             else:
@@ -116,8 +112,16 @@ def why_not_fused() -> str | None:
     return "the C++ kernels can't be built here" if load_trunk() is None else None
 
 
+def _turns(config: TransformerConfig, seq: int) -> tuple[Tensor, Tensor]:
+    """cos and sin, each (seq, d_head / 2); of no angle where nothing turns."""
+    angles = config.positions.angles(torch.arange(seq), config.d_head)
+    if angles is None:
+        angles = torch.zeros(seq, config.d_head // 2)
+    return angles.cos(), angles.sin()
+
+
 def _attention(
-    block: Block, x: Tensor, angles: tuple[Tensor, Tensor], first: Tensor | None
+    block: Block, x: Tensor, turns: tuple[Tensor, Tensor], first: Tensor | None
 ) -> Tensor:
     attention, norm = block.attention, block.attention_norm
     shape = AttentionShape(
@@ -129,7 +133,7 @@ def _attention(
         times=block.multiplier,
     )
     weights = (norm.weight, attention.qkv.weight, attention.out.weight)
-    return attention_half(x, *weights, angles, first, shape)
+    return attention_half(x, *weights, turns, first, shape)
 
 
 def _eager(model: Transformer) -> Iterator[tuple[str, str]]:
@@ -137,8 +141,10 @@ def _eager(model: Transformer) -> Iterator[tuple[str, str]]:
     d_model, d_head = model.config.d_model, model.config.d_head
     called = is_hooked(model)
     width = f"d_model={d_model} is no multiple of {UNIT}" if d_model % UNIT else None
-    heads = None
-    if d_head % UNIT or d_head > MOST_D_HEAD:
+    positions, heads = model.config.positions, None
+    if positions.bias(1, 1, 1, torch.device("cpu")) is not None:
+        heads = f"{type(positions).__name__} adds to scores"
+    elif d_head % UNIT or d_head > MOST_D_HEAD:
         heads = f"d_head={d_head} is no multiple of {UNIT} up to {MOST_D_HEAD}"
     for i in range(len(model.blocks)):
         block = block_of(model, i)

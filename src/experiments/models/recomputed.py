@@ -38,14 +38,14 @@ class Recomputed:
         if is_hooked(model):
             whole: Tensor = model(tokens)
             return whole
-        mask, handed = model.mask(tokens), model.handed(tokens)
+        seen, handed = model.seen(tokens), model.handed(tokens)
         x = model.embedding(tokens)
         for i, (attends, feeds) in enumerate(self._again):
             block = block_of(model, i)
             if is_hooked(block):
-                x = block(x, mask, None, handed)
+                x = block(x, seen, None, handed)
                 continue
-            x = _half(block.attention_half, attends, x, mask)
+            x = _half(block.attention_half, attends, x, seen)
             x = _half(block.ffn_half, feeds, x, handed)
         return model.logits(x)
 

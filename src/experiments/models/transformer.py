@@ -1,7 +1,7 @@
 """The trunk: a pre-norm decoder that is handed its feed-forward layers and knows none by name.
 
-RMSNorm, rotary positions, causal attention, no biases, tied or untied head; the same for every
-feed-forward variant. The paper gives its trunk's sizes and no more.
+RMSNorm, causal attention, no biases, tied or untied head, the same for every feed-forward variant.
+What attention knows of positions is handed to it too. The paper gives its trunk's sizes alone.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,15 +21,17 @@ from experiments.models.ffn._base import FFN, beside_input, share
 from experiments.models.ffn._rows import whole_tables
 from experiments.models.lora import add_lora, lora_term
 from experiments.models.parametrization import Base, Multipliers, Scale, scales
+from experiments.models.positions.positions import Positions, Seen, rotate, seen_at
+from experiments.models.positions.rope import RoPE
 from experiments.models.roles import MAP, ROWS, Role, check_declared, declared_roles
 from experiments.models.tokens import Tokens, check_vocabulary
 
-ROPE_BASE = 10_000.0  # Su 2021, arXiv:2104.09864, §3.2.2
+_ROPE = RoPE()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """d_model is a multiple of d_head, and d_head is even; `ffns` has one entry per block.
+    """d_model is a multiple of d_head; `ffns` has one entry per block.
 
     document_end: the id that ends a document; if given, attention does not reach past the end of
     another document. Costs are those of full causal attention either way.
@@ -50,7 +52,7 @@ class TransformerConfig:
     tie_head: bool
     ffns: tuple[FFNConfig, ...]
     document_end: int | None = None
-    rope_base: float = ROPE_BASE
+    positions: Positions = _ROPE
     norm_eps: float | None = None
     n_kv_heads: int | None = None
     trained_blocks: tuple[int, ...] | None = None
@@ -59,8 +61,7 @@ class TransformerConfig:
     base: Base | None = None
 
     def __post_init__(self) -> None:
-        if self.d_head % 2:
-            raise ValueError(f"ladder.d_head={self.d_head} must be even, for rotary positions")
+        self.positions.check(self.d_head)
         if self.d_model % self.d_head:
             raise ValueError(
                 f"d_model={self.d_model} must be a multiple of d_head={self.d_head}; "
@@ -210,11 +211,10 @@ class Transformer(nn.Module):
 
         cache: what is kept of the tokens before these, which it takes in.
         """
-        mask = self.mask(tokens) if cache is None else cache.mask(tokens, self.config.document_end)
-        handed = self.handed(tokens, cache)
+        seen, handed = self.seen(tokens, cache), self.handed(tokens, cache)
         x = self.embedding(tokens)
         for i, block in enumerate(self.blocks):
-            x = block(x, mask, None if cache is None else cache.layers[i], handed)
+            x = block(x, seen, None if cache is None else cache.layers[i], handed)
         return self.logits(x)
 
     def handed(self, tokens: Tensor, cache: Cache | None = None) -> Tokens | None:
@@ -226,10 +226,17 @@ class Transformer(nn.Module):
             return cache.tokens(tokens, end)
         return Tokens(tokens, seen_before(tokens, end))
 
-    def mask(self, tokens: Tensor) -> Tensor | None:
-        """As Attention has it, of (batch, seq) tokens with none before them."""
-        end = self.config.document_end
-        return None if end is None else document_mask(tokens, end)
+    def seen(self, tokens: Tensor, cache: Cache | None = None) -> Seen:
+        """What each of (batch, seq) tokens sees, as attention is told it."""
+        end, seq = self.config.document_end, tokens.shape[1]
+        start, mask = 0, None
+        if cache is not None:
+            start, mask = cache.length, cache.mask(tokens, end)
+        elif end is not None:
+            mask = document_mask(tokens, end)
+        places = torch.arange(start, start + seq, device=tokens.device)
+        heads = (self.config.n_heads, self.config.d_head)
+        return seen_at(self.config.positions, places, start + seq, heads, mask)
 
     def logits(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model), after the last block, to (batch, seq, vocab_size)."""
@@ -280,15 +287,15 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor | None = None,
+        seen: Seen,
         past: Past | None = None,
         tokens: Tokens | None = None,
     ) -> Tensor:
-        return self.ffn_half(self.attention_half(x, mask, past), tokens)
+        return self.ffn_half(self.attention_half(x, seen, past), tokens)
 
-    def attention_half(self, x: Tensor, mask: Tensor | None, past: Past | None = None) -> Tensor:
-        """x + attention(norm(x)); mask and past as Attention has them."""
-        return x + _times(self.multiplier, self.attention(self.attention_norm(x), mask, past))
+    def attention_half(self, x: Tensor, seen: Seen, past: Past | None = None) -> Tensor:
+        """x + attention(norm(x)); seen and past as Attention has them."""
+        return x + _times(self.multiplier, self.attention(self.attention_norm(x), seen, past))
 
     def ffn_half(self, x: Tensor, tokens: Tokens | None = None) -> Tensor:
         """x + ffn(norm(x)). tokens: those of x, for a layer that looks at them."""
@@ -308,11 +315,11 @@ def _times(multiplier: float, x: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention with rotary positions.
+    """Causal multi-head self-attention.
 
     qkv: rows of all heads' queries, then of the keys, then of the values.
-    mask: (batch, 1, seq, seq) bool, what each position sees; None for all up to itself.
-    past: keys and values of the positions before these; the mask has columns for them too.
+    seen: what each position sees, and by how much its queries and keys turn.
+    past: keys and values of the positions before these; a mask has columns for them too.
     """
 
     adaptable: ClassVar[tuple[str, ...]] = ("qkv", "out")
@@ -321,7 +328,7 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         d_model = config.d_model
-        self.d_head, self.rope_base = config.d_head, config.rope_base
+        self.d_head = config.d_head
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads or config.n_heads
         multiplier = config.multipliers.attention
         self._scale = None if multiplier == 1 else multiplier * config.d_head**-0.5
@@ -335,13 +342,15 @@ class Attention(nn.Module):
         """The factor of scores before their softmax."""
         return self.d_head**-0.5 if self._scale is None else self._scale
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Tensor:
+    def forward(self, x: Tensor, seen: Seen, past: Past | None = None) -> Tensor:
         batch, seq, d_model = x.shape
-        start = 0 if past is None else past.length
+        mask, start = seen.mask, 0 if past is None else past.length
         heads = self.qkv(x).view(batch, seq, -1, self.d_head).transpose(1, 2)
         query, key, value = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
-        cos, sin = rotary_angles(seq, self.d_head, x.device, self.rope_base, start)
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        if seen.turns is not None:
+            query, key = rotate(query, *seen.turns), rotate(key, *seen.turns)
+        if mask is not None and mask.is_floating_point():
+            mask = mask.to(query.dtype)
         if past is not None:
             key, value = past.extend(key, value)
         y = F.scaled_dot_product_attention(
@@ -354,26 +363,3 @@ class Attention(nn.Module):
             enable_gqa=self.n_kv_heads != self.n_heads,
         )
         return self.out(y.transpose(1, 2).reshape(batch, seq, d_model))
-
-
-def rotary_angles(
-    seq_len: int, d_head: int, device: torch.device, base: float = ROPE_BASE, start: int = 0
-) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary angles, each (seq_len, d_head / 2), float32; from position start.
-
-    Always: a model in float64 is right to 1e-7 by them, and to 1e-15 in all else.
-    """
-    steps = torch.arange(0, d_head, 2, device=device) / d_head
-    # At another base than ours by the operations of Llama in transformers: the last bit of a
-    # frequency is 1.5e-4 in SmolLM2's logits. At ours as ever: runs stay the same to the bit.
-    frequency = base**-steps if base == ROPE_BASE else 1.0 / base**steps
-    positions = torch.arange(start, start + seq_len, device=device, dtype=torch.float32)
-    angles = torch.outer(positions, frequency)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the pairs (x_i, x_{i + d/2}) of (..., seq, d_head) by their position's angles."""
-    left, right = x.chunk(2, dim=-1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)

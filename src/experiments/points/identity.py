@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from experiments.budget.costs import FFNConfig
+from experiments.config import former_trunk
 from experiments.config.optim import FORMER
 from experiments.config.reading import without, without_unchanged
 from experiments.config.schema import RunConfig
@@ -29,7 +30,7 @@ def id_of(raw: Mapping[str, Any], draft: Draft | Point, leave_out: Collection[st
     leave_out: dotted names of settings that count not.
     """
     kept = {k: v for k, v in raw.items() if k not in NOT_IDENTITY}
-    kept["optim"] = FORMER.before(kept["optim"])
+    kept |= {"optim": FORMER.before(kept["optim"]), "trunk": former_trunk.before(kept["trunk"])}
     identity = without(without_unchanged(kept, RunConfig), leave_out)
     own = {k: v for k, v in (identity.get("data") or {}).items() if k != "path"}
     identity["data"] = {**own, **data_identity(draft.config.data)}

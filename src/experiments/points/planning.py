@@ -106,7 +106,7 @@ def _read(raw: Mapping[str, Any]) -> Draft:
         seq_len=config.data.seq_len,
         tie_head=ladder.tie_head,
         ffns=drawn(config),
-        rope_base=trunk.rope_base,
+        positions=trunk.positions,
         norm_eps=trunk.norm_eps,
         n_kv_heads=trunk.n_kv_heads,
     )

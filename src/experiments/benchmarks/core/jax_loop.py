@@ -16,7 +16,8 @@ from torch import Tensor
 from experiments.benchmarks.core.loop import Batch, Sizes
 from experiments.config.optim import Optim
 from experiments.models.ffn.dense import DenseConfig
-from experiments.models.transformer import Transformer, TransformerConfig, rotary_angles
+from experiments.models.positions.rope import RoPE
+from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.system.version import install
 
 JAX = "jax float32"
@@ -49,8 +50,8 @@ class JaxLoop:
 
         self._block_until_ready = jax.block_until_ready
         config = model.config
-        angles = rotary_angles(config.seq_len, config.d_head, torch.device("cpu"))
-        cos, sin = (jnp.asarray(angle.numpy()) for angle in angles)
+        angles = RoPE().angles(torch.arange(config.seq_len), config.d_head).numpy()
+        cos, sin = jnp.asarray(np.cos(angles)), jnp.asarray(np.sin(angles))
         seen = np.tril(np.ones((config.seq_len, config.seq_len), bool))
 
         def norm(x: Any, weight: Any) -> Any:

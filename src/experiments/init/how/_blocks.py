@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from experiments.models.documents import document_mask
 from experiments.models.ffn.beside import Beside
 from experiments.models.transformer import Transformer, block_of
 
@@ -13,14 +12,12 @@ from experiments.models.transformer import Transformer, block_of
 @torch.no_grad()
 def ffn_inputs(model: Transformer, tokens: Tensor, i: int) -> Tensor:
     """(batch, seq) tokens to the (batch * seq, d_model) inputs of block i's feed-forward layer."""
-    end = model.config.document_end
-    mask = None if end is None else document_mask(tokens, end)
-    handed = model.handed(tokens)
+    seen, handed = model.seen(tokens), model.handed(tokens)
     x = model.embedding(tokens)
     for block in model.blocks[:i]:
-        x = block(x, mask, None, handed)
+        x = block(x, seen, None, handed)
     block = block_of(model, i)
-    x = x + block.attention(block.attention_norm(x), mask)
+    x = x + block.attention(block.attention_norm(x), seen)
     return block.ffn_norm(x).flatten(0, 1)
 
 

@@ -6,11 +6,12 @@ from transformers import PretrainedConfig
 
 
 class ExpertsConfig(PretrainedConfig):
-    """A pre-norm decoder: RMS norms, rotary positions, causal attention, no biases.
+    """A pre-norm decoder: RMS norms, causal attention, no biases.
 
     ffns: for each block the settings of its feed-forward layer; `kind` is dense, none, moe, pkm,
-        peer or beside. rope_base: of the rotary angles. causal: False if a layer routes by later
-        tokens (expert choice); such a model scores texts but can't generate.
+        peer or beside. positions: the settings of what attention knows of where a token is.
+    causal: False if a layer routes by later tokens (expert choice); such a model scores texts but
+        can't generate.
     freeze_batch_norm: running statistics of queries are used in training too, and not changed.
     hidden_act: no activation. Layers name their own; a class of another architecture that is given
         this config looks it up and fails, where it would else start from random weights.
@@ -29,7 +30,7 @@ class ExpertsConfig(PretrainedConfig):
         head_dim: int = 64,
         max_position_embeddings: int = 256,
         rms_norm_eps: float = 2.0**-23,
-        rope_base: float = 10_000.0,
+        positions: dict[str, Any] | None = None,
         ffns: list[dict[str, Any]] | None = None,
         causal: bool = True,
         freeze_batch_norm: bool = True,
@@ -46,7 +47,7 @@ class ExpertsConfig(PretrainedConfig):
         self.head_dim = head_dim
         self.max_position_embeddings = max_position_embeddings
         self.rms_norm_eps = rms_norm_eps
-        self.rope_base = rope_base
+        self.positions = positions
         self.ffns = ffns if ffns is not None else [{"kind": "none"}] * num_hidden_layers
         self.causal = causal
         self.freeze_batch_norm = freeze_batch_norm

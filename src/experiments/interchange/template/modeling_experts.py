@@ -21,10 +21,10 @@ from ._base import beside_input, second_names, share
 from .batch_norm import BatchNorm
 from .configuration_experts import ExpertsConfig
 from .layers_experts import CONFIGS
+from .positions import Seen, rotate, seen_at
 from .tokens import Tokens
 from .tokens_experts import tokens_of
 
-_ROPE_BASE = 10_000.0  # the harness's own
 _CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 _OF_LOSS = ("ignore_index", "num_items_in_batch", "shift_labels")  # keywords of transformers' loss
 _NOT_CAUSAL = (
@@ -35,14 +35,14 @@ _NOT_CAUSAL = (
 
 def layer_of(d: int, node: dict[str, Any]) -> nn.Module:
     """The feed-forward layer of a node of config.json's ffns."""
-    return _layer_config(node).build(d)
+    return _config_of(node).build(d)
 
 
-def _layer_config(node: dict[str, Any]) -> Any:
+def _config_of(node: dict[str, Any]) -> Any:
     values = {name: value for name, value in node.items() if name != "_target_"}
     for name, value in values.items():
         if isinstance(value, dict) and "_target_" in value:  # a layer within the layer
-            values[name] = _layer_config(value)
+            values[name] = _config_of(value)
         elif isinstance(value, list):
             values[name] = tuple(value)
     return CONFIGS[node["_target_"]](**values)
@@ -75,11 +75,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, (n_heads + 2 * n_kv) * self.d_head, bias=False)
         self.out = nn.Linear(n_heads * self.d_head, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, angles: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+    def forward(self, x: Tensor, seen: Seen, cache: Any) -> Tensor:
         n_heads, n_kv = self.heads
         heads = self.qkv(x).unflatten(-1, (-1, self.d_head)).transpose(1, 2)
         query, key, value = heads.split((n_heads, n_kv, n_kv), dim=1)
-        query, key = _rotate(query, angles), _rotate(key, angles)
+        if seen.turns is not None:
+            query, key = rotate(query, *seen.turns), rotate(key, *seen.turns)
+        mask = seen.mask
+        if mask is not None and mask.is_floating_point():
+            mask = mask.to(query.dtype)
         if cache is not None:
             key, value = cache.update(key, value, self.block)
         y = F.scaled_dot_product_attention(
@@ -91,13 +95,6 @@ class Attention(nn.Module):
             enable_gqa=n_heads != n_kv,
         )
         return self.out(y.transpose(1, 2).flatten(2))
-
-
-def _rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turns the pairs (x_i, x_{i + d/2}) of (batch, heads, n, d) by (batch or 1, n, d/2) angles."""
-    left, right = x.chunk(2, dim=-1)
-    cos, sin = (f(angles).unsqueeze(1).to(x.dtype) for f in (torch.cos, torch.sin))
-    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)
 
 
 class Block(GradientCheckpointingLayer):
@@ -113,12 +110,11 @@ class Block(GradientCheckpointingLayer):
     def forward(
         self,
         x: Tensor,
-        angles: Tensor,
-        mask: Tensor | None,
+        seen: Seen,
         cache: Any = None,
         tokens: Tokens | None = None,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), angles, mask, cache)
+        x = x + self.attention(self.attention_norm(x), seen, cache)
         return x + self.ffn(self.ffn_norm(x), *beside_input(self.ffn, tokens))
 
 
@@ -141,6 +137,7 @@ class ExpertsModel(PreTrainedModel):
         self._shared = second_names(self)
         self._tied_weights_keys = {**(self._tied_weights_keys or {}), **self._shared}
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.positions = _config_of(config.positions)
         for module in self.modules():
             if isinstance(module, BatchNorm):
                 module.frozen = config.freeze_batch_norm
@@ -223,12 +220,13 @@ class ExpertsModel(PreTrainedModel):
         mask = _mask(attention_mask, x, n_past)
         if position_ids is None:
             position_ids = torch.arange(n_past, n_past + x.shape[1], device=x.device)[None]
-        angles = _angles(position_ids, config)
+        heads = (config.num_attention_heads, config.head_dim)
+        seen = seen_at(self.positions, position_ids, n_past + x.shape[1], heads, mask)
         tokens, states = None, [x]
         if any(block.ffn.reads_tokens for block in self.blocks):
             tokens = tokens_of(input_ids, attention_mask, n_past, cache, len(self.blocks))
         for block in self.blocks:
-            x = block(x, angles, mask, cache=cache, tokens=tokens)
+            x = block(x, seen, cache=cache, tokens=tokens)
             states.append(x)
         x = states[-1] = self.norm(x)
         if output_hidden_states is None:
@@ -346,14 +344,6 @@ def _check_keywords(
             "output_attentions=True: attention's weights are not kept, since "
             "scaled_dot_product_attention doesn't give them; leave it at False"
         )
-
-
-def _angles(position_ids: Tensor, config: ExpertsConfig) -> Tensor:
-    """The rotary angles, (batch or 1, n, head_dim / 2), float32. Su 2021, arXiv:2104.09864."""
-    d_head = config.head_dim
-    steps, base = torch.arange(0, d_head, 2, device=position_ids.device) / d_head, config.rope_base
-    frequency = base**-steps if base == _ROPE_BASE else 1.0 / base**steps  # as it was trained
-    return position_ids[..., None].float() * frequency
 
 
 def _mask(attention_mask: Tensor | None, x: Tensor, n_past: int) -> Tensor | None:
