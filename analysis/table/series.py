@@ -42,10 +42,18 @@ def named_by(table: pd.DataFrame, frame: pd.DataFrame, names: Sequence[str]) -> 
             found = join_first([str(column) for column in table], 40)
             raise ValueError(f"series: {name!r} is no column; found {found}")
         values = (frame if name in frame else table)[name].loc[table.index]
+        if name.endswith("_target_"):
+            values = _class_names(values)
         for part, value in zip(parts, values, strict=True):
             if pd.notna(value) and str(value).strip():
                 part.append(_part(plain_name(name), value))
     return pd.Series([" ".join(part) or "none" for part in parts], table.index, dtype="string")
+
+
+def _class_names(targets: pd.Series) -> pd.Series:
+    """The classes of `_target_`s without their modules, unless two would have one name."""
+    names = targets.map(lambda target: str(target).rpartition(".")[2], na_action="ignore")
+    return names if names.nunique() == targets.nunique() else targets
 
 
 def _part(name: str, value: object) -> str:
