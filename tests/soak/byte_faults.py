@@ -62,6 +62,8 @@ def damaged_data(trial: Trial) -> None:
     if trial.rng.random() < 0.5:
         _interrupt(trial)
     files = [path for path in stage.cache.rglob("*") if path.is_file() and path.stat().st_size]
+    if not files:  # a folder of its own, and a run that was done before it read any
+        return
     path = trial.rng.choice(sorted(files))
     whole = path.read_bytes()
     before = _trained(stage.run_dir)

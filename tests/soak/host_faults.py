@@ -41,6 +41,7 @@ def two_hosts(trial: Trial) -> None:
     first = start_on(trial, "host-a")
     first.lives_for(trial.rng.choice((0.0, trial.some_time())))
     killed = trial.rng.random() < 0.5 and first.send(signal.SIGKILL)
+    trial.leased |= killed
     both = first.poll() is None
     second = start_on(trial, "host-b")
     codes = (first.wait(PATIENCE), second.wait(PATIENCE))

@@ -50,6 +50,7 @@ class Trial:
         self.files: set[str] = set()  # that may stay
         self.trusted = True  # no checkpoint was damaged, so that no saved step is taken again
         self.locked = True  # two processes can't have one run
+        self.leased = False  # a host that was killed may have left its lease
         self.cleanups: list[Callable[[], None]] = []
         self.expected = stage.expected()
         self.seconds = self.expected["seconds"]
