@@ -106,7 +106,7 @@ def test_a_file_and_its_folder_are_the_same(tmp_path):
     folder, file = source(tmp_path), source(tmp_path / "a.gguf")
     assert folder.shape(CACHE) == file.shape(CACHE)
     assert folder.digest(CACHE) == file.digest(CACHE)
-    assert folder.shape(CACHE).norm_eps == 1e-6
+    assert folder.shape(CACHE).norm["eps"] == 1e-6
 
 
 @pytest.mark.slow

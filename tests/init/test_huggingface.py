@@ -143,7 +143,7 @@ def test_sequences_longer_than_the_window_are_refused(compose_raw, tmp_path):
 def test_float32s_own_epsilon_is_the_trunks_default(tmp_path):
     saved(tmp_path)
     edited(tmp_path, rms_norm_eps=torch.finfo(torch.float32).eps)
-    assert source(tmp_path).shape(CACHE).norm_eps is None
+    assert source(tmp_path).shape(CACHE).norm["eps"] is None
 
 
 def test_settings_as_transformers_4_wrote_them(tmp_path):

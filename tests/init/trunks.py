@@ -16,7 +16,7 @@ def trunk_config(shape: Shape, seq_len: int = 16) -> TransformerConfig:
         tie_head=shape.tie_head,
         ffns=tuple(build(node, "ffn", ("cost", "build")) for node in shape.ffns),
         positions=build(shape.positions, "positions"),
-        norm_eps=shape.norm_eps,
+        norm=build(shape.norm, "norm"),
         n_kv_heads=shape.n_kv_heads,
     )
 

@@ -22,6 +22,8 @@ from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.ffn.sgatlin import SgatlinConfig
 from experiments.models.ffn.stem import StemConfig
 from experiments.models.ffn.ultramem import UltraMemConfig
+from experiments.models.norms.layer import LayerNormConfig
+from experiments.models.norms.rms import RMSNormConfig
 from experiments.models.positions.alibi import ALiBi
 from experiments.models.positions.nope import NoPE
 from experiments.models.positions.rope import RoPE
@@ -51,7 +53,7 @@ MODELS = {
     "dense": ((DenseConfig(),) * 2, {}),
     "dense_glu": ((DenseConfig(glu=True, activation="silu", width_factor=8 / 3),) * 2, {}),
     "dense_relu": ((DenseConfig(activation="relu"),) * 2, {"tie_head": True, "n_kv_heads": 2}),
-    "dense_linear": ((DenseConfig(activation="identity"),), {"norm_eps": 1e-4}),
+    "dense_linear": ((DenseConfig(activation="identity"),), {"norm": RMSNormConfig(eps=1e-4)}),
     "dense_tanh": ((DenseConfig(activation="gelu_tanh"),), {}),
     "dense_mixed": ((DenseConfig(), DenseConfig(glu=True)), {"positions": RoPE(base=1e5)}),
     "none": ((NoneConfig(), DenseConfig()), {"n_kv_heads": 1}),
@@ -66,7 +68,7 @@ MODELS = {
     "peer": ((PEERConfig(**KEYS), DenseConfig()), {"tie_head": True}),
     "peer_glu": (
         (PEERConfig(**KEYS, glu=True, query_norm="layer", score="relu", activation="silu"),) * 2,
-        {"n_kv_heads": 2, "norm_eps": 1e-5},
+        {"n_kv_heads": 2, "norm": RMSNormConfig(eps=1e-5)},
     ),
     "peer_grown": ((PEERConfig(**KEYS, n_first_keys=16), DenseConfig()), {}),
     "pkm_grown": ((PKMConfig(**KEYS, n_first_keys=4, share_keys=False), NoneConfig()), {}),
@@ -88,6 +90,7 @@ MODELS = {
     "ultramem": ((UltraMemConfig(**KEYS, **THEIRS), DenseConfig()), {}),
     "alibi": ((DenseConfig(glu=True),) * 2, {"positions": ALiBi(), "n_kv_heads": 2}),
     "nope": ((PEERConfig(**KEYS), DenseConfig()), {"positions": NoPE(), "tie_head": True}),
+    "layer_norm": ((DenseConfig(), PKMConfig(**KEYS)), {"norm": LayerNormConfig()}),
     "beside": (
         (BesideConfig(frozen=DenseConfig(glu=True), trained=PEERConfig(**KEYS)), DenseConfig()),
         {},

@@ -91,7 +91,7 @@ def test_import_of_an_export_is_the_identity(name, folders):
     config = model.config
     assert tuple(of_node(node) for node in shape.ffns) == config.ffns
     assert (shape.d_model, shape.d_head, shape.n_layers) == (32, 8, len(config.ffns))
-    assert (shape.norm_eps, shape.positions) == (config.norm_eps, node_of(config.positions))
+    assert (shape.norm, shape.positions) == (node_of(config.norm), node_of(config.positions))
     assert (shape.tie_head, shape.vocab_size) == (config.tie_head, VOCABULARY)
     assert shape.n_kv_heads == (config.n_kv_heads or 4)
     own = model.state_dict()

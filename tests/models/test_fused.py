@@ -15,6 +15,7 @@ from experiments.models.ffn.dense import Dense, DenseConfig
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.fused import Fused
+from experiments.models.norms.rms import RMSNormConfig
 from experiments.models.parametrization import Base
 from experiments.models.positions.rope import RoPE
 from experiments.models.transformer import TransformerConfig
@@ -77,7 +78,12 @@ def _assert_same(model, tokens, targets):
         {"n_kv_heads": 1},
         {"tie_head": True},
         {"trained_blocks": (1,)},
-        {"d_head": 32, "positions": RoPE(base=500.0), "norm_eps": 1e-5, "vocab_size": 67},
+        {
+            "d_head": 32,
+            "positions": RoPE(base=500.0),
+            "norm": RMSNormConfig(eps=1e-5),
+            "vocab_size": 67,
+        },
         {"base": Base(d_model=16, d_head=16, n_layers=None)},
         {"base": Base(d_model=16, d_head=16, n_layers=1)},
         {"base": Base(d_model=16, d_head=16, n_layers=1), "document_end": 3, "tie_head": True},
@@ -131,7 +137,7 @@ def test_weights_of_other_types_and_norms_of_other_kinds_are_named():
     assert set(Fused(model).eager) == {"attention 0", "ffn 0", "head"}
     model = _config(DenseConfig()).build()
     model.blocks[0].ffn_norm = nn.LayerNorm(32)
-    assert Fused(model).eager == {"ffn 0": "LayerNorm is not RMSNorm with weights"}
+    assert Fused(model).eager == {"ffn 0": "LayerNorm is not RMSNorm"}
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # tokens have no gradient

@@ -79,6 +79,9 @@ def random_trial(name: str, seed: int, points: Points, folder: Path) -> Outcome:
 
     def inject(trial: Trial) -> None:
         for one in chain:
+            if trial.leased:  # others would find the run elsewhere, and are right
+                trial.stage.wait_for_claims()
+                trial.leased = False
             one.inject(trial)
 
     return trial.run(inject)

@@ -63,6 +63,7 @@ def locks_apart(trial: Trial) -> None:
     if killed := trial.rng.random() < 0.3:
         second.lives_for(trial.some_time())
         killed = trial.rng.choice((first, second)).send(signal.SIGKILL)
+    trial.leased |= killed
     codes = (first.wait(PATIENCE), second.wait(PATIENCE))
     if not both:
         return

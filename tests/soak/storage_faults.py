@@ -80,7 +80,7 @@ def no_locks(trial: Trial) -> None:
     code = process.wait(PATIENCE)
     if marker.exists():
         trial.injected("no locks", f"-> {code}")
-        if code and not (trial.leased and code == ELSEWHERE):
+        if code:
             trial.wrong(f"without flock: exit code {code}, {last_line(process.output)}")
 
 

@@ -15,6 +15,7 @@ from experiments.sweep import workers
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.queues.local import Local
 from experiments.sweep.states import read_states
+from experiments.system import interruption
 
 EMULATED = Path(__file__).parent / "emulated"
 
@@ -98,6 +99,21 @@ def test_a_worker_is_told_its_gpu_before_it_asks_what_is_here(monkeypatch, card,
     monkeypatch.setattr(workers.interruption, "listen", lambda: None)
     with pytest.raises(Asked, match=f"^{seen}$"):
         workers._work({}, 1, card)
+
+
+def test_a_worker_that_is_told_to_end_before_its_run_says_so_by_its_code(monkeypatch, capsys):
+    """No traceback: the controller has the word."""
+
+    def told(raw):
+        raise interruption.Interrupted("SIGTERM")
+
+    monkeypatch.setattr(workers, "make_point", told)
+    monkeypatch.setattr(interruption, "listen", lambda: None)
+    monkeypatch.setattr(interruption, "ending", lambda: None)
+    with pytest.raises(SystemExit) as end:
+        workers._work({}, 1, None)
+    assert end.value.code == 130
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.fixture

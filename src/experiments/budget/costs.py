@@ -227,12 +227,14 @@ def trunk_cost(
     tie_head: bool,
     ffns: Sequence[FFNConfig],
     d_kv: int | None = None,
+    norm_params: int | None = None,
     trained_blocks: Sequence[int] | None = None,
     tables_alone: bool = False,
 ) -> Cost:
     """The whole model: one entry of `ffns` per block, in order.
 
-    Equal layers are summed into one term, so that the shares stay readable. trained_blocks: those
+    Equal layers are summed into one term, so that the shares stay readable. norm_params: those of
+    one norm; None for d_model, as RMS norm has. trained_blocks: those
     whose layer alone is trained, nothing else of the model; None: all is trained. tables_alone: of
     these layers, the tables alone.
     """
@@ -246,7 +248,8 @@ def trunk_cost(
             flops=2 * d_model * vocab_size,
         ),
     ]
-    norms = Term(name="norms", n_params=(2 * n_layers + 1) * d_model)
+    norm_params = d_model if norm_params is None else norm_params
+    norms = Term(name="norms", n_params=(2 * n_layers + 1) * norm_params)
     if trained_blocks is not None:
         vocabulary = [term.frozen(THROUGH_PASSES) for term in vocabulary]
         norms = norms.frozen(THROUGH_PASSES)

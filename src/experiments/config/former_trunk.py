@@ -1,29 +1,48 @@
-"""A trunk as runs wrote it before its positions had a `_target_`: by `rope_base`. Ids stay so."""
+"""A trunk as runs wrote it before its parts had a `_target_`: by a key each. Ids stay so."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.config.constraints import shown
 
-_ROPE, _BASE = "experiments.models.positions.rope.RoPE", 10_000.0
+
+class _Former(NamedTuple):
+    """A part's one class, by the key that had its one setting. default: where none is given."""
+
+    part: str
+    target: str
+    setting: str
+    key: str
+    default: Any
+
+
+_FORMER = (
+    _Former("positions", "experiments.models.positions.rope.RoPE", "base", "rope_base", 10_000.0),
+    _Former("norm", "experiments.models.norms.rms.RMSNormConfig", "eps", "norm_eps", None),
+)
 
 
 def today(trunk: Mapping[str, Any]) -> dict[str, Any]:
     """The node as it is written today. Raises ValueError for a key that has no effect."""
-    rest = {key: value for key, value in trunk.items() if key != "rope_base"}
-    if "positions" not in trunk:
-        return {**rest, "positions": {"_target_": _ROPE, "base": trunk.get("rope_base", _BASE)}}
-    if "rope_base" in trunk:
-        base = shown(trunk["rope_base"])
-        raise ValueError(f"trunk.rope_base={base} is now trunk.positions.base={base}")
-    return rest
+    found = dict(trunk)
+    for part, target, setting, key, default in _FORMER:
+        value = found.pop(key, default)
+        if part not in found:
+            found[part] = {"_target_": target, setting: value}
+        elif key in trunk:
+            value = shown(value)
+            raise ValueError(f"trunk.{key}={value} is now trunk.{part}.{setting}={value}")
+    return found
 
 
 def before(trunk: Mapping[str, Any]) -> dict[str, Any]:
-    """The node as ids have it: of rotary positions their base, where it is not the usual one."""
-    rest = {key: value for key, value in trunk.items() if key not in ("positions", "rope_base")}
-    node = trunk.get("positions", {"_target_": _ROPE, "base": trunk.get("rope_base", _BASE)})
-    if not isinstance(node, Mapping) or node.get("_target_") != _ROPE:
-        return {**rest, "positions": node}
-    base = node.get("base", _BASE)
-    return rest if base == _BASE else {**rest, "rope_base": base}
+    """The node as ids have it: of these classes the setting, where it is not the default."""
+    found = dict(trunk)
+    for part, target, setting, key, default in _FORMER:
+        given = found.pop(key, default)
+        node = found.pop(part, {"_target_": target, setting: given})
+        if not isinstance(node, Mapping) or node.get("_target_") != target:
+            found[part] = node
+        elif (value := node.get(setting, default)) != default:
+            found[key] = value
+    return found

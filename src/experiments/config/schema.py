@@ -38,9 +38,11 @@ from experiments.config.reading import build, check_chosen, read, read_value
 from experiments.config.trainer import Cluster, Trainer
 
 # what each part that a `_target_` names must be able to do: costs.FFNConfig, data.corpus.Corpus,
-# data.tokenizer.TokenizerConfig, optim.optimizer.OptimizerConfig and positions.Positions
+# data.tokenizer.TokenizerConfig, optim.optimizer.OptimizerConfig, norm.NormConfig and
+# positions.Positions
 _LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
-_OPTIMIZER, _POSITIONS = ("takes", "moments", "step"), ("angles", "bias")
+_OPTIMIZER = ("takes", "moments", "step")
+_POSITIONS, _NORM = ("angles", "bias"), ("build", "n_params")
 _WEIGHTS, _PART = ("shape", "digest", "tokenizer", "state"), ("start", "training")
 
 
@@ -108,7 +110,7 @@ class Trunk:
         If(_leaves_blocks, "with trunk.ffn_blocks=all; set trunk.ffn_blocks=middle")
     )
     positions: Any
-    norm_eps: Annotated[float, Within(0, 1, above=True)] | None = added(None)
+    norm: Any
     n_kv_heads: AtLeast1 | None = added(None)
     beside: bool = added(False, Drawn())  # weights to start from have init.how=beside
 
@@ -313,6 +315,7 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     trunk = former_trunk.today(trunk)
     trunk["base_ffn"] = _base_ffn(trunk.get("base_ffn"))
     trunk["positions"] = build(trunk["positions"], "trunk.positions", _POSITIONS)
+    trunk["norm"] = build(trunk["norm"], "trunk.norm", _NORM)
     if raw.get("init") is not None:
         weights = build(raw["init"].get("weights"), "init.weights", _WEIGHTS)
         raw["init"] = {**raw["init"], "weights": weights}

@@ -80,11 +80,12 @@ def _check_whole(raw: Mapping[str, Any]) -> None:
             "model=weights is the layer of the weights of init, and init=none has none; give "
             "another model, or set init=run, hf or smollm2"
         )
-    if (raw.get("trunk") or {}).get("positions", 0) is None:
-        raise ValueError(
-            "positions=weights are those of the weights of init, and init=none has none; give "
-            "others, or set init=run, hf or smollm2"
-        )
+    for part in ("positions", "norm"):
+        if (raw.get("trunk") or {}).get(part, 0) is None:
+            raise ValueError(
+                f"{part}=weights is for the weights of init, and init=none has none; give another "
+                f"{part}, or set init=run, hf or smollm2"
+            )
     ladder = raw.get("ladder")
     if isinstance(ladder, Mapping) and ladder.get("vocab_size", 0) is None:
         raise ValueError(
@@ -104,7 +105,7 @@ def _values(shape: Shape) -> tuple[tuple[str, str, Any], ...]:
         ("ladder", "vocab_size", shape.vocab_size),
         ("ladder", "tie_head", shape.tie_head),
         ("trunk", "positions", dict(shape.positions)),
-        ("trunk", "norm_eps", shape.norm_eps),
+        ("trunk", "norm", dict(shape.norm)),
         ("trunk", "n_kv_heads", shape.n_kv_heads),
         ("trunk", "base_ffn", distinct[0] if same else distinct),
     )

@@ -23,7 +23,8 @@ from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.system.json_files import read_json
 
 MODEL_TYPE = "expert_isoflops"
-_LAYER, _POSITIONS = ("cost", "build"), ("angles", "bias")  # what their configs can do
+_LAYER = ("cost", "build")  # what a config of a layer can do, and those of other parts
+_PARTS = {"positions": ("angles", "bias"), "norm": ("build", "n_params")}
 _EARLIER = {  # names of layers in exports from before they were named as in conf/
     "dense": "DenseConfig",
     "none": "NoneConfig",
@@ -63,12 +64,16 @@ def _read_layer(node: Any) -> dict[str, Any]:
     return layer_node(build(node, "ffns", _LAYER))
 
 
-def _read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The node of positions; of an earlier export, which had the base of rotary ones. Raises
+def _read_parts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The nodes of positions and norm; of an earlier export, which had a number of each. Raises
     ValueError.
     """
-    node = former_trunk.today({k: v for k, v in values.items() if k in ("positions", "rope_base")})
-    return node_of(build(node["positions"], "positions", _POSITIONS))
+    given = {name: values[name] for name in (*_PARTS, "rope_base") if name in values}
+    if "norm" not in given:
+        eps = checked(values["rms_norm_eps"], Annotated[float, Within(0, 1)], "rms_norm_eps")
+        given["norm_eps"] = None if eps == FLOAT_EPS else eps
+    nodes = former_trunk.today(given)
+    return {name: node_of(build(nodes[name], name, needs)) for name, needs in _PARTS.items()}
 
 
 def is_export(settings: Mapping[str, Any]) -> bool:
@@ -84,13 +89,13 @@ def exported_shape(folder: Path) -> Shape:
         if not is_export(values):
             raise ValueError(f"its model_type is {values.get('model_type')!r}")
         nodes = tuple(_read_layer(node) for node in values["ffns"])
-        eps = checked(values["rms_norm_eps"], Annotated[float, Within(0, 1)], "rms_norm_eps")
         size = Annotated[int, Within(1, 2**24)]
         n_layers, d_model, d_head, n_kv_heads, vocab_size = (
             checked(values[name], size, name) for name in _SIZES
         )
         if len(nodes) != n_layers:
             raise ValueError(f"num_hidden_layers={n_layers}, and ffns are {len(nodes)}")
+        parts = _read_parts(values)
         return Shape(
             n_layers=n_layers,
             d_model=d_model,
@@ -98,8 +103,8 @@ def exported_shape(folder: Path) -> Shape:
             n_kv_heads=n_kv_heads,
             vocab_size=vocab_size,
             tie_head=checked(values["tie_word_embeddings"], bool, "tie_word_embeddings"),
-            positions=_read_positions(values),
-            norm_eps=None if eps == FLOAT_EPS else eps,
+            positions=parts["positions"],
+            norm=parts["norm"],
             ffns=nodes,
             name=values.get("model_name", "dense"),
         )
@@ -143,7 +148,7 @@ def _trunk_of(shape: Shape) -> Transformer:
     """Without values."""
     with torch.device("meta"):
         ffns = tuple(build(node, "ffns", _LAYER) for node in shape.ffns)
-        positions = build(shape.positions, "positions", _POSITIONS)
-        names = ("d_model", "d_head", "n_kv_heads", "vocab_size", "tie_head", "norm_eps")
+        parts = {name: build(getattr(shape, name), name, needs) for name, needs in _PARTS.items()}
+        names = ("d_model", "d_head", "n_kv_heads", "vocab_size", "tie_head")
         sizes = {name: getattr(shape, name) for name in names}
-        return TransformerConfig(seq_len=1, ffns=ffns, positions=positions, **sizes).build()
+        return TransformerConfig(seq_len=1, ffns=ffns, **parts, **sizes).build()

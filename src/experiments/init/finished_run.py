@@ -46,7 +46,7 @@ class FinishedRun:
             vocab_size=vocab_size,
             tie_head=config.ladder.tie_head,
             positions=node_of(config.trunk.positions),
-            norm_eps=config.trunk.norm_eps,
+            norm=node_of(config.trunk.norm),
             ffns=tuple(node_of(ffn) for ffn in placed(config)),
             name=record.model,
         )

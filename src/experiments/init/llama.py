@@ -13,6 +13,7 @@ from torch import Tensor
 
 from experiments.config.reading import build
 from experiments.init.source import Shape, node_of
+from experiments.models.norms.rms import RMSNormConfig
 from experiments.models.positions.rope import RoPE
 
 DENSE = "experiments.models.ffn.dense.DenseConfig"
@@ -61,7 +62,7 @@ def llama_shape(
         vocab_size=vocab_size,
         tie_head=tie_head,
         positions=node_of(RoPE(base=rope_theta)),
-        norm_eps=norm_eps,
+        norm=node_of(RMSNormConfig(eps=norm_eps)),
         ffns=(ffn,) * n_layers,
         max_seq_len=max_seq_len,
     )

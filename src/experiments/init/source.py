@@ -13,7 +13,7 @@ from torch import Tensor
 class Shape:
     """The trunk that carries some weights: models.transformer.TransformerConfig's fields.
 
-    positions: their config node, with `_target_`. ffns: that of the layer of each block.
+    positions, norm: their config nodes, with `_target_`. ffns: that of the layer of each block.
     name: what conf/model calls the layer of most blocks, for tables.
     max_seq_len: longer sequences are another function in the model that the weights are of, whose
         attention has a window, or none that they were trained on; None: it says neither.
@@ -26,7 +26,7 @@ class Shape:
     vocab_size: int
     tie_head: bool
     positions: Mapping[str, Any]
-    norm_eps: float | None
+    norm: Mapping[str, Any]
     ffns: tuple[Mapping[str, Any], ...]
     name: str = "dense"
     max_seq_len: int | None = None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.inspection.interface import Inspected, device_of, seen
+from experiments.inspection.interface import Inspected, device_of, final_norm, seen
 from experiments.models.ffn._slots import Slots
 from experiments.models.tokens import Tokens
 from experiments.models.transformer import Transformer, block_of
@@ -93,7 +93,7 @@ def directions(model: Transformer, x: Tensor, targets: Tensor) -> Tensor:
     """u (T, d_model) float64 for the stream x (T, d_model) after the last block, and (T,) targets:
     x . u is the targets' logit.
     """
-    norm = model.norm
+    norm = final_norm(model)
     eps = torch.finfo(x.dtype).eps if norm.eps is None else norm.eps
     scale = (x.double().square().mean(-1, keepdim=True) + eps).rsqrt()
     rows = model.head.weight[targets].double() * norm.weight.double()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from experiments.models.ffn._base import FFN
 from experiments.models.ffn._slots import Slotted
+from experiments.models.norms.rms import RMSNorm
 from experiments.models.tokens import Tokens
 from experiments.models.transformer import Transformer, block_of
 
@@ -84,6 +85,20 @@ def the_layer(model: Transformer, name: str | None) -> Inspected:
             f"{', '.join(layer.name for layer in routed)}"
         )
     return routed[0]
+
+
+def final_norm(model: Transformer) -> RMSNorm:
+    """The norm before the head, by whose weights parts of logits are found.
+
+    Raises ValueError for one of another kind.
+    """
+    norm = model.norm
+    if not isinstance(norm, RMSNorm):
+        raise ValueError(
+            f"{type(norm).__name__} before the head: what an expert adds to a logit is known for "
+            "RMS norm alone (norm=rms)"
+        )
+    return norm
 
 
 def _layers(model: Transformer) -> Iterator[tuple[str, int, FFN]]:

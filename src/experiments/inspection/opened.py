@@ -8,7 +8,7 @@ from typing import Any
 from experiments.data.vocabulary import Vocabulary
 from experiments.finished.model import Change, trained_model
 from experiments.inspection.classes import token_classes
-from experiments.inspection.interface import Inspected, inspected_layers
+from experiments.inspection.interface import Inspected, final_norm, inspected_layers
 from experiments.inspection.reading import Pass
 from experiments.inspection.results import FORMAT
 from experiments.inspection.statistics import Bounds
@@ -46,6 +46,7 @@ def opened(
     chosen, vocabulary, point = read_texts(run_dir, record, texts, overrides)
     model = trained_model(run_dir, point, vocabulary)
     found = inspected_layers(model, layers)
+    final_norm(model)  # before the minutes that all of it takes
     weights = tensors_sha256(model.state_dict())
     if change is not None:
         change.change(model)

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from experiments.inspection.interface import Inspected, device_of
+from experiments.inspection.interface import Inspected, device_of, final_norm
 from experiments.models.ffn._slots import Slots
 from experiments.models.transformer import Transformer
 
@@ -40,7 +40,7 @@ def promoted(
         rows, of = in_contexts(experts), "contexts"
     else:
         rows = rows * torch.from_numpy(signs).to(rows).unsqueeze(1)
-    scores = (rows * model.norm.weight.double()) @ model.head.weight.double().t()
+    scores = (rows * final_norm(model).weight.double()) @ model.head.weight.double().t()
     spread = scores.std(1, keepdim=True)
     far = torch.where(spread > 0, (scores - scores.mean(1, keepdim=True)) / spread, 0.0)
     lines = []

@@ -5,7 +5,7 @@ tokenizer.json, tokenizer_config.json
 README.md                     the model card
 export.json                   whose export it is, and the files
 configuration_experts.py, layers_experts.py, modeling_experts.py, tokens_experts.py, and the own
-source of layers and positions    the code, where no architecture of transformers fits
+source of their parts             the code, where no architecture of transformers fits
 """
 
 import hashlib
@@ -85,7 +85,7 @@ def _texts(form: Form, vocabulary: Vocabulary, record: RunRecord, card: str) -> 
 
 def _code(form: Form) -> dict[str, str]:
     """The modeling file, and the source of the layers that the model has."""
-    targets = set(_targets([form.config["ffns"], form.config["positions"]]))
+    targets = set(_targets([form.config[part] for part in ("ffns", "positions", "norm")]))
     texts = flat_sources([*_USED, *sorted({t.rpartition(".")[0] for t in targets})])
     texts["layers_experts.py"] = table_of(targets)
     texts |= {name: (_TEMPLATE / name).read_text(encoding="utf-8") for name in _CODE}

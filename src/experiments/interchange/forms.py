@@ -15,6 +15,7 @@ from experiments.models.batch_norm import BatchNorm
 from experiments.models.ffn._base import second_names
 from experiments.models.folded import folded
 from experiments.models.lora import merged
+from experiments.models.norms.rms import RMSNormConfig
 from experiments.models.positions.rope import RoPE
 from experiments.models.transformer import Transformer, TransformerConfig
 
@@ -48,10 +49,10 @@ class Form:
 def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
     """The model as transformers loads it.
 
-    A Llama where positions are rotary and all blocks hold the same dense layer with a gate, an
-    Arcee where it has none: the arithmetic is theirs. Otherwise our modeling file. A
-    parametrization's multipliers are put into the weights. Raises ValueError for a layer without a
-    form.
+    A Llama where positions are rotary, norms are RMS norms and all blocks hold the same dense layer
+    with a gate, an Arcee where it has none: the arithmetic is theirs. Otherwise our modeling file.
+    A parametrization's multipliers are put into the weights. Raises ValueError for a layer without
+    a form.
     """
     said = dict(zip(("tokens", "logits"), _said(model, end_of_text)))
     model = folded(model)
@@ -68,7 +69,6 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
         "num_key_value_heads": config.n_kv_heads or config.n_heads,
         "head_dim": config.d_head,
         "max_position_embeddings": config.seq_len,
-        "rms_norm_eps": FLOAT_EPS if config.norm_eps is None else config.norm_eps,
         "tie_word_embeddings": config.tie_head,
         "bos_token_id": None,
         "eos_token_id": end_of_text,
@@ -76,8 +76,9 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
         "dtype": "float32",
     }
     first: Any = config.ffns[0]
-    positions, is_mlp = config.positions, getattr(first, "is_mlp", False)
-    if isinstance(positions, RoPE) and is_mlp and all(ffn == first for ffn in config.ffns):
+    positions, norm = config.positions, config.norm
+    is_mlp = getattr(first, "is_mlp", False) and all(ffn == first for ffn in config.ffns)
+    if is_mlp and isinstance(positions, RoPE) and isinstance(norm, RMSNormConfig):
         kind = "Llama" if first.glu else "Arcee"
         native = {
             "architectures": [f"{kind}ForCausalLM"],
@@ -85,6 +86,7 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
             **common,
             "intermediate_size": first.d_ff(config.d_model),
             "hidden_act": HIDDEN_ACTS[first.activation],
+            "rms_norm_eps": FLOAT_EPS if norm.eps is None else norm.eps,
             "rope_parameters": {"rope_type": "default", "rope_theta": positions.base},
             "attention_bias": False,
             "mlp_bias": False,
@@ -110,6 +112,7 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
         },
         **common,
         "positions": node_of(config.positions),
+        "norm": node_of(config.norm),
         "hidden_act": f"{MODEL_TYPE}: see ffns",  # other architectures fail on it, and should
         "ffns": [layer_node(ffn) for ffn in config.ffns],
         "causal": causal,
@@ -146,7 +149,7 @@ def _shape(config: TransformerConfig, model_name: str) -> Shape:
         vocab_size=config.vocab_size,
         tie_head=config.tie_head,
         positions=node_of(config.positions),
-        norm_eps=config.norm_eps,
+        norm=node_of(config.norm),
         ffns=tuple(layer_node(ffn) for ffn in config.ffns),
         name=model_name,
     )

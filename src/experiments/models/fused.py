@@ -21,6 +21,7 @@ from experiments.kernels.trunk import (
 from experiments.kernels.trunk_passes import MOST_D_HEAD, UNIT, load_trunk
 from experiments.models.documents import first_seen
 from experiments.models.ffn._base import beside_input
+from experiments.models.norms.rms import RMSNorm
 from experiments.models.positions.positions import Seen
 from experiments.models.transformer import Block, Transformer, TransformerConfig, block_of
 
@@ -61,8 +62,8 @@ class Fused:
         """
         model, flat = self.model, targets.flatten()
         if HEAD not in self.eager:
-            weights = (model.norm.weight, model.head.weight)
-            numbers = (eps_of(model.norm), model.multiplier)
+            norm = _known(model.norm)
+            weights, numbers = (norm.weight, model.head.weight), (eps_of(norm), model.multiplier)
             return head_losses(self._hidden(tokens), *weights, flat, *numbers)
         logits = self.logits(tokens).flatten(0, 1).float()
         each = F.cross_entropy(logits.detach(), flat, reduction="none")
@@ -98,7 +99,7 @@ class Fused:
                 x = block.ffn_half(x, handed)
             else:
                 rest = beside_input(block.ffn, handed)
-                x = block.ffn.fused_half(x, block.ffn_norm, block.multiplier, *rest)
+                x = block.ffn.fused_half(x, _known(block.ffn_norm), block.multiplier, *rest)
         return x
 
 
@@ -123,7 +124,7 @@ def _turns(config: TransformerConfig, seq: int) -> tuple[Tensor, Tensor]:
 def _attention(
     block: Block, x: Tensor, turns: tuple[Tensor, Tensor], first: Tensor | None
 ) -> Tensor:
-    attention, norm = block.attention, block.attention_norm
+    attention, norm = block.attention, _known(block.attention_norm)
     shape = AttentionShape(
         n_heads=attention.n_heads,
         n_kv_heads=attention.n_kv_heads,
@@ -170,9 +171,14 @@ def _first(reasons: Iterator[str | None]) -> str | None:
 
 
 def _why_not_norm(norm: nn.Module) -> str | None:
-    if type(norm) is not nn.RMSNorm or norm.weight is None:
-        return f"{type(norm).__name__} is not RMSNorm with weights"
-    return why_not_weights(norm.weight)
+    if type(norm) is not RMSNorm:
+        return f"{type(norm).__name__} is not RMSNorm"
+    return why_not_weights(_known(norm).weight)
+
+
+def _known(norm: nn.Module) -> RMSNorm:
+    assert isinstance(norm, RMSNorm)
+    return norm
 
 
 def _hooked(called: bool, *modules: nn.Module) -> str | None:

@@ -1,7 +1,7 @@
 """The trunk: a pre-norm decoder that is handed its feed-forward layers and knows none by name.
 
-RMSNorm, causal attention, no biases, tied or untied head, the same for every feed-forward variant.
-What attention knows of positions is handed to it too. The paper gives its trunk's sizes alone.
+Causal attention, no biases, tied or untied head, the same for every feed-forward variant. Norms and
+what attention knows of positions are handed to it too. The paper gives its trunk's sizes alone.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,13 +20,15 @@ from experiments.models.documents import document_mask, seen_before
 from experiments.models.ffn._base import FFN, beside_input, share
 from experiments.models.ffn._rows import whole_tables
 from experiments.models.lora import add_lora, lora_term
+from experiments.models.norms.norm import NormConfig
+from experiments.models.norms.rms import RMSNormConfig
 from experiments.models.parametrization import Base, Multipliers, Scale, scales
 from experiments.models.positions.positions import Positions, Seen, rotate, seen_at
 from experiments.models.positions.rope import RoPE
 from experiments.models.roles import MAP, ROWS, Role, check_declared, declared_roles
 from experiments.models.tokens import Tokens, check_vocabulary
 
-_ROPE = RoPE()
+_ROPE, _RMS = RoPE(), RMSNormConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,6 @@ class TransformerConfig:
 
     document_end: the id that ends a document; if given, attention does not reach past the end of
     another document. Costs are those of full causal attention either way.
-    norm_eps: of the RMS norms; None for torch's own, the float type's epsilon.
     n_kv_heads: heads of keys and values, each shared by as many heads of queries (Ainslie 2023,
     arXiv:2305.13245); None for as many as there are.
     trained_blocks: only these blocks' layers are trained (init/freeze.py); None: all is.
@@ -53,7 +54,7 @@ class TransformerConfig:
     ffns: tuple[FFNConfig, ...]
     document_end: int | None = None
     positions: Positions = _ROPE
-    norm_eps: float | None = None
+    norm: NormConfig = _RMS
     n_kv_heads: int | None = None
     trained_blocks: tuple[int, ...] | None = None
     tables_alone: bool = False
@@ -117,6 +118,7 @@ class TransformerConfig:
             tie_head=self.tie_head,
             ffns=self.ffns,
             d_kv=self.d_kv,
+            norm_params=self.norm.n_params(self.d_model),
             trained_blocks=self.trained_blocks,
             tables_alone=self.tables_alone,
         )
@@ -161,7 +163,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, d_model)
         self.blocks = nn.ModuleList(Block(config, ffn) for ffn in config.ffns)
         share(self.ffn_layers())
-        self.norm = nn.RMSNorm(d_model, eps=config.norm_eps)
+        self.norm = config.norm.build(d_model)
         self.head = nn.Linear(d_model, config.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=d_model**-0.5)
         nn.init.normal_(self.head.weight, std=d_model**-0.5)
@@ -278,9 +280,9 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig, ffn: FFNConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.attention_norm = config.norm.build(config.d_model)
         self.attention = Attention(config)
-        self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.ffn_norm = config.norm.build(config.d_model)
         self.ffn: FFN = ffn.build(config.d_model)
         self.multiplier = config.multipliers.residual
 

@@ -107,7 +107,7 @@ def _read(raw: Mapping[str, Any]) -> Draft:
         tie_head=ladder.tie_head,
         ffns=drawn(config),
         positions=trunk.positions,
-        norm_eps=trunk.norm_eps,
+        norm=trunk.norm,
         n_kv_heads=trunk.n_kv_heads,
     )
     for part in parts:

@@ -224,9 +224,12 @@ def _ending(code: int | None) -> str:
 
 def _work(raw: Raw, n_threads: int, card: str | None) -> None:
     """A worker's whole life: one point, its output in log.txt. card: its GPU."""
-    interruption.listen()
-    with interruption.bounded(INTERRUPTED):
-        code = _work_on(raw, n_threads, card)
+    try:
+        interruption.listen()
+        with interruption.bounded(INTERRUPTED):
+            code = _work_on(raw, n_threads, card)
+    except KeyboardInterrupt:  # before the run's own log, and the controller says that it ends
+        code = INTERRUPTED
     interruption.ending()
     raise SystemExit(code)
 

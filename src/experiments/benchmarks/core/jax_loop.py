@@ -55,7 +55,7 @@ class JaxLoop:
         seen = np.tril(np.ones((config.seq_len, config.seq_len), bool))
 
         def norm(x: Any, weight: Any) -> Any:
-            eps = torch.finfo(torch.float32).eps if config.norm_eps is None else config.norm_eps
+            eps = torch.finfo(torch.float32).eps
             return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + eps) * weight
 
         def rotate(x: Any) -> Any:

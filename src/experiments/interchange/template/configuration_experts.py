@@ -6,10 +6,11 @@ from transformers import PretrainedConfig
 
 
 class ExpertsConfig(PretrainedConfig):
-    """A pre-norm decoder: RMS norms, causal attention, no biases.
+    """A pre-norm decoder: causal attention, no biases.
 
     ffns: for each block the settings of its feed-forward layer; `kind` is dense, none, moe, pkm,
-        peer or beside. positions: the settings of what attention knows of where a token is.
+        peer or beside. positions, norm: the settings of what attention knows of where a token is,
+        and of the norms.
     causal: False if a layer routes by later tokens (expert choice); such a model scores texts but
         can't generate.
     freeze_batch_norm: running statistics of queries are used in training too, and not changed.
@@ -29,8 +30,8 @@ class ExpertsConfig(PretrainedConfig):
         num_key_value_heads: int = 1,
         head_dim: int = 64,
         max_position_embeddings: int = 256,
-        rms_norm_eps: float = 2.0**-23,
         positions: dict[str, Any] | None = None,
+        norm: dict[str, Any] | None = None,
         ffns: list[dict[str, Any]] | None = None,
         causal: bool = True,
         freeze_batch_norm: bool = True,
@@ -46,8 +47,8 @@ class ExpertsConfig(PretrainedConfig):
         self.num_key_value_heads = num_key_value_heads
         self.head_dim = head_dim
         self.max_position_embeddings = max_position_embeddings
-        self.rms_norm_eps = rms_norm_eps
         self.positions = positions
+        self.norm = norm
         self.ffns = ffns if ffns is not None else [{"kind": "none"}] * num_hidden_layers
         self.causal = causal
         self.freeze_batch_norm = freeze_batch_norm

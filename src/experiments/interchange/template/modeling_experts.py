@@ -48,22 +48,6 @@ def _config_of(node: dict[str, Any]) -> Any:
     return CONFIGS[node["_target_"]](**values)
 
 
-def wide(x: Tensor) -> Tensor:
-    """float32, or float64 as it is."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight, in float32 or wider."""
-
-    def __init__(self, d: int, eps: float) -> None:
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(d)), eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(wide(x), self.weight.shape, wide(self.weight), self.eps).to(x.dtype)
-
-
 class Attention(nn.Module):
     """Causal self-attention. qkv: rows of the queries' heads, of the keys', of the values'."""
 
@@ -102,8 +86,8 @@ class Block(GradientCheckpointingLayer):
 
     def __init__(self, config: ExpertsConfig, block: int) -> None:
         super().__init__()
-        d, eps = config.hidden_size, config.rms_norm_eps
-        self.attention_norm, self.ffn_norm = RMSNorm(d, eps), RMSNorm(d, eps)
+        d, norm = config.hidden_size, _config_of(config.norm)
+        self.attention_norm, self.ffn_norm = norm.build(d), norm.build(d)
         self.attention = Attention(config, block)
         self.ffn = layer_of(d, config.ffns[block])
 
@@ -136,7 +120,7 @@ class ExpertsModel(PreTrainedModel):
         share(layer for block in self.blocks for layer in block.ffn.layers())
         self._shared = second_names(self)
         self._tied_weights_keys = {**(self._tied_weights_keys or {}), **self._shared}
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = _config_of(config.norm).build(config.hidden_size)
         self.positions = _config_of(config.positions)
         for module in self.modules():
             if isinstance(module, BatchNorm):
