@@ -8,7 +8,7 @@ EXTRAS ?= dev
 # Machines of CI often set it. Each worker and child would then compile all sources again, for minutes.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo retrofit-demo study test test-fast test-changed test-levels test-long test-night test-study test-slurm soak audit-security check api format wandb-sync gpu-check gpu-wheels clean
+.PHONY: help demo retrofit-demo study test test-fast test-changed test-levels test-long test-night test-study test-slurm durations soak audit-security check api format wandb-sync gpu-check gpu-wheels clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -58,6 +58,10 @@ test-long: $(READY)  ## run the tests of more than half a second or so each: run
 
 test-night: $(READY)  ## run what takes longer still: coverage over many draws, mistakes put in, graphs of each layer
 	$(PYTEST) --ignore tests/study -m night
+
+durations: $(READY)  ## run all but the night's, for an hour, and record which are slow and long
+	folder=$$(mktemp -d) && { $(PYTEST) -m "not slurm and not night" --record-durations $$folder; \
+		$(BIN)/python -m tests.durations $$folder; rm -r $$folder; }
 
 test-fast: $(READY)  ## run the quick tests (a few minutes)
 	$(PYTEST) --ignore tests/study -m "not slow and not slurm and not long and not night"
