@@ -3,6 +3,7 @@
 import pytest
 
 from experiments.budget.costs import Cost, Term, trunk_cost
+from experiments.models.attention.gqa import GQAConfig
 from experiments.models.blocks import assign_ffns
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.none import NoneConfig
@@ -18,10 +19,10 @@ PAPER_SIZES = {  # budget: blocks of the dense models (He 2024, Fig. 1, recovere
 def paper_dense(n_layers):
     return trunk_cost(
         d_model=128 * n_layers,
-        seq_len=2048,
         vocab_size=32_000,
         tie_head=True,
         ffns=(DenseConfig(),) * n_layers,
+        attention=GQAConfig().terms(128 * n_layers, 128, 2048),
     )
 
 
@@ -42,7 +43,8 @@ def test_the_two_sizes_read_off_the_figure_itself(n_layers, n_params):
 def test_peer_less_dense_is_the_expert_tables():
     """PEER's 6e18 optimum (L=7) is 1.97 B parameters in Fig. 1, read to half a percent."""
     ffns = assign_ffns(PEERConfig(), DenseConfig(), "middle", 7)
-    cost = trunk_cost(d_model=896, seq_len=2048, vocab_size=32_000, tie_head=True, ffns=ffns)
+    attention = GQAConfig().terms(896, 128, 2048)
+    cost = trunk_cost(d_model=896, vocab_size=32_000, tie_head=True, ffns=ffns, attention=attention)
     assert cost.n_params == pytest.approx(1.97e9, rel=0.01)
 
 
@@ -50,10 +52,10 @@ def test_every_term_of_a_small_model_by_hand():
     d, seq, vocab, n_layers = 8, 15, 100, 2
     cost = trunk_cost(
         d_model=d,
-        seq_len=seq,
         vocab_size=vocab,
         tie_head=False,
         ffns=(DenseConfig(), NoneConfig()),
+        attention=GQAConfig().terms(d, d, seq),
     )
     flops = {t.name: t.flops for t in cost.terms if t.flops}
     assert flops == {
@@ -99,7 +101,11 @@ def test_layers_of_one_kind_and_two_sizes_are_added_up():
 def test_six_n_d_is_not_the_count_where_head_and_context_weigh():
     """Why plan does not use 6ND: at this size it is off by a third."""
     cost = trunk_cost(
-        d_model=64, seq_len=256, vocab_size=2048, tie_head=False, ffns=(DenseConfig(),) * 2
+        d_model=64,
+        vocab_size=2048,
+        tie_head=False,
+        ffns=(DenseConfig(),) * 2,
+        attention=GQAConfig().terms(64, 16, 256),
     )
     assert cost.training_flops / (6 * cost.n_params) < 0.75
 

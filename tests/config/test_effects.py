@@ -119,7 +119,7 @@ def test_points_that_are_one_run_share_an_effective_id(raw):
         ("continual=keep",),
         ("optim.lr=0.012", "ladder.lr=1"),
         ("trunk.ffn_blocks=[0]",),  # the middle one of two
-        (f"+trunk.n_kv_heads={n_heads}",),
+        (f"trunk.attention.n_kv_heads={n_heads}",),
     ):
         assert ids(*same)[0] != base[0]
         assert ids(*same)[1] == base[1]

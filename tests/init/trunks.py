@@ -17,7 +17,7 @@ def trunk_config(shape: Shape, seq_len: int = 16) -> TransformerConfig:
         ffns=tuple(build(node, "ffn", ("cost", "build")) for node in shape.ffns),
         positions=build(shape.positions, "positions"),
         norm=build(shape.norm, "norm"),
-        n_kv_heads=shape.n_kv_heads,
+        attention=build(shape.attention, "attention"),
     )
 
 

@@ -11,6 +11,7 @@ from experiments.data.vocabulary import prepare_vocabulary
 from experiments.interchange.card import model_card
 from experiments.interchange.folder import write_export
 from experiments.interchange.forms import form_of
+from experiments.models.attention.gqa import GQAConfig
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.memory_plus import MemoryPlusConfig
@@ -52,11 +53,14 @@ FINE = {"routing": "token_choice", "granularity": 4}
 MODELS = {
     "dense": ((DenseConfig(),) * 2, {}),
     "dense_glu": ((DenseConfig(glu=True, activation="silu", width_factor=8 / 3),) * 2, {}),
-    "dense_relu": ((DenseConfig(activation="relu"),) * 2, {"tie_head": True, "n_kv_heads": 2}),
+    "dense_relu": (
+        (DenseConfig(activation="relu"),) * 2,
+        {"tie_head": True, "attention": GQAConfig(n_kv_heads=2)},
+    ),
     "dense_linear": ((DenseConfig(activation="identity"),), {"norm": RMSNormConfig(eps=1e-4)}),
     "dense_tanh": ((DenseConfig(activation="gelu_tanh"),), {}),
     "dense_mixed": ((DenseConfig(), DenseConfig(glu=True)), {"positions": RoPE(base=1e5)}),
-    "none": ((NoneConfig(), DenseConfig()), {"n_kv_heads": 1}),
+    "none": ((NoneConfig(), DenseConfig()), {"attention": GQAConfig(n_kv_heads=1)}),
     "moe": ((MoEConfig(n_experts=4), DenseConfig()), {}),
     "moe_fine": (
         (MoEConfig(n_experts=8, top_k=3, gate="sigmoid", n_shared_experts=2, **FINE),) * 2,
@@ -68,7 +72,7 @@ MODELS = {
     "peer": ((PEERConfig(**KEYS), DenseConfig()), {"tie_head": True}),
     "peer_glu": (
         (PEERConfig(**KEYS, glu=True, query_norm="layer", score="relu", activation="silu"),) * 2,
-        {"n_kv_heads": 2, "norm": RMSNormConfig(eps=1e-5)},
+        {"attention": GQAConfig(n_kv_heads=2), "norm": RMSNormConfig(eps=1e-5)},
     ),
     "peer_grown": ((PEERConfig(**KEYS, n_first_keys=16), DenseConfig()), {}),
     "pkm_grown": ((PKMConfig(**KEYS, n_first_keys=4, share_keys=False), NoneConfig()), {}),
@@ -88,7 +92,10 @@ MODELS = {
     "sgatlin_grown": ((SgatlinConfig(**CHANNELS, n_first_keys=8, activation="gelu"),), {}),
     "stem": ((StemConfig(vocab_size=VOCABULARY), DenseConfig()), {"tie_head": True}),
     "ultramem": ((UltraMemConfig(**KEYS, **THEIRS), DenseConfig()), {}),
-    "alibi": ((DenseConfig(glu=True),) * 2, {"positions": ALiBi(), "n_kv_heads": 2}),
+    "alibi": (
+        (DenseConfig(glu=True),) * 2,
+        {"positions": ALiBi(), "attention": GQAConfig(n_kv_heads=2)},
+    ),
     "nope": ((PEERConfig(**KEYS), DenseConfig()), {"positions": NoPE(), "tie_head": True}),
     "layer_norm": ((DenseConfig(), PKMConfig(**KEYS)), {"norm": LayerNormConfig()}),
     "beside": (

@@ -93,7 +93,7 @@ def test_import_of_an_export_is_the_identity(name, folders):
     assert (shape.d_model, shape.d_head, shape.n_layers) == (32, 8, len(config.ffns))
     assert (shape.norm, shape.positions) == (node_of(config.norm), node_of(config.positions))
     assert (shape.tie_head, shape.vocab_size) == (config.tie_head, VOCABULARY)
-    assert shape.n_kv_heads == (config.n_kv_heads or 4)
+    assert shape.attention == node_of(config.attention.explicit(4))
     own = model.state_dict()
     assert state.keys() == own.keys()
     for key, tensor in own.items():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from experiments.models.attention.gqa import GQAConfig
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.engram import Engram, EngramConfig
@@ -69,9 +70,9 @@ def test_the_logits_are_those_without_a_cache(name, end):
 @pytest.mark.parametrize(
     "options",
     [
-        {"n_kv_heads": 2},
-        {"n_kv_heads": 1, "positions": RoPE(base=1e5)},
-        {"n_kv_heads": 2, "positions": ALiBi()},
+        {"attention": GQAConfig(n_kv_heads=2)},
+        {"attention": GQAConfig(n_kv_heads=1), "positions": RoPE(base=1e5)},
+        {"attention": GQAConfig(n_kv_heads=2), "positions": ALiBi()},
         {"positions": NoPE()},
     ],
 )

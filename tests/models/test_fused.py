@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from experiments.config.reading import build
 from experiments.kernels.trunk_passes import load_trunk
+from experiments.models.attention.gqa import GQAConfig
 from experiments.models.documents import document_mask, first_seen
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import Dense, DenseConfig
@@ -75,7 +76,7 @@ def _assert_same(model, tokens, targets):
     [
         {},
         {"document_end": 3},
-        {"n_kv_heads": 1},
+        {"attention": GQAConfig(n_kv_heads=1)},
         {"tie_head": True},
         {"trained_blocks": (1,)},
         {

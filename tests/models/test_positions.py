@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from experiments.config.hydra_hints import choice_names
 from experiments.init.exported import exported_shape, exported_state
 from experiments.init.source import node_of
+from experiments.models.attention.gqa import GQAConfig
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.fused import Fused
@@ -144,7 +145,7 @@ def test_slopes_are_those_of_the_paper():
 
 
 def test_alibi_against_attention_written_out_in_float64():
-    made = model(ALiBi(), n_kv_heads=1).double().eval()
+    made = model(ALiBi(), attention=GQAConfig(n_kv_heads=1)).double().eval()
     attention = made.blocks[0].attention
     x = torch.randn(1, 10, 48, dtype=torch.float64)
     found = attention(x, made.seen(torch.zeros(1, 10, dtype=torch.int64)))[0]

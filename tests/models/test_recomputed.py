@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from experiments.models.attention.gqa import GQAConfig
 from experiments.models.ffn._base import FFN
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
@@ -64,7 +65,9 @@ def _trained(ffns, recomputed, calls, monkeypatch, **options):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("options", [{}, {"document_end": 3, "n_kv_heads": 1}], ids=["", "more"])
+@pytest.mark.parametrize(
+    "options", [{}, {"document_end": 3, "attention": GQAConfig(n_kv_heads=1)}], ids=["", "more"]
+)
 def test_everything_is_that_of_the_model_as_it_is_written(name, options, monkeypatch):
     """To the bit; and what counts, counts once."""
     calls, again = {}, {}

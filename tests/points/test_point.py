@@ -126,8 +126,8 @@ def test_mup_takes_the_ladder_s_rate_as_it_is(make):
         (("optim.parametrization=completep",), r"optim\.lr_n_layers=null with optim\.parametriz"),
         ((*MUP, "ladder.lr_d_model=12"), r"lr_d_model=12 with .* whole number of heads of ladder"),
         (
-            (*MUP, "ladder.lr_d_model=24", "+trunk.n_kv_heads=2"),
-            r"of ladder\.d_head=8, shared by trunk\.n_kv_heads=2; change ladder\.lr_d_model",
+            (*MUP, "ladder.lr_d_model=24", "trunk.attention.n_kv_heads=2"),
+            r"n_kv_heads=2 must divide the 3 heads of .*; change ladder\.lr_d_model",
         ),
     ],
 )

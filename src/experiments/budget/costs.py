@@ -175,42 +175,15 @@ def name_of(config: object) -> str:
     return type(config).__name__.removesuffix("Config")
 
 
-def attention_terms(d_model: int, seq_len: int, d_kv: int | None = None) -> tuple[Term, ...]:
-    """Causal self-attention without biases; a position attends to (seq_len + 1) / 2 on average.
-
-    d_kv: the width of all keys together, and of all values (n_kv_heads * d_head of grouped heads,
-    Ainslie 2023, arXiv:2305.13245); None for d_model. Grouped heads cost no less context.
-    torch's counter does not know the mask and counts seq_len positions instead.
-    """
-    n_params = 2 * d_model**2 + 2 * d_model * (d_model if d_kv is None else d_kv)
-    context, d_keys = (seq_len + 1) / 2, d_model if d_kv is None else d_kv
-    # queries, keys and values; the first two rotated; the heads' sums
-    kept = (d_model + 2 * d_keys) + (d_model + d_keys) + d_model
-    return (
-        Term(
-            name="projections", n_params=n_params, flops=2 * n_params, kept=kept, half="attention"
-        ),
-        Term(
-            name="context",
-            flops=4 * d_model * context,
-            seen_by_torch=False,
-            kept=0,
-            half="attention",
-        ),
-    )
-
-
 def block_costs(
     *,
     d_model: int,
-    seq_len: int,
     ffns: Sequence[FFNConfig],
-    d_kv: int | None = None,
+    attention: Sequence[Term],
     trained_blocks: Sequence[int] | None = None,
     tables_alone: bool = False,
 ) -> tuple[Cost, ...]:
     """Each block, the lowest first: its attention and its layer. Norms are left to trunk_cost."""
-    attention = attention_terms(d_model, seq_len, d_kv)
     if trained_blocks is None:
         # from the last on: its pass backwards is the first that makes a gradient
         every = [(*attention, *ffn.cost(d_model).terms) for ffn in reversed(ffns)]
@@ -222,16 +195,15 @@ def block_costs(
 def trunk_cost(
     *,
     d_model: int,
-    seq_len: int,
     vocab_size: int,
     tie_head: bool,
     ffns: Sequence[FFNConfig],
-    d_kv: int | None = None,
+    attention: Sequence[Term],
     norm_params: int | None = None,
     trained_blocks: Sequence[int] | None = None,
     tables_alone: bool = False,
 ) -> Cost:
-    """The whole model: one entry of `ffns` per block, in order.
+    """The whole model: one entry of `ffns` per block, in order. attention: the terms of a block's.
 
     Equal layers are summed into one term, so that the shares stay readable. norm_params: those of
     one norm; None for d_model, as RMS norm has. trained_blocks: those
@@ -239,7 +211,6 @@ def trunk_cost(
     these layers, the tables alone.
     """
     n_layers = len(ffns)
-    attention = attention_terms(d_model, seq_len, d_kv)
     vocabulary = [
         Term(name="embedding", n_params=vocab_size * d_model),
         Term(

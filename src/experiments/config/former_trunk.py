@@ -19,6 +19,9 @@ class _Former(NamedTuple):
 _FORMER = (
     _Former("positions", "experiments.models.positions.rope.RoPE", "base", "rope_base", 10_000.0),
     _Former("norm", "experiments.models.norms.rms.RMSNormConfig", "eps", "norm_eps", None),
+    _Former(
+        "attention", "experiments.models.attention.gqa.GQAConfig", "n_kv_heads", "n_kv_heads", None
+    ),
 )
 
 

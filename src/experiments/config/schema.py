@@ -38,11 +38,15 @@ from experiments.config.reading import build, check_chosen, read, read_value
 from experiments.config.trainer import Cluster, Trainer
 
 # what each part that a `_target_` names must be able to do: costs.FFNConfig, data.corpus.Corpus,
-# data.tokenizer.TokenizerConfig, optim.optimizer.OptimizerConfig, norm.NormConfig and
-# positions.Positions
+# data.tokenizer.TokenizerConfig, optim.optimizer.OptimizerConfig,
+# attention.AttentionConfig, norm.NormConfig and positions.Positions
 _LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
 _OPTIMIZER = ("takes", "moments", "step")
-_POSITIONS, _NORM = ("angles", "bias"), ("build", "n_params")
+_OF_TRUNK = {
+    "attention": ("terms", "build"),
+    "norm": ("build", "n_params"),
+    "positions": ("angles", "bias"),
+}
 _WEIGHTS, _PART = ("shape", "digest", "tokenizer", "state"), ("start", "training")
 
 
@@ -111,7 +115,7 @@ class Trunk:
     )
     positions: Any
     norm: Any
-    n_kv_heads: AtLeast1 | None = added(None)
+    attention: Any
     beside: bool = added(False, Drawn())  # weights to start from have init.how=beside
 
     def __post_init__(self) -> None:
@@ -314,8 +318,8 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     trunk, data = dict(raw.get("trunk") or {}), dict(raw.get("data") or {})
     trunk = former_trunk.today(trunk)
     trunk["base_ffn"] = _base_ffn(trunk.get("base_ffn"))
-    trunk["positions"] = build(trunk["positions"], "trunk.positions", _POSITIONS)
-    trunk["norm"] = build(trunk["norm"], "trunk.norm", _NORM)
+    for part, needs in _OF_TRUNK.items():
+        trunk[part] = build(trunk[part], f"trunk.{part}", needs)
     if raw.get("init") is not None:
         weights = build(raw["init"].get("weights"), "init.weights", _WEIGHTS)
         raw["init"] = {**raw["init"], "weights": weights}

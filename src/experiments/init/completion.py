@@ -80,7 +80,7 @@ def _check_whole(raw: Mapping[str, Any]) -> None:
             "model=weights is the layer of the weights of init, and init=none has none; give "
             "another model, or set init=run, hf or smollm2"
         )
-    for part in ("positions", "norm"):
+    for part in ("attention", "norm", "positions"):
         if (raw.get("trunk") or {}).get(part, 0) is None:
             raise ValueError(
                 f"{part}=weights is for the weights of init, and init=none has none; give another "
@@ -106,7 +106,7 @@ def _values(shape: Shape) -> tuple[tuple[str, str, Any], ...]:
         ("ladder", "tie_head", shape.tie_head),
         ("trunk", "positions", dict(shape.positions)),
         ("trunk", "norm", dict(shape.norm)),
-        ("trunk", "n_kv_heads", shape.n_kv_heads),
+        ("trunk", "attention", dict(shape.attention)),
         ("trunk", "base_ffn", distinct[0] if same else distinct),
     )
 

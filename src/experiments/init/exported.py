@@ -24,7 +24,11 @@ from experiments.system.json_files import read_json
 
 MODEL_TYPE = "expert_isoflops"
 _LAYER = ("cost", "build")  # what a config of a layer can do, and those of other parts
-_PARTS = {"positions": ("angles", "bias"), "norm": ("build", "n_params")}
+_PARTS = {
+    "attention": ("terms", "build"),
+    "norm": ("build", "n_params"),
+    "positions": ("angles", "bias"),
+}
 _EARLIER = {  # names of layers in exports from before they were named as in conf/
     "dense": "DenseConfig",
     "none": "NoneConfig",
@@ -33,8 +37,9 @@ _EARLIER = {  # names of layers in exports from before they were named as in con
     "peer": "PEERConfig",
     "beside": "BesideConfig",
 }
-_SIZES = ("num_hidden_layers", "hidden_size", "head_dim", "num_key_value_heads", "vocab_size")
+_SIZES = ("num_hidden_layers", "hidden_size", "head_dim", "vocab_size")
 FLOAT_EPS = torch.finfo(torch.float32).eps  # what RMSNorm's eps=None is in float32
+_SIZE = Annotated[int, Within(1, 2**24)]
 _REMEDY = "export the run again"
 
 
@@ -65,13 +70,16 @@ def _read_layer(node: Any) -> dict[str, Any]:
 
 
 def _read_parts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The nodes of positions and norm; of an earlier export, which had a number of each. Raises
+    """The nodes of the trunk's parts; of an earlier export, which had a number of each. Raises
     ValueError.
     """
     given = {name: values[name] for name in (*_PARTS, "rope_base") if name in values}
     if "norm" not in given:
         eps = checked(values["rms_norm_eps"], Annotated[float, Within(0, 1)], "rms_norm_eps")
         given["norm_eps"] = None if eps == FLOAT_EPS else eps
+    if "attention" not in given:
+        n_kv_heads = checked(values["num_key_value_heads"], _SIZE, "num_key_value_heads")
+        given["n_kv_heads"] = n_kv_heads
     nodes = former_trunk.today(given)
     return {name: node_of(build(nodes[name], name, needs)) for name, needs in _PARTS.items()}
 
@@ -89,9 +97,8 @@ def exported_shape(folder: Path) -> Shape:
         if not is_export(values):
             raise ValueError(f"its model_type is {values.get('model_type')!r}")
         nodes = tuple(_read_layer(node) for node in values["ffns"])
-        size = Annotated[int, Within(1, 2**24)]
-        n_layers, d_model, d_head, n_kv_heads, vocab_size = (
-            checked(values[name], size, name) for name in _SIZES
+        n_layers, d_model, d_head, vocab_size = (
+            checked(values[name], _SIZE, name) for name in _SIZES
         )
         if len(nodes) != n_layers:
             raise ValueError(f"num_hidden_layers={n_layers}, and ffns are {len(nodes)}")
@@ -100,11 +107,11 @@ def exported_shape(folder: Path) -> Shape:
             n_layers=n_layers,
             d_model=d_model,
             d_head=d_head,
-            n_kv_heads=n_kv_heads,
             vocab_size=vocab_size,
             tie_head=checked(values["tie_word_embeddings"], bool, "tie_word_embeddings"),
-            positions=parts["positions"],
+            attention=parts["attention"],
             norm=parts["norm"],
+            positions=parts["positions"],
             ffns=nodes,
             name=values.get("model_name", "dense"),
         )
@@ -149,6 +156,6 @@ def _trunk_of(shape: Shape) -> Transformer:
     with torch.device("meta"):
         ffns = tuple(build(node, "ffns", _LAYER) for node in shape.ffns)
         parts = {name: build(getattr(shape, name), name, needs) for name, needs in _PARTS.items()}
-        names = ("d_model", "d_head", "n_kv_heads", "vocab_size", "tie_head")
+        names = ("d_model", "d_head", "vocab_size", "tie_head")
         sizes = {name: getattr(shape, name) for name in names}
         return TransformerConfig(seq_len=1, ffns=ffns, **parts, **sizes).build()

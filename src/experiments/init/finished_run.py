@@ -42,7 +42,7 @@ class FinishedRun:
             n_layers=config.size,
             d_model=d_model,
             d_head=config.ladder.d_head,
-            n_kv_heads=config.trunk.n_kv_heads or n_heads,
+            attention=node_of(config.trunk.attention.explicit(n_heads)),
             vocab_size=vocab_size,
             tie_head=config.ladder.tie_head,
             positions=node_of(config.trunk.positions),

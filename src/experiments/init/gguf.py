@@ -126,7 +126,7 @@ def gguf_state(path: Path) -> dict[str, Tensor]:
     package = from_extra("gguf", f"{path}")
     content = np.memmap(regular(path), mode="r")
     shape = gguf_shape(path)
-    paired = {"attn_q": shape.d_model // shape.d_head, "attn_k": shape.n_kv_heads}
+    paired = {"attn_q": shape.d_model // shape.d_head, "attn_k": shape.attention["n_kv_heads"]}
     state = {}
     for name, entry in header.entries.items():
         stored = content[entry.offset : entry.offset + entry.n_bytes]

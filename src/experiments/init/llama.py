@@ -13,6 +13,7 @@ from torch import Tensor
 
 from experiments.config.reading import build
 from experiments.init.source import Shape, node_of
+from experiments.models.attention.gqa import GQAConfig
 from experiments.models.norms.rms import RMSNormConfig
 from experiments.models.positions.rope import RoPE
 
@@ -58,7 +59,7 @@ def llama_shape(
         n_layers=n_layers,
         d_model=d_model,
         d_head=d_model // n_heads,
-        n_kv_heads=n_kv_heads,
+        attention=node_of(GQAConfig(n_kv_heads=n_kv_heads)),
         vocab_size=vocab_size,
         tie_head=tie_head,
         positions=node_of(RoPE(base=rope_theta)),
@@ -97,7 +98,7 @@ def from_trunk(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
 
 def _layout(shape: Shape) -> dict[str, dict[str, tuple[int, ...]]]:
     """By our name of each tensor: their names of those whose rows it has, and their sizes."""
-    d, d_kv = shape.d_model, shape.n_kv_heads * shape.d_head
+    d, d_kv = shape.d_model, shape.attention["n_kv_heads"] * shape.d_head
     layout: dict[str, dict[str, tuple[int, ...]]] = {
         "embedding.weight": {"model.embed_tokens.weight": (shape.vocab_size, d)},
         "norm.weight": {"model.norm.weight": (d,)},

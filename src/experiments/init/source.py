@@ -13,7 +13,8 @@ from torch import Tensor
 class Shape:
     """The trunk that carries some weights: models.transformer.TransformerConfig's fields.
 
-    positions, norm: their config nodes, with `_target_`. ffns: that of the layer of each block.
+    attention, norm, positions: their config nodes, with `_target_`. ffns: that of each block's
+    layer.
     name: what conf/model calls the layer of most blocks, for tables.
     max_seq_len: longer sequences are another function in the model that the weights are of, whose
         attention has a window, or none that they were trained on; None: it says neither.
@@ -22,11 +23,11 @@ class Shape:
     n_layers: int
     d_model: int
     d_head: int
-    n_kv_heads: int
     vocab_size: int
     tie_head: bool
-    positions: Mapping[str, Any]
+    attention: Mapping[str, Any]
     norm: Mapping[str, Any]
+    positions: Mapping[str, Any]
     ffns: tuple[Mapping[str, Any], ...]
     name: str = "dense"
     max_seq_len: int | None = None

@@ -85,7 +85,8 @@ def _texts(form: Form, vocabulary: Vocabulary, record: RunRecord, card: str) -> 
 
 def _code(form: Form) -> dict[str, str]:
     """The modeling file, and the source of the layers that the model has."""
-    targets = set(_targets([form.config[part] for part in ("ffns", "positions", "norm")]))
+    parts = ("ffns", "attention", "norm", "positions")
+    targets = set(_targets([form.config[part] for part in parts]))
     texts = flat_sources([*_USED, *sorted({t.rpartition(".")[0] for t in targets})])
     texts["layers_experts.py"] = table_of(targets)
     texts |= {name: (_TEMPLATE / name).read_text(encoding="utf-8") for name in _CODE}

@@ -11,6 +11,7 @@ from experiments.init.exported import FLOAT_EPS, MODEL_TYPE, layer_node
 from experiments.init.llama import from_trunk
 from experiments.init.slots import evaluating
 from experiments.init.source import Shape, node_of
+from experiments.models.attention.gqa import GQAConfig
 from experiments.models.batch_norm import BatchNorm
 from experiments.models.ffn._base import second_names
 from experiments.models.folded import folded
@@ -66,7 +67,6 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
         "hidden_size": config.d_model,
         "num_hidden_layers": len(config.ffns),
         "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_kv_heads or config.n_heads,
         "head_dim": config.d_head,
         "max_position_embeddings": config.seq_len,
         "tie_word_embeddings": config.tie_head,
@@ -76,9 +76,14 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
         "dtype": "float32",
     }
     first: Any = config.ffns[0]
-    positions, norm = config.positions, config.norm
+    attention, norm, positions = config.attention, config.norm, config.positions
     is_mlp = getattr(first, "is_mlp", False) and all(ffn == first for ffn in config.ffns)
-    if is_mlp and isinstance(positions, RoPE) and isinstance(norm, RMSNormConfig):
+    if (
+        is_mlp
+        and isinstance(attention, GQAConfig)
+        and isinstance(norm, RMSNormConfig)
+        and isinstance(positions, RoPE)
+    ):
         kind = "Llama" if first.glu else "Arcee"
         native = {
             "architectures": [f"{kind}ForCausalLM"],
@@ -86,6 +91,7 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
             **common,
             "intermediate_size": first.d_ff(config.d_model),
             "hidden_act": HIDDEN_ACTS[first.activation],
+            "num_key_value_heads": attention.n_kv_heads or config.n_heads,
             "rms_norm_eps": FLOAT_EPS if norm.eps is None else norm.eps,
             "rope_parameters": {"rope_type": "default", "rope_theta": positions.base},
             "attention_bias": False,
@@ -111,8 +117,9 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
             ),
         },
         **common,
-        "positions": node_of(config.positions),
+        "attention": node_of(config.attention.explicit(config.n_heads)),
         "norm": node_of(config.norm),
+        "positions": node_of(config.positions),
         "hidden_act": f"{MODEL_TYPE}: see ffns",  # other architectures fail on it, and should
         "ffns": [layer_node(ffn) for ffn in config.ffns],
         "causal": causal,
@@ -145,7 +152,7 @@ def _shape(config: TransformerConfig, model_name: str) -> Shape:
         n_layers=len(config.ffns),
         d_model=config.d_model,
         d_head=config.d_head,
-        n_kv_heads=config.n_kv_heads or config.n_heads,
+        attention=node_of(config.attention.explicit(config.n_heads)),
         vocab_size=config.vocab_size,
         tie_head=config.tie_head,
         positions=node_of(config.positions),

@@ -80,6 +80,36 @@ def grouped_matmul(x: Tensor, weights: Tensor, ends: Tensor, kernel: str = "plai
     return torch.cat(parts) if parts else x.new_zeros(0, weights.shape[2])
 
 
+def why_not_linear(linear: nn.Module) -> str | None:
+    """An export is computed as it is written."""
+    return "an export has no fused form"
+
+
+def eps_of(norm: nn.RMSNorm) -> float:
+    """As mlp_half."""
+    raise RuntimeError("an export has no fused form")
+
+
+class AttentionShape:
+    """As kernels/trunk.py has it, which an export has no use for."""
+
+    def __init__(self, **numbers: float) -> None:
+        raise RuntimeError("an export has no fused form")
+
+
+def attention_half(
+    x: Tensor,
+    norm: Tensor,
+    w_qkv: Tensor,
+    w_out: Tensor,
+    angles: tuple[Tensor, Tensor],
+    first: Tensor | None,
+    shape: AttentionShape,
+) -> Tensor:
+    """As mlp_half."""
+    raise RuntimeError("an export has no fused form")
+
+
 def why_not_mlp(linears: tuple[nn.Module | None, ...], activation: str) -> str | None:
     """An export is computed as it is written."""
     return "an export has no fused form"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from experiments.models.ffn._base import share
 from experiments.models.parametrization import Multipliers
-from experiments.models.transformer import Transformer
+from experiments.models.transformer import Transformer, block_of
 
 
 def folded(model: Transformer) -> Transformer:
@@ -26,7 +26,8 @@ def folded(model: Transformer) -> Transformer:
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     state["head.weight"] *= m.head
     for i, block in enumerate(model.blocks):
-        state[f"blocks.{i}.attention.qkv.weight"][: config.d_model] *= m.attention
+        for name, rows in block_of(model, i).attention.query_rows():
+            state[f"blocks.{i}.attention.{name}"][rows] *= m.attention
         for name in _written(block):
             state[f"blocks.{i}.{name}"] *= m.residual
     if tie_head:
@@ -38,7 +39,10 @@ def folded(model: Transformer) -> Transformer:
 
 def _written(block: Any) -> Iterator[str]:
     """The names of a block's matrices that write to the residual stream."""
-    writes: tuple[Tensor, ...] = (block.attention.out.weight, *block.ffn.output_weights())
+    writes: tuple[Tensor, ...] = (
+        *block.attention.output_weights(),
+        *block.ffn.output_weights(),
+    )
     for name, parameter in block.named_parameters():
         if any(parameter is weight for weight in writes):
             yield name

@@ -10,20 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.kernels.trunk import (
-    AttentionShape,
-    attention_half,
-    eps_of,
-    head_losses,
-    why_not_linear,
-    why_not_weights,
-)
+from experiments.kernels.trunk import eps_of, head_losses, why_not_linear, why_not_weights
 from experiments.kernels.trunk_passes import MOST_D_HEAD, UNIT, load_trunk
 from experiments.models.documents import first_seen
 from experiments.models.ffn._base import beside_input
 from experiments.models.norms.rms import RMSNorm
 from experiments.models.positions.positions import Seen
-from experiments.models.transformer import Block, Transformer, TransformerConfig, block_of
+from experiments.models.transformer import Transformer, TransformerConfig, block_of
 
 HEAD = "head"
 
@@ -94,7 +87,9 @@ class Fused:
             if f"attention {i}" in self.eager:
                 x = block.attention_half(x, seen := seen or model.seen(tokens))
             else:
-                x = _attention(block, x, self._turns[seq], first)
+                norm = _known(block.attention_norm)
+                turns = self._turns[seq]
+                x = block.attention.fused_half(x, norm, turns, first, block.multiplier)
             if f"ffn {i}" in self.eager:
                 x = block.ffn_half(x, handed)
             else:
@@ -121,22 +116,6 @@ def _turns(config: TransformerConfig, seq: int) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
-def _attention(
-    block: Block, x: Tensor, turns: tuple[Tensor, Tensor], first: Tensor | None
-) -> Tensor:
-    attention, norm = block.attention, _known(block.attention_norm)
-    shape = AttentionShape(
-        n_heads=attention.n_heads,
-        n_kv_heads=attention.n_kv_heads,
-        d_head=attention.d_head,
-        eps=eps_of(norm),
-        scale=attention.scale,
-        times=block.multiplier,
-    )
-    weights = (norm.weight, attention.qkv.weight, attention.out.weight)
-    return attention_half(x, *weights, turns, first, shape)
-
-
 def _eager(model: Transformer) -> Iterator[tuple[str, str]]:
     """Each part that has no fused form here, and why."""
     d_model, d_head = model.config.d_model, model.config.d_head
@@ -150,9 +129,8 @@ def _eager(model: Transformer) -> Iterator[tuple[str, str]]:
     for i in range(len(model.blocks)):
         block = block_of(model, i)
         whole = called or is_hooked(block)
-        linears = (block.attention.qkv, block.attention.out)
         why = width or heads or _why_not_norm(block.attention_norm)
-        why = why or _first(map(why_not_linear, linears))
+        why = why or block.attention.why_not_fused()
         why = why or _hooked(whole, block.attention_norm, block.attention)
         if why is not None:
             yield f"attention {i}", why
@@ -164,10 +142,6 @@ def _eager(model: Transformer) -> Iterator[tuple[str, str]]:
     why = why or _hooked(called, model.norm, model.head)
     if why is not None:
         yield HEAD, why
-
-
-def _first(reasons: Iterator[str | None]) -> str | None:
-    return next((why for why in reasons if why is not None), None)
 
 
 def _why_not_norm(norm: nn.Module) -> str | None:

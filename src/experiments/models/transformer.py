@@ -1,7 +1,7 @@
 """The trunk: a pre-norm decoder that is handed its feed-forward layers and knows none by name.
 
-Causal attention, no biases, tied or untied head, the same for every feed-forward variant. Norms and
-what attention knows of positions are handed to it too. The paper gives its trunk's sizes alone.
+No biases, a tied or untied head, the same for every feed-forward variant. Its attention, its norms
+and what attention knows of positions are handed to it too. The paper gives its trunk's sizes alone.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.budget.costs import Cost, FFNConfig, block_costs, trunk_cost
 from experiments.kernels.interface import Columns
 from experiments.kernels.ops import Execution
-from experiments.models.cache import Cache, Past
+from experiments.models.attention.attention import Attention, AttentionConfig, Past
+from experiments.models.attention.gqa import GQAConfig
+from experiments.models.cache import Cache
 from experiments.models.documents import document_mask, seen_before
 from experiments.models.ffn._base import FFN, beside_input, share
 from experiments.models.ffn._rows import whole_tables
@@ -23,12 +24,12 @@ from experiments.models.lora import add_lora, lora_term
 from experiments.models.norms.norm import NormConfig
 from experiments.models.norms.rms import RMSNormConfig
 from experiments.models.parametrization import Base, Multipliers, Scale, scales
-from experiments.models.positions.positions import Positions, Seen, rotate, seen_at
+from experiments.models.positions.positions import Positions, Seen, seen_at
 from experiments.models.positions.rope import RoPE
-from experiments.models.roles import MAP, ROWS, Role, check_declared, declared_roles
+from experiments.models.roles import ROWS, Role, check_declared, declared_roles
 from experiments.models.tokens import Tokens, check_vocabulary
 
-_ROPE, _RMS = RoPE(), RMSNormConfig()
+_GQA, _ROPE, _RMS = GQAConfig(), RoPE(), RMSNormConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,6 @@ class TransformerConfig:
 
     document_end: the id that ends a document; if given, attention does not reach past the end of
     another document. Costs are those of full causal attention either way.
-    n_kv_heads: heads of keys and values, each shared by as many heads of queries (Ainslie 2023,
-    arXiv:2305.13245); None for as many as there are.
     trained_blocks: only these blocks' layers are trained (init/freeze.py); None: all is.
     tables_alone: of these layers, their tables of rows alone are.
     lora_rank: instead, of low-rank adapters beside all linear maps of the blocks (lora.py).
@@ -55,7 +54,7 @@ class TransformerConfig:
     document_end: int | None = None
     positions: Positions = _ROPE
     norm: NormConfig = _RMS
-    n_kv_heads: int | None = None
+    attention: AttentionConfig = _GQA
     trained_blocks: tuple[int, ...] | None = None
     tables_alone: bool = False
     lora_rank: int | None = None
@@ -68,21 +67,12 @@ class TransformerConfig:
                 f"d_model={self.d_model} must be a multiple of d_head={self.d_head}; "
                 "change ladder.d_per_layer (d_model for each of size blocks) or ladder.d_head"
             )
-        if self.n_kv_heads is not None and self.n_heads % self.n_kv_heads:
-            raise ValueError(
-                f"trunk.n_kv_heads={self.n_kv_heads} must divide the {self.n_heads} heads of "
-                f"d_model={self.d_model} and ladder.d_head={self.d_head}"
-            )
+        self.attention.check(self.d_model, self.d_head)
 
     @property
     def n_heads(self) -> int:
         """Attention heads, of queries."""
         return self.d_model // self.d_head
-
-    @property
-    def d_kv(self) -> int:
-        """The width of all keys of a position together, and of all values."""
-        return (self.n_kv_heads or self.n_heads) * self.d_head
 
     @property
     def multipliers(self) -> Multipliers:
@@ -113,11 +103,10 @@ class TransformerConfig:
         """Parameters and FLOPs per token of the whole model."""
         cost = trunk_cost(
             d_model=self.d_model,
-            seq_len=self.seq_len,
             vocab_size=self.vocab_size,
             tie_head=self.tie_head,
             ffns=self.ffns,
-            d_kv=self.d_kv,
+            attention=self.attention.terms(self.d_model, self.d_head, self.seq_len),
             norm_params=self.norm.n_params(self.d_model),
             trained_blocks=self.trained_blocks,
             tables_alone=self.tables_alone,
@@ -132,9 +121,8 @@ class TransformerConfig:
         """Each block's, the lowest first, without low-rank adapters."""
         return block_costs(
             d_model=self.d_model,
-            seq_len=self.seq_len,
             ffns=self.ffns,
-            d_kv=self.d_kv,
+            attention=self.attention.terms(self.d_model, self.d_head, self.seq_len),
             trained_blocks=self.trained_blocks,
             tables_alone=self.tables_alone,
         )
@@ -180,7 +168,7 @@ class Transformer(nn.Module):
         written: dict[int, Tensor] = {}  # those that blocks share are scaled once
         for block in self.blocks:
             assert isinstance(block, Block)
-            for weight in (block.attention.out.weight, *block.ffn.output_weights()):
+            for weight in (*block.attention.output_weights(), *block.ffn.output_weights()):
                 written[id(weight)] = weight
         with torch.no_grad():
             for weight in written.values():
@@ -281,7 +269,8 @@ class Block(nn.Module):
     def __init__(self, config: TransformerConfig, ffn: FFNConfig) -> None:
         super().__init__()
         self.attention_norm = config.norm.build(config.d_model)
-        self.attention = Attention(config)
+        scores = config.multipliers.attention
+        self.attention: Attention = config.attention.build(config.d_model, config.d_head, scores)
         self.ffn_norm = config.norm.build(config.d_model)
         self.ffn: FFN = ffn.build(config.d_model)
         self.multiplier = config.multipliers.residual
@@ -314,54 +303,3 @@ def block_of(model: Transformer, i: int) -> Block:
 
 def _times(multiplier: float, x: Tensor) -> Tensor:
     return x if multiplier == 1 else multiplier * x
-
-
-class Attention(nn.Module):
-    """Causal multi-head self-attention.
-
-    qkv: rows of all heads' queries, then of the keys, then of the values.
-    seen: what each position sees, and by how much its queries and keys turn.
-    past: keys and values of the positions before these; a mask has columns for them too.
-    """
-
-    adaptable: ClassVar[tuple[str, ...]] = ("qkv", "out")
-    param_roles: ClassVar[Mapping[str, Role]] = {"qkv.weight": MAP, "out.weight": MAP}
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        d_model = config.d_model
-        self.d_head = config.d_head
-        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads or config.n_heads
-        multiplier = config.multipliers.attention
-        self._scale = None if multiplier == 1 else multiplier * config.d_head**-0.5
-        self.qkv = nn.Linear(d_model, d_model + 2 * config.d_kv, bias=False)
-        self.out = nn.Linear(d_model, d_model, bias=False)
-        for linear in (self.qkv, self.out):
-            nn.init.normal_(linear.weight, std=d_model**-0.5)
-
-    @property
-    def scale(self) -> float:
-        """The factor of scores before their softmax."""
-        return self.d_head**-0.5 if self._scale is None else self._scale
-
-    def forward(self, x: Tensor, seen: Seen, past: Past | None = None) -> Tensor:
-        batch, seq, d_model = x.shape
-        mask, start = seen.mask, 0 if past is None else past.length
-        heads = self.qkv(x).view(batch, seq, -1, self.d_head).transpose(1, 2)
-        query, key, value = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
-        if seen.turns is not None:
-            query, key = rotate(query, *seen.turns), rotate(key, *seen.turns)
-        if mask is not None and mask.is_floating_point():
-            mask = mask.to(query.dtype)
-        if past is not None:
-            key, value = past.extend(key, value)
-        y = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            is_causal=mask is None and start == 0,
-            scale=self._scale,
-            enable_gqa=self.n_kv_heads != self.n_heads,
-        )
-        return self.out(y.transpose(1, 2).reshape(batch, seq, d_model))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
+from experiments.config import former_trunk
 from experiments.config.effects import Ineffective, Run, ineffective
 from experiments.config.optim import Optim
 from experiments.config.schema import RunConfig, read_run_config
@@ -16,6 +17,7 @@ from experiments.config.trainer import StrategyChoice
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, train_folder
 from experiments.init.place import drawn
+from experiments.init.source import node_of
 from experiments.kernels.ops import Execution
 from experiments.kernels.select import check_kernel
 from experiments.models.blocks import chosen_blocks
@@ -108,7 +110,7 @@ def _read(raw: Mapping[str, Any]) -> Draft:
         ffns=drawn(config),
         positions=trunk.positions,
         norm=trunk.norm,
-        n_kv_heads=trunk.n_kv_heads,
+        attention=trunk.attention,
     )
     for part in parts:
         transformer = part.shape(config, transformer)
@@ -184,15 +186,13 @@ def effective_id(point: Point) -> str:
     """run_id without the settings that can't change the run, and with one spelling of those that
     have several: points that share it are one run.
     """
-    size, heads = point.config.size, point.transformer.n_heads
-    blocks = chosen_blocks(point.config.trunk.ffn_blocks, size)
-    spelled = {
-        "ffn_blocks": list(blocks),
-        "n_kv_heads": point.transformer.n_kv_heads or heads,
-    }
-    raw = {**point.raw, "trunk": {**point.raw["trunk"], **spelled}}
+    size, trunk = point.config.size, point.config.trunk
+    blocks = chosen_blocks(trunk.ffn_blocks, size)
+    attention = node_of(trunk.attention.explicit(point.transformer.n_heads))
+    spelled = {"ffn_blocks": list(blocks), "attention": attention}
+    raw = {**point.raw, "trunk": {**former_trunk.today(point.raw["trunk"]), **spelled}}
     without = {setting.name for setting in without_effect(point)}
-    if len(blocks) == size and not point.config.trunk.beside:
+    if len(blocks) == size and not trunk.beside:
         without.add("trunk.base_ffn")
     return id_of(raw, point, without)
 

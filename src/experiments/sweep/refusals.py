@@ -72,7 +72,7 @@ def of_one_run(before: Point, point: Point) -> str:
 
 def _spelled(point: Point) -> str:
     trunk = point.config.trunk
-    return f"ffn_blocks={trunk.ffn_blocks}, n_kv_heads={trunk.n_kv_heads}"
+    return f"ffn_blocks={trunk.ffn_blocks}, attention={trunk.attention}"
 
 
 def check_folder(folder: Path, name: str) -> None:

@@ -9,8 +9,8 @@ class ExpertsConfig(PretrainedConfig):
     """A pre-norm decoder: causal attention, no biases.
 
     ffns: for each block the settings of its feed-forward layer; `kind` is dense, none, moe, pkm,
-        peer or beside. positions, norm: the settings of what attention knows of where a token is,
-        and of the norms.
+        peer or beside. attention, norm, positions: the settings of attention, of the norms, and of
+        what attention knows of where a token is.
     causal: False if a layer routes by later tokens (expert choice); such a model scores texts but
         can't generate.
     freeze_batch_norm: running statistics of queries are used in training too, and not changed.
@@ -27,11 +27,11 @@ class ExpertsConfig(PretrainedConfig):
         hidden_size: int = 64,
         num_hidden_layers: int = 1,
         num_attention_heads: int = 1,
-        num_key_value_heads: int = 1,
         head_dim: int = 64,
         max_position_embeddings: int = 256,
-        positions: dict[str, Any] | None = None,
+        attention: dict[str, Any] | None = None,
         norm: dict[str, Any] | None = None,
+        positions: dict[str, Any] | None = None,
         ffns: list[dict[str, Any]] | None = None,
         causal: bool = True,
         freeze_batch_norm: bool = True,
@@ -44,11 +44,11 @@ class ExpertsConfig(PretrainedConfig):
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
-        self.num_key_value_heads = num_key_value_heads
         self.head_dim = head_dim
         self.max_position_embeddings = max_position_embeddings
-        self.positions = positions
+        self.attention = attention
         self.norm = norm
+        self.positions = positions
         self.ffns = ffns if ffns is not None else [{"kind": "none"}] * num_hidden_layers
         self.causal = causal
         self.freeze_batch_norm = freeze_batch_norm

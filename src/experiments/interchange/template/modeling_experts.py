@@ -7,7 +7,6 @@ them, in the files beside this one; layers_experts.py names them.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -21,7 +20,7 @@ from ._base import beside_input, second_names, share
 from .batch_norm import BatchNorm
 from .configuration_experts import ExpertsConfig
 from .layers_experts import CONFIGS
-from .positions import Seen, rotate, seen_at
+from .positions import Seen, seen_at
 from .tokens import Tokens
 from .tokens_experts import tokens_of
 
@@ -48,37 +47,16 @@ def _config_of(node: dict[str, Any]) -> Any:
     return CONFIGS[node["_target_"]](**values)
 
 
-class Attention(nn.Module):
-    """Causal self-attention. qkv: rows of the queries' heads, of the keys', of the values'."""
+class Past:
+    """What transformers' cache keeps for one block, as attention asks for it."""
 
-    def __init__(self, config: ExpertsConfig, block: int) -> None:
-        super().__init__()
-        self.block, self.d_head = block, config.head_dim
-        self.heads = config.num_attention_heads, config.num_key_value_heads
-        n_heads, n_kv = self.heads
-        self.qkv = nn.Linear(config.hidden_size, (n_heads + 2 * n_kv) * self.d_head, bias=False)
-        self.out = nn.Linear(n_heads * self.d_head, config.hidden_size, bias=False)
+    def __init__(self, cache: Any, block: int) -> None:
+        self.cache, self.block = cache, block
+        self.length = int(cache.get_seq_length(block))
 
-    def forward(self, x: Tensor, seen: Seen, cache: Any) -> Tensor:
-        n_heads, n_kv = self.heads
-        heads = self.qkv(x).unflatten(-1, (-1, self.d_head)).transpose(1, 2)
-        query, key, value = heads.split((n_heads, n_kv, n_kv), dim=1)
-        if seen.turns is not None:
-            query, key = rotate(query, *seen.turns), rotate(key, *seen.turns)
-        mask = seen.mask
-        if mask is not None and mask.is_floating_point():
-            mask = mask.to(query.dtype)
-        if cache is not None:
-            key, value = cache.update(key, value, self.block)
-        y = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            is_causal=mask is None and query.shape[2] > 1,
-            enable_gqa=n_heads != n_kv,
-        )
-        return self.out(y.transpose(1, 2).flatten(2))
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The new positions' keys and values to those of all positions so far."""
+        return self.cache.update(key, value, self.block)
 
 
 class Block(GradientCheckpointingLayer):
@@ -86,9 +64,9 @@ class Block(GradientCheckpointingLayer):
 
     def __init__(self, config: ExpertsConfig, block: int) -> None:
         super().__init__()
-        d, norm = config.hidden_size, _config_of(config.norm)
+        self.block, d, norm = block, config.hidden_size, _config_of(config.norm)
         self.attention_norm, self.ffn_norm = norm.build(d), norm.build(d)
-        self.attention = Attention(config, block)
+        self.attention = _config_of(config.attention).build(d, config.head_dim, 1.0)
         self.ffn = layer_of(d, config.ffns[block])
 
     def forward(
@@ -98,7 +76,8 @@ class Block(GradientCheckpointingLayer):
         cache: Any = None,
         tokens: Tokens | None = None,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), seen, cache)
+        past = None if cache is None else Past(cache, self.block)
+        x = x + self.attention(self.attention_norm(x), seen, past)
         return x + self.ffn(self.ffn_norm(x), *beside_input(self.ffn, tokens))
 
 

@@ -31,7 +31,7 @@ def _base_of(config: RunConfig) -> Base:
 
     Raises ValueError for a base that can't be built, and for a run that starts from weights.
     """
-    optim, ladder, n_kv_heads = config.optim, config.ladder, config.trunk.n_kv_heads
+    optim, ladder = config.optim, config.ladder
     given = f"optim.parametrization={optim.parametrization}"
     if config.init is not None:
         raise ValueError(
@@ -43,12 +43,18 @@ def _base_of(config: RunConfig) -> Base:
         d_head=optim.lr_d_head or ladder.d_head,
         n_layers=optim.lr_n_layers if optim.parametrization == "completep" else None,
     )
-    if base.d_model % base.d_head or (base.d_model // base.d_head) % (n_kv_heads or 1):
-        name = "ladder.d_head" if optim.lr_d_head is None else "optim.lr_d_head"
-        shared = "" if n_kv_heads is None else f", shared by trunk.n_kv_heads={n_kv_heads}"
+    name = "ladder.d_head" if optim.lr_d_head is None else "optim.lr_d_head"
+    why = None
+    if base.d_model % base.d_head:
+        why = f"so a whole number of heads of {name}={base.d_head}"
+    else:
+        try:
+            config.trunk.attention.check(base.d_model, base.d_head)
+        except ValueError as error:
+            why = str(error)
+    if why is not None:
         raise ValueError(
-            f"optim.lr_d_model={base.d_model} with {given} must be the width of a model, so a "
-            f"whole number of heads of {name}={base.d_head}{shared}; change ladder.lr_d_model, at "
-            "which ladder.lr is right"
+            f"optim.lr_d_model={base.d_model} with {given} must be the width of a model, {why}; "
+            "change ladder.lr_d_model, at which ladder.lr is right"
         )
     return base

@@ -1,0 +1,123 @@
+"""Which tests are slow and long: by durations.txt, which says what each took when it was recorded.
+
+    slow   a twentieth of a second or more      long   half a second or more (make test-long)
+
+`make durations` runs them all, for an hour, and writes it again. Seconds are a processor's, its
+children's too, of a case: the mean over a test's parameters. What tests share by a fixture is
+divided among them. A test that is not in the file is in `make test`, as long as nobody records.
+"""
+
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FILE = Path(__file__).with_name("durations.txt")
+SLOW, LONG = 0.05, 0.5  # seconds
+_OPTION = "--record-durations"
+_PARTS = "durations-{}.part"  # of a worker of xdist, in the folder that the option names
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(_OPTION, metavar="FOLDER", help="note there what each test takes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    folder = config.getoption(_OPTION)
+    if folder and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
+        config.pluginmanager.register(_Recorder(Path(folder) / _PARTS.format(worker)))
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    known = read()
+    for item in items:
+        seconds = known.get(item.nodeid.partition("[")[0], 0.0)
+        if seconds >= LONG:
+            item.add_marker("long")
+        if seconds >= SLOW:
+            item.add_marker("slow")
+
+
+def read() -> dict[str, float]:
+    """Seconds of a case, by the test's name: tests/room/test_x.py::test_y."""
+    found, path = {}, ""
+    for line in FILE.read_text().splitlines():
+        if line.startswith(" "):
+            seconds, name = line.split()
+            found[f"{path}::{name}"] = float(seconds)
+        else:
+            path = line
+    return found
+
+
+def write(folder: Path) -> None:
+    """The file, of what workers noted in a folder; of tests that did not run, what it has."""
+    rows = [json.loads(line) for part in sorted(folder.glob(_PARTS.format("*")))
+            for line in part.read_text().splitlines()]  # fmt: skip
+    users: Counter[str] = Counter(key for _, _, shared in rows for key in shared)
+    cost = {key: seconds for _, _, shared in rows for key, seconds in shared.items()}
+    cases = defaultdict(list)
+    for name, own, shared in rows:
+        cases[name].append(own + sum(cost[key] / users[key] for key in shared))
+    seconds = read() | {name: sum(each) / len(each) for name, each in cases.items()}
+    lines, path = [], ""
+    for name, value in sorted(seconds.items()):
+        if value >= SLOW:
+            file, _, test = name.partition("::")
+            lines += [] if file == path else [file]
+            lines.append(f" {value:.2f} {test}")
+            path = file
+    FILE.write_text("\n".join(lines) + "\n")
+
+
+class _Recorder:
+    """Notes of each test its own seconds, and those of the fixtures that it shares."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.cost: dict[str, float] = {}
+        self.new = 0.0  # seconds of shared fixtures, made for the test that runs
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
+        start = _seconds()
+        try:
+            return (yield)
+        finally:
+            if fixturedef.scope != "function":
+                self.new += _seconds() - start
+                self.cost[_key(fixturedef)] = _seconds() - start
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
+        start, self.new = _seconds(), 0.0
+        try:
+            return (yield)
+        finally:
+            own = _seconds() - start - self.new
+            keys = {_key(some[-1]) for some in item._fixtureinfo.name2fixturedefs.values()}
+            shared = {key: self.cost[key] for key in keys & self.cost.keys()}
+            name = item.nodeid.partition("[")[0]
+            with self.path.open("a") as file:
+                file.write(json.dumps([name, own, shared]) + "\n")
+
+
+def _key(fixturedef: Any) -> str:
+    return f"{fixturedef.baseid}::{fixturedef.argname}"
+
+
+def _seconds() -> float:
+    """Of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+if __name__ == "__main__":
+    import sys
+
+    write(Path(sys.argv[1]))
