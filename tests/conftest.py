@@ -37,6 +37,11 @@ from experiments.points import point
 from experiments.run import main
 from experiments.system import environment
 from tests.chromium import NAMES, Browser, find_chromium
+from tests.durations import (  # noqa: F401  (hooks)
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = (  # overrides for a model that trains in a second, on the nursery

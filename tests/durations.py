@@ -2,13 +2,15 @@
 
     slow   a twentieth of a second or more      long   half a second or more (make test-long)
 
-`make durations` runs them all, for an hour, and writes it again. Seconds are a processor's, its
-children's too, of a case: the mean over a test's parameters. What tests share by a fixture is
-divided among them. A test that is not in the file is in `make test`, as long as nobody records.
+`make durations` runs them all, for an hour of a machine that does no more, and writes it again.
+Seconds are of a case, the mean over a test's parameters. What tests share by a fixture is divided
+among them. A test that is not in the file is in `make test`.
 """
 
 import json
 import os
+import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def read() -> dict[str, float]:
-    """Seconds of a case, by the test's name: tests/room/test_x.py::test_y."""
+    """Seconds of a case, by the test's name, with its file before it."""
     found, path = {}, ""
     for line in FILE.read_text().splitlines():
         if line.startswith(" "):
@@ -86,21 +88,21 @@ class _Recorder:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
-        start = _seconds()
+        start = time.monotonic()
         try:
             return (yield)
         finally:
             if fixturedef.scope != "function":
-                self.new += _seconds() - start
-                self.cost[_key(fixturedef)] = _seconds() - start
+                self.new += time.monotonic() - start
+                self.cost[_key(fixturedef)] = time.monotonic() - start
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
-        start, self.new = _seconds(), 0.0
+        start, self.new = time.monotonic(), 0.0
         try:
             return (yield)
         finally:
-            own = _seconds() - start - self.new
+            own = time.monotonic() - start - self.new
             keys = {_key(some[-1]) for some in item._fixtureinfo.name2fixturedefs.values()}
             shared = {key: self.cost[key] for key in keys & self.cost.keys()}
             name = item.nodeid.partition("[")[0]
@@ -112,12 +114,5 @@ def _key(fixturedef: Any) -> str:
     return f"{fixturedef.baseid}::{fixturedef.argname}"
 
 
-def _seconds() -> float:
-    """Of this process and of its children that have ended."""
-    return sum(os.times()[:4])
-
-
 if __name__ == "__main__":
-    import sys
-
     write(Path(sys.argv[1]))

@@ -38,8 +38,6 @@ def checkout(tmp_path_factory):
     return folder
 
 
-@pytest.mark.long
-@pytest.mark.slow  # a process that reads all files
 @pytest.mark.parametrize(
     ("place", "line", "contract"),
     [
@@ -86,8 +84,6 @@ def without_train(code, *words):
     )
 
 
-@pytest.mark.long
-@pytest.mark.slow  # a process
 def test_the_analysis_needs_no_package_of_training(tmp_path):
     code = "from analysis.__main__ import main; raise SystemExit(main())"
     study = REPOSITORY / "results" / "study" / "isoflop"
@@ -96,7 +92,6 @@ def test_the_analysis_needs_no_package_of_training(tmp_path):
     assert "Minima of the fitted curves" in done.stdout
 
 
-@pytest.mark.slow  # a process
 @pytest.mark.parametrize(
     "command",
     ["run", "evaluate", "generate", "export", "inspect", "patch", "ablate", "bench", "gpu_check"],
@@ -124,7 +119,6 @@ def test_a_command_that_needs_torch_says_in_one_line_which_extra_to_install(comm
     assert done.stdout == ""
 
 
-@pytest.mark.slow  # a process
 @pytest.mark.parametrize("command", ["status", "cancel", "collect"])
 def test_commands_that_only_read_need_none_of_it(command):
     code = f"import runpy; runpy.run_module('experiments.{command}', run_name='__main__')"

@@ -67,7 +67,6 @@ def test_a_helper_s_readers_are_found_by_its_name():
     )
 
 
-@pytest.mark.slow
 def test_what_changed_since_main(tmp_path):
     def git(*words):
         identity = ("-c", "user.name=a", "-c", "user.email=a@b")

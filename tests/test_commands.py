@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 from tests.conftest import REPOSITORY
 
 HELP = """
@@ -23,8 +21,6 @@ MEASURING = {"bench", "gpu_check"}  # of what they measure torch is a part
 HYDRAS = {"run"}  # whose help is conf/config.yaml's
 
 
-@pytest.mark.long
-@pytest.mark.slow  # a process
 def test_help_says_what_is_typed_and_imports_nothing_slow():
     files = (REPOSITORY / "src" / "experiments").glob("*.py")
     names = {path.stem for path in files if "\ndef main(" in path.read_text()} - HYDRAS

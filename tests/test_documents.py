@@ -87,8 +87,6 @@ def test_the_readme_s_map_has_every_folder():
     assert rooms <= folders
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_readme_shows_what_its_plan_prints(monkeypatch, capsys):
     """But for the last columns, which are the machine's: time, memory, and epochs before there
     are tokens.
@@ -161,7 +159,6 @@ def help_of(module: str, *subcommand: str) -> str:
     return out.getvalue()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("document", COMPOSED, ids=lambda path: path.name)
 def test_every_command_line_has_options_and_subcommands_that_exist(document):
     for module, *words in commands(document):
@@ -177,8 +174,6 @@ def test_every_command_line_has_options_and_subcommands_that_exist(document):
             assert f" {subcommand[0]}" in help_of(module), (module, *words)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("document", COMPOSED, ids=lambda path: path.name)
 def test_every_run_in_a_document_composes(document):
     """With the first of each choice, and without what the reader is to fill in (…)."""

@@ -44,8 +44,6 @@ def score(run_dir, *overrides):
     return evaluate_run(run_dir, ["eval=[validation]", cache_of(run_dir), *overrides])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_adds_to_the_record_and_changes_nothing_else(run_dir):
     before = read_record(run_dir / "record.json")
     record = score(run_dir)
@@ -56,7 +54,6 @@ def test_adds_to_the_record_and_changes_nothing_else(run_dir):
     assert result["n_tokens"] > before.n_eval_tokens
 
 
-@pytest.mark.slow
 def test_is_the_number_that_the_run_itself_found(run_dir):
     """The same windows as in the run: the same loss to the bit, from the checkpoint."""
     before = read_record(run_dir / "record.json")
@@ -66,7 +63,6 @@ def test_is_the_number_that_the_run_itself_found(run_dir):
     assert result["bits_per_byte"] == before.bits_per_byte
 
 
-@pytest.mark.long
 def test_rules_stand_beside_each_other_and_batches_change_nothing(run_dir):
     score(run_dir)
     score(run_dir, "evaluation.stride=8")
@@ -77,8 +73,6 @@ def test_rules_stand_beside_each_other_and_batches_change_nothing(run_dir):
     assert losses["validation@stride=8"] < losses["validation"]  # more context
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_what_was_scored_is_not_scored_again(run_dir):
     score(run_dir)
     (run_dir / "last.ckpt").write_bytes(b"no longer a checkpoint")
@@ -120,8 +114,6 @@ def test_help_lists_the_sets(command):
     assert "eval=[NAME,...]             c4, curation, lambada" in out
 
 
-@pytest.mark.long
-@pytest.mark.slow  # a process
 def test_words_that_are_wrong_are_refused_before_torch_is_imported(run_dir):
     run = str(run_dir)
     code = f"""
@@ -147,7 +139,6 @@ print(sorted({{"torch", "lightning", "transformers"}} & set(sys.modules)))
     assert "give tasks=..." in lines[2]
 
 
-@pytest.mark.long
 def test_the_command_scores_named_sets(run_dir, cache, command):
     sets = ("eval=[validation,wikitext2]", "evaluation.max_tokens=9600", f"paths.cache={cache}")
     code, out, err = command(str(run_dir), *sets)
@@ -176,8 +167,6 @@ def change(path, **values):
     torch.save({**torch.load(path, weights_only=True), **values}, path)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_checkpoint_is_one_line_and_no_other_replaces_it(run_dir, name):
     last = run_dir / "last.ckpt"

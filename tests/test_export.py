@@ -38,7 +38,6 @@ def cache_of(run_dir):
     return f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"
 
 
-@pytest.mark.long
 def test_a_trained_peer_model_leaves_and_comes_back(runs, tmp_path, capsys):
     run_dir = runs("model=peer", *SMALL, "data.mask_documents=true")
     form = export_run(run_dir, tmp_path / "out", [cache_of(run_dir)])
@@ -62,7 +61,6 @@ def test_a_trained_peer_model_leaves_and_comes_back(runs, tmp_path, capsys):
 
 
 @pytest.mark.levels
-@pytest.mark.long
 def test_a_trained_dense_model_is_an_arcee_with_equal_logits(runs, tmp_path):
     transformers = pytest.importorskip("transformers")
     run_dir = runs("model=dense")
@@ -74,7 +72,6 @@ def test_a_trained_dense_model_is_an_arcee_with_equal_logits(runs, tmp_path):
         assert_rounding(theirs(tokens).logits, model(tokens), n_blocks=1)
 
 
-@pytest.mark.long
 def test_a_run_that_starts_from_an_export_has_its_loss(runs, compose_raw, tmp_path):
     """At a rate of almost nothing: the weights, the trunk and the tokenizer are the export's."""
     run_dir = runs("model=peer", *SMALL, "model.query_norm=layer")
@@ -106,8 +103,6 @@ def command(monkeypatch, capsys):
     return call
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_command_says_what_it_wrote_and_refuses_in_one_line(runs, command, tmp_path):
     run_dir = runs("model=moe", "n_experts=4")
     code, out, err = command(run_dir, tmp_path / "out", cache_of(run_dir))
@@ -130,8 +125,6 @@ def test_without_safetensors_nothing_is_read(monkeypatch, tmp_path):
         export_run(tmp_path, tmp_path / "out")
 
 
-@pytest.mark.long
-@pytest.mark.slow  # a process
 def test_a_run_and_a_place_are_refused_before_torch_is_imported(runs, tmp_path):
     run_dir = runs("model=none")
     (tmp_path / "mine.txt").touch()
@@ -172,8 +165,6 @@ main()
 """
 
 
-@pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.night
 def test_what_a_killed_export_left_goes_and_the_earlier_one_is_put_back(runs, command, tmp_path):
     run_dir = runs("model=none")

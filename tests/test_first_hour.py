@@ -31,8 +31,6 @@ def pattern(shown):
     return "".join(lines)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(("words", "shown"), SHOWN, ids=[w.split("sweep=")[1] for w, _ in SHOWN])
 def test_a_command_prints_what_is_shown(run, sbatch, monkeypatch, words, shown):
     monkeypatch.setattr(many_runs, "prepare_all", lambda points: None)  # the text of a network

@@ -61,8 +61,6 @@ def by_hand(run_dir, text, n):
     return tokenizer.decode(ids, skip_special_tokens=False)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_greedy_text_is_what_the_model_makes_without_a_cache(command, run_dir):
     code, out, err = command("the cat", "max_tokens=20")
     assert code == 0
@@ -71,7 +69,6 @@ def test_greedy_text_is_what_the_model_makes_without_a_cache(command, run_dir):
     assert command("the cat", "max_tokens=20")[1] == out
 
 
-@pytest.mark.long
 def test_several_texts_and_standard_input(command):
     one, two = (command(text, "max_tokens=5")[1] for text in ("the cat", "seven dogs"))
     assert command("the cat", "seven dogs", "max_tokens=5")[1] == f"{one}\n{two}"
@@ -83,8 +80,6 @@ def test_several_texts_and_standard_input(command):
     assert command("", "max_tokens=5")[0] == 0
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_draws_by_temperature_and_seed(command):
     options = ("max_tokens=30", "temperature=1.5", "top_p=0.9")
     texts = {seed: command("the", f"seed={seed}", *options)[1] for seed in (0, 1)}
@@ -92,7 +87,6 @@ def test_draws_by_temperature_and_seed(command):
     assert command("the", "seed=0", *options)[1] == texts[0]
 
 
-@pytest.mark.slow
 def test_longer_than_it_was_trained_on_is_remarked(command):
     _, _, err = command("the cat sat", "max_tokens=40", "temperature=9", "seed=3")
     assert "tokens in all, and it was trained on 32" in err
@@ -119,8 +113,6 @@ def test_refuses_runs_that_are_not_done_or_not_causal(command, run_dir, tmp_path
     assert "expert choice" in err
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_another_cache_needs_no_text_while_the_run_s_own_has_the_tokenizer(
     command, run_dir, tmp_path, monkeypatch
 ):
@@ -145,8 +137,6 @@ def test_help_and_no_words(monkeypatch, capsys):
         assert "temperature=T" in capsys.readouterr().out
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_it_streams(run_dir):
     """The first piece is there before the last is made."""
     cache = read_record(run_dir / "record.json").config["paths"]["cache"]

@@ -42,6 +42,5 @@ def test_the_committed_picture_is_the_drawn_one(name):
     assert path.read_text() == LAYERS["drawn"](name), AGAIN
 
 
-@pytest.mark.long
 def test_the_table_is_that_of_the_code():
     assert replaced(TEXT, LAYERS["table"](), LAYERS["MARKS"]) == TEXT, AGAIN

@@ -55,7 +55,6 @@ def folder_of(tmp_path, sweep):
     return record.parent
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("hub_modules")
 def test_it_trains_generates_leaves_and_can_t_grow(commands, tmp_path):
     code, said = commands("run", "model=mine", "budget=2e9", "sweep=mine", *SMALL)
@@ -81,7 +80,6 @@ def test_it_trains_generates_leaves_and_can_t_grow(commands, tmp_path):
     assert "Mine has no experts that could become more" in said
 
 
-@pytest.mark.long
 def test_it_stands_beside_a_trained_layer(commands, tmp_path):
     code, said = commands("run", "model=dense", "budget=2e9", "sweep=dense", *SMALL)
     assert code == 0, said
@@ -94,7 +92,6 @@ def test_it_stands_beside_a_trained_layer(commands, tmp_path):
     assert "init.how=copies with Mine: only PEER's experts are single neurons" in said
 
 
-@pytest.mark.slow  # a process
 def test_it_is_written_as_the_house_is():
     place = ("--stdin-filename", "src/experiments/models/ffn/mine.py", "-")
     for words in (["check"], ["format", "--check"]):

@@ -53,7 +53,6 @@ def places(made, tmp_path_factory):  # noqa: F811
     }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("words", "part"), ROWS)
 def test_an_odd_word_is_refused_in_one_line(command, places, monkeypatch, words, part):  # noqa: F811
     def files():

@@ -90,8 +90,6 @@ def installed(tmp_path_factory):
     return zipfile.ZipFile(wheel).namelist(), site, environment
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_each_console_script_starts(installed, project, tmp_path):
     """What each loads and calls, one after the other in one process; and one of the files."""
     _, site, environment = installed
@@ -118,8 +116,6 @@ def test_each_console_script_starts(installed, project, tmp_path):
         assert line.startswith(f"expert-isoflops {project['version']} (Python 3.")
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_wheel_composes_and_plans_from_any_folder(installed, tmp_path):
     names, site, environment = installed
     assert "experiments/conf/model/peer.yaml" in names

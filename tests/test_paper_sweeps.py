@@ -12,7 +12,6 @@ from experiments.config.paths import conf_dir
 from experiments.points.planning import make_point
 from experiments.run import main
 
-pytestmark = pytest.mark.slow  # hundreds of points are planned
 FILES = sorted((conf_dir() / "experiment").glob("paper_*.yaml"))
 SIZES = {  # Fig. 1's points, see conf/experiment/paper_isoflop_*.yaml
     "paper_isoflop_6e18": [*range(4, 14)],
@@ -67,7 +66,6 @@ def test_the_sweeps_are_there():
     }  # fmt: skip
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", [path.stem for path in FILES])
 def test_a_header_has_commands_the_plans_cost_and_the_papers_result(plan, name):
     assert RESULT.search(header(name))
@@ -80,7 +78,6 @@ def test_a_header_has_commands_the_plans_cost_and_the_papers_result(plan, name):
     assert float(hours) == pytest.approx(planned / rate / 3600, rel=0.05)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", [path.stem for path in FILES])
 def test_the_points_are_distinct_runs_of_the_papers_setting(plan, name):
     points = plan(name)

@@ -14,8 +14,6 @@ def written(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -36,8 +34,6 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(run, tmp_path, argumen
     assert written(tmp_path) == []
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_dry_run_prints_the_plan_and_writes_nothing(run, tmp_path):
     code, out, _ = run("-m", "model=dense,moe,pkm,peer", "size=2,4", "budget=1e12", "dry_run=true")
     assert code == 0
@@ -50,7 +46,6 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, tmp_path):
     assert written(tmp_path) == []
 
 
-@pytest.mark.long
 def test_a_plan_needs_no_compiler(tmp_path):
     """Its import takes 4 seconds, and an operation on the meta device may ask for it."""
     words = ["-m", "model=peer,moe", "optim=glob(*)", "dry_run=true", "budget=1e12"]
@@ -62,7 +57,6 @@ def test_a_plan_needs_no_compiler(tmp_path):
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
-@pytest.mark.long
 def test_a_sweep_is_a_union_of_grids_and_the_command_line_beats_them(run):
     grids = (
         "hydra.sweeper.grids=[{size:'1,2',budget:1e10},{size:'2,3',seed:1},{size:2,budget:1e10}]"
@@ -91,8 +85,6 @@ def test_a_sweep_is_a_union_of_grids_and_the_command_line_beats_them(run):
     ]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("only", "message"),
     [
@@ -110,16 +102,12 @@ def test_a_part_of_a_sweep_that_is_not_there_is_refused(run, tmp_path, only, mes
     assert written(tmp_path) == []
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_flag_of_a_sweep_may_stand_anywhere(run):
     arguments = ("dry_run=true", "-m", "model=dense,none", "trainer.flops_per_second=1e9", *TINY)
     code, out, _ = run(*arguments)
     assert (code, "2 runs" in out) == (0, True)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_points_that_look_alike_are_shown_with_their_differences(run):
     code, out, _ = run(
         *("-m", "dry_run=true", "trainer.flops_per_second=1e9", *TINY, "model=dense"),
@@ -135,7 +123,6 @@ def test_points_that_look_alike_are_shown_with_their_differences(run):
     ]
 
 
-@pytest.mark.slow
 def test_the_papers_layer_is_planned_on_any_machine(run):
     code, out, _ = run("ladder=paper", "model=peer", "size=8", "budget=6e18", "dry_run=true")
     assert code == 0
@@ -143,7 +130,6 @@ def test_the_papers_layer_is_planned_on_any_machine(run):
     assert "2.27G" in out  # facts of Fig. 3a: the ablation model's total parameters
 
 
-@pytest.mark.long
 def test_one_run_is_recorded_then_skipped(run, tmp_path):
     arguments = ("model=peer", "n_experts=64", "budget=1e9", "size=1", *TINY)
     code, out, _ = run(*arguments)
@@ -159,14 +145,12 @@ def test_one_run_is_recorded_then_skipped(run, tmp_path):
     assert path.stat().st_mtime_ns == stamp
 
 
-@pytest.mark.slow
 def test_hydras_own_options_are_there(run):
     code, out, _ = run("--cfg", "job")
     assert code == 0
     assert "n_experts: null" in out
 
 
-@pytest.mark.long
 def test_the_module_is_a_command():
     command = [sys.executable, "-m", "experiments.run", "n_experts=9"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -174,7 +158,6 @@ def test_the_module_is_a_command():
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.long
 def test_real_text_trains(run, cache, monkeypatch):
     """The example of the docs, small: WikiText-2, its wheel and vocabulary included."""
     monkeypatch.setenv("EXPERIMENTS_CACHE", str(cache))
@@ -184,8 +167,6 @@ def test_real_text_trains(run, cache, monkeypatch):
     assert 5.0 < loss < 7.0  # log(2048) is 7.6
 
 
-@pytest.mark.long
-@pytest.mark.slow  # a process
 def test_a_plan_imports_neither_lightning_nor_wandb_nor_torchs_compiler(tmp_path):
     """They take seconds, which a dry run or a sweep that is done has no use for."""
     code = (

@@ -97,7 +97,6 @@ def test_the_search_finds_an_idiom_also_across_lines():
     ]
 
 
-@pytest.mark.long
 def test_plain_words():
     wrong = []
     for name in _files(*CLEAN):

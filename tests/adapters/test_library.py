@@ -12,7 +12,6 @@ from experiments.adapters.storage import load_library, save_library
 from tests.adapters.small import adapter, merged, model, path_of, tokens
 
 pytest.importorskip("transformers")
-pytestmark = pytest.mark.slow  # transformers takes seconds to import
 EXACT = {"rtol": 0, "atol": 1e-12}  # float64; sums in another order
 
 
@@ -184,7 +183,6 @@ save_library(library, sys.argv[2])
 """
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("earlier", [False, True])
 def test_what_a_killed_save_left_goes_with_the_next_one(library, tmp_path, earlier):
     folder = tmp_path / "kept"

@@ -22,7 +22,6 @@ from tests.training.domains import DOMAINS
 
 SHAPE = ("ladder.d_per_layer", "ladder.d_head", "ladder.vocab_size")  # the weights say these
 ROOMS = tuple(o for o in TINY if not o.startswith(SHAPE))
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,6 @@ def folder(made, command, tmp_path):
     return tmp_path / "kept"
 
 
-@pytest.mark.long
 @pytest.mark.levels
 def test_a_run_s_adapter_in_a_library_is_the_run(made, folder):
     base, runs, cache = made
@@ -104,7 +102,6 @@ def test_add_remove_and_show(made, command, folder):
     assert load_library(folder).names == ("farm", "town")
 
 
-@pytest.mark.long
 def test_evaluate_and_generate_take_a_library(made, command, folder):
     base, runs, cache = made
     assert command("route", folder, "mix")[0] == 0
@@ -135,7 +132,6 @@ def test_evaluate_and_generate_take_a_library(made, command, folder):
     assert by_run[1] == served[1], "a run with adapters stands for what it began with"
 
 
-@pytest.mark.long
 def test_keys_from_text_and_the_comparison(made, command, folder, tmp_path):
     _, runs, cache = made
     sets = ("eval=[validation]", cache)
@@ -169,7 +165,6 @@ def test_keys_from_text_and_the_comparison(made, command, folder, tmp_path):
     assert (code, "is there already" in err) == (2, True)
 
 
-@pytest.mark.long
 def test_keys_of_adapters_that_have_other_names_than_domains(made, command, tmp_path):
     """Named by their folders, as `make` without NAME= does; and by hand."""
     _, runs, cache = made
@@ -185,7 +180,6 @@ def test_keys_of_adapters_that_have_other_names_than_domains(made, command, tmp_
         assert re.search(rf"^{named.strip('=') or runs['farm'].name} +2 +\d+ +yes$", out, re.M)
 
 
-@pytest.mark.long
 def test_a_library_of_other_weights_is_refused(made, command, folder, compose_raw):
     base, runs, cache = made
     top = base.parents[1]

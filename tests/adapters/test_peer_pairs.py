@@ -28,7 +28,6 @@ def paired(kind, dtype=torch.float32, **values):
     return peft.get_peft_model(tiny(kind).to(dtype), config(**chosen)).eval()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("kind", PAIRS)
 def test_an_mlp_that_is_a_pair_of_modules_has_an_adapter_too(kind, dtype, tmp_path):
@@ -94,7 +93,6 @@ def test_a_pair_that_the_model_has_not_is_refused():
         model.add_adapter("second", config(target_modules=["fc2"]))
 
 
-@pytest.mark.slow
 def test_a_pair_may_have_a_layer_of_retrofit_and_an_adapter():
     """Both read the first module's input, and each goes without the other's."""
     base = tiny("OPT")

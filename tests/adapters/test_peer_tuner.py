@@ -31,7 +31,6 @@ def adapted(kind="Llama", dtype=torch.float32, **values):
     return peft.get_peft_model(tiny(kind).to(dtype), config(**chosen)).eval()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("kind", BUILT_IN)
 def test_a_new_adapter_changes_no_logit_and_goes_without_a_trace(kind, dtype):
@@ -65,7 +64,6 @@ FORMS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_output_and_gradients_are_those_of_experts_summed_one_by_one(kind, form):
@@ -91,7 +89,6 @@ def test_output_and_gradients_are_those_of_experts_summed_one_by_one(kind, form)
         torch.testing.assert_close(fast, reference, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.slow
 def test_adapters_of_several_sizes_are_summed_switched_and_deleted():
     model = wake(adapted(dtype=torch.float64, layers_to_transform=[1]))
     model.add_adapter("wide", config(n_experts=64, glu=True, layers_to_transform=[1, 2]))
@@ -138,7 +135,6 @@ def test_when_the_active_adapter_is_deleted_another_becomes_active():
         assert torch.equal(model.base_model.model(tokens()).logits, logits(tiny("Llama")))
 
 
-@pytest.mark.slow
 def test_several_adapters_at_zero_are_exact_at_once():
     for dtype in (*TYPES, torch.float16):
         model = adapted(dtype=dtype, target_modules=["mlp"])
@@ -191,7 +187,6 @@ def test_a_training_step_changes_the_adapter_alone(kind, dtype):
     assert {v.dtype for k, v in model.state_dict().items() if k in changed} == {torch.float32}
 
 
-@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_gradient():
     gradients = []
     for checkpointing in (False, True):
@@ -205,7 +200,6 @@ def test_gradient_checkpointing_changes_no_gradient():
         assert torch.equal(plain, checkpointed)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_generation_with_a_cache_is_that_without(kind, dtype):
@@ -288,7 +282,6 @@ def test_its_parameters_are_those_that_the_layer_s_cost_counts(form):
     assert n_trained == 2 * model.peft_config["default"].layer().cost(32).n_params
 
 
-@pytest.mark.slow
 def test_all_mlps_are_targets_and_some_can_be_excluded():
     assert adapted(layers_to_transform=None).targeted_module_names == [
         f"model.layers.{block}.mlp" for block in range(3)
@@ -304,7 +297,6 @@ def test_all_mlps_are_targets_and_some_can_be_excluded():
     assert [layer.path for layer in peer_layers(model)] == ["transformer.h.2.mlp"]
 
 
-@pytest.mark.slow
 def test_another_architecture_s_modules_are_named():
     for kind, target in (
         ("Phi3", "mlp"),

@@ -63,7 +63,6 @@ def test_saved_keys_have_no_adapter_s_name_and_the_config_is_whole(folders):
     assert read.to_dict() == config(glu=True, target_modules=["mlp"]).to_dict()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["default", "other", "peer_w_up", "mlp"])
 def test_an_adapter_is_read_under_any_name(folders, name):
     base, adapter, expected = folders
@@ -79,7 +78,6 @@ def test_an_adapter_is_read_under_any_name(folders, name):
     }
 
 
-@pytest.mark.slow
 def test_other_ways_to_read_it(folders, tmp_path):
     base, adapter, expected = folders
     auto = peft.AutoPeftModelForCausalLM.from_pretrained(adapter)
@@ -96,7 +94,6 @@ def test_other_ways_to_read_it(folders, tmp_path):
     assert torch.equal(logits(again), expected)
 
 
-@pytest.mark.slow
 def test_under_a_base_of_16_bits_an_adapter_is_float32_and_comes_back(folders, tmp_path):
     base, adapter, _ = folders
     model = peft.PeftModel.from_pretrained(loaded(base).to(torch.bfloat16), adapter)
@@ -108,7 +105,6 @@ def test_under_a_base_of_16_bits_an_adapter_is_float32_and_comes_back(folders, t
     assert torch.equal(logits(again), logits(model))
 
 
-@pytest.mark.slow
 def test_several_adapters_are_saved_each_to_a_folder_and_read_together(folders, tmp_path):
     base, adapter, expected = folders
     model = peft.PeftModel.from_pretrained(loaded(base), adapter, adapter_name="first")
@@ -132,7 +128,6 @@ def test_several_adapters_are_saved_each_to_a_folder_and_read_together(folders, 
     torch.testing.assert_close(logits(model), both)
 
 
-@pytest.mark.slow
 def test_a_head_that_is_trained_too_is_saved_with_the_adapter(tmp_path):
     torch.manual_seed(0)
     values = tiny("Llama").config.to_dict() | {"num_labels": 3}
@@ -299,7 +294,6 @@ WITHOUT = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", WITHOUT)
 def test_peft_is_imported_when_it_is_asked_for_and_its_absence_is_one_line(name):
     statement, message = WITHOUT[name]

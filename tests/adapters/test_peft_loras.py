@@ -15,7 +15,6 @@ from tests.rounding import assert_rounding
 
 peft = pytest.importorskip("peft")
 pytestmark = [
-    pytest.mark.slow,  # peft takes seconds to import
     # of peft's own code: names of adapters that "lora_" contains, and an attribute's new name
     pytest.mark.filterwarnings("ignore:Adapter name:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),

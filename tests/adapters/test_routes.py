@@ -15,7 +15,6 @@ from tests.adapters.small import adapter, model, tokens
 from tests.rounding import assert_rounding
 
 pytest.importorskip("transformers")
-pytestmark = pytest.mark.slow  # transformers takes seconds to import
 
 
 @pytest.mark.parametrize("memory", [1, 3, 64.5, math.inf])
@@ -341,7 +340,6 @@ def _name(base):
     return "cache" if "cache" in parameters else "past_key_values"
 
 
-@pytest.mark.long
 def test_learning_lowers_the_loss_and_changes_keys_alone(three):
     base = model()
     library = lora_library(three)

@@ -36,7 +36,6 @@ def table(*rows):
     return check_table(pd.DataFrame([{**r, "seed": i} for i, r in enumerate(rows)]))
 
 
-@pytest.mark.slow
 def test_gain_and_change_are_differences_from_the_start():
     peer = [row(2.3, 3.40), row(2.2, 3.42), row(2.1, 3.44)]
     found = compare_adaptations(table(*peer))
@@ -52,7 +51,6 @@ def test_gain_and_change_are_differences_from_the_start():
     assert "+0.40 (" in found.summary()
 
 
-@pytest.mark.slow
 def test_the_noise_is_pooled_over_the_ways():
     """Two ways of two seeds, 0.1 and 0.3 apart: variances 0.005 and 0.045, of one freedom each."""
     runs = [row(2.3, 3.4), row(2.2, 3.4)]
@@ -62,7 +60,6 @@ def test_the_noise_is_pooled_over_the_ways():
     assert [way.way for way in found.ways] == ["full fine-tuning", "peer beside"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "name"),
     [
@@ -76,7 +73,6 @@ def test_ways_have_names(start, name):
     assert compare_adaptations(table(row(2.5, 3.4, **start))).ways[0].way == name
 
 
-@pytest.mark.slow
 def test_one_seed_has_no_interval_and_says_so():
     found = compare_adaptations(table(row(2.5, 3.4)))
     assert math.isnan(found.ways[0].gain.lower)
@@ -84,7 +80,6 @@ def test_one_seed_has_no_interval_and_says_so():
     draw_adaptation(found)
 
 
-@pytest.mark.slow
 def test_the_figure_has_a_point_for_each_way():
     runs = [
         row(2.3, 3.4),
@@ -99,7 +94,6 @@ def test_the_figure_has_a_point_for_each_way():
     assert points == pytest.approx([0.75, 0.35])
 
 
-@pytest.mark.slow
 def test_runs_that_started_from_nothing_are_refused():
     runs = table(row(2.5, 3.4)).drop(columns=["init.how"])
     with pytest.raises(ValueError, match=r"no init\.how: it takes runs that started from weights"):
@@ -108,7 +102,6 @@ def test_runs_that_started_from_nothing_are_refused():
         compare_adaptations(table(row(2.5, 3.4)), general="c4")
 
 
-@pytest.mark.slow
 def test_two_domains_in_one_table_are_refused():
     runs = table(row(2.5, 3.4), row(2.4, 3.4, **{"before.validation.loss": 2.9}))
     with pytest.raises(ValueError, match="start at 2 different losses"):
@@ -119,7 +112,6 @@ def test_columns_are_those_that_records_have():
     assert "before.recipes.loss" in columns_of_starts("recipes")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "value"),
     [

@@ -370,7 +370,6 @@ def test_bad_input_is_one_line_and_writes_nothing(here, capsys, monkeypatch, wor
     assert message in refused(here, capsys, monkeypatch, words, 2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("words", "message"), cases(MACHINE))
 def test_what_the_disk_denies_is_one_line_and_exit_1(here, capsys, monkeypatch, words, message):
     line = refused(here, capsys, monkeypatch, words, 1)
@@ -395,7 +394,6 @@ def test_what_ends_a_command_is_one_line(here, capsys, monkeypatch, error, code,
     assert line in refused(here, capsys, monkeypatch, ["isoflop", "good.csv"], code)
 
 
-@pytest.mark.long
 def test_a_full_disk_for_what_is_printed_is_one_line(here, tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("only Linux has /dev/full")

@@ -138,7 +138,6 @@ FILED = ("comparisons", "streams")  # what is damaged is a file; else a command'
 WORDS = [row for name, text in TABLES.items() if name not in FILED for row in cases(text)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("words", "message"), WORDS)
 def test_bad_input_is_one_line_and_writes_nothing(here, capsys, monkeypatch, words, message):
     assert message in refused(here, capsys, monkeypatch, words, 2)

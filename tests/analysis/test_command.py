@@ -25,8 +25,6 @@ def words(text):
     return " ".join(text.split())
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_isoflop_writes_the_table_the_fits_and_the_figure(sweep, capsys):
     assert main(["isoflop", str(sweep)]) == 0
     out = capsys.readouterr().out
@@ -40,8 +38,6 @@ def test_isoflop_writes_the_table_the_fits_and_the_figure(sweep, capsys):
     assert (sweep / "isoflop.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_brief_isoflop_is_a_line_a_curve(sweep, capsys):
     assert main(["isoflop", str(sweep), "--brief"]) == 0
     title, head, *rows = capsys.readouterr().out.split("\n\n")[0].split("\n")
@@ -60,7 +56,6 @@ def test_a_brief_isoflop_is_a_line_a_curve(sweep, capsys):
             assert row.endswith(", ".join(c["flags"]) or "none")
 
 
-@pytest.mark.slow
 def test_a_brief_isoflop_says_where_there_is_no_minimum(tmp_path, capsys):
     """Losses that only bend downwards."""
     lines = [f"m,1e18,{n},{loss}" for n, loss in ((1e6, 3.0), (2e6, 3.1), (4e6, 3.1), (8e6, 3.0))]
@@ -71,15 +66,11 @@ def test_a_brief_isoflop_says_where_there_is_no_minimum(tmp_path, capsys):
     assert any(line.split()[:5] == ["1e+18", "m", "-", "-", "-"] for line in row), row
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_json_is_all_that_is_printed_when_asked(sweep, capsys):
     assert main(["isoflop", str(sweep), "--json", "--x", "n_active_params"]) == 0
     assert json.loads(capsys.readouterr().out)["x_name"] == "n_active_params"
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_isoflop_takes_a_method_a_window_and_a_noise(sweep, capsys):
     options = ["--method", "akima", "--n-nearest", "4", "--noise", "0.01", "--json"]
     assert main(["isoflop", str(sweep), *options]) == 0
@@ -89,7 +80,6 @@ def test_isoflop_takes_a_method_a_window_and_a_noise(sweep, capsys):
     assert {curve["noise"] for curve in fits["curves"]} == {0.01}
 
 
-@pytest.mark.long
 def test_parametric_fits_each_model(sweep, capsys, tmp_path):
     out = tmp_path / "elsewhere"
     assert main(["parametric", str(sweep), "--draws", "50", "--out", str(out)]) == 0
@@ -102,7 +92,6 @@ def test_parametric_fits_each_model(sweep, capsys, tmp_path):
     assert {"contours_dense.png", "residuals_peer.png"} <= {p.name for p in out.iterdir()}
 
 
-@pytest.mark.slow
 def test_parametric_names_an_unknown_model(sweep, capsys):
     assert main(["parametric", str(sweep), "--model", "pkm"]) == 2
     assert "model='pkm' has no finished run; the table has dense, moe, peer" in (
@@ -110,7 +99,6 @@ def test_parametric_names_an_unknown_model(sweep, capsys):
     )
 
 
-@pytest.mark.long
 def test_experts_compares_laws(tmp_path, capsys):
     rows = [
         {"model": "peer", "n_experts": E, "n_active_params": N, "n_params": N * 2, "loss": loss}
@@ -131,9 +119,7 @@ def test_experts_compares_laws(tmp_path, capsys):
     assert (folder / "experts.png").exists()
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_experts_of_a_joint_law_draws_the_others(tmp_path, capsys):
     table = joint_runs("joint", noise=0.001)
     path = tmp_path / "runs.csv"
@@ -159,8 +145,6 @@ def test_experts_of_a_joint_law_draws_the_others(tmp_path, capsys):
     assert main(plan) == 2
 
 
-@pytest.mark.slow
-@pytest.mark.long
 def test_a_few_runs_that_decide_are_said_unasked(published, tmp_path, capsys):
     path = str(published("chinchilla_epoch_245.csv"))
     how = ["--draws", "20", "--out", str(tmp_path)]
@@ -170,9 +154,7 @@ def test_a_few_runs_that_decide_are_said_unasked(published, tmp_path, capsys):
     assert "5 of 245 runs" not in capsys.readouterr().out
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_surfaces_and_influence_of_a_table(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     sizes, tokens = (
@@ -221,8 +203,6 @@ def test_surfaces_and_influence_of_a_table(tmp_path, capsys):
     assert "no model could be fitted: dense: no surface" in capsys.readouterr().err
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_plan_says_size_tokens_and_loss_of_a_budget(sweep, capsys):
     assert main(["plan", str(sweep), "--budget", "1e12", "--model", "dense"]) == 0
     text = words(capsys.readouterr().out)
@@ -239,7 +219,6 @@ def test_plan_refuses_what_is_no_budget(sweep, capsys, budget):
     assert "must be a finite number of FLOPs above 0" in capsys.readouterr().err
 
 
-@pytest.mark.long
 def test_a_foreign_table_is_mapped_and_its_notes_are_reported(published, capsys, tmp_path):
     path = published("porian_rw_tuned_121.csv")
     assert main(["isoflop", str(path), *PORIAN, "--method", "akima", "--out", str(tmp_path)]) == 0
@@ -285,7 +264,6 @@ def test_each_file_of_commands_is_a_command():
     assert list(find_commands()) == sorted(path.stem for path in files)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("command", find_commands())
 def test_each_command_has_a_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -300,8 +278,6 @@ def test_each_command_has_a_help(command, capsys):
     assert "--column OURS=THEIRS" in text
 
 
-@pytest.mark.long
-@pytest.mark.slow  # processes
 def test_another_analysis_in_the_working_folder_does_not_hide_the_console_script(tmp_path):
     (tmp_path / "analysis.py").write_text("print('another')")
 
@@ -314,8 +290,6 @@ def test_another_analysis_in_the_working_folder_does_not_hide_the_console_script
     assert said(script, "--version").startswith("expert-isoflops")
 
 
-@pytest.mark.long
-@pytest.mark.slow  # a process
 def test_a_reader_that_has_read_enough_is_no_error(sweep):
     command = f"{sys.executable} -m analysis isoflop {sweep} | head -1"
     done = subprocess.run(
@@ -326,7 +300,6 @@ def test_a_reader_that_has_read_enough_is_no_error(sweep):
     assert done.returncode == 0
 
 
-@pytest.mark.long
 def test_a_command_of_the_analysis(tmp_path):
     printed = words(follow("A command of the analysis", tmp_path))
     assert "extremes say the lowest and the highest loss of each budget" in printed
@@ -352,8 +325,6 @@ def two_models(tmp_path):
     return path
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_multiplier_states_what_was_asked_and_draws_it(two_models, capsys):
     options = ["--at", "1e19", "--at-loss", "2.9", "--asymptote", "1.7"]
     assert main(["multiplier", str(two_models), *options]) == 0
@@ -370,8 +341,6 @@ def test_multiplier_states_what_was_asked_and_draws_it(two_models, capsys):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_multiplier_of_the_lowest_losses_and_as_json(two_models, capsys):
     options = ["--points", "lowest", "--slopes", "one", "--asymptote", "1.2,1.9", "--json"]
     assert main(["multiplier", str(two_models), *options]) == 0

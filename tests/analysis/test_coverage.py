@@ -27,7 +27,7 @@ from tests.analysis.tables import (
     surface,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.night]
+pytestmark = pytest.mark.night
 REPEATS = 100
 
 

@@ -36,7 +36,6 @@ def damage(path, what):
     path.write_text(what)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_record_is_one_note_and_not_the_end(sweep, what):
     whole = load_table(sweep)
@@ -52,7 +51,6 @@ def test_a_damaged_record_is_one_note_and_not_the_end(sweep, what):
     assert "\n" not in line
 
 
-@pytest.mark.slow
 def test_a_record_that_is_a_folder_is_damaged(sweep):
     (sweep / "2" / "record.json").mkdir(parents=True)
     assert "1 of 32 records are damaged" in load_table(sweep).attrs["damaged"]
@@ -65,13 +63,11 @@ def test_only_if_none_is_left_is_it_an_error(tmp_path):
         load_table(tmp_path)
 
 
-@pytest.mark.slow
 def test_a_record_without_a_layer_is_a_row(sweep):
     damage(sweep / "broken" / "record.json", {"config": {"model": "peer"}})
     assert len(load_table(sweep)) == 31
 
 
-@pytest.mark.long
 def test_the_command_warns_in_one_line_with_json_too(sweep, capsys):
     damage(sweep / "broken" / "record.json", "{")
     for options in ([], ["--json"]):

@@ -110,8 +110,6 @@ def test_one_domain_alone_is_not_compared():
         compare_at_learning([alone])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_amounts_and_baselines_that_are_not_there(tmp_path, capsys):
     for i, one in enumerate(two_ways()):
         flops = 6.0 * one.n_active_params * one.n_tokens

@@ -59,8 +59,6 @@ def test_a_share_of_compute_is_what_the_law_loses_without_it(clean):
         assert row["within_compute"] == pytest.approx(0.05, rel=1e-3)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_sizes_below_another_model_s_best_are_between_its_crossings():
     better = runs().assign(model="peer", series="peer")
     better["loss"] -= 0.05
@@ -78,14 +76,12 @@ def test_sizes_below_another_model_s_best_are_between_its_crossings():
     assert "below the best of dense from" in found.summary()
 
 
-@pytest.mark.long
 def test_costs_of_curves_that_do_not_fit_are_flagged():
     found = flatness(fit_isoflop(truths.noisy(truths.runs(truths.kaplan), 0.005, 0), n_draws=50))
     assert len(found.warnings) == len(found.rows)
     assert all("costs are of the curve, and" in text for text in found.warnings)
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_intervals_hold_the_costs():
     hits = []

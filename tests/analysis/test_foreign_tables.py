@@ -12,7 +12,7 @@ from analysis.__main__ import main
 from analysis.table.load import load_table
 from tests.analysis.tables import HOFFMANN, best_size, surface
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_draws")]
+pytestmark = pytest.mark.usefixtures("few_draws")
 
 BUDGETS = (1e18, 4e18, 16e18)
 BITS = 4.4 * math.log(2)  # nats/token of a bit/byte, of a tokenizer with 4.4 bytes a token
@@ -75,7 +75,6 @@ def letters(C, N, D, loss):
     return {"N": N, "D": D, "C (PFLOPs)": C / 1e15, "val_ppl": math.exp(loss), "peak_lr": 1e-3}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "per_byte"), [(nanochat, True), (marin, True), (olmo, False), (letters, False)]
 )
@@ -95,7 +94,6 @@ def test_a_table_is_fitted_as_it_is(tmp_path, capsys, make, per_byte):
     assert found[:, 2] == pytest.approx(expected[:, 2] / (4.4 if per_byte else 1), rel=1e-6)
 
 
-@pytest.mark.long
 def test_bits_per_byte_are_called_that_on_screen_and_on_the_page(tmp_path, capsys):
     path = write(tmp_path / "results.csv", nanochat)
     assert main(["isoflop", path]) == 0
@@ -128,7 +126,6 @@ def open_athena(path):
     return str(path)
 
 
-@pytest.mark.long
 def test_datasets_are_not_merged_in_silence(tmp_path, capsys):
     path = open_athena(tmp_path / "runs.csv")
     assert main(["isoflop", path]) == 0
@@ -148,7 +145,6 @@ def test_datasets_are_not_merged_in_silence(tmp_path, capsys):
     assert any("they differ in dataset" in text for text in cautions)
 
 
-@pytest.mark.long
 def test_series_by_columns_or_none(tmp_path, capsys):
     path = open_athena(tmp_path / "runs.csv")
     assert main(["isoflop", path, "--series", "dataset,condition", "--json"]) == 0
@@ -165,7 +161,6 @@ def test_series_by_columns_or_none(tmp_path, capsys):
     assert len(curves) == len(BUDGETS)
 
 
-@pytest.mark.long
 def test_models_that_are_sizes_make_one_curve(tmp_path, capsys):
     names = dict(zip(sorted({N for _, N, _, _ in rows()}), range(100), strict=False))
     path = write(
@@ -187,7 +182,6 @@ def test_models_that_are_sizes_make_one_curve(tmp_path, capsys):
     assert out.count(" llama ") >= len(BUDGETS)
 
 
-@pytest.mark.long
 def test_budgets_that_each_run_counted_are_joined(tmp_path, capsys):
     def counted(C, N, D, loss):
         off = 1 + 0.009 * math.sin(N)  # steps are whole
@@ -214,7 +208,6 @@ def test_budgets_that_each_run_counted_are_joined(tmp_path, capsys):
     assert printed.err.count("\n") == 1
 
 
-@pytest.mark.long
 def test_units_and_separators_that_are_given(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     lines = ["params;tokens;flops;loss"]
@@ -237,7 +230,6 @@ def test_units_and_separators_that_are_given(tmp_path, capsys):
 # Published runs
 
 
-@pytest.mark.long
 def test_step_law_loads_by_alias_and_names_the_batch(published, tmp_path, capsys):
     path = published("steplaw_dense_1911.csv")
     table = load_table(path)

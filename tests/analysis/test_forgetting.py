@@ -138,7 +138,6 @@ def test_tasks_that_all_runs_of_a_way_were_scored_on_are_beside():
     )
 
 
-@pytest.mark.slow
 def test_the_figure_has_a_curve_a_way():
     runs = [stream_run(s, [[3.0, 3.0], [2.0, 3.0], [2.2, 2.0 + s / 10]]) for s in (0, 1)]
     runs += [stream_run(9, [[3.0, 3.0], [2.5, 2.5]], joint=True)]
@@ -149,7 +148,6 @@ def test_the_figure_has_a_curve_a_way():
     assert sum(len(line.get_xdata()) for line in hollow) == 1  # of the joint run, on the right
 
 
-@pytest.mark.slow
 def test_a_side_that_no_way_has_is_no_panel():
     one = [stream_run(s, [[3.0, 3.0], [2.5, 2.5 + s / 10]], joint=True) for s in (0, 1)]
     figure = draw_forgetting(compare_forgetting(one))
@@ -162,8 +160,6 @@ def test_a_table_without_streams():
         compare_forgetting([record()])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_report_has_it(tmp_path):
     for seed in (0, 1):
         run = stream_run(seed, [[3.0, 3.0], [2.0, 3.1], [2.3, 1.9 + seed / 10]])
@@ -199,8 +195,6 @@ def test_a_run_that_can_t_be_read_is_named(values):
         compare_forgetting([odd])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_command_goes_on_without_a_run_that_can_t_be_read(tmp_path, capsys):
     for seed in range(3):
         run = stream_run(seed, MATRIX, (2.0, 2.1, 2.3, 2.2), THREE)

@@ -82,7 +82,6 @@ def test_tables_without_what_it_takes():
         compare_growth(table(*nine()[3:]))
 
 
-@pytest.mark.slow
 def test_curves_go_through_the_growth(tmp_path):
     first = row(16384, 3.9, how="beside") | {"init.parent.n_experts": None}  # of a dense parent
     others = (row(15360, 3.9, how="beside"), row(None, 4.1, model="dense"), first)
@@ -105,8 +104,6 @@ def test_curves_go_through_the_growth(tmp_path):
     assert list(axis.lines[-1].get_xdata()) == [5e12, 5e12]
 
 
-@pytest.mark.long
-@pytest.mark.slow  # draws
 def test_a_history_without_its_last_rows_is_not_drawn_and_said(tmp_path, capsys):
     shutil.copytree(REPOSITORY / "results" / "growth" / "square", tmp_path / "square")
     history = sorted((tmp_path / "square").glob("*/history.csv"))[0]
@@ -119,7 +116,6 @@ def test_a_history_without_its_last_rows_is_not_drawn_and_said(tmp_path, capsys)
     ) in capsys.readouterr().err
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"flops,loss\nx,1\n", b"flops,loss\n,1\n"])
 def test_a_damaged_history_is_one_line_that_names_it(tmp_path, content):
     (tmp_path / "r0").mkdir()

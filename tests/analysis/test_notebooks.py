@@ -7,11 +7,7 @@ from tests.conftest import REPOSITORY
 from tests.records.test_record import record
 
 FOLDER = REPOSITORY / "analysis"
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
 
 @pytest.fixture
@@ -99,7 +95,6 @@ def test_in_a_fresh_clone_nothing_else_is_needed(name, n, said, monkeypatch, tmp
     assert said in texts(outputs)
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_where_takes_some_of_the_runs(sweep, monkeypatch):
     monkeypatch.setenv("SWEEP", str(sweep))

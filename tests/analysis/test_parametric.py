@@ -27,7 +27,6 @@ def fit():
     return fit_parametric(N, D, noisy(N, D), n_draws=60)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("design", [P7, GRID], ids=["isoFLOP", "grid"])
 @pytest.mark.parametrize("law", [HOFFMANN, BESIROGLU])
 @pytest.mark.parametrize(
@@ -44,7 +43,6 @@ def test_a_clean_surface_comes_back(design, law, how):
     assert found.rmse < 1e-9
 
 
-@pytest.mark.slow
 def test_order_shape_and_types_do_not_matter(fit):
     N, D = GRID
     L = noisy(N, D)
@@ -56,7 +54,6 @@ def test_order_shape_and_types_do_not_matter(fit):
         assert other.params == pytest.approx(fit.params, rel=1e-6)
 
 
-@pytest.mark.slow
 def test_other_units_change_the_coefficients_only(fit):
     N, D = GRID
     scaled = fit_parametric(N / 1e6, D / 1e9, noisy(N, D), n_draws=0)
@@ -75,8 +72,6 @@ def hoffmanns_sum(theta, N, D, L, delta=1e-3):
     return special.huber(delta, predicted - np.log(L)).sum()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_objective_is_hoffmanns_and_no_start_of_lbfgs_ends_lower(fit):
     N, D = GRID
     L = noisy(N, D)
@@ -121,7 +116,6 @@ def test_the_gradient_is_nought_by_finite_differences(fit):
     assert fit.gradient < 1e-6
 
 
-@pytest.mark.slow
 def test_squares_of_the_loss_are_scipys_least_squares():
     N, D = P7
     L = noisy(N, D, HOFFMANN)
@@ -139,7 +133,6 @@ def test_squares_of_the_loss_are_scipys_least_squares():
     assert found.estimates == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.slow
 def test_an_outlier_moves_hubers_fit_less_than_that_of_squares():
     N, D = P7
     L = noisy(N, D, HOFFMANN)
@@ -151,7 +144,6 @@ def test_an_outlier_moves_hubers_fit_less_than_that_of_squares():
     assert by_huber < 0.1 * by_squares
 
 
-@pytest.mark.slow
 def test_share_at_best_counts_starts(fit):
     assert fit.share_at_best > 0.9
     assert fit.share_at_best * fit.n_starts == pytest.approx(
@@ -178,8 +170,6 @@ def design(kind):
     }[kind]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("sd", [0.0, 0.005])
 @pytest.mark.parametrize(
     ("kind", "says"),
@@ -202,8 +192,6 @@ def test_designs_that_can_not_tell_are_flagged(kind, says, sd):
     assert says in found.summary()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("losses", "says"),
     [
@@ -222,7 +210,6 @@ def test_what_is_no_such_surface_hits_a_bound(losses, says):
     assert any(part in " ".join(found.warnings) for part in says.split("|"))
 
 
-@pytest.mark.slow
 def test_the_edge_of_given_bounds_is_told_with_them():
     N, D = GRID
     found = fit_parametric(N, D, noisy(N, D), exponent_bounds=(0.05, 0.3), n_draws=0)
@@ -231,7 +218,6 @@ def test_the_edge_of_given_bounds_is_told_with_them():
     assert found.params["alpha"] == found.params["beta"] == 0.3
 
 
-@pytest.mark.slow
 def test_few_runs_are_flagged_and_fewer_refused():
     N, D = (v[[0, 5, 14, 21, 30, 35]] for v in GRID)
     found = fit_parametric(N, D, noisy(N, D), n_draws=5)
@@ -297,7 +283,6 @@ def test_missing_groups_are_refused(missing):
         fit_parametric(N, D, noisy(N, D), groups=labels, n_draws=0)
 
 
-@pytest.mark.long
 def test_groups_of_one_are_cases_and_groups_with_a_fault_in_common_widen():
     N, D = GRID
     L = noisy(N, D, sd=0.001)
@@ -315,8 +300,6 @@ def test_groups_of_one_are_cases_and_groups_with_a_fault_in_common_widen():
     assert by_size.bse["E"] > 1.5 * by_case.bse["E"]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_draws_follow_the_seed_and_the_estimate_does_not():
     N, D = GRID
     L = noisy(N, D)
@@ -327,7 +310,6 @@ def test_draws_follow_the_seed_and_the_estimate_does_not():
     assert one.estimates == other.estimates
 
 
-@pytest.mark.slow
 def test_without_draws_there_are_no_intervals():
     N, D = GRID
     found = fit_parametric(N, D, noisy(N, D), n_draws=0)
@@ -425,7 +407,6 @@ def test_levels_are_checked(fit, level):
             ask()
 
 
-@pytest.mark.slow
 def test_results_are_frozen_and_json_keeps_every_digit(fit):
     with pytest.raises(dataclasses.FrozenInstanceError):
         fit.delta = 1.0

@@ -69,7 +69,6 @@ def floored(N, E):
 # From isoFLOP curves
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.5, 0.95])
 def test_values_are_the_laws_at_the_budget(curves, level):
     found = plan(3e20, curves, level=level)
@@ -106,7 +105,6 @@ def test_a_plan_near_the_runs_is_near_the_truth(curves):
     assert found["loss"].value == pytest.approx(float(SURFACE.loss(N, D)), rel=0.005)
 
 
-@pytest.mark.slow
 def test_a_parabola_in_tokens_plans_too_few_of_them():
     runs = simulate_isoflop(SURFACE, BUDGETS, 15, span=16.0)
     found = plan(1e24, fit_isoflop(runs, "n_tokens", "parabola", n_draws=0))
@@ -124,8 +122,6 @@ def test_what_is_uncertain_about_the_laws_is_reported(runs):
     assert math.isnan(found.values["n_params"].lower)  # two points on a line
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_each_model_has_its_own_plan(runs):
     larger = runs.assign(model="moe", series="moe", run_id=None, loss=runs["loss"] - 0.2)
     both = fit_isoflop(pd.concat([runs, larger], ignore_index=True), n_draws=0)
@@ -147,7 +143,6 @@ def test_no_law_no_plan(runs):
 # From a surface
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("budget", [2e17, 1e20])
 def test_a_surface_s_plan_is_its_lowest_loss(surface, budget):
     def loss(u):
@@ -242,7 +237,6 @@ def test_a_surface_s_own_budgets_are_no_extrapolation(surface):
 # Experts
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("min_gain", [0.003, 0.01, 0.02])
 def test_experts_are_added_until_a_doubling_gains_too_little(curves, min_gain):
     law = fit_expert_law(trend(floored), "power_floor", n_draws=0)
@@ -257,7 +251,6 @@ def test_experts_are_added_until_a_doubling_gains_too_little(curves, min_gain):
     assert found.min_gain == min_gain
 
 
-@pytest.mark.slow
 def test_less_gain_asked_for_is_more_experts(curves):
     law = fit_expert_law(trend(floored), "power_floor", n_draws=0)
     numbers = [
@@ -276,7 +269,6 @@ def from_which_on(loss_of, min_gain):
     return E[enough[-1] + 1] if len(enough) else 1.0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("clark", "min_gain"),
     [
@@ -292,7 +284,6 @@ def test_a_gain_that_first_grows_does_not_end_it(curves, clark, min_gain):
     assert found.values["n_experts"].value == expected
 
 
-@pytest.mark.slow
 def test_where_the_first_doubling_gains_enough_it_does(curves):
     clark = ClarkSurface()
     law = fit_expert_law(trend(clark.loss), "clark", n_draws=0)
@@ -302,7 +293,6 @@ def test_where_the_first_doubling_gains_enough_it_does(curves):
     assert found.values["n_experts"].value == expected
 
 
-@pytest.mark.slow
 def test_the_interval_of_experts_is_of_the_laws_draws(curves):
     table = trend(floored, experts=[2**i for i in range(13)], noise=0.02)
     law = fit_expert_law(table, "power_floor", n_draws=40)
@@ -318,7 +308,6 @@ def test_the_interval_of_experts_is_of_the_laws_draws(curves):
     assert math.isnan(plan(1e20, curves, experts=no_draws).values["n_experts"].lower)
 
 
-@pytest.mark.slow
 def test_more_experts_than_were_tried_are_reported(curves):
     few = fit_expert_law(trend(floored, experts=[1, 2, 4, 8]), "power_floor", n_draws=0)
     found = plan(1e20, curves, experts=few, min_gain=0.01)
@@ -331,7 +320,6 @@ def test_more_experts_than_were_tried_are_reported(curves):
     assert plan(1e20, curves, experts=enough, min_gain=0.01).warnings == ()
 
 
-@pytest.mark.slow
 def test_experts_that_never_cease_to_help_are_infinitely_many(curves):
     law = fit_expert_law(trend(floored, noise=1e-3), "power_floor", n_draws=20)
     found = plan(1e20, curves, experts=law, min_gain=1e-9)
@@ -341,7 +329,6 @@ def test_experts_that_never_cease_to_help_are_infinitely_many(curves):
     assert values["values"]["n_experts"]["value"] is None
 
 
-@pytest.mark.slow
 def test_experts_that_do_not_help_are_reported(curves):
     law = fit_expert_law(trend(lambda N, E: 30 * N**-0.1 * E**-1e-4), "loglinear", n_draws=0)
     found = plan(1e20, curves, experts=law)
@@ -349,7 +336,6 @@ def test_experts_that_do_not_help_are_reported(curves):
     assert "n_experts=1 is not above the fewest tried, 1" in found.warnings
 
 
-@pytest.mark.slow
 def test_a_size_that_the_law_of_experts_never_saw_is_reported(curves):
     law = fit_expert_law(trend(floored, sizes=(1e5, 1e6, 1e7)), "power_floor", n_draws=0)
     far = plan(1e20, curves, experts=law, min_gain=0.08).warnings
@@ -359,7 +345,6 @@ def test_a_size_that_the_law_of_experts_never_saw_is_reported(curves):
     assert far[0].endswith(f"of 1e+05 to 1e+07, not at {N:.3g}")
 
 
-@pytest.mark.slow
 def test_what_is_uncertain_about_the_law_of_experts_is_reported(curves):
     table = trend(lambda N, E: 30 * N**-0.1 * E**-0.05 - 0.3)  # L0 would have to be below 0
     law = fit_expert_law(table, "power_floor", n_draws=0)
@@ -369,7 +354,6 @@ def test_what_is_uncertain_about_the_law_of_experts_is_reported(curves):
     assert {f"power_floor: {text}" for text in law.warnings} <= set(found.warnings)
 
 
-@pytest.mark.slow
 def test_a_law_of_another_size_can_not_be_planned_with(curves, surface):
     law = fit_expert_law(trend(floored), "power_floor", n_draws=0)
     assert "n_experts" in plan(1e20, surface, experts=law).values  # at the surface's own N
@@ -378,15 +362,12 @@ def test_a_law_of_another_size_can_not_be_planned_with(curves, surface):
         plan(1e20, curves, experts=other)
 
 
-@pytest.mark.slow
 def test_a_law_in_more_than_size_and_experts_plans_none(surface):
     law = fit_expert_law(joint_runs("joint"), "joint", n_draws=0)
     with pytest.raises(ValueError, match="joint has other variables too"):
         plan(1e20, surface, experts=law)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_granularity_law_plans_no_experts(surface):
     table = granular([1e7, 1e8, 1e9], [1e9, 1e10, 1e11], [1, 2, 4, 8])
     law = fit_expert_law(table, "granularity", size="n_params", n_draws=0)
@@ -394,15 +375,12 @@ def test_the_granularity_law_plans_no_experts(surface):
         plan(1e20, surface, experts=law)
 
 
-@pytest.mark.slow
 def test_experts_of_another_model_are_reported(curves):
     law = fit_expert_law(trend(floored, model="moe"), "power_floor", n_draws=0)
     (text,) = plan(1e20, curves, experts=law, min_gain=0.06).warnings
     assert text == "the law in experts is of moe, the plan of dense"
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_series_is_of_its_model(runs):
     law = fit_expert_law(trend(floored, model="moe"), "power_floor", n_draws=0)
     series = runs.assign(model="moe", series="moe n_experts=8")

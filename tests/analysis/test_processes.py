@@ -101,8 +101,6 @@ def needs_cores():
         pytest.skip("one core")
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_other_processes_draw_the_same_and_their_errors_name_the_figure(tmp_path):
     needs_cores()
     command = [sys.executable, "-c", ON_ALL_CORES_AND_ON_ONE, str(tmp_path)]
@@ -110,7 +108,6 @@ def test_other_processes_draw_the_same_and_their_errors_name_the_figure(tmp_path
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_if_the_command_is_killed_its_processes_end(how):
     needs_cores()
@@ -160,7 +157,6 @@ assert os.getpid() not in [pid for _, pid in found.values()]
 """
 
 
-@pytest.mark.long
 def test_begun_fits_are_each_under_its_name_or_its_error():
     needs_cores()
     command = [sys.executable, "-c", BEGUN]

@@ -57,8 +57,6 @@ def huber_sum(theta, N, D, L):
     return special.huber(1e-3, predicted - np.log(L)).sum()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_p1_the_chinchilla_surface_and_its_intervals(chinchilla):
     fit = fit_parametric(*chinchilla)
     assert fit.n_points == 240
@@ -88,7 +86,6 @@ def test_p1_the_chinchilla_surface_and_its_intervals(chinchilla):
         assert bounds.loc[name, "lower"] < value < bounds.loc[name, "upper"]
 
 
-@pytest.mark.slow
 def test_p1b_where_lbfgs_stops_beside_hoffmanns_numbers_ours_goes_on(chinchilla):
     N, D, L = chinchilla
     h = HOFFMANNS
@@ -114,7 +111,6 @@ def test_p1b_where_lbfgs_stops_beside_hoffmanns_numbers_ours_goes_on(chinchilla)
     assert found.value[0] <= 1.0183e-3
 
 
-@pytest.mark.slow
 def test_p1c_rounded_coefficients_are_another_law(chinchilla):
     # Hoffmann's three digits of the exponents against the two digits that the paper prints
     full = best_size(GOPHER, **HOFFMANNS)
@@ -129,7 +125,6 @@ def test_p1c_rounded_coefficients_are_another_law(chinchilla):
     assert abs(best_size(GOPHER, **two_digits) / value - 1) > 0.05
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "exponent", "tolerance"),
     [
@@ -149,7 +144,6 @@ def test_p2_the_exponent_of_porians_runs(porian, how, exponent, tolerance):
         assert law.r_squared == pytest.approx(0.997463, abs=5e-7)
 
 
-@pytest.mark.long
 def test_p2_its_intervals_by_noise_and_by_misfit(porian):
     found = fit_isoflop(porian, method="akima", noise=0.002).law().exponents["n_params"]
     # Within .01, as P2 is told
@@ -158,7 +152,6 @@ def test_p2_its_intervals_by_noise_and_by_misfit(porian):
     assert found["t"].upper - found["t"].lower > 2 * (found["noise"].upper - found["noise"].lower)
 
 
-@pytest.mark.slow
 def test_p2b_a_frontier_of_small_budgets_errs_more_the_further_it_is_asked(porian):
     curves = fit_isoflop(porian, method="akima", n_draws=0).curves
     budgets = np.array([c.budget for c in curves])
@@ -178,8 +171,6 @@ def test_p2b_a_frontier_of_small_budgets_errs_more_the_further_it_is_asked(poria
     assert errors[-1] == pytest.approx(0.0137, abs=5e-4)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("bounds", [(0.01, 2.0), (0.01, 1.0)])
 def test_p2c_squares_hit_a_bound_on_porians_runs(porian, bounds):
     fit = fit_parametric(
@@ -200,8 +191,6 @@ def test_p2c_squares_hit_a_bound_on_porians_runs(porian, bounds):
         )
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("router", "n", "expected", "rmse"),
     [
@@ -234,8 +223,6 @@ def test_p5_clarks_law_of_each_router(clark, router, n, expected, rmse):
         assert 64e12 / 4 < high < 64e12 * 4
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("router", ["S-Base", "RL-R", "Hash"])
 def test_a_floor_tells_the_largest_size_better_than_clarks_law(clark, router):
     runs = clark[clark["model"].isin([router, "Dense"])]

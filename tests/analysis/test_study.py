@@ -88,7 +88,6 @@ def why(found):
 # A demo's sweep
 
 
-@pytest.mark.long
 def test_a_sweep_of_three_models(sweep):
     table = load_table(sweep)
     found = analyse(table)
@@ -108,7 +107,6 @@ def test_a_sweep_of_three_models(sweep):
     assert values["isoflop"]["curves"][0]["x_opt"] == found.isoflop.curves[0].x_opt
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("_curves_only")
 def test_what_is_uncertain_about_a_sweep_s_runs_is_reported(sweep):
     cautions = "; ".join(analyse(load_table(sweep)).cautions)
@@ -118,8 +116,6 @@ def test_what_is_uncertain_about_a_sweep_s_runs_is_reported(sweep):
     assert "1 run failed" in cautions
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.usefixtures("_curves_only")
 def test_losses_that_do_not_fall_have_no_multiplier(sweep):
     # The fixture's lowest losses are the same at both budgets
@@ -127,7 +123,6 @@ def test_losses_that_do_not_fall_have_no_multiplier(sweep):
     assert missing["compute multipliers"] == "dense: the losses do not fall with compute"
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("_curves_only")
 def test_differences_are_at_every_budget_with_seeds_and_over_its_sizes():
     table = pd.concat(
@@ -171,9 +166,7 @@ def table():
     return pd.concat(parts, ignore_index=True)
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_parts_are_those_that_each_module_makes(table):
     found = analyse(table, asymptote=SURFACE.E)
     alone = fit_isoflop(table, n_draws=20)
@@ -193,7 +186,6 @@ def test_parts_are_those_that_each_module_makes(table):
     }  # fmt: skip
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("_curves_only")
 def test_multipliers_are_of_each_model_over_the_baseline():
     table = pd.concat([curves(), curves("moe", 0.9), curves("peer", 0.8)], ignore_index=True)
@@ -211,23 +203,18 @@ def test_multipliers_are_of_each_model_over_the_baseline():
     assert why(found)["agreement"] == "left out by the test"
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("_curves_only")
 def test_an_asymptote_that_can_not_be_is_reported(table):
     missing = why(analyse(table, asymptote=10.0))
     assert "asymptote=10.0 must be" in missing["compute multipliers"]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.usefixtures("_curves_only")
 def test_a_baseline_that_is_not_there_is_reported(table):
     missing = why(analyse(table[table["model"] != "dense"], asymptote=1.0))
     assert "model='dense' has no minimum" in missing["compute multipliers"]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_model_with_too_few_runs_for_a_surface_is_reported():
     few = curves("moe", 0.9).iloc[:5]  # at one budget
     found = analyse(pd.concat([curves().iloc[:14], few], ignore_index=True))
@@ -235,7 +222,6 @@ def test_a_model_with_too_few_runs_for_a_surface_is_reported():
     assert why(found)["parametric surface"] == "it needs more than 5 distinct runs: moe has 5"
 
 
-@pytest.mark.long
 def test_without_curves_multipliers_are_missing_too():
     experts = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [1, 4, 16, 64], noise=0.01)
     found = analyse(experts, asymptote=1.0)
@@ -243,7 +229,6 @@ def test_without_curves_multipliers_are_missing_too():
     assert "no isoFLOP curves" in why(found)["compute multipliers"]
 
 
-@pytest.mark.long
 def test_options_reach_the_fits(table):
     dense = table[table["model"] == "dense"]
     found = analyse(dense, "n_tokens", "akima", 5, noise=0.01)
@@ -261,9 +246,7 @@ def test_options_reach_the_fits(table):
 # Experts
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_models_with_several_experts_have_their_laws():
     dense = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [1], noise=0.01)
     dense = dense.assign(model="dense", series="dense", run_id=None)
@@ -282,7 +265,6 @@ def test_models_with_several_experts_have_their_laws():
     assert "isoFLOP curves" in why(found)
 
 
-@pytest.mark.slow
 def test_runs_that_laws_of_experts_can_not_distinguish_are_reported():
     moe = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [2, 4, 16], noise=0.01)
     moe["n_heads"] = moe["n_experts"].map({2: 1, 4: 2, 16: 4})
@@ -291,9 +273,7 @@ def test_runs_that_laws_of_experts_can_not_distinguish_are_reported():
     assert "several n_heads" in why(found)["experts, moe"]
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_variants_of_a_layer_have_their_laws_apart():
     def runs(norm, heads, experts):
         table = simulate_experts(ClarkSurface(), [1e7, 1e8], experts, noise=0.01)
@@ -311,9 +291,7 @@ def test_variants_of_a_layer_have_their_laws_apart():
         assert len(found.expert_runs[name]) == 8
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_clark_s_runs_without_a_budget(published):
     table = load_table(published("clark_final_163.csv"), columns=P5)
     found = analyse(table, baseline="Dense")
@@ -329,8 +307,6 @@ def test_clark_s_runs_without_a_budget(published):
     assert len(dumped(found)["experts"]["Hash"]["laws"]) == 4
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["parabola", pytest.param("akima", marks=pytest.mark.night)])
 def test_porian_s_runs(published, method):
     found = analyse(load_table(published("porian_rw_tuned_121.csv")), method=method)
@@ -344,9 +320,7 @@ def test_porian_s_runs(published, method):
     assert len(values["agreement"]["rows"]) == 5
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_porian_s_small_budgets_overflow_nowhere(published):
     # By parabolas their losses have no floor, and its interval reaches e^800
     table = load_table(published("porian_rw_tuned_121.csv"))
@@ -356,7 +330,6 @@ def test_porian_s_small_budgets_overflow_nowhere(published):
 # Tables with little in them
 
 
-@pytest.mark.slow
 def test_one_budget_is_curves_and_no_more():
     table = curves()
     found = analyse(table[table["budget"] == BUDGETS[0]], asymptote=1.0)
@@ -376,7 +349,6 @@ def test_one_run_is_a_study_of_nothing():
     dumped(found)
 
 
-@pytest.mark.long
 def test_no_tokens_is_no_surface():
     found = analyse(curves().assign(n_tokens=np.nan))
     assert found.parametric == {}
@@ -385,7 +357,6 @@ def test_no_tokens_is_no_surface():
     dumped(found)
 
 
-@pytest.mark.long
 def test_some_tokens_that_are_missing_are_reported():
     table = curves()
     table.loc[3, "n_tokens"] = np.nan
@@ -393,8 +364,6 @@ def test_some_tokens_that_are_missing_are_reported():
     assert text.startswith("the surface needs n_tokens: 1 of 28 finished runs have none")
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.usefixtures("_curves_only")
 @pytest.mark.parametrize(
     ("seeds", "text"),
@@ -426,9 +395,7 @@ def test_what_is_no_size_is_refused():
         analyse(curves(), "size")
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_a_model_without_the_largest_budget_is_no_end_of_it():
     dense, moe = curves(), curves("moe", 0.9)
     both = pd.concat([dense, moe[moe["budget"] < BUDGETS[-1]]], ignore_index=True)
@@ -437,9 +404,7 @@ def test_a_model_without_the_largest_budget_is_no_end_of_it():
     assert set(found.parametric) == {"dense", "moe"}
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_the_surface_of_most_runs_is_tried_without_a_few_and_beside_others(monkeypatch):
     many = simulated(SURFACE, BUDGETS, 14, span=8.0, noise=0.003)
     many = many.assign(model="dense", series="dense")

@@ -98,7 +98,6 @@ def experts():
     return simulate_experts(ClarkSurface(), [1e7, 1e8], [1, 4, 16])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("make", "n", "model"), [(isoflop, 35, "dense"), (experts, 6, "moe")])
 def test_a_simulated_table_is_a_checked_one(make, n, model):
     table = make()
@@ -110,7 +109,6 @@ def test_a_simulated_table_is_a_checked_one(make, n, model):
     assert table.attrs["notes"] == ()  # nothing was guessed
 
 
-@pytest.mark.slow
 def test_curves_span_what_was_asked_for_about_the_optimum():
     surface = ChinchillaSurface()
     table = isoflop()
@@ -141,7 +139,6 @@ MANY = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("make", MANY.values(), ids=MANY)
 def test_the_noise_is_normal_in_nats_and_of_the_size_asked_for(make):
     noise = (make(noise=0.02, seed=1)["loss"] - make()["loss"]).to_numpy()
@@ -153,7 +150,6 @@ def test_the_noise_is_normal_in_nats_and_of_the_size_asked_for(make):
     assert np.mean((noise / 0.02) ** 4) == pytest.approx(3.0, abs=4 * math.sqrt(96 / n))
 
 
-@pytest.mark.slow
 def test_a_seed_is_one_table():
     first, again, other = (
         simulate_isoflop(ChinchillaSurface(), BUDGETS, noise=0.01, seed=seed) for seed in (1, 1, 2)
@@ -173,7 +169,6 @@ def p7():
     return simulate_isoflop(ChinchillaSurface(), BUDGETS, 15, span=16.0)
 
 
-@pytest.mark.slow
 def test_a_parabola_is_biased_by_what_is_published(p7):
     law = fit_isoflop(p7, "n_tokens", "parabola", n_draws=0).law().laws["n_tokens"]
     assert law.exponent == pytest.approx(0.548387, abs=5e-7)
@@ -183,15 +178,12 @@ def test_a_parabola_is_biased_by_what_is_published(p7):
     assert float(law.predict(1e24).value[0]) / truth - 1 == pytest.approx(-0.051, abs=5e-4)
 
 
-@pytest.mark.slow
 def test_the_surface_itself_is_not(p7):
     found = fit_parametric(p7["n_params"], p7["n_tokens"], p7["loss"], n_draws=0)
     truth = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
     assert found.params == pytest.approx(truth, rel=1e-6)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_narrower_span_has_less_bias():
     truth = float(ChinchillaSurface().optimum(1e24)[1])
     off = []
@@ -204,7 +196,6 @@ def test_a_narrower_span_has_less_bias():
     assert off[1] / off[0] == pytest.approx(4, rel=0.1)
 
 
-@pytest.mark.slow
 def test_clark_comes_back():
     table = simulate_experts(
         ClarkSurface(), np.geomspace(1e7, 1e9, 5), [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
@@ -227,7 +218,6 @@ class OtherWayRound:
         return self.rng.normal(mean, sd, n)[::-1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("surface", SURFACES[:2])
 @pytest.mark.parametrize(("noise", "n_sizes"), [(0.0, 7), (0.005, 5), (0.05, 7), (0.2, 9)])
 @pytest.mark.parametrize("seed", range(2))
@@ -246,7 +236,6 @@ def test_the_fast_path_is_fit_isoflop(surface, noise, n_sizes, seed):
     assert fast.bounds("exponent") == pytest.approx(slow.bounds("exponent"), rel=1e-7)
 
 
-@pytest.mark.slow
 def test_some_of_those_curves_had_no_minimum_inside():
     # else the test above says nothing of what is left out
     table = simulate_isoflop(SURFACES[0], BUDGETS, 9, span=4.0, noise=0.2, seed=0)
@@ -294,7 +283,6 @@ def test_every_design_has_its_row():
     pd.testing.assert_frame_equal(found, power(n_budgets=(3, 5), n_sizes=(5, 7), n_trials=3))
 
 
-@pytest.mark.long
 def test_more_noise_is_more_error():
     errors = [power(noise=noise)["error"].item() for noise in (0.0, 0.002, 0.01, 0.05)]
     assert errors == sorted(errors)
@@ -303,7 +291,6 @@ def test_more_noise_is_more_error():
     assert errors[2] / errors[1] == pytest.approx(5, rel=0.3)
 
 
-@pytest.mark.long
 def test_more_budgets_and_a_wider_span_are_less_error():
     errors = power(n_budgets=(3, 9, 27), noise=0.01)["error"].tolist()
     assert errors == sorted(errors, reverse=True)
@@ -311,17 +298,13 @@ def test_more_budgets_and_a_wider_span_are_less_error():
     assert errors == sorted(errors, reverse=True)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_enough_is_within_the_target():
     error = power(noise=0.01)["error"].item()
     assert power(noise=0.01, target=error * 1.001)["enough"].item()
     assert not power(noise=0.01, target=error * 0.999)["enough"].item()
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 @pytest.mark.parametrize("n_budgets", [3, 5])
 def test_intervals_of_the_exponent_hold_it(n_budgets):
     # Below 95 %: the larger a budget the flatter its curve and the noisier its minimum, where
@@ -330,7 +313,6 @@ def test_intervals_of_the_exponent_hold_it(n_budgets):
     assert 0.92 < coverage < 0.97
 
 
-@pytest.mark.slow
 def test_a_design_that_mostly_fails_is_not_enough():
     (row,) = power(
         budget_range=(1e15, 1e23), n_sizes=(5,), span=1.2, noise=0.05, n_trials=200
@@ -360,7 +342,6 @@ def test_a_design_that_can_not_be_is_refused_by_name(wrong):
         power(**{"n_trials": 2, **wrong})
 
 
-@pytest.mark.slow
 def test_runs_that_can_not_be_are_refused():
     with pytest.raises(ValueError, match=r"loss=44\.\d+ is above 20"):
         simulate_isoflop(ChinchillaSurface(), [1e10], 5)

@@ -95,7 +95,6 @@ def test_a_damaged_file_is_replaced(tmp_path):
     assert replaced(folder) == {"fits.json", "one.png"}
 
 
-@pytest.mark.long
 def test_a_report_made_again_leaves_a_clean_tree(sweep, tmp_path_factory, few_draws):
     clone = tmp_path_factory.mktemp("clone")
     two_models = shutil.ignore_patterns("moe*")

@@ -81,7 +81,6 @@ def _check(comparison: dict, printed: str) -> list[str]:
     return list(seconds)
 
 
-@pytest.mark.long
 def test_layer(measure):
     comparisons, printed = measure("layer", *SIZES, "--with-optimizer")
     passes, steps = comparisons
@@ -102,7 +101,6 @@ def test_layer(measure):
         assert share == pytest.approx(100 * f["total"] / c["median_seconds"])
 
 
-@pytest.mark.long
 @pytest.mark.skipif(KERNELS[0] != "cpp", reason="no C++ compiler")
 def test_layer_with_bfloat16_tables(measure):
     (passes,), printed = measure("layer", *SIZES, "--table-dtype", "bf16", "--kernels", "cpp")
@@ -110,7 +108,6 @@ def test_layer_with_bfloat16_tables(measure):
     assert names[-1] == "PKM cpp dense"
 
 
-@pytest.mark.long
 def test_step(measure):
     sizes = ("--d-key", "32,16", "--layers", "2", "--vocab", "64", "--seq-len", "32")
     comparisons, printed = measure("step", *SIZES, *sizes)
@@ -123,9 +120,7 @@ def test_step(measure):
             assert rate == pytest.approx(64 / contender["median_seconds"])
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_step_compiled(measure, monkeypatch):
     whole = torch.compile  # without backward graphs and inductor's code, which take a minute
@@ -142,8 +137,6 @@ def test_step_compiled(measure, monkeypatch):
     assert "torch.compile took" in printed
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_optimizer(measure):
     (comparison,), printed = measure("optimizer", *SIZES)
     names = _check(comparison, printed)
@@ -155,7 +148,6 @@ def test_optimizer(measure):
     assert moved["RowAdamW torch, bfloat16 moments"] == 20 * comparison["n_distinct"] * 32
 
 
-@pytest.mark.long
 def test_retrieval(measure):
     comparisons, printed = measure("retrieval", *SIZES, "--n-experts", "64,256")
     assert [c["shape"]["n_experts"] for c in comparisons] == [64, 256]
@@ -165,8 +157,6 @@ def test_retrieval(measure):
         assert names[-1] == "torch, forward + backward"
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_quick_is_a_set_of_defaults(measure):
     (comparison,), _ = measure("retrieval", "--quick", "--n-experts", "256")
     assert comparison["shape"]["n_experts"] == 256
@@ -180,9 +170,7 @@ def test_data_is_handed_its_overrides(monkeypatch):
     assert seen == ["size=1", "~eval", "+trainer.devices=2"]
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_both_allocators_each_in_its_own_process(tmp_path, capfd, monkeypatch):
     path = tmp_path / "bench.json"
     run = subprocess.run
@@ -204,7 +192,6 @@ def test_both_allocators_each_in_its_own_process(tmp_path, capfd, monkeypatch):
     assert all("stock, forward" in _check(part["comparisons"][0], printed) for part in parts)
 
 
-@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="not Linux")
 def test_memory_of_one_contender(capsys):
     sizes = ("--d", "256", "--n-experts", "16384", "--tokens", "256", "--kernels", "torch")
@@ -226,8 +213,6 @@ def test_what_a_process_measured_is_its_last_line(monkeypatch):
         peak.in_own_process(["layer"])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_memory_of_all_contenders(measure, monkeypatch):
     asked = []
 
@@ -247,8 +232,6 @@ def test_memory_of_all_contenders(measure, monkeypatch):
     assert f"{len(asked):.1f}" in printed
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_rivals_that_are_not_installed_are_named(measure, monkeypatch):
     def no_module(name):
         raise ModuleNotFoundError(f"No module named {name!r}")
@@ -292,7 +275,6 @@ def test_stock_search_is_a_full_scan():
     assert torch.equal(indices, wanted)
 
 
-@pytest.mark.long
 def test_what_does_not_fit_is_left_out(measure, monkeypatch):
     shape = Shape(d_model=32, n_experts=256, n_tokens=64, n_heads=2, top_k=4, d_key=32)
     rows = 2 * memory.gathered_bytes(shape, SETTINGS)
@@ -370,8 +352,6 @@ def test_of_disturbed_repeats_the_quietest_is_kept_and_told(monkeypatch):
     assert timed.n_loud == 1
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_without_proc_stat_every_repeat_counts(monkeypatch, measure):
     monkeypatch.setattr(timing, "cpu_seconds", lambda: None)
     (comparison,), printed = measure("retrieval", *SIZES)

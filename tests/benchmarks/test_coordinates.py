@@ -106,7 +106,6 @@ def not_flat(coordinates):
     return [c for c in coordinates if not c.is_flat]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", [pytest.param(n, marks=_at_night(n)) for n in NAMES])
 def test_no_size_depends_on_the_width_under_mup(subjects, name):
     """But the spread of expert choice's gates: of three seeds its slopes are up to 0.18. It is of
@@ -127,7 +126,6 @@ def test_no_size_depends_on_the_width_under_mup(subjects, name):
     assert not [c for c in found if (name, c.what) != ("moe", "spread")]
 
 
-@pytest.mark.long
 @pytest.mark.night
 @pytest.mark.parametrize(
     ("name", "optim"),
@@ -138,7 +136,6 @@ def test_nor_with_another_optimizer(subjects, name, optim):
     assert not not_flat(check_coordinates(subjects(name, optim=optim), seeds=(0, 1, 2)))
 
 
-@pytest.mark.long
 @pytest.mark.night
 @pytest.mark.parametrize("name", VARIANTS)
 def test_nor_in_a_layer_s_variants(name):
@@ -162,7 +159,6 @@ class Cut:
         return layer
 
 
-@pytest.mark.long
 @pytest.mark.night
 @pytest.mark.parametrize(
     ("config", "variant"),
@@ -185,8 +181,6 @@ def test_what_flows_back_alone_grows_with_the_width(config, variant):
     )
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense", "peer"])
 def test_widths_make_no_difference_under_mup_and_do_in_sp(subjects, name):
     """The quick version, where noise is larger: what learns has slopes of a half in sp."""
@@ -216,7 +210,6 @@ def test_the_made_text_is_learnable_and_the_same_for_a_seed():
     assert max(map(len, follow.values())) <= 4
 
 
-@pytest.mark.long
 def test_the_command_prints_a_table_and_draws_it(tmp_path, capsys):
     small = ("n_experts=64", "model.top_k=4", "model.n_heads=2", "model.d_key=8")
     how = ("optim.parametrization=mup", "ladder.d_head=8", "ladder.lr_d_model=16")

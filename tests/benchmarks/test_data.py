@@ -1,13 +1,10 @@
 import re
 
-import pytest
-
 from experiments import bench
 from experiments.benchmarks import data as benchmark
 from tests.conftest import TINY
 
 
-@pytest.mark.slow
 def test_prints_every_rate_and_the_ratio(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(benchmark, "_SECONDS", 0.01)
     monkeypatch.setattr(benchmark, "_ROUNDS", 2)

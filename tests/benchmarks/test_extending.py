@@ -7,7 +7,6 @@ import pytest
 from tests.extending import follow
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_a_benchmark(tmp_path):
     out = follow("A benchmark", tmp_path)
@@ -16,7 +15,6 @@ def test_a_benchmark(tmp_path):
     assert "  RMSNorm " in out
 
 
-@pytest.mark.long
 def test_a_part_of_gpu_check(tmp_path):
     out = follow("A part of gpu-check", tmp_path)
     listed = out.partition("in this order:")[2].splitlines()[1:]

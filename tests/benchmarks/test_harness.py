@@ -8,7 +8,6 @@ from experiments import bench
 from tests.conftest import TINY
 
 
-@pytest.mark.slow
 def test_prints_a_run_s_own_cost(capsys, tmp_path):
     overrides = ["size=1", *TINY, "logger.log_every_n_steps=5", f"paths.cache={tmp_path}"]
     kept = tmp_path / "kept.json"

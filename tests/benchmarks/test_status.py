@@ -6,7 +6,6 @@ from experiments import bench
 from experiments.benchmarks import status
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "limit", "verdict"),
     [
@@ -22,7 +21,6 @@ def test_a_command_is_held_to_its_limit(code, limit, verdict, capsys):
     assert capsys.readouterr().out.splitlines()[1].endswith(verdict)
 
 
-@pytest.mark.long
 def test_the_exit_code_says_whether_all_was_in_time(monkeypatch, capsys):
     monkeypatch.setattr(status, "_commands", lambda folder: [])
     monkeypatch.setattr(status, "_measure", lambda commands, n: ["status"])

@@ -73,10 +73,8 @@ def test_gradients_are_those_of_the_same_parameters():
             check_passes({"rival": ((loss, one), 0.4)}, (1.25, one))
 
 
-@pytest.mark.long
 @pytest.mark.night
 @needs_jax
-@pytest.mark.slow
 def test_jax_takes_the_same_steps(monkeypatch):
     for name in ("JAX_PLATFORMS", "XLA_FLAGS"):
         monkeypatch.setenv(name, "")  # to be undone
@@ -114,7 +112,6 @@ def test_shapes_can_be_fused_whole():
         assert sizes.model(ffn).d_model % 16 == sizes.d_head % 16 == 0
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_two_processes_at_once(tmp_path, capsys):
     """The real command on a run's own shape; a toy, which says nothing about speed."""
@@ -155,7 +152,6 @@ class Fails:
         return repeated(lambda: None, seconds)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "words"),
     [("raises", "no such contender"), ("dies", "a process of the measurement has died")],

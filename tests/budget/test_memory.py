@@ -22,7 +22,6 @@ def make(compose_raw):
     return point
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", [(), *WAYS.values()])
 def test_planned_weights_are_those_of_the_model(make, way):
     point = make("model=peer", *SMALL, *way)
@@ -31,7 +30,6 @@ def test_planned_weights_are_those_of_the_model(make, way):
     assert point.plan.memory.weights == held
 
 
-@pytest.mark.slow
 def test_planned_gradients_of_rows_are_those_of_balanced_routing(make):
     point = make("model=peer", "n_experts=4096", "model.n_heads=2", "model.top_k=4", *WAYS["rows"])
     touched = len(torch.randint(0, 4096, (128 * 8,)).unique())
@@ -49,7 +47,6 @@ def test_planned_gradients_of_rows_are_those_of_balanced_routing(make):
     assert point.plan.memory.gradients == pytest.approx(others + dense_names + tables, rel=0.05)
 
 
-@pytest.mark.slow
 def test_ways_differ_in_memory_as_they_should(make):
     def memory(*way):
         return make("model=peer", "n_experts=65536", *way).plan.memory
@@ -61,7 +58,6 @@ def test_ways_differ_in_memory_as_they_should(make):
     assert "weights" in format_memory(dense)
 
 
-@pytest.mark.slow
 def test_the_papers_largest_layer_fits_one_80_gb_card(compose_raw):
     """128 x 2048 tokens, d_model 1024, 1024² experts: L=8 of the paper's grid, in micro-batches."""
     raw = compose_raw("experiment=paper_experts", "model=peer", "n_experts=1048576")
@@ -78,7 +74,6 @@ def test_the_papers_largest_layer_fits_one_80_gb_card(compose_raw):
     assert point.plan.memory.moments == 8 * (tables + others)
 
 
-@pytest.mark.slow
 def test_memory_of_a_model_without_tables_is_sixteen_bytes_a_parameter(make):
     config = make("model=dense").transformer
     cost, blocks = config.cost(), config.block_costs()

@@ -55,7 +55,6 @@ def test_outside_of_the_cells_is_flagged_with_the_factor_and_far_outside_refused
         rate_by_law(path, None, _model(fitted), {**near, "n_params": 11 * largest})
 
 
-@pytest.mark.long
 def test_each_column_of_the_cells_is_checked_though_the_law_is_not_of_it(tmp_path):
     """A constant law, of cells of one depth: it says nothing of other depths, lengths or sizes."""
     fitted = fit_rates(check_table(grid_of().assign(n_layers=8)))

@@ -440,7 +440,6 @@ def edited():
     return make
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "override"),
     [
@@ -457,7 +456,6 @@ def test_an_edited_config_is_hydras(edited, model, override):
     assert edited(model, override) == raw
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "override", "message"),
     [*(("model=dense", *case) for case in ONE_VALUE), *MODELS_VALUE, *NO_EFFECT],
@@ -471,21 +469,16 @@ def test_a_value_that_is_refused(edited, tmp_path, monkeypatch, capsys, model, o
     check((end.value.code, *capsys.readouterr(), list(tmp_path.rglob("*"))), 2, message)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(("override", "message"), ONE_OVERRIDE)
 def test_an_override_that_is_refused(call, override, message):
     check(call("run", override), 2, message)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(("command", "arguments", "message"), LINES)
 def test_a_command_line_that_is_refused(call, command, arguments, message):
     check(call(command, *arguments), 2, message)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("command", "arguments", "message"), DENIED)
 def test_what_the_machine_denies_is_one_line_before_text_is_fetched(
     call, command, arguments, message
@@ -504,8 +497,6 @@ def _documented():
         yield pytest.param(words, line.split("..."), id=words[0])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(("words", "fragments"), list(_documented()))
 def test_the_refusals_in_the_document_are_what_is_printed(call, words, fragments):
     if words == ["trainer.accelerator=cuda"] and torch.cuda.is_available():
@@ -515,8 +506,6 @@ def test_the_refusals_in_the_document_are_what_is_printed(call, words, fragments
     assert re.search(".*".join(map(re.escape, fragments)), result[2])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("arguments", ACCEPTED)
 def test_a_command_line_that_is_accepted(call, arguments):
     rate = "trainer.flops_per_second=1e9"
@@ -525,14 +514,12 @@ def test_a_command_line_that_is_accepted(call, arguments):
     assert "FLOPs/token" in out
 
 
-@pytest.mark.slow
 def test_info_takes_overrides(call):
     code, out, err, new = call("run", "--info", PEER)
     assert (code, err, new) == (0, "", [])
     assert "peer" in out
 
 
-@pytest.mark.long
 def test_steps_that_miss_the_budget_are_listed_last_with_the_batch_that_fits(call):
     # at two blocks 10^10 FLOPs are 6.2 steps of 4 sequences, so 25 of one: 0.7 % more
     sizes = ("-m", "size=1,2", "budget=1e10")
@@ -546,7 +533,6 @@ def test_steps_that_miss_the_budget_are_listed_last_with_the_batch_that_fits(cal
     check(call("run", "-m", "size=1,2", "budget=1e5"), 2, "no smaller ladder.batch_size (now 4)")
 
 
-@pytest.mark.long
 def test_a_sweep_lies_in_no_other_sweep_nor_a_run(call):
     run = Path("results/demo/8a444795ddba")
     run.mkdir(parents=True)

@@ -1,6 +1,5 @@
 """Points composed by what they share, against Hydra's own composition of each."""
 
-import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -21,7 +20,6 @@ POINTS = [
 ]
 
 
-@pytest.mark.long
 def test_composed_points_are_hydras():
     with composing():
         loader = GlobalHydra.instance().config_loader()

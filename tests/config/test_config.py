@@ -6,7 +6,6 @@ from experiments.init.completion import completed
 from experiments.points.planning import make_point
 
 
-@pytest.mark.long
 def test_every_model_composes_on_every_ladder(compose_raw):
     ladders = {path.stem for path in (conf_dir() / "ladder").glob("*.yaml")}
     for ladder in ladders - {"weights"}:  # which goes with init alone
@@ -20,8 +19,6 @@ def test_every_model_composes_on_every_ladder(compose_raw):
 GO_ON = ("growth", "lifelong", "lifelong_facts", "lifelong_setting", "lifelong_tuning")
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")))
 def test_every_experiment_composes(path, compose_raw):
     # the points of these each have a model, or keep the weights' own layer
@@ -35,7 +32,6 @@ def test_every_experiment_composes(path, compose_raw):
         read_run_config(completed(raw))
 
 
-@pytest.mark.slow
 def test_an_unset_n_experts_is_the_models_own(compose_raw):
     paper = {
         m: compose_raw(f"model={m}", "ladder=paper")["n_experts"] for m in ("moe", "pkm", "peer")
@@ -47,8 +43,6 @@ def test_an_unset_n_experts_is_the_models_own(compose_raw):
     assert compose_raw("model=dense")["n_experts"] is None
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_id_is_of_what_changes_the_result(compose_raw):
     def id_of(*overrides):
         return make_point(compose_raw("model=peer", "budget=1e13", *overrides)).run_id

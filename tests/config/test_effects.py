@@ -57,7 +57,6 @@ def test_what_is_left_out_of_a_config_is_what_was_named():
     assert without(raw, ["a.b"]) == {"a": {"e": 3}, "f": 4, "ab": 5}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(
     "beside",
@@ -91,7 +90,6 @@ def raw(compose_raw):
     return functools.partial(compose_raw, "model=peer", "budget=1e12")
 
 
-@pytest.mark.slow
 def test_a_stored_config_is_as_it_was(raw):
     old = raw("optim.decay=.3")
     with pytest.raises(ValueError, match=r"optim\.decay=0\.3 has no effect with optim\.schedule"):
@@ -100,14 +98,11 @@ def test_a_stored_config_is_as_it_was(raw):
     assert point.run_id == make_point(old).run_id
 
 
-@pytest.mark.slow
 def test_a_default_that_is_given_makes_no_other_run(raw):
     ids = [plan_points([raw(*words)])[0].run_id for words in ((), ("optim.decay=.2",))]
     assert len(set(ids)) == 1
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_points_that_are_one_run_share_an_effective_id(raw):
     def ids(*words):
         (point,) = plan_points([raw(*words)])

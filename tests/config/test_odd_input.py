@@ -34,7 +34,6 @@ def plan(compose_raw, tmp_path, monkeypatch):
     return call
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("words", "part"), odd_input.rows(TABLE))
 def test_an_odd_value_is_refused_in_one_line(plan, tmp_path, capsys, words, part):
     with pytest.raises(SystemExit) as end, exit_codes():  # as run.main does

@@ -47,8 +47,6 @@ def test_a_resumed_run_sees_what_it_would_have_seen(tokens):
         assert torch.equal(a.inputs, b.inputs)
 
 
-@pytest.mark.long
-@pytest.mark.slow  # starts processes
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # of 1 core
 def test_workers_change_nothing(tokens):
     expected = batches(tokens, 11, start_step=7)

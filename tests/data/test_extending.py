@@ -21,19 +21,16 @@ def record_of(tmp_path):
     return run
 
 
-@pytest.mark.long
 def test_a_corpus(record_of):
     record = record_of("A corpus")
     assert record["config"]["data"]["corpus"]["_target_"].endswith("CSVColumn")
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_a_tokenizer(record_of):
     assert record_of("A tokenizer")["bytes_per_token"] == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_a_set_to_score(record_of):
     found = record_of("A set of text to score")["evaluations"]

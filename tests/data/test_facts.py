@@ -146,7 +146,6 @@ def real():
     return cache
 
 
-@pytest.mark.slow
 def test_the_real_facts_and_questions_are_as_published(real):
     """Change the digests together with facts.VERSION."""
     corpus = Facts()

@@ -76,7 +76,6 @@ def test_held_out_files(folder, tmp_path):
         LocalText(path=str(folder), validation_path=str(folder / "*.jsonl"))
 
 
-@pytest.mark.slow
 def test_shards_add_up_to_the_whole(folder, tmp_path):
     corpus = LocalText(path=str(folder), validation_every=5)
     assert isinstance(corpus, ShardedCorpus)

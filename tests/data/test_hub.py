@@ -80,7 +80,6 @@ def read_all(corpus, split="train"):
     return list(corpus.documents(split, Path("unused")))
 
 
-@pytest.mark.slow
 def test_a_folder_reads_as_local_text_does(c4):
     corpus = corpus_of(c4)
     local = LocalText(
@@ -92,7 +91,6 @@ def test_a_folder_reads_as_local_text_does(c4):
     assert len(read_all(corpus)) == sum(n - (n + 6) // 7 for n in N_TRAIN)
 
 
-@pytest.mark.slow
 def test_one_file_is_one_shard_and_shards_add_up_to_the_whole(c4, tmp_path):
     corpus = corpus_of(c4)
     assert isinstance(corpus, ShardedCorpus)
@@ -118,8 +116,6 @@ class _OneFileAWorker(IterableDataset):
             yield worker, text
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_every_loader_worker_gets_the_file_it_asks_for(c4, tmp_path):
     # iterated row by row, a stream of one file is empty in every worker but the first
     corpus = pickle.loads(pickle.dumps(corpus_of(c4)))
@@ -133,7 +129,6 @@ def test_every_loader_worker_gets_the_file_it_asks_for(c4, tmp_path):
         assert texts == list(corpus.shard_documents("train", worker, 0, tmp_path))
 
 
-@pytest.mark.slow
 def test_parquet_and_zst_with_detected_splits(tmp_path):
     texts = [f"document {i}" for i in range(600)]
     (tmp_path / "p" / "en").mkdir(parents=True)
@@ -164,7 +159,6 @@ def test_identity_is_the_content_and_not_the_place(c4, tmp_path):
     assert (named["path"], named["name"], named["revision"]) == ("allenai/c4", "en", "main")
 
 
-@pytest.mark.slow
 def test_what_the_dataset_does_not_have(c4):
     with pytest.raises(ValueError, match="split='test' is not one of train, validation"):
         read_all(corpus_of(c4), "test")
@@ -300,7 +294,6 @@ def test_other_errors_are_not_tried_again(pauses):
         assert (stream.starts, pauses) == ([0], [])
 
 
-@pytest.mark.slow
 def test_a_broken_hub_stream_loses_and_repeats_nothing(c4, pauses, monkeypatch):
     # the real stream of a folder, taken for the hub's, whose batches break off three times
     monkeypatch.setattr(HubText, "_folder", lambda self: None)

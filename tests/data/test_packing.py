@@ -80,7 +80,6 @@ def test_chunks_change_nothing(vocabulary):
     assert whole == [t.tolist() for t, _ in encode(vocabulary, iter(texts), 100)]
 
 
-@pytest.mark.slow
 def test_is_made_once_and_is_the_same_everywhere(tmp_path, monkeypatch):
     first = packed(Nursery(), tmp_path / "a")
     monkeypatch.setattr(packing, "SHARD_TOKENS", 500)
@@ -104,7 +103,6 @@ def test_what_changes_the_tokens_changes_the_folder(tmp_path):
     assert folder_of(Nursery(), tmp_path) != folder_of(Nursery(), tmp_path, max_tokens=5)
 
 
-@pytest.mark.slow
 def test_stops_after_the_document_that_reaches_the_limit(tmp_path):
     whole, part = packed(Nursery(), tmp_path), packed(Nursery(), tmp_path, max_tokens=1000)
     lengths = np.cumsum(
@@ -114,7 +112,6 @@ def test_stops_after_the_document_that_reaches_the_limit(tmp_path):
     assert len(part) == lengths[lengths >= 1000][0] < len(whole)
 
 
-@pytest.mark.slow
 def test_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "SHARD_TOKENS", 1000)
     monkeypatch.setattr(packing, "_CHUNK_BYTES", 1000)
@@ -140,7 +137,6 @@ def test_goes_on_after_the_last_whole_shard(tmp_path, monkeypatch):
     assert {p.name for p in folder.iterdir()} == {"index.json", *(s.file for s in result.shards)}
 
 
-@pytest.mark.slow
 def test_a_damaged_shard_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "SHARD_TOKENS", 1000)
     monkeypatch.setattr(packing, "_CHUNK_BYTES", 1000)
@@ -171,8 +167,6 @@ def _pack_slowly(cache):
     return pack(Slow(), "train", vocabulary, folder, cache).digest
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_kill_minus_nine_loses_nothing_whole(tmp_path, digest):
     expected = digest(tmp_path / "whole")
     process = mp.get_context("spawn").Process(target=_pack_slowly, args=(tmp_path / "killed",))
@@ -203,8 +197,6 @@ def digest(monkeypatch):
     return _pack_slowly
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_two_processes_make_one_folder(tmp_path, digest):
     with mp.get_context("spawn").Pool(2) as pool:
         made = pool.map(_pack_slowly, [tmp_path] * 2)
@@ -232,8 +224,6 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_the_cache_stays_whole(
     tmp_path, small_disk, monkeypatch
 ):
@@ -260,7 +250,6 @@ def test_the_index_says_what_is_there(tmp_path):
     PackedText(text.folder).verify()
 
 
-@pytest.mark.slow
 def test_fresh_tokens_are_not_read_a_second_time_and_damaged_ones_are_refused(
     tmp_path, monkeypatch
 ):

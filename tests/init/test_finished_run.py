@@ -82,7 +82,6 @@ def logits(model: Transformer) -> torch.Tensor:
         return model(ids)
 
 
-@pytest.mark.slow
 def test_the_model_is_the_one_that_was_trained(parent):
     shape = source(parent).shape(cache_of(parent))
     assert (shape.n_layers, shape.d_model, shape.d_head) == (2, 32, 16)
@@ -104,8 +103,6 @@ def test_the_digest_is_of_the_weights_and_not_of_their_place(parent, tmp_path):
     assert source(copy).digest(tmp_path) != digest
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_layer_beside_is_read_back(parent, child):
     run_dir = child(*PEER, "trunk.ffn_blocks=[1]", "init.how=beside")
     shape = source(run_dir).shape(cache_of(run_dir))
@@ -120,7 +117,6 @@ def test_a_layer_beside_is_read_back(parent, child):
 
 
 @pytest.mark.levels
-@pytest.mark.long
 def test_adapters_become_a_part_of_the_weights(parent, child):
     run_dir = child("model=dense", "trunk.ffn_blocks=[1]", "init.how=keep", "init.train=lora")
     adapted = trained(run_dir)
@@ -148,7 +144,6 @@ def test_a_tokenizer_that_has_changed_is_refused(parent, tmp_path):
         prepare_vocabulary(build({**node, "corpus": corpus}, "t"), Nursery(), tmp_path)
 
 
-@pytest.mark.slow
 def test_a_run_without_the_tokenizers_hash_is_known_by_what_makes_it(parent, tmp_path):
     copy = shutil.copytree(parent, tmp_path / "copy")
     record = read_record(copy / "record.json")

@@ -91,7 +91,6 @@ def source(path: Path) -> HuggingFaceFolder:
 
 
 @pytest.mark.levels
-@pytest.mark.slow
 def test_logits_are_those_of_the_model_that_was_written(tmp_path):
     write(tmp_path / "a.gguf")
     ids = torch.randint(3, 64, (2, 48))
@@ -100,7 +99,6 @@ def test_logits_are_those_of_the_model_that_was_written(tmp_path):
     assert_rounding(got, wanted, n_blocks=3)
 
 
-@pytest.mark.slow
 def test_a_file_and_its_folder_are_the_same(tmp_path):
     write(tmp_path / "a.gguf")
     folder, file = source(tmp_path), source(tmp_path / "a.gguf")
@@ -109,7 +107,6 @@ def test_a_file_and_its_folder_are_the_same(tmp_path):
     assert folder.shape(CACHE).norm["eps"] == 1e-6
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "longest"),
     [({}, None), ({"context_length": 64}, 64),
@@ -120,7 +117,6 @@ def test_the_longest_text_is_what_the_file_says(settings, longest, tmp_path):
     assert source(tmp_path).shape(CACHE).max_seq_len == longest
 
 
-@pytest.mark.slow
 def test_quantised_weights_are_what_the_quantisation_says(tmp_path):
     """Q8_0 (llama.cpp's ggml-quants): of 32 values the largest is 127 times their scale."""
     write(tmp_path / "a.gguf", quantised=Q8)
@@ -133,7 +129,6 @@ def test_quantised_weights_are_what_the_quantisation_says(tmp_path):
     assert not torch.equal(got.double(), exact)
 
 
-@pytest.mark.slow
 def test_a_file_without_a_head_is_tied(tmp_path):
     write(tmp_path / "a.gguf", change=lambda tensors: tensors.pop("output.weight"))
     state = source(tmp_path).state(CACHE)
@@ -159,7 +154,6 @@ def build_bpe() -> dict[str, Any]:
     return json.loads(train_bpe(Nursery().documents("train", CACHE), 270).to_str())["model"]
 
 
-@pytest.mark.slow
 def test_its_vocabulary_is_the_tokenizer(tmp_path):
     write(tmp_path / "a.gguf", **vocabulary())
     own = train_bpe(Nursery().documents("train", CACHE), 270)
@@ -174,7 +168,6 @@ def test_its_vocabulary_is_the_tokenizer(tmp_path):
     assert identity(other) == identity(config)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"model": "llama"}, {"pre": "llama-bpe"}])
 def test_other_vocabularies_need_a_tokenizer_json(changes, tmp_path):
     write(tmp_path / "a.gguf", **vocabulary(**changes))
@@ -243,7 +236,6 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused_and_why(case, tmp_path):
     make, message = REFUSED[case]
@@ -255,7 +247,6 @@ def test_what_is_refused_and_why(case, tmp_path):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.slow
 def test_one_file_must_be_named_where_there_are_several(tmp_path):
     write(tmp_path / "a.gguf")
     write(tmp_path / "b.gguf")
@@ -263,7 +254,6 @@ def test_one_file_must_be_named_where_there_are_several(tmp_path):
         source(tmp_path).shape(CACHE)
 
 
-@pytest.mark.slow
 def test_a_wheel_with_another_file_inside_is_refused(tmp_path):
     """The cache has a file of that hash's name, and it is another's."""
     smollm2 = SmolLM2(
@@ -276,7 +266,6 @@ def test_a_wheel_with_another_file_inside_is_refused(tmp_path):
         smollm2.state(tmp_path)
 
 
-@pytest.mark.slow
 def test_another_model_in_its_place_is_refused(tmp_path):
     write(tmp_path / "b.gguf")
     digest = file_sha256(tmp_path / "b.gguf")
@@ -288,7 +277,6 @@ def test_another_model_in_its_place_is_refused(tmp_path):
         smollm2.state(tmp_path)
 
 
-@pytest.mark.slow
 def test_a_tied_head_is_one_tensor(tmp_path):
     shape = dataclasses.replace(written_shape(tmp_path), tie_head=True)
     ours = to_trunk(model().state_dict(), shape)

@@ -75,7 +75,6 @@ def last_of(point):
     return torch.load(point.run_dir / LAST)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["peer", pytest.param("pkm", marks=pytest.mark.long)])
 def test_a_run_grown_by_bias_starts_as_its_parent_and_says_what_both_cost(name, parent, child):
     _, before = parent(name)
@@ -94,7 +93,6 @@ def test_a_run_grown_by_bias_starts_as_its_parent_and_says_what_both_cost(name, 
     assert flat_row(record)["init.parent.flops"] == before.achieved_flops
 
 
-@pytest.mark.long
 def test_a_run_taken_up_again_while_keys_are_let_in_is_the_run_that_was_not_stopped(child):
     overrides = ("n_experts=512", "init.how=bias", "init.train=all", "init.anneal=1.0", *EACH)
     whole = child("peer", *overrides)
@@ -109,8 +107,6 @@ def test_a_run_taken_up_again_while_keys_are_let_in_is_the_run_that_was_not_stop
     assert record.before["validation"]["loss"] == execute(whole).before["validation"]["loss"]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_run_goes_on_with_its_parents_moments(parent, child):
     """A step of almost no size: what the optimizer holds of old rows is nearly what it held."""
     point = child("peer", "n_experts=128", "init.how=bias", "init.train=all", "optim.lr=1e-12")
@@ -125,7 +121,6 @@ def test_a_run_goes_on_with_its_parents_moments(parent, child):
 
 
 @pytest.mark.levels
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "n_experts"),
     [("peer", 128), ("moe", 24), pytest.param("moe_two", 16, marks=pytest.mark.long)],
@@ -140,7 +135,6 @@ def test_a_run_grown_by_copies_starts_as_its_parent_to_rounding(name, n_experts,
     assert record.n_experts == n_experts
 
 
-@pytest.mark.long
 def test_a_grown_run_can_be_scored_loaded_and_grown_again(child):
     once = child("peer", "n_experts=128", "init.how=bias", "init.train=all")
     first = execute(once)
@@ -182,8 +176,6 @@ def test_growth_that_can_not_be_is_refused_in_one_line(name, overrides, why, chi
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_points_of_a_sweep_are_told_apart_by_the_place_of_their_weights(child, parent):
     raws = [child(name, "n_experts=512", "init.how=bias").raw for name in ("peer", "other")]
     first, second = plan_points(raws)

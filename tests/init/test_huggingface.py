@@ -123,7 +123,6 @@ def test_a_window_is_told(tmp_path):
     assert source(tmp_path / "b").shape(CACHE).max_seq_len == 64  # its max_position_embeddings
 
 
-@pytest.mark.slow
 def test_sequences_longer_than_the_window_are_refused(compose_raw, tmp_path):
     """Within it, every position is seen in both models; beyond, in ours alone."""
     saved(tmp_path, "mistral")

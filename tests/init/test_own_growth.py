@@ -8,7 +8,6 @@ from tests.extending import follow
 from tests.rounding import relative
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_the_how_to_of_a_layer_that_grows_runs_to_the_letter(tmp_path):
     printed = follow("A layer that starts from another, and grows", tmp_path)

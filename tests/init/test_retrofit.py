@@ -138,7 +138,6 @@ def test_gradient_checkpointing_changes_no_gradient():
         assert torch.equal(plain, checkpointed)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["GPT2", "GPTNeoX", "Llama", "OPT"])
 def test_generation_with_a_cache_is_that_without(kind):
     model = tiny(kind)
@@ -182,7 +181,6 @@ EXPERTS = {  # what the experts of each must be, to be the MLP's neurons
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", EXPERTS)
 def test_copies_change_no_logit_and_read_what_the_mlp_reads(kind, dtype):
@@ -208,7 +206,6 @@ def test_copies_change_no_logit_and_read_what_the_mlp_reads(kind, dtype):
         assert torch.equal(logits(model), base)
 
 
-@pytest.mark.slow
 def test_copies_are_the_same_by_seed_and_differ_by_noise():
     config = dataclasses.replace(CONFIG, **EXPERTS["Llama"])
 

@@ -47,7 +47,6 @@ def retrofitted(name="Llama", dtype=torch.float32):
     return model, base
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", SAVED)
 def test_it_comes_back_to_the_bit(tmp_path, name, dtype):
@@ -74,7 +73,6 @@ def test_it_comes_back_to_the_bit(tmp_path, name, dtype):
     assert torch.equal(logits(unretrofit(loaded)), base)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["GPT2", "Llama"])  # with biases and without
 def test_a_layer_instead_of_an_mlp_comes_back_with_the_mlp(tmp_path, kind):
     model = tiny(kind)
@@ -94,7 +92,6 @@ def test_a_layer_instead_of_an_mlp_comes_back_with_the_mlp(tmp_path, kind):
     assert torch.equal(logits(type(model).from_pretrained(tmp_path / "theirs")), base)
 
 
-@pytest.mark.slow
 def test_the_documents_example_runs(tmp_path, monkeypatch):
     text = (Path(__file__).resolve().parents[2] / "docs" / "retrofit.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -111,8 +108,6 @@ def test_the_documents_example_runs(tmp_path, monkeypatch):
     assert len(layers_of(opt)) == 1
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_fresh_process_without_a_network_loads_the_same(tmp_path):
     model, _ = retrofitted()
     folder = save_retrofitted(model, tmp_path / "folder")
@@ -130,7 +125,6 @@ def test_a_fresh_process_without_a_network_loads_the_same(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
 def test_transformers_does_not_read_the_folder_as_a_base(tmp_path):
     model, base = retrofitted()
     folder = save_retrofitted(model, tmp_path / "folder")

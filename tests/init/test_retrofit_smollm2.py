@@ -8,8 +8,6 @@ from experiments.init.gguf import gguf_state
 from experiments.models.ffn.peer import PEERConfig
 from tests.init.test_smollm2 import SMOLLM2
 
-pytestmark = pytest.mark.long
-
 transformers = pytest.importorskip("transformers")
 
 PROMPT = torch.tensor([[504, 3575, 282, 4649, 314]])  # The capital of France is
@@ -59,7 +57,6 @@ def logits(model, training):
         return model(input_ids=TOKENS).logits
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.night)], ids=str
 )

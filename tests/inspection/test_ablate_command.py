@@ -53,7 +53,6 @@ def facts(tmp_path):
     return f"facts={path}"
 
 
-@pytest.mark.long
 def test_texts_are_told_of_beside_random_experts(run_dir, command, texts, monkeypatch):  # noqa: F811
     before = (run_dir / "record.json").read_bytes(), (run_dir / "last.ckpt").read_bytes()
     words = (run_dir, texts, "domain=cats", "top=4", "draws=2")
@@ -79,7 +78,6 @@ def test_texts_are_told_of_beside_random_experts(run_dir, command, texts, monkey
     assert len(list((run_dir / "ablation").glob("*.json"))) == 2
 
 
-@pytest.mark.long
 def test_facts_are_told_of_beside_their_siblings(run_dir, command, facts):  # noqa: F811
     code, out, err = command(run_dir, facts, "top=3", "draws=2")
     assert (code, err) == (0, "")

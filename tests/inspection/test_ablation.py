@@ -171,7 +171,6 @@ def by_hand(model, text, experts, layer):
     return nats, sizes
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("ffn", [PEER, STEM, ENGRAM], ids=["peer", "stem", "engram"])
 def test_changes_of_texts_by_hand(ffn):
     model = model_of(DenseConfig(), ffn).float()
@@ -212,7 +211,6 @@ def test_without_all_experts_the_loss_is_that_of_the_layer_none():
     assert by_hand(none, text, [], other)[0].tolist() == without.tolist()
 
 
-@pytest.mark.long
 def test_a_domains_experts_are_chosen_by_other_documents_than_are_told_of():
     model = model_of(DenseConfig(), STEM).float()
     layer = the_layer(model, "blocks.1.ffn")
@@ -273,7 +271,6 @@ def asked_of(n, rng):
     ]  # fmt: skip
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("given", [None, (3, 10, 11)])
 def test_changes_of_facts_by_hand(given):
     model = model_of(DenseConfig(), PEER).float()

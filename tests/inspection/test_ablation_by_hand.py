@@ -233,7 +233,6 @@ def losses_by_hand(model, text, document, rows, experts):
     return nats, sizes
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("given", [None, (3, 10, 11)])
 def test_what_is_told_is_of_documents_that_did_not_choose(model, given):
     layer = the_layer(model, "blocks.1.ffn")

@@ -180,7 +180,6 @@ def places(tmp_path_factory, trained):  # noqa: F811
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("door", "words", "said"), ROWS)
 def test_what_is_typed_wrong_is_said_in_one_line(door, words, said, places, monkeypatch, capsys):
     def files():

@@ -48,8 +48,6 @@ def look(run_dir, *texts, **settings):
     return inspect_run(run_dir, texts, [cache_of(run_dir)], **settings)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_usage_is_what_the_run_logged(run_dir, capsys):
     """The same tokens, to the bit. Tables hold what the card says."""
     record = read_record(run_dir / "record.json")
@@ -89,7 +87,6 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.long
 def test_what_was_read_is_not_read_again_and_no_other_results_take_its_place(run_dir, tmp_path):
     cards = look(run_dir)
     kept = (run_dir / "inspection" / "experts.csv").read_bytes()
@@ -107,7 +104,6 @@ class Stopped(BaseException):
     """As a kill."""
 
 
-@pytest.mark.long
 def test_goes_on_after_an_interruption_with_the_same_results(run_dir, tmp_path, monkeypatch):
     whole = look(run_dir, folder=tmp_path / "whole")
     add, calls = reading.LayerStatistics.add, []
@@ -135,7 +131,6 @@ def test_goes_on_after_an_interruption_with_the_same_results(run_dir, tmp_path, 
         assert cut.read_bytes() == uncut.read_bytes(), name
 
 
-@pytest.mark.long
 def test_each_text_is_a_domain(run_dir, tmp_path):
     first, second = tmp_path / "cats.txt", tmp_path / "dogs.txt"
     first.write_text("the cat sat on a mat . " * 30)
@@ -155,8 +150,6 @@ def test_each_text_is_a_domain(run_dir, tmp_path):
         assert whole.lstrip("'") in text[row["text"]]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_refuses_texts_that_it_cannot_read(run_dir, tmp_path):
     with pytest.raises(ValueError, match=r"texts=nope is no file, and no set; sets are .*lambada"):
         look(run_dir, "nope")
@@ -176,8 +169,6 @@ def test_refuses_texts_that_it_cannot_read(run_dir, tmp_path):
         look(run_dir, str(torn), str(tmp_path / "a" / "torn.txt"))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_refuses_tokens_of_another_tokenizer(run_dir, tmp_path):
     cache = Path(cache_of(run_dir).removeprefix("paths.cache="))
     (own,) = cache.glob("tokens/nursery-validation-*")
@@ -207,7 +198,6 @@ def command(monkeypatch, capsys):
     return call
 
 
-@pytest.mark.slow
 def test_a_text_is_shown_token_by_token(run_dir, command):
     code, out, err = command(run_dir, cache_of(run_dir), "text=the cat sat", "top=2")
     assert (code, err) == (0, "")
@@ -221,7 +211,6 @@ def test_a_text_is_shown_token_by_token(run_dir, command):
     assert f"{float(peer.layer[0]):+.3f}" in out
 
 
-@pytest.mark.long
 def test_a_text_goes_into_the_tables_that_are_there(run_dir, command):
     code, out, _ = command(run_dir, cache_of(run_dir), "text=the cat sat")
     assert code == 0
@@ -251,8 +240,6 @@ def test_a_text_goes_into_the_tables_that_are_there(run_dir, command):
     assert read_inspection(run_dir / "inspection").typed == found.typed
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_string_is_looked_for_in_the_texts(run_dir, command, tmp_path):
     text = tmp_path / "cats.txt"
     text.write_text("the cat sat on a mat . " * 30)
@@ -265,7 +252,6 @@ def test_a_string_is_looked_for_in_the_texts(run_dir, command, tmp_path):
     assert table["low"].isna().all()  # one document
 
 
-@pytest.mark.long
 def test_a_run_with_a_patch_is_another_inspection(run_dir, command, tmp_path):
     path = tmp_path / "none.json"
     cache = [cache_of(run_dir)]
@@ -288,8 +274,6 @@ def test_a_run_with_a_patch_is_another_inspection(run_dir, command, tmp_path):
     assert "page: none" in out
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_command_prints_a_line_a_layer(run_dir, command):
     code, out, _ = command(run_dir, cache_of(run_dir))
     assert code == 0

@@ -148,7 +148,6 @@ def test_q_by_its_definition():
     assert n == 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("sizes", "n_draws"), [((40, 40), 4), ((300, 100, 30), 2)])
 def test_intervals_cover_and_significance_is_where_they_exclude_1(sizes, n_draws):
     """At least 0.93 at 0.95, less three binomial errors of as many documents' draws as are
@@ -172,7 +171,6 @@ def test_intervals_cover_and_significance_is_where_they_exclude_1(sizes, n_draws
     assert hits / n >= 0.93 - 3 * math.sqrt(0.95 * 0.05 / n)
 
 
-@pytest.mark.slow
 def test_where_nothing_differs_few_are_significant():
     """Of 40 draws without any lift, at most as many have one as the binomial law of 5 % allows."""
     rng = np.random.default_rng(8)

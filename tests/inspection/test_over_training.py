@@ -23,7 +23,6 @@ from experiments.training.execute import execute
 from tests.conftest import TINY
 from tests.system.test_several_files import Cut, changes
 
-pytestmark = pytest.mark.slow
 LAYERS = ("trunk.ffn_blocks=[1]", "n_experts=256")
 
 
@@ -63,7 +62,6 @@ def files(folder):
     return {name: (folder / name).read_bytes() for name in names}
 
 
-@pytest.mark.long
 def test_keeping_changes_no_run_and_each_leads_to_its_end(make, kept):
     run_dir, record, steps = kept
     n = record.n_steps
@@ -79,7 +77,6 @@ def test_keeping_changes_no_run_and_each_leads_to_its_end(make, kept):
     assert (whole.val_loss, whole.train_loss) == (record.val_loss, record.train_loss)
 
 
-@pytest.mark.long
 def test_cards_at_each_are_what_an_evaluation_finds(kept, tmp_path):
     run_dir, record, steps = kept
     cards = look(run_dir, tmp_path / "out")
@@ -109,7 +106,6 @@ def test_cards_at_each_are_what_an_evaluation_finds(kept, tmp_path):
     assert f"{peer.loc[steps[0], 'unevenness']:.3f}" in page
 
 
-@pytest.mark.long
 def test_an_interrupted_command_goes_on_with_the_next(kept, tmp_path, monkeypatch, capsys):
     run_dir, record, steps = kept
     look(run_dir, tmp_path / "whole")
@@ -202,7 +198,6 @@ def test_the_page_of_a_command_that_was_killed_is_finished_by_the_next(
     assert "Over training" in (tmp_path / "cut" / "inspect.html").read_text()
 
 
-@pytest.mark.long
 def test_what_is_damaged_is_named_and_made_again_as_it_was(kept, begun, tmp_path, capsys):
     """From the statistics, with the strings and texts that were added, and without another pass."""
     (run_dir, _, _), (top, _) = kept, begun
@@ -236,7 +231,6 @@ def test_what_is_damaged_is_named_and_made_again_as_it_was(kept, begun, tmp_path
     assert read_inspection(top / "whole").typed == found.typed == {}
 
 
-@pytest.mark.long
 def test_the_rest_of_the_command_reads_the_runs_end(kept, tmp_path):
     run_dir, _, _ = kept
     look(run_dir, tmp_path / "two", find="the")
@@ -245,7 +239,6 @@ def test_the_rest_of_the_command_reads_the_runs_end(kept, tmp_path):
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
-@pytest.mark.long
 def test_a_damaged_one_is_named_and_one_that_kept_none_has_no_lines(make, kept, tmp_path):
     run_dir, record, steps = kept
     shutil.copytree(run_dir, tmp_path / "run")

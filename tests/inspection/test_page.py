@@ -111,7 +111,6 @@ def test_a_map_is_the_sum_of_its_cells(grid):
     assert found.mass.sum() == pytest.approx(mass.sum())
 
 
-@pytest.mark.long
 def test_a_page_that_would_be_too_large_says_what_it_leaves_out(made):
     found, _ = made
     whole = page_of(found, name="pkm")

@@ -6,8 +6,6 @@ from experiments.inspection.page.page import page_of
 from tests.analysis.report.test_page_browser import CONTRAST
 from tests.inspection.made import EVIL, made_inspection, with_additions, with_before
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
@@ -29,7 +27,6 @@ def text_of(browser, selector):
     return browser.run(f"document.querySelector({selector!r}).innerText")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_fits_is_legible_and_silent(browser, path, width, scheme):
@@ -81,7 +78,6 @@ def test_the_map_before_and_the_change(browser, path):
     assert browser.complaints() == []
 
 
-@pytest.mark.long
 def test_the_tab_key_reaches_every_control(browser, path):
     browser.open(path)
     wanted = browser.run(

@@ -64,7 +64,6 @@ def all_removed(run_dir, command, tmp_path):
     return path
 
 
-@pytest.mark.long
 def test_results_with_a_patch_are_beside_those_without(run_dir, command, all_removed):
     words = (evaluate, run_dir, "eval=[validation]", "evaluation.max_tokens=320")
     assert command(*words)[0] == 0
@@ -86,14 +85,11 @@ def test_results_with_a_patch_are_beside_those_without(run_dir, command, all_rem
     assert command(*words)[1].count("@patch=") == 1
 
 
-@pytest.mark.slow
 def test_the_weights_are_named_by_the_hash_that_others_have(run_dir, all_removed):
     made = read_patch(all_removed, run_dir, read_record(run_dir / "record.json"))
     assert made.weights == FinishedRun(path=str(run_dir)).digest(run_dir)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_text_is_gone_on_with_by_the_edited_model(run_dir, command, all_removed, tmp_path):
     content = json.loads(all_removed.read_text())
     (layer,) = content["layers"]
@@ -108,8 +104,6 @@ def test_a_text_is_gone_on_with_by_the_edited_model(run_dir, command, all_remove
     assert command(generate, run_dir, "the cat", "max_tokens=20")[1] == plain[1]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_an_export_is_of_the_edited_model_and_says_so(run_dir, command, all_removed, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     folder, plain = tmp_path / "edited", tmp_path / "plain"
@@ -132,7 +126,6 @@ def test_an_export_is_of_the_edited_model_and_says_so(run_dir, command, all_remo
     assert command(export, run_dir, folder, f"patch={all_removed}")[0] == 0
 
 
-@pytest.mark.slow
 def test_what_cannot_be_used_is_said_in_one_line_before_a_model_is_made(
     run_dir, command, all_removed, tmp_path, monkeypatch
 ):
@@ -161,8 +154,6 @@ def test_what_cannot_be_used_is_said_in_one_line_before_a_model_is_made(
             assert err.count("\n") == 1
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_weights_that_are_others_are_refused_before_anything_is_computed(
     run_dir, command, all_removed, monkeypatch, tmp_path
 ):
@@ -181,8 +172,6 @@ def test_weights_that_are_others_are_refused_before_anything_is_computed(
     assert not read_record(run_dir / "record.json").evaluations
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_edits_are_made_on_top_of_each_other_and_from_another_run(run_dir, command, tmp_path):
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     one = "layer=blocks.1.ffn"

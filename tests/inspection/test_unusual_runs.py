@@ -67,7 +67,6 @@ def since(run_dir, record, before):
     return read_inspection(run_dir / "inspection")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "model", [("stem",), ("engram", "n_experts=80"), ("peer_narrow", "n_experts=64")], ids=str
 )
@@ -82,7 +81,6 @@ def test_usage_of_layers_is_what_training_logged(model, trained):
     assert card.unevenness == record.unevenness
 
 
-@pytest.mark.long
 def test_a_retrofitted_run(child, tmp_path):
     """The layer beside is one of two in its block. It can be edited too."""
     run_dir, record = child(*PEER, "init.how=beside")
@@ -94,7 +92,6 @@ def test_a_retrofitted_run(child, tmp_path):
     assert patch.layers[0].name == card.name
 
 
-@pytest.mark.long
 def test_a_grown_run(child):
     """The new experts are of N, and the counts are the run's."""
     run_dir, record = child(
@@ -124,7 +121,6 @@ def test_a_grown_run(child):
         since(parent, finished_record(parent), run_dir)
 
 
-@pytest.mark.long
 def test_a_run_of_a_stream(child):
     """Its texts are the base and each domain."""
     rooms = tuple(o for o in ROOMS if not o.startswith(("data.corpus", "~data.corpus")))

@@ -124,8 +124,6 @@ def greedy(model, prompt, n, end):
     return list(generate(model, prompt, n_tokens=n, end=end, sampling=Sampling()))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", CAUSAL)
 def test_greedy_texts_are_ours_token_by_token(name, folders, vocabulary):
@@ -206,7 +204,6 @@ def test_another_architecture_does_not_read_it_silently(reader, folders):
         getattr(transformers, reader).from_pretrained(folders("peer"))
 
 
-@pytest.mark.slow
 def test_missing_tensors_are_an_error(folders, tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -227,7 +224,6 @@ def test_code_needs_consent(folders):
 
 
 @pytest.mark.levels
-@pytest.mark.slow
 def test_documents_alone_are_computed_as_they_were_trained(vocabulary, tmp_path):
     """The mask at the ends of documents can't be said; the card says so."""
     model = built("peer", document_end=vocabulary.end_of_text)
@@ -241,9 +237,7 @@ def test_documents_alone_are_computed_as_they_were_trained(vocabulary, tmp_path)
         assert_rounding(theirs(tokens).logits, ours, n_blocks=2)
 
 
-@pytest.mark.long
 @pytest.mark.levels
-@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["dense", "peer"])
 def test_low_rank_adapters_are_added_into_their_matrices(name, vocabulary, tmp_path):
@@ -263,7 +257,6 @@ def test_settings_of_layers_come_back(name):
         assert of_node(layer_node(config)) == config
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in choice_names("model") if n != "weights"])
 def test_every_layer_of_conf_has_a_form(name, compose_raw):
     config = of_node(compose_raw(f"model={name}")["model"])
@@ -353,8 +346,6 @@ for folder in sys.argv[2:]:
 """
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_fresh_process_without_us_reads_the_same(vocabulary, tmp_path):
     tokens = torch.randint(1, VOCABULARY, (2, 32))
     torch.save(tokens, tmp_path / "tokens.pt")

@@ -13,7 +13,7 @@ from experiments.models.transformer import TransformerConfig
 from tests.interchange.models import VOCABULARY, exported, perturbed, vocabulary_in
 
 transformers = pytest.importorskip("transformers")
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hub_modules")]
+pytestmark = pytest.mark.usefixtures("hub_modules")
 ENGRAM = EngramConfig(n_experts=240, n_hashes=2, d_row=8, max_order=4)
 EXACT = {"rtol": 0, "atol": 1e-10}
 

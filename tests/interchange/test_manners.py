@@ -118,7 +118,6 @@ def trained(model, ids, n_steps=3):
     return model.eval()
 
 
-@pytest.mark.slow
 def test_an_adapter_that_was_trained_on_an_export_comes_back(folder, tmp_path):
     """Batch norm's statistics are the base's, which is not saved with an adapter."""
     peft = pytest.importorskip("peft")

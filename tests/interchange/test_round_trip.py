@@ -105,7 +105,6 @@ def model_of(config):
     return perturbed(TransformerConfig(ffns=ffns, tie_head=False, **sizes).build().eval())
 
 
-@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_exported_loads_and_says_the_same(case, vocabulary, tmp_path):

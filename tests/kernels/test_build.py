@@ -55,7 +55,6 @@ def _libraries(folder):
     return sorted(folder.glob("*.so"))
 
 
-@pytest.mark.long
 @needs_compiler
 def test_is_built_once_and_then_found(fresh, base_alone):
     build.load()
@@ -67,9 +66,7 @@ def test_is_built_once_and_then_found(fresh, base_alone):
     assert not list(fresh.glob("tmp*")), "temporary files of a build"
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 @needs_compiler
 def test_other_flags_are_another_library(fresh, base_alone, monkeypatch):
     assert cpp.levels(build.load()) == ["base"]
@@ -127,16 +124,13 @@ def test_a_compiler_that_fails_is_quoted(fresh, monkeypatch, tmp_path):
     assert not _libraries(fresh)
 
 
-@pytest.mark.long
 @needs_compiler
 def test_a_level_that_the_compiler_does_not_know_is_left_out(fresh, quick, monkeypatch):
     monkeypatch.setattr(build, "LEVELS", {"base": (), "avx2": ("-mno-such-flag",)})
     assert cpp.levels(build.load()) == ["base"]
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 @needs_compiler
 def test_a_level_of_which_one_file_does_not_compile_is_left_out_whole(
     fresh, quick, monkeypatch, tmp_path
@@ -152,7 +146,6 @@ def test_a_level_of_which_one_file_does_not_compile_is_left_out_whole(
     assert cpp.levels(build.load()) == ["base"]
 
 
-@pytest.mark.long
 @needs_compiler
 def test_a_damaged_library_is_built_again(fresh, base_alone):
     path = build.binary_path(build._compiler())
@@ -192,7 +185,6 @@ def test_a_planted_library_would_run(fresh, tmp_path):
     assert mark.exists()
 
 
-@pytest.mark.long
 @needs_compiler
 @pytest.mark.parametrize("danger", ["link", "group", "others", "owner"])
 def test_a_library_that_others_may_have_put_there_is_not_loaded_but_built(
@@ -311,7 +303,6 @@ def test_a_temporary_folder_of_somebody_else_is_refused(homeless, tmp_path, dang
         build._cache()
 
 
-@pytest.mark.long
 @needs_compiler
 def test_torch_and_the_library_share_one_pool_of_threads():
     """Two OpenMP runtimes would fight for the cores."""

@@ -14,7 +14,6 @@ if not torch.cuda.is_available():  # read when triton is imported
 
 N, D = 2**21 + 64, 1024  # N * D is above 2**31
 FAR = [0, 1, 2**21 - 1, 2**21, 2**21 + 63]  # rows on both sides of it
-pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 
 def _triton():

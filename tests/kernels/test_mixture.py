@@ -134,7 +134,6 @@ def distance(found: Tensor, wanted: Tensor) -> float:
     return float((found.double() - wanted).norm() / wanted.norm().clamp_min(1e-30))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_and_gradients_are_the_formula_s(level, name):
     case = CASES[name]
@@ -152,7 +151,6 @@ def test_outputs_and_gradients_are_the_formula_s(level, name):
     assert (least >= preferences.masked_fill(chosen, -torch.inf).amax(1) - 1e-6).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name in CASES if name != "one token"]
 )  # some of whose terms nearly cancel

@@ -54,8 +54,6 @@ def _close(fast, slow, tolerance=FLOAT32):
         torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=tolerance * largest)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_gathers_are_the_obvious_forms_and_so_are_their_gradients(kernel, inputs):
     x, table, idx, weights = inputs
     fast = _gradients(lambda x, t: operators.dot(x, t, idx, kernel), x, table)
@@ -68,7 +66,6 @@ def test_gathers_are_the_obvious_forms_and_so_are_their_gradients(kernel, inputs
     _close(fast, slow)
 
 
-@pytest.mark.slow
 def test_wrong_arguments_are_refused(kernel, inputs):
     x, table, idx, weights = inputs
     with pytest.raises(TypeError, match=r"idx is torch.int32"):
@@ -92,7 +89,6 @@ def test_search_is_a_scan_over_all_keys_and_so_are_its_gradients(kernel, n_group
     _close(fast, _gradients(scan, halves.double(), keys.double()))
 
 
-@pytest.mark.slow
 def test_grouped_product_is_the_loop_and_so_are_its_gradients(kernel):
     ends = torch.tensor([3, 3, 5, 12])  # the second expert has no row
     for width, dtype in ((8, torch.float32), (3, torch.float32), (8, torch.float64)):
@@ -109,7 +105,6 @@ def test_grouped_product_is_the_loop_and_so_are_its_gradients(kernel):
             assert torch.equal(fast[0], grouped_matmul_loop(x, weights, ends))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "dtype"),
     [
@@ -144,16 +139,12 @@ def test_torchs_own_check_of_each_operator(kernel, inputs, dtype):
         check(operators.search.default, (halves, keys, 5, 3, bias, kernel))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_torchs_own_check_of_the_grouped_product(kernel):
     x, weights = torch.randn(12, 8, requires_grad=True), torch.randn(4, 8, 3, requires_grad=True)
     ends = torch.tensor([3, 3, 5, 12])
     torch.library.opcheck(operators.grouped_product.default, (x, weights, ends, kernel))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_autocast_does_not_reach_into_the_operators(kernel, inputs):
     x, table, idx, weights = inputs
 
@@ -169,8 +160,6 @@ def test_autocast_does_not_reach_into_the_operators(kernel, inputs):
     assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "dtype"),
     [("torch", torch.float64), ("cpp", torch.float32), ("triton", torch.float32)],
@@ -196,7 +185,6 @@ def test_a_compiled_graph_is_eager_to_the_bit(kernel, inputs, dtype):
     assert all(torch.equal(a, b) for a, b in zip(eager, graph, strict=True))
 
 
-@pytest.mark.slow
 def test_a_backward_graph_sorts_the_indices_of_two_tables_once(inputs):
     """As eager code does by sharing a Retrieved; here the compiler merges the two calls."""
     x, table, idx, weights = inputs

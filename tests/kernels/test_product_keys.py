@@ -105,7 +105,6 @@ def _near_ties():
 
 
 @pytest.mark.levels
-@pytest.mark.slow
 def test_scores_that_bfloat16_can_not_tell_apart(execution):
     """What is screened in 8 bits is decided in 24. Errors are of the size of a sum's addends, which
     that of the largest score is, and not that of one in which they cancel.

@@ -76,7 +76,6 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("sanitized")
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_no_call_leaves_its_memory(cache):
     """By all levels of this processor: each compiles a minute."""
@@ -88,7 +87,6 @@ def test_no_call_leaves_its_memory(cache):
     assert min(n_right, n_refused) > n_calls / 4
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_a_planted_fault_is_seen(cache):
     """Past the checks, by the implementation itself: an index of N."""

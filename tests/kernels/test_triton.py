@@ -17,7 +17,6 @@ if DEVICE == "cpu":  # read when triton is imported, which neither torch nor the
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 TRITON = ops.Execution(kernel="triton")
-pytestmark = pytest.mark.slow  # interpreted, a kernel takes a second
 
 
 @pytest.fixture
@@ -60,7 +59,6 @@ def _named(check):
     return f"{check.kernel}, {check.case}"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("check", CHECKS, ids=_named)
 def test_values_are_those_of_float64(kernel, monkeypatch, check):
     from experiments.kernels import triton_search
@@ -92,7 +90,6 @@ def _ran(check):
     return inputs, check.run(*inputs)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("check", ONE_EACH, ids=_named)
 def test_the_same_inputs_give_the_same_bits(kernel, check):
     inputs, results = _ran(check)
@@ -138,7 +135,6 @@ def test_rows_at_the_edges_of_chunks(kernel, short_chunks, count):
     assert sums.flatten().tolist() == [1, 2 ** (count + 1) - 2, 2 ** (count + 1)]
 
 
-@pytest.mark.long
 def test_rows_hold_what_a_dense_gradient_does(kernel, short_chunks):
     x, table, idx, _ = _inputs((4, 12, 17, 9))  # five pairs a row
     gradients = []
@@ -167,7 +163,6 @@ def test_no_tokens(kernel):
     assert torch.equal(table, before)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("top_k", [1, 4, 9, 25])
 def test_search_among_tied_scores(kernel, top_k):
     """Small whole numbers tie everywhere: the scores must agree, and each index have its own."""
@@ -199,7 +194,6 @@ def test_halves_of_one_size_are_searched_together(kernel, monkeypatch, n_first, 
     assert len(started) == launches
 
 
-@pytest.mark.long
 def test_search_stays_in_range_with_nans(kernel):
     queries = torch.randn(6, 2, 8, device=DEVICE)
     queries[::2] = torch.nan
@@ -235,7 +229,6 @@ def test_row_adamw_is_the_torch_kernel_s(kernel, types, width):
     _assert_same_steps(fast, slow)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("types", STATES)
 def test_row_adamw_of_sums_is_row_adamw_by_row_sums(kernel, short_chunks, types):
     x, _, idx, weights = _inputs((5, 8, 17, 8))  # five pairs a row
@@ -248,7 +241,6 @@ def test_row_adamw_of_sums_is_row_adamw_by_row_sums(kernel, short_chunks, types)
     _assert_same_steps(fused, apart)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("n", [3, 40])  # rows: all retrieved, and most not
 def test_all_rows_for_the_distinct_ones_give_the_same_bits(kernel, short_chunks, n):
     """As where the host is not to wait: those without a pair have sums of zero and take no step."""

@@ -47,9 +47,7 @@ def variants(request, tmp_path_factory):
     return json.loads(done.stdout)
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_variants_fit_their_card(variants):
     assert {v["kernel"] for v in variants} == set(REGISTERS)
     for variant in variants:
@@ -59,9 +57,7 @@ def test_variants_fit_their_card(variants):
         assert variant["shared"] <= SHARED.get(kernel, 4096), variant
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_rows_are_read_16_bytes_at_a_time(variants):
     """Whatever their width; 64 columns of one row are 8 bytes a lane of a warp."""
     for variant in variants:

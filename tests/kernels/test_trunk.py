@@ -89,7 +89,6 @@ def test_attention_half_is_its_formula(level, shape):
     assert off(case.results(), case.results(double=True)) < FLOAT32
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("i", range(6))
 def test_bfloat16_operands_are_rounded_and_nothing_else_is(level, i):
     """As the formula with its products' operands rounded.
@@ -109,7 +108,6 @@ def test_bfloat16_operands_are_rounded_and_nothing_else_is(level, i):
     assert 2**-12 < off(found[1:], case.results(double=True)[1:]) < 2**-7
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("i", range(6))
 def test_levels_agree_on_rounded_operands(i, monkeypatch):
     """Those that multiply bfloat16, and those that round and multiply floats."""

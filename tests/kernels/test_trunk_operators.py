@@ -14,10 +14,7 @@ from tests.kernels.trunk_formulas import (
     trunk_levels,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not trunk_levels(), reason="no C++ compiler"),
-]
+pytestmark = pytest.mark.skipif(not trunk_levels(), reason="no C++ compiler")
 
 CASES = [
     lambda: mlp_case(20, 32, 40, "gelu", gated=True),
@@ -38,7 +35,6 @@ def _check(operator, *arguments):
     torch.library.opcheck(operator.default, arguments)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("gated", [False, True])
 def test_torchs_own_check_of_an_mlp(gated):
     """Schema, fake results, registration of gradients, and tracing with fixed and free shapes."""
@@ -51,7 +47,6 @@ def test_torchs_own_check_of_an_mlp(gated):
             _check(operators.mlp_half_backward, y, *given, kept, *how, asked)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("documents", [False, True])
 def test_torchs_own_check_of_attention(documents):
     given = _leaves(attention_case(2, 10, 2, 1, 16))

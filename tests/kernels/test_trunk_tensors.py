@@ -200,7 +200,6 @@ def test_first_positions_outside_a_sequence_are_those_nearest():
     assert torch.equal(run(torch.full_like(at, 2**31 - 1)), run(at))
 
 
-@pytest.mark.slow
 def test_memory_of_a_large_vocabulary_is_that_of_its_weights():
     """50,257 entries: packed both ways, their gradient, and a few tiles; not (T, V) logits."""
     kernel = load_trunk()

@@ -23,7 +23,6 @@ def _filled(workspace, n_bytes, value):
     return workspace.empty((n_bytes // 4,), torch.float32).fill_(value)
 
 
-@pytest.mark.slow
 def test_a_block_is_used_again_once_nobody_has_it():
     workspace = Workspace()
     first = _filled(workspace, 16 * MB, 1.0)
@@ -49,8 +48,6 @@ def test_small_tensors_are_ordinary_and_all_have_the_type_and_shape_asked_for():
             assert tensor.is_contiguous()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_what_is_kept_is_bounded_by_what_was_used():
     workspace = Workspace()
     for size in (64, 24, 48, 9, 100, 12):
@@ -62,7 +59,6 @@ def test_what_is_kept_is_bounded_by_what_was_used():
     assert not workspace._idle
 
 
-@pytest.mark.slow
 def test_huge_pages_leave_what_is_there():
     for n in (10, 3 * MB, 5 * MB + 3):
         tensor = torch.arange(n)
@@ -85,7 +81,6 @@ def _mapping(address: int) -> dict[str, str]:
     raise AssertionError(f"{address:x} is in no mapping")
 
 
-@pytest.mark.slow
 def test_a_forked_child_does_not_write_into_its_parent():
     tensor = _filled(Workspace(), 16 * MB, 1.0)
     assert _mapping(tensor.data_ptr())["flags"] == "rw-p"
@@ -97,7 +92,6 @@ def test_a_forked_child_does_not_write_into_its_parent():
     assert (tensor == 1).all()
 
 
-@pytest.mark.slow
 def test_blocks_are_in_huge_pages():
     setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not setting.exists() or "[never]" in setting.read_text():

@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 ALONE = """
 import importlib, pkgutil, sys, torch
 import experiments.kernels, experiments.models.ffn
@@ -25,8 +23,6 @@ sys.exit(str(others & sys.modules.keys()) if others & sys.modules.keys() else 0)
 """
 
 
-@pytest.mark.long
-@pytest.mark.slow  # a process
 def test_layers_and_kernels_need_nothing_beside_torch():
     done = subprocess.run(
         [sys.executable, "-c", ALONE], capture_output=True, text=True, check=False

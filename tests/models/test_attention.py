@@ -105,7 +105,6 @@ def test_what_writes_to_the_stream_is_scaled_with_depth(attention, name):
     assert block(torch.randn(1, 8, 48), seen).abs().max() == 0
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_an_export_says_the_same_and_is_read_back(attention, name, tmp_path):
     """Writing one loads it by transformers, by the source of its own, and compares the logits."""
@@ -140,7 +139,6 @@ def test_heads_that_keys_do_not_divide_are_refused():
         config(GQAConfig(n_kv_heads=2))
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_the_how_to_is_followed(tmp_path):
     follow("An attention", tmp_path)

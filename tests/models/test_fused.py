@@ -96,7 +96,6 @@ def test_every_option_of_the_trunk(options):
     assert _assert_same(model, *_batch(model)) == {}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense", "moe", "moe_fine", "none", "peer", "pkm"])
 def test_every_variant(name, compose_raw):
     ffn = build(compose_raw(f"model={name}")["model"], "model")
@@ -187,7 +186,6 @@ def test_scoring_then_training():
     assert torch.equal(loss, scored)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("options", [{}, {"document_end": 3, "tie_head": True}, {"lora_rank": 2}])
 def test_a_compiled_pass_is_one_graph_with_the_same_gradients(options):
     model = _config(**options).build()

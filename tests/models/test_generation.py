@@ -22,7 +22,6 @@ def drawn(logits, sampling, n=4000):
     return torch.bincount(torch.tensor(ids), minlength=len(logits)) / n
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("end", [None, 3])
 def test_greedy_is_the_likeliest_token_of_the_whole_text_each_time(end):
     model = small(document_end=end)
@@ -42,7 +41,6 @@ def test_stops_at_the_end_and_does_not_give_it_out():
     assert list(generate(model, [1, 2], n_tokens=12, end=end, sampling=Sampling())) == cut
 
 
-@pytest.mark.slow
 def test_temperature_divides_the_logits():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
     for temperature in (0.5, 1.0, 3.0):
@@ -52,7 +50,6 @@ def test_temperature_divides_the_logits():
         assert (found - expected).abs().max() < 0.03  # four standard errors of 4,000 draws
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("top_p", [0.3, 0.5, 0.8, 0.95, 1.0])
 def test_top_p_keeps_the_fewest_likeliest_tokens_that_reach_it(top_p):
     probabilities = [0.1, 0.4, 0.05, 0.25, 0.2]
@@ -67,7 +64,6 @@ def test_top_p_keeps_the_fewest_likeliest_tokens_that_reach_it(top_p):
         assert found[i] == pytest.approx(probabilities[i] / total, abs=0.03)
 
 
-@pytest.mark.slow
 def test_the_seed_says_what_is_drawn():
     model, sampling = small(), Sampling(temperature=1.5)
     texts = [

@@ -64,7 +64,6 @@ def test_the_fused_trunk_computes_it_or_names_it(norm, name):
     assert_rounding(fused.logits(tokens).double(), exact(tokens), n_blocks=2)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_an_export_says_the_same_and_is_read_back(norm, name, tmp_path):
     """Writing one loads it by transformers, by the source of its own, and compares the logits."""
@@ -95,7 +94,6 @@ def test_rows_of_bfloat16_are_normed_in_float32(config):
     assert torch.equal(made(x), config.build(64)(x.float()).bfloat16())
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_the_how_to_is_followed(tmp_path):
     follow("A norm", tmp_path)

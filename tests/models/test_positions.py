@@ -97,7 +97,6 @@ def test_the_fused_trunk_gives_the_losses_and_gradients_of_the_model(positions, 
     assert_rounding(found, wanted, n_blocks=4)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_an_export_says_the_same_and_is_read_back(positions, name, tmp_path):
     """Writing one loads it by transformers, by the source of its own, and compares the logits."""
@@ -185,7 +184,6 @@ def test_a_bias_keeps_the_mask(floating):
     assert own[0, 1, 1].tolist() == [-slopes(2)[1] * (4 - j) for j in range(5)]
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_the_how_to_is_followed(tmp_path):
     follow("Positions of a token", tmp_path)

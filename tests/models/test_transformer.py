@@ -93,7 +93,6 @@ def test_a_tied_head_is_the_embedding():
     assert model.head.weight is model.embedding.weight
 
 
-@pytest.mark.long
 def test_a_peer_model_overfits_one_batch():
     model = config(blocks="all", n_layers=2).build()
     tokens = torch.randint(0, 50, (4, 17))

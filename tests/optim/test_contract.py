@@ -44,7 +44,6 @@ def step(model, optimizer, seed):
     optimizer.step()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", NAMES)
 def test_each_parameter_is_stepped_once_and_the_plan_s_moments_are_held(make, name, way):
@@ -66,7 +65,6 @@ def test_each_parameter_is_stepped_once_and_the_plan_s_moments_are_held(make, na
         assert point.plan.memory.moments == sum(moment.nbytes for moment in moments)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_checkpoint_goes_on_to_the_bit(make, name, way):
@@ -89,7 +87,6 @@ def test_a_checkpoint_goes_on_to_the_bit(make, name, way):
         assert all(torch.equal(m, second.state[q][key]) for key, m in first.state[p].items())
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_learns_and_goes_on_to_the_bit(make, name):
     expected = execute(make(f"optim={name}", *PEER, folder="whole"))

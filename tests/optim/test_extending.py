@@ -7,7 +7,6 @@ import pytest
 from tests.extending import follow
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_the_how_to_of_an_optimizer_runs_to_the_letter(tmp_path):
     printed = follow("An optimizer", tmp_path)

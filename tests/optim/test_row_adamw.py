@@ -92,7 +92,6 @@ def _exact_gradients(model, x, idx):
     return [t.grad for t in tables]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("way", ["rows", "fused"])
 @pytest.mark.parametrize("state", ["float32", "bfloat16"])
@@ -193,7 +192,6 @@ def test_micro_batches_and_shared_tables_add_up(kernel):
         torch.testing.assert_close(gradient.to_dense(), table.grad, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_a_gradient_that_is_kept_is_not_written_over():
     """Gradients come from memory that is used again: of 8 MB and more, once nobody has it."""
     table = nn.Parameter(torch.randn(20_000, 256))

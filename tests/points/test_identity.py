@@ -26,8 +26,6 @@ BALANCE_LOSS = (
 )
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("sweep", ["causes", "experts", "isoflop", "tuning"])
 def test_the_ids_of_committed_records_are_those_of_their_configs(sweep):
     records = [read_record(path) for path in find_records(STUDY / sweep)]
@@ -36,7 +34,6 @@ def test_the_ids_of_committed_records_are_those_of_their_configs(sweep):
         assert run_id_of(record.config) == record.run_id
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("given", [(), ("optim.muon_lr=2",)])
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_an_optimizer_from_before_it_had_a_target_is_the_same_run(compose_raw, name, given):
@@ -68,7 +65,6 @@ def _ids(raw):
     return [_id(raw), _id(raw, 4), _id(raw, None, 2), _id(raw, 2, 2)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", [("model=moe", "n_experts=4"), BALANCE_LOSS])
 def test_what_one_process_sees_at_once_is_part_of_the_id_of_expert_choice_and_balance_loss(
     compose_raw, how
@@ -78,7 +74,6 @@ def test_what_one_process_sees_at_once_is_part_of_the_id_of_expert_choice_and_ba
     assert len({whole, half, quarter}) == 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", ["peer", "pkm"])
 def test_what_all_processes_see_at_once_is_part_of_the_id_of_batch_norm(compose_raw, model):
     raw = compose_raw("ladder.batch_size=8", f"model={model}")
@@ -88,7 +83,6 @@ def test_what_all_processes_see_at_once_is_part_of_the_id_of_batch_norm(compose_
     assert half != whole
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -104,7 +98,6 @@ def test_a_layer_that_mixes_no_tokens_has_one_id(compose_raw, how):
     assert len(set(_ids(compose_raw("ladder.batch_size=8", *how)))) == 1
 
 
-@pytest.mark.slow
 def test_the_layers_of_the_other_blocks_count_where_there_are_such_blocks(compose_raw):
     raw = compose_raw("ladder.batch_size=8", "model=dense", "size=2")
     moe = {"_target_": "experiments.models.ffn.moe.MoEConfig", "n_experts": 4}
@@ -113,7 +106,6 @@ def test_the_layers_of_the_other_blocks_count_where_there_are_such_blocks(compos
         assert len(set(_ids({**raw, "trunk": trunk}))) == n_ids
 
 
-@pytest.mark.slow
 def test_capacity_is_checked_against_what_a_forward_pass_sees(compose_raw):
     """256 tokens: 512 experts of one token each would be twice the counted FLOPs."""
     raw = compose_raw("model=moe", "n_experts=512", "size=2", "budget=1e12", "ladder.batch_size=8")

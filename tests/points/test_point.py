@@ -20,7 +20,6 @@ def make(compose_raw):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "shares"),
     [
@@ -38,7 +37,6 @@ def test_every_sequence_of_a_batch_is_in_one_forward_pass(make, overrides, share
     assert point.plan.batch_tokens == 16 * point.config.data.seq_len
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [
@@ -56,7 +54,6 @@ def test_a_batch_that_can_not_be_shared_is_refused(make, compose_raw, overrides,
         run_id_of(compose_raw("size=2", "budget=2e11", *TINY, "ladder.batch_size=16", *overrides))
 
 
-@pytest.mark.slow
 def test_a_gpu_that_is_not_there_is_refused_and_has_a_run_id_all_the_same(
     make, compose_raw, monkeypatch
 ):
@@ -70,7 +67,6 @@ def test_a_gpu_that_is_not_there_is_refused_and_has_a_run_id_all_the_same(
     assert run_id_of(raw) == make().run_id
 
 
-@pytest.mark.slow
 def test_a_rate_by_law_is_the_run_with_that_number(compose_raw, tmp_path):
     """A plan asked again says the same, and where the rate is from is no part of a run."""
     law = {
@@ -107,7 +103,6 @@ def test_a_rate_by_law_is_the_run_with_that_number(compose_raw, tmp_path):
 MUP = ("optim.parametrization=mup", "ladder.d_head=8", "ladder.lr_d_model=16")
 
 
-@pytest.mark.slow
 def test_mup_takes_the_ladder_s_rate_as_it_is(make):
     """At every width; the groups of the optimizer divide it (optim/groups.py)."""
     for d_per_layer in (8, 32):
@@ -119,7 +114,6 @@ def test_mup_takes_the_ladder_s_rate_as_it_is(make):
     assert at_base.plan.cost.training_flops < standard.plan.cost.training_flops
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [

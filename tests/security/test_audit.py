@@ -8,7 +8,6 @@ from tests.security.attacks import ATTACKS
 NAME = "_target_ in a record: generate"
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_what_runs_is_seen(capsys):
     assert NAME in ATTACKS

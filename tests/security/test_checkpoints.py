@@ -76,7 +76,6 @@ def test_weights_to_start_from_are_not_unpickled(ran, compose_raw, tmp_path):
     assert not ran.exists()
 
 
-@pytest.mark.slow
 def test_a_run_that_would_go_on_from_it_fails(ran, compose_raw, tmp_path):
     paths = (f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}")
     point = make_point(compose_raw("size=1", "budget=2e8", *TINY, *paths))

@@ -106,8 +106,6 @@ def test_an_export_of_wandb_comes_without(tmp_path):
     assert set(load_table(tmp_path / "w.csv")["series"]) == {r"a\x1bb"}
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_report_is_not_ended(tmp_path, capsys):
     frame = runs().assign(model="a\x1b$\\frac")
     frame.to_csv(tmp_path / "t.csv", index=False)
@@ -171,7 +169,6 @@ def test_an_error_has_no_cell_of_100_000_characters(capsys):
     assert said.endswith("is not a dict; export it again\n")
 
 
-@pytest.mark.long
 def test_a_pre_registration_comes_without(tmp_path, capsys):
     path = tmp_path / "a\x1b[2J.yaml"
     path.write_text(

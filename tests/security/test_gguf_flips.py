@@ -17,7 +17,6 @@ def path(tmp_path_factory):
     return path
 
 
-@pytest.mark.slow
 def test_one_flipped_bit_is_seen_or_harmless(path):
     outcomes = list(flips(path, 400))
     kinds = {outcome.kind for outcome in outcomes}

@@ -218,7 +218,6 @@ NAMED = {
 }  # fmt: skip
 
 
-@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # of what can't be written, which is said as it may
 @pytest.mark.parametrize("kind", ["relative", "absolute"])
 @pytest.mark.parametrize(("command", "name"), [(c, n) for c, names in NAMED.items() for n in names])
@@ -240,7 +239,6 @@ def test_no_command_goes_through_a_link(
     assert code in (0, 1, 2), capfd.readouterr()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("command", [name for name in NAMED if name != "log"])
 def test_a_link_at_the_root_of_the_results_is_the_user_s_own(
     command, trained, tmp_path, compose_raw, monkeypatch, capfd

@@ -44,14 +44,12 @@ def read(tmp_path, values, reader):
     assert time.process_time() - start < 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("key", [*LLAMA, "sliding_window", "rope_scaling", "quantization_config"])
 def test_odd_settings_of_a_llama(key, tmp_path):
     for odd in ODD:
         read(tmp_path, {**LLAMA, key: odd}, lambda f: shape_of(read_config(f / "config.json")))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("key", [*EXPORT, "kind", "width_factor"])
 def test_odd_settings_of_an_export(key, tmp_path):
     for odd in ODD:

@@ -73,7 +73,6 @@ READERS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reader", "place"), [*((r, MODEL) for r in READERS), *(("generate", p) for p in OTHERS)]
 )
@@ -108,7 +107,6 @@ ALIASES = "a: &a [x, x, x]\n" + "".join(
 )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("text", [ALIASES, "- a\n", "a: " + "[" * 5000, "a: [", "x", ""])
 def test_odd_yaml_is_one_line(text, tmp_path, capsys):
     plant_manifest(tmp_path / "s", {}, run_id="other")
@@ -121,7 +119,6 @@ def test_odd_yaml_is_one_line(text, tmp_path, capsys):
     assert RUN_ID in said[1]
 
 
-@pytest.mark.slow
 def test_inner_classes_are_not_imported_either(payload, raw, tmp_path):
     name, ran = payload
     parent = "experiments.init.parent_tokenizer.ParentTokenizer"
@@ -182,7 +179,6 @@ def test_the_command_line_and_conf_name_classes(payload, monkeypatch, tmp_path):
     assert found == ["lab.One", "lab.Two"]
 
 
-@pytest.mark.slow
 def test_a_class_of_one_s_own_is_read_back_from_a_record(raw, tmp_path, monkeypatch):
     """tests.conftest.Nursery, as a run of the command line has it."""
     run_dir = plant_run(tmp_path / "mine", raw)

@@ -14,9 +14,7 @@ from tests.conftest import REPOSITORY
 KINDS = "kill,torn,ENOSPC,TERM,power,names"
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_a_run_survives_a_fault_at_each_of_its_file_operations(tmp_path):
     """In a process of its own: forks need one without threads."""
     command = [sys.executable, "-m", "tests.soak", "--minutes=0", f"--kinds={KINDS}", "--by-turns"]

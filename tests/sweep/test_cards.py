@@ -128,7 +128,6 @@ def emulated(tmp_path, monkeypatch):
     multiprocessing.forkserver._forkserver._stop()
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_a_sweep_on_gpus_of_which_some_do_not_compute(gpus, emulated, points, sweep, capsys):
     raws, notes = [point.raw for point in points[:3]], emulated / "notes"
@@ -158,7 +157,6 @@ def test_a_sweep_on_gpus_of_which_some_do_not_compute(gpus, emulated, points, sw
     assert "GPU 1: its GPU does not compute; it gets no more points" in out
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_what_workers_are_forked_from_has_not_started_cuda():
     """It would have all GPUs, and a fork of it could start none."""

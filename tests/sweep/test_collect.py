@@ -13,7 +13,6 @@ from experiments.training.execute import execute
 from tests.records.test_record import record
 
 
-@pytest.mark.long
 def test_collect_writes_both_tables_or_neither(make, sweep, monkeypatch):
     record = execute(make("eval=[validation]"))
     rows = collect.collect_rows(sweep)

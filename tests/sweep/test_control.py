@@ -70,7 +70,6 @@ def test_a_stranger_with_a_controllers_number_is_let_be(tmp_path, stranger):
     assert stranger.poll() is None
 
 
-@pytest.mark.slow
 def test_one_that_is_proven_is_told_to_end(tmp_path, controller):
     process, _ = controller
     assert stop_controllers(tmp_path) == (1, [])
@@ -87,7 +86,6 @@ def test_a_stranger_whose_identity_was_planted_is_let_be(tmp_path, stranger, cap
     assert stranger.poll() is None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("danger", ["mode", "owner", "link"])
 def test_a_controller_s_file_that_others_can_write_ends_nobody(
     tmp_path, controller, capsys, danger
@@ -142,8 +140,6 @@ def test_the_file_lasts_as_long_as_the_sweep(tmp_path):
     assert not path.exists()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_live_sweep_is_cancelled_and_retried_by_commands(tmp_path, monkeypatch, capsys):
     """Off Slurm: run, cancel (and a second TERM while it waits), retry, status, collect."""
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}"}

@@ -7,7 +7,6 @@ import pytest
 from tests.extending import follow
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_a_launcher(tmp_path):
     out = follow("A launcher", tmp_path)

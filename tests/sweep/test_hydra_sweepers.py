@@ -14,8 +14,6 @@ from experiments.records.files import read_record
 from experiments.run import main
 from tests.conftest import TINY
 
-pytestmark = pytest.mark.slow
-
 
 class Bisector(Sweeper):
     """Asks for two rates, then for one between: what a sweeper of Hydra's may do."""
@@ -69,7 +67,6 @@ def test_a_sweeper_of_hydra_is_told_each_loss(tmp_path, monkeypatch, capsys, lau
     assert "done before" in capsys.readouterr().out or launcher == "local"
 
 
-@pytest.mark.long
 def test_a_search_of_ours_needs_a_launcher_of_ours(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     search = ["hydra.sweeper.search={ladder.lr: 'log(2e-3, 4e-2)'}", "hydra.sweeper.n_trials=2"]

@@ -23,8 +23,6 @@ from experiments.system.claims import claimed, read_events
 from experiments.system.environment import PACKAGE, git_state, usable_cores
 from tests.conftest import REPOSITORY, TINY
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def raws(compose_raw, tmp_path):
@@ -53,7 +51,6 @@ def records(tmp_path):
     return [read_record(p) for p in sorted((tmp_path / "results" / "s").glob("*/record.json"))]
 
 
-@pytest.mark.long
 def test_runs_every_point_once_and_then_none(raws, tmp_path, capsys):
     points = raws(models=("dense", "moe", "peer"))
     run_sweep(points, Local(n_workers=2))
@@ -72,7 +69,6 @@ def test_runs_every_point_once_and_then_none(raws, tmp_path, capsys):
     assert [r.started for r in records(tmp_path)] == starts
 
 
-@pytest.mark.long
 def test_a_point_gives_the_same_loss_alone_and_in_a_sweep(raws, tmp_path):
     (raw,) = raws(models=("peer",))
     run_sweep([raw], Local(n_workers=1))
@@ -83,7 +79,6 @@ def test_a_point_gives_the_same_loss_alone_and_in_a_sweep(raws, tmp_path):
     assert record.val_loss == swept.val_loss
 
 
-@pytest.mark.long
 def test_a_failing_point_does_not_stop_the_others(raws, tmp_path, capsys, monkeypatch):
     points = raws(models=("dense", "peer"))
     monkeypatch.setattr(many_runs, "prepare_all", lambda points: None)  # let the worker find out
@@ -130,7 +125,6 @@ def kinds(tmp_path):
     return [e["event"] for e in read_events(run_dir)]
 
 
-@pytest.mark.long
 def test_a_killed_worker_is_tried_again_within_the_same_sweep(raws, tmp_path, capsys):
     points = raws("trainer.checkpoint_minutes=1e-3", "budget=5e9", models=("dense",))
     with killing(tmp_path / "results" / "s"):
@@ -145,7 +139,6 @@ def test_a_killed_worker_is_tried_again_within_the_same_sweep(raws, tmp_path, ca
     assert steps[-1] == record.n_steps
 
 
-@pytest.mark.long
 def test_a_worker_that_is_always_killed_is_given_up(raws, tmp_path, capsys):
     points = raws("trainer.max_retries=1", models=("dense",))
     with (
@@ -162,7 +155,6 @@ def test_a_worker_that_is_always_killed_is_given_up(raws, tmp_path, capsys):
     assert [r.status for r in records(tmp_path)] == ["done"]
 
 
-@pytest.mark.long
 def test_an_interrupted_run_is_no_failure(raws, tmp_path, capsys):
     points = raws("trainer.checkpoint_minutes=1e-3", "budget=5e9", models=("dense",))
     with (
@@ -177,7 +169,6 @@ def test_an_interrupted_run_is_no_failure(raws, tmp_path, capsys):
     assert "failed" not in captured.out + captured.err
 
 
-@pytest.mark.long
 def test_what_another_process_has_is_not_done(raws, tmp_path, capsys):
     points = raws(models=("dense", "peer"))
     with claimed(make_point(points[0]).run_dir), pytest.raises(SystemExit) as end:
@@ -199,7 +190,6 @@ def _holds_log(proc, folder):
         return False
 
 
-@pytest.mark.long
 def test_heartbeats_say_where_a_run_is(raws, tmp_path):
     run_sweep(raws("trainer.n_threads=null", models=("dense",)), Local(n_workers=1))
     (path,) = (tmp_path / "results" / "s").glob("*/progress.json")
@@ -210,7 +200,6 @@ def test_heartbeats_say_where_a_run_is(raws, tmp_path):
     assert record.environment["n_threads"] == usable_cores()
 
 
-@pytest.mark.long
 def test_workers_run_the_code_as_it_was_submitted(raws, tmp_path, monkeypatch):
     """The copy is edited, and the worker shows that it is the copy's."""
 

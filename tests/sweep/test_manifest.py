@@ -44,7 +44,6 @@ def old_line(point, **changes):
     return json.dumps({**values, **changes}).encode()
 
 
-@pytest.mark.slow
 def test_a_line_says_its_checksum(make, sweep):
     manifest.add(sweep, [manifest.entry_of(make(), "abc")])
     (line,) = lines_of(sweep)
@@ -53,7 +52,6 @@ def test_a_line_says_its_checksum(make, sweep):
     assert json.loads(line)["code"] == "abc"
 
 
-@pytest.mark.slow
 def test_no_flipped_bit_is_another_point(make, sweep):
     """Whichever bit of a line flips, the line is damaged, and the other line is read."""
     a, b = make(), make("seed=1")
@@ -148,9 +146,7 @@ def contents(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_a_moved_or_copied_folder_works_where_it_is(make, sweep, tmp_path, monkeypatch, capfd):
     points = [make(), make("seed=1")]
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -175,7 +171,6 @@ def test_a_moved_or_copied_folder_works_where_it_is(make, sweep, tmp_path, monke
     assert not sweep.exists()
 
 
-@pytest.mark.slow
 def test_relative_paths_are_of_the_sweeps_folder(make, tmp_path, monkeypatch):
     """Another working directory and another place: the same texts and cache beside it."""
     checkout = tmp_path / "checkout"
@@ -206,7 +201,6 @@ def test_relative_paths_are_of_the_sweeps_folder(make, tmp_path, monkeypatch):
     assert (raw["sweep"], raw["paths"]["results"]) == ("other", str(tmp_path))
 
 
-@pytest.mark.slow
 def test_a_cache_that_is_gone_is_todays(make, sweep, tmp_path, monkeypatch, capsys):
     manifest.add(sweep, [manifest.entry_of(make(), None)])
     monkeypatch.setenv("EXPERIMENTS_CACHE", str(tmp_path / "today"))
@@ -215,7 +209,6 @@ def test_a_cache_that_is_gone_is_todays(make, sweep, tmp_path, monkeypatch, caps
     assert f"the cache {tmp_path / 'cache'} is not there" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_run_whose_line_is_lost_is_found_by_its_folder(make, sweep):
     """By its config.yaml alone, too; and can be run."""
     a, b = make("model=peer"), make("seed=1")
@@ -258,7 +251,6 @@ def test_what_is_no_sweep_is_named(tmp_path):
         manifest.read(tmp_path)
 
 
-@pytest.mark.slow  # each waits for the others
 def test_controllers_that_see_no_common_lock_submit_one_after_the_other(monkeypatch, tmp_path):
     """On a file system that locks for each machine alone every lock is had at once."""
     monkeypatch.setattr(fcntl, "flock", lambda file, how: None)

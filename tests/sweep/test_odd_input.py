@@ -16,7 +16,6 @@ SETTING = "hydra.launcher."
 LAUNCHERS = [row for row in ROWS if row.values[0][0].startswith(f"{SETTING}queue=")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("words", "part"), LAUNCHERS)
 def test_an_odd_setting_of_a_launcher_is_refused_before_a_plan_is_printed(compose_raw, words, part):
     point = make_point(compose_raw(*(word for word in words if not word.startswith(SETTING))))
@@ -30,7 +29,6 @@ def test_an_odd_setting_of_a_launcher_is_refused_before_a_plan_is_printed(compos
     odd_input.check(str(error.value), part, words)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("words", "part"), [row for row in ROWS if row not in LAUNCHERS])
 def test_an_odd_sweep_is_refused_in_one_line(run, tmp_path, words, part):
     code, out, err = run(*words, "dry_run=true", "trainer.flops_per_second=1e9")

@@ -14,7 +14,6 @@ from experiments.training.execute import execute
 from tests.records.test_record import record
 
 
-@pytest.mark.slow
 def test_retry_chooses(make):
     points = {name: make(f"seed={i}") for i, name in enumerate(("new", "failed", "diverged"))}
     points["new"].run_dir.mkdir(parents=True)  # begun, and has no record
@@ -32,7 +31,6 @@ def test_retry_chooses(make):
         assert run("failed") == {1}
 
 
-@pytest.mark.long
 def test_a_diverged_run_starts_from_its_first_step_if_asked(make, sweep, capsys):
     hot = ("ladder.lr=1e3", "optim.grad_clip=1e9", "budget=2e10")
     point = make(*hot)
@@ -47,7 +45,6 @@ def test_a_diverged_run_starts_from_its_first_step_if_asked(make, sweep, capsys)
     assert read_record(point.run_dir / "record.json").status == "diverged"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("retry", ["failed", "all"])
 def test_a_run_that_ended_since_it_was_chosen_is_not_set_aside(make, retry):
     """Another process has finished it meanwhile: finished work is never done again."""
@@ -60,8 +57,6 @@ def test_a_run_that_ended_since_it_was_chosen_is_not_set_aside(make, retry):
     assert not list(point.run_dir.glob("diverged-*"))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_diverged_run_that_another_process_has_is_left_to_it(make):
     point = make("retry=all")
     diverged = record(run_id=point.run_id, status="diverged")
@@ -73,7 +68,6 @@ def test_a_diverged_run_that_another_process_has_is_left_to_it(make):
     assert not (point.run_dir / "record.json").exists()
 
 
-@pytest.mark.long
 def test_records_from_elsewhere_are_adopted_and_seen(make, sweep, capsys):
     """A checkout has a study's records and neither its manifest nor its checkpoints."""
     done, new = make(), make("seed=1")
@@ -97,7 +91,6 @@ def test_two_points_that_are_one_run_are_refused(make):
         plan_points([raw, {**raw, "sweep": "s"}])
 
 
-@pytest.mark.slow
 def test_ranks_need_slurm_or_torchrun(make):
     raw = make("trainer.devices=2").raw
     with pytest.raises(ValueError, match=r"use hydra/launcher=slurm, or start single runs"):

@@ -78,7 +78,6 @@ def _names_slurm(path):
     return re.search("slurm", path.read_text(), re.IGNORECASE) is not None
 
 
-@pytest.mark.slow
 def test_branches_of_a_trunk_are_apart_and_so_are_numbers_of_devices(make):
     wsd = ("optim.schedule=wsd", "optim.warmup_tokens=640", "optim.branch_from=trunk")
     branches = [make("budget=4e9", *wsd), make("budget=8e9", *wsd)]
@@ -106,7 +105,6 @@ def queued(make, monkeypatch):
         yield points, tasks
 
 
-@pytest.mark.slow
 def test_they_are_kept_apart(queued):
     points, tasks = queued
     todo = choose(points, tasks)

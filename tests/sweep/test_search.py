@@ -14,7 +14,6 @@ from experiments.sweep.study import JOURNAL_NAME
 from tests.sweep.searches import LR, Workers, asked, finish, lr, parabola, rules
 
 pytest.importorskip("optuna")
-pytestmark = pytest.mark.slow
 
 
 def test_a_search_asks_runs_and_tells_until_its_trials_are_done(cell, go, sweep, capsys):
@@ -40,7 +39,6 @@ def test_a_search_asks_runs_and_tells_until_its_trials_are_done(cell, go, sweep,
     assert len(more.ran) == 1
 
 
-@pytest.mark.long
 def test_an_interrupted_search_draws_what_an_uninterrupted_one_draws(cell, go, sweep, tmp_path):
     whole = Workers()
     assert go([cell()], rules(n_trials=9), whole) == 0
@@ -64,7 +62,6 @@ def test_an_interrupted_search_draws_what_an_uninterrupted_one_draws(cell, go, s
     assert other.ran == []
 
 
-@pytest.mark.long
 def test_the_first_values_are_asked_first_and_then_it_draws(cell, go, sweep):
     first = [{"ladder.lr": 1e-2}, {"optim.table_lr": 2.0}, {"ladder.lr": 5e-3}]
     spaces = {**LR, "optim.table_lr": "log(.5, 8)"}

@@ -13,7 +13,6 @@ from experiments.system.locks import lock
 from tests.sweep.searches import Workers, finish, rules
 
 pytest.importorskip("optuna")
-pytestmark = pytest.mark.slow
 
 
 class Controllers:
@@ -100,7 +99,6 @@ def test_a_run_that_is_about_to_be_tried_again_is_not_failed_by_its_old_record(
     assert (found.counts()["running"], found.counts()["failed"]) == (2, 0)
 
 
-@pytest.mark.long
 def test_a_controller_killed_at_any_write_loses_no_trial(cell, go, sweep, tmp_path):
     workers = Workers()
     assert go([cell()], rules(n_trials=4), workers) == 0

@@ -11,7 +11,6 @@ from experiments.sweep.study import JOURNAL_NAME
 from tests.sweep.searches import Workers, lr, rules
 
 pytest.importorskip("optuna")
-pytestmark = pytest.mark.slow
 
 
 def test_a_search_by_other_rules_or_of_other_settings_is_refused(cell, go, sweep):
@@ -137,7 +136,6 @@ def test_what_changes_the_model_alone_may_be_searched():
     check_fair(["data", "data.corpus.weights.gcide"], "recipes.loss")
 
 
-@pytest.mark.long
 def test_status_has_a_line_a_cell_and_says_what_to_look_at(cell, go, sweep):
     low = Workers(lambda p: ("done", lr(p)), stop_after=5)
     go([cell("dense"), cell("peer")], rules(n_trials=4), low)

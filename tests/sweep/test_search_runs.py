@@ -16,7 +16,6 @@ pytest.importorskip("optuna")
 FIVE = "1.1,1.2,1.3,1.4,1.5"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -48,7 +47,6 @@ FIVE = "1.1,1.2,1.3,1.4,1.5"
         (["{ladder.lr: 'log(1, 2)'}", "hydra/launcher=slurm"], "needs sbatch"),
     ],
 )
-@pytest.mark.long
 def test_a_search_that_cannot_be_is_one_line_exit_2_and_nothing_written(
     run, tmp_path, monkeypatch, arguments, message
 ):
@@ -63,7 +61,6 @@ def test_a_search_that_cannot_be_is_one_line_exit_2_and_nothing_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.long
 def test_a_dry_run_prints_the_plan_of_a_search_and_writes_nothing(run, tmp_path):
     code, out, _ = run(
         "-m", *FIXED, "model=dense,none", "dry_run=true", "trainer.flops_per_second=1e9"
@@ -73,7 +70,6 @@ def test_a_dry_run_prints_the_plan_of_a_search_and_writes_nothing(run, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.long
 def test_a_search_trains_and_status_shows_it(run, tmp_path, monkeypatch, capsys):
     one = ("hydra.launcher.n_workers=1", "model=dense,none", "ladder.lr=8e-3")
     code, out, err = run("-m", *FIXED, *one, "hydra.sweeper.n_trials=2")
@@ -113,7 +109,6 @@ def test_a_search_trains_and_status_shows_it(run, tmp_path, monkeypatch, capsys)
     assert (code, "1 of 1 runs are done already" in out) == (0, records[0].model == "dense")
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_a_killed_search_goes_on_and_ends_as_the_one_that_was_not(tmp_path):
     one = ("hydra.launcher.n_workers=1", "hydra.sweeper.n_trials=4")
@@ -142,7 +137,6 @@ def test_a_killed_search_goes_on_and_ends_as_the_one_that_was_not(tmp_path):
     assert len(events(killed)) == 4
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_two_searches_at_once_share_the_trials(tmp_path):
     both = [
@@ -157,7 +151,6 @@ def test_two_searches_at_once_share_the_trials(tmp_path):
     assert cell.counts() == {"done": 6, "diverged": 0, "failed": 0, "running": 0, "left": 0}
 
 
-@pytest.mark.long
 def test_a_run_that_diverges_is_told_as_worst(run, tmp_path):
     wide = "hydra.sweeper.search={ladder.lr: [1e-2, 900.0]}"
     assert run("-m", *FIXED[:-1], wide, "model=dense", "hydra.sweeper.sampler=random")[0] == 0

@@ -328,7 +328,6 @@ def submitted(make, slurm_commands, monkeypatch):
     return give
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "overrides", "code"),
     [

@@ -15,7 +15,6 @@ from experiments.system.code_copy import DIFF_NAME, STATE_NAME
 from experiments.system.environment import git_diff
 
 
-@pytest.mark.long
 def test_a_snapshot_is_the_code_and_runs(sweep):
     folder = take_snapshot(sweep)
     assert folder == take_snapshot(sweep)
@@ -40,7 +39,6 @@ def test_a_snapshot_is_the_code_and_runs(sweep):
     assert out == [str(p) for p in (copy.parent, folder / "conf", folder / "sbatch", commit)]
 
 
-@pytest.mark.slow
 def test_a_snapshot_s_diff_is_for_its_owner_alone(sweep, monkeypatch):
     monkeypatch.setattr("experiments.sweep.snapshot.git_diff", lambda _: "- old\n+ token\n")
     folder = take_snapshot(sweep)
@@ -69,7 +67,6 @@ def plant(copy, damage):
     return f"{added} does not belong to it"
 
 
-@pytest.mark.long
 def test_what_is_beside_a_copy_is_seen_in_a_folder_of_any_name(tmp_path):
     copy = take_snapshot(tmp_path / "__pycache__" / "sweep")
     assert code_copy.damage_of(copy) is None
@@ -77,7 +74,6 @@ def test_what_is_beside_a_copy_is_seen_in_a_folder_of_any_name(tmp_path):
     assert code_copy.damage_of(copy).endswith("torch.py does not belong to it")
 
 
-@pytest.mark.long
 def test_other_files_with_the_same_name_are_not_taken_for_this_code(sweep, monkeypatch, capsys):
     """The 12 digits of a name are found again with days of computing, the first one at once."""
     monkeypatch.setattr(code_copy, "_DIGITS", 1)
@@ -92,7 +88,6 @@ def test_other_files_with_the_same_name_are_not_taken_for_this_code(sweep, monke
     assert "not run, and made again" in capsys.readouterr().err
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("damage", ["emptied", "altered", "state", "beside", "compiled"])
 def test_a_copy_that_is_not_what_its_name_says_is_set_aside_and_made_again(sweep, capsys, damage):
     copy = take_snapshot(sweep)
@@ -114,8 +109,6 @@ def test_a_copy_that_is_not_what_its_name_says_is_set_aside_and_made_again(sweep
     assert {path.name for path in copy.parent.glob("[!.]*")} == {copy.name, aside}
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_link_to_a_copy_is_not_followed(sweep, tmp_path, capsys):
     copy = take_snapshot(sweep)
     copy.rename(tmp_path / copy.name)
@@ -125,7 +118,6 @@ def test_a_link_to_a_copy_is_not_followed(sweep, tmp_path, capsys):
     assert f"({copy} is a link)" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_task_does_not_run_a_damaged_copy(sweep):
     copy = take_snapshot(sweep)
     why = plant(copy, "emptied")

@@ -55,7 +55,6 @@ def count(points):
     return {name: found.count(name) for name in dict.fromkeys(found)}
 
 
-@pytest.mark.slow
 def test_every_point_has_a_state_and_damage_is_one(made):
     points = read_states(made)
     assert count(points) == {
@@ -262,7 +261,6 @@ def test_collect_of_damaged_records_alone_is_refused(run):
         collect.collect_rows(run.parent)
 
 
-@pytest.mark.slow
 def test_a_point_with_a_damaged_record_is_to_be_run(compose_raw, tmp_path):
     raw = compose_raw("size=1", "budget=1e9", *TINY, f"paths.results={tmp_path}")
     points = [make_point(raw), make_point({**raw, "seed": 1})]
@@ -273,7 +271,6 @@ def test_a_point_with_a_damaged_record_is_to_be_run(compose_raw, tmp_path):
     assert [p.run_id for p in left] == [p.run_id for p in points]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
@@ -300,8 +297,6 @@ def test_what_needs_no_torch_has_none(made, code):
     assert done.stderr.splitlines()[-1] == "[]"
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_states_come_from_the_files(make, sweep):
     names = ("waiting", "done", "diverged", "failed", "running", "interrupted", "killed")
     points = {name: make(f"seed={i}") for i, name in enumerate(names)}

@@ -41,7 +41,6 @@ def table_of(point):
     return plan_table([point], assumed_rate(point)).splitlines()
 
 
-@pytest.mark.slow
 def test_the_plan_is_of_the_card(paper):
     point = paper("cluster=h100", "trainer.micro_batch_size=4")
     lines = table_of(point)
@@ -68,7 +67,6 @@ def test_on_a_cpu_the_rate_grows_with_the_width(make, monkeypatch, width, share)
     assert assumed_rate(point) == pytest.approx(share * 1e11, rel=5e-3)
 
 
-@pytest.mark.slow
 def test_cards_of_several_nodes_share_the_work(paper):
     lines = table_of(paper("cluster=a100_80", "trainer.devices=4", "trainer.num_nodes=2"))
     assert lines[0] == "Planned for 8 x A100 of 79.1 GiB, bf16-mixed:"
@@ -78,8 +76,6 @@ def test_cards_of_several_nodes_share_the_work(paper):
     assert "about 4.2 h one after the other at 100 TFLOP/s each, on 4 x A100" in total
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_plan_that_a_card_has_no_room_for_is_refused(paper, slurm, capsys):
     point = paper("cluster=t4")
     assert "1 of 1 runs do not fit, and would be refused: peer N=1048576 size=8" in table_of(point)
@@ -106,8 +102,6 @@ def slurm(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_login_node_without_a_card_submits_for_cards(make, sweep, slurm, capsys):
     point = make("cluster=h100")
     assert point.run_id == make().run_id

@@ -44,7 +44,6 @@ def ended(point, status="done", n_steps=None):
     )
 
 
-@pytest.mark.slow
 def test_points_that_differ_in_budget_and_decay_share_a_trunk(branch):
     points = [
         branch(20),
@@ -195,8 +194,6 @@ def test_a_manifest_moves_with_a_trunk_that_it_names(branch, tmp_path, monkeypat
         choose([named])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_local_sweep_trains_a_trunk_once_for_all_budgets(branch, sweep, capsys):
     raws = [branch(n, "trainer.n_threads=1").raw for n in (20, 32)]
     run_sweep(raws, Local(n_workers=2))
@@ -215,8 +212,6 @@ def test_a_local_sweep_trains_a_trunk_once_for_all_budgets(branch, sweep, capsys
     assert "2 of 2 runs are done already" in capsys.readouterr().out
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_branches_of_a_trunk_that_failed_or_diverged_say_so(branch, sweep, capsys):
     point = branch(20)
     (trunk,) = trunks_of([point])

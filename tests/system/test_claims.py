@@ -23,7 +23,6 @@ def point(compose_raw, tmp_path):
     return make_point(compose_raw("size=1", "budget=1e9", *TINY, *paths))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", ["moved", "deleted"])
 def test_a_run_that_lost_its_folder_ends_and_writes_nothing_there(point, tmp_path, change):
     seen = []
@@ -43,7 +42,6 @@ def test_a_run_that_lost_its_folder_ends_and_writes_nothing_there(point, tmp_pat
     assert not (point.run_dir / "record.json").exists()
 
 
-@pytest.mark.long
 def test_a_run_belongs_to_one_process(point):
     with claimed(point.run_dir):
         assert is_claimed(point.run_dir)

@@ -61,7 +61,6 @@ def test_values_of_environment_variables_are_found_by_their_names(monkeypatch):
     assert cut(text) == "[cut], a plain value, /home/me/key.json"
 
 
-@pytest.mark.slow
 def test_a_config_with_one_is_refused_and_says_where_without_showing_it(compose_raw):
     with pytest.raises(
         ValueError, match=r"the config holds .* key \(paths.results\); it would be"
@@ -71,7 +70,6 @@ def test_a_config_with_one_is_refused_and_says_where_without_showing_it(compose_
     refuse_credentials("the config", compose_raw())
 
 
-@pytest.mark.slow
 def test_a_command_line_with_one_is_refused(tmp_path):
     argument = f"hydra.launcher.setup=[export HF_TOKEN={KEYS[0]}]"
     done = subprocess.run(
@@ -86,7 +84,6 @@ def test_a_command_line_with_one_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_a_record_holds_none(compose_raw, tmp_path, monkeypatch):
     def broken(self, *_):
         raise OSError(f"401 for https://me:hunter2@host with {KEYS[0]}")
@@ -105,7 +102,6 @@ def test_a_record_holds_none(compose_raw, tmp_path, monkeypatch):
     assert json.dumps(describe("cpu", REPOSITORY / "src")).count("[cut]") == 1
 
 
-@pytest.mark.slow
 def test_files_that_hold_code_or_output_are_for_their_owner_alone(compose_raw, tmp_path):
     paths = (f"paths.results={tmp_path / 'r'}", f"paths.cache={tmp_path / 'c'}")
     point = make_point(compose_raw("size=2", "budget=2e9", *TINY, *paths))

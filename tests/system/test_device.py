@@ -56,7 +56,6 @@ def device(point):
     return point.device.accelerator, point.device.precision
 
 
-@pytest.mark.slow
 def test_auto_is_what_the_machine_has(point, no_card):
     assert device(point("trainer.accelerator=auto")) == ("cpu", "32-true")
 
@@ -76,7 +75,6 @@ def test_gpu_is_another_word_for_cuda(point, card):
     assert point("trainer.accelerator=gpu").device == point("trainer.accelerator=cuda").device
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CARDS if name != "none"])
 def test_a_card_that_is_not_here_is_planned_for(point, no_card, name):
     planned = point(f"cluster={name}")
@@ -133,13 +131,11 @@ def test_another_card_than_planned_for_is_a_warning_unless_the_run_does_not_fit(
         here(planned)
 
 
-@pytest.mark.slow
 def test_a_finished_run_is_read_where_it_is(point, no_card):
     trained = record(config=dict(point("cluster=h100").raw))
     assert device(make_point(run_config(trained, ()))) == ("cpu", "32-true")
 
 
-@pytest.mark.slow
 def test_ids_do_not_depend_on_the_machine(point, card, monkeypatch):
     """The same overrides, where there is no card, one without bfloat16, and one with it."""
     layers = [("model=dense",), ("model=moe", "n_experts=4"), ("model=peer", "n_experts=64")]

@@ -74,8 +74,6 @@ class FullDisk:
         monkeypatch.setattr(Path, "open", path_open)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["last.partial", "history.csv", ".config.yaml"])
 def test_a_full_disk_is_a_failed_record_that_says_so_and_the_run_goes_on(
     make, expected, monkeypatch, name
@@ -96,7 +94,6 @@ def test_a_full_disk_is_a_failed_record_that_says_so_and_the_run_goes_on(
     assert execute(make()).val_loss == expected.val_loss
 
 
-@pytest.mark.slow
 def test_a_disk_without_room_for_the_record_is_one_line(make, monkeypatch):
     point = make()
     with monkeypatch.context() as patch:
@@ -109,8 +106,6 @@ def test_a_disk_without_room_for_the_record_is_one_line(make, monkeypatch):
     assert [path.name for path in point.run_dir.iterdir()] == [".claim"]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_record_that_does_not_fit_is_written_by_the_next_command(make, expected, monkeypatch):
     point = make()
     with monkeypatch.context() as patch:
@@ -128,7 +123,6 @@ LEFTOVERS = (
 )  # fmt: skip
 
 
-@pytest.mark.long
 def test_what_killed_writers_left_is_removed_by_who_holds_the_run(make):
     point = make()
     point.run_dir.mkdir(parents=True)
@@ -195,7 +189,6 @@ def test_a_journal_that_cannot_be_written_is_a_warning(tmp_path):
     assert read_events(tmp_path) == []
 
 
-@pytest.mark.long
 def test_a_worker_without_a_log_says_why_on_the_terminal(make):
     point = make()
     point.run_dir.parent.mkdir(parents=True)
@@ -247,13 +240,11 @@ disk.check_writable(Path(sys.argv[1]) / "results" / "s")
 """
 
 
-@pytest.mark.slow
 def test_a_killed_check_leaves_nothing(tmp_path):
     killed_in(tmp_path, CHECK)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_commands_that_begin_at_once_do_not_take_each_others_new_folder(tmp_path):
     folder = tmp_path / "results" / "s"
 

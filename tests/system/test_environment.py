@@ -40,7 +40,6 @@ def test_a_clean_checkout(checkout):
     assert (found["git_dirty"], found["git_diff"]) == (False, "")
 
 
-@pytest.mark.slow
 def test_the_diff_is_of_the_whole_checkout_and_can_be_applied(checkout):
     (checkout / "src" / "a.py").write_text("a = 2\n")
     (checkout / "b.txt").write_text("c\n")
@@ -59,7 +58,6 @@ def test_the_diff_is_of_the_whole_checkout_and_can_be_applied(checkout):
     assert "untracked" not in found["git_diff"]
 
 
-@pytest.mark.slow
 def test_a_new_untracked_file_is_not_dirt(checkout):
     (checkout / "notes").write_text("")
     assert describe("cpu", checkout)["git_dirty"] is False
@@ -102,7 +100,6 @@ def test_no_git_is_none(checkout, monkeypatch):
     assert [found[k] for k in ("git_commit", "git_dirty", "git_diff")] == [None, None, None]
 
 
-@pytest.mark.slow
 def test_every_package_is_listed_and_a_record_has_few(checkout):
     packages = snapshot_environment("cpu", checkout)["packages"]
     assert packages == installed_packages()

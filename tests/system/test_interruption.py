@@ -145,8 +145,6 @@ WORK = {
 }
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("what", WORK)
 def test_a_signal_ends_what_foreign_code_has_within_seconds(tmp_path, monkeypatch, what):
     """A tokenizer that would train for minutes, a compiler and a server that never answer."""

@@ -43,15 +43,12 @@ def poller(tmp_path):
         process.communicate()
 
 
-@pytest.mark.long
 def test_who_asks_refuses_no_claim(poller):
     for _ in range(200):
         with claimed(poller):
             pass
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_who_holds_is_named(tmp_path):
     with claimed(tmp_path):
         assert is_claimed(tmp_path)

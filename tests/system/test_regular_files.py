@@ -162,7 +162,6 @@ def _openings(source: str):
             yield call.lineno, name
 
 
-@pytest.mark.slow
 def test_only_regular_files_opens_what_may_be_a_stranger_s():
     """A rule: whoever reads a file of a run, a sweep or a user does so by regular_files.py."""
     found = []

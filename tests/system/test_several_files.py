@@ -66,7 +66,6 @@ def n_steps(folder):
     return count[0]
 
 
-@pytest.mark.slow
 def test_a_write_that_is_cut_anywhere_leaves_the_results_of_before_or_the_new_ones(folder):
     seen = set()
     for last in range(1, 1000):
@@ -99,7 +98,6 @@ def test_a_write_that_is_cut_anywhere_leaves_the_results_of_before_or_the_new_on
     assert seen == {1, 2}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
 def test_a_disk_that_refuses_leaves_the_results_of_before_or_the_new_ones(folder, number):
     for last in range(1, n_steps(folder) + 1):

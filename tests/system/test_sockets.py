@@ -60,7 +60,6 @@ def test_without_a_short_place_it_says_what_to_do(place, monkeypatch):
         sockets.shorten_sockets()
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_a_sweep_runs_with_a_TMPDIR_of_120_characters(tmp_path):
     words = [sys.executable, "-m", "experiments.run", "-m", *TINY, "size=1", "budget=2e8"]

@@ -100,8 +100,6 @@ def wait_for_rows(point, process):
         time.sleep(0.01)
 
 
-@pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.parametrize("host", [pytest.param(HERE, marks=pytest.mark.night), THERE])
 def test_who_comes_later_leaves_the_run_to_the_first(make, alone, start, tmp_path, host):
     point = make(f"later-{host}")
@@ -116,8 +114,6 @@ def test_who_comes_later_leaves_the_run_to_the_first(make, alone, start, tmp_pat
     assert [e["event"] for e in read_events(point.run_dir)] == ["started", "done"]
 
 
-@pytest.mark.slow
-@pytest.mark.long
 def test_of_two_that_start_at_once_one_trains(make, alone, start, tmp_path):
     point = make("at-once")
     barrier = tmp_path / "barrier"
@@ -130,8 +126,6 @@ def test_of_two_that_start_at_once_one_trains(make, alone, start, tmp_path):
     assert [e["event"] for e in read_events(point.run_dir)] == ["started", "started", "done"]
 
 
-@pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.night
 def test_one_that_was_stopped_for_long_finds_that_another_has_the_run(make, alone, start, tmp_path):
     point = make("stopped")

@@ -124,7 +124,6 @@ def found() -> list[tuple[str, int, str]]:
     return [(path, *one) for path, text in texts for one in writes(text)]
 
 
-@pytest.mark.slow  # all files are parsed
 def test_all_that_is_written_goes_through_disk():
     others = [
         f"{path}:{line}: {name}"
@@ -136,7 +135,6 @@ def test_all_that_is_written_goes_through_disk():
     )
 
 
-@pytest.mark.slow
 def test_each_exception_is_needed():
     for name, (names, why) in ALLOWED.items():
         assert why

@@ -56,8 +56,6 @@ def test_a_corpus_without_facts_is_asked_for_those_of_conf(tmp_path, monkeypatch
     assert len(held_in.items) == 30
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_run_is_scored_by_name(run_dir, monkeypatch):
     monkeypatch.setattr(facts, "_facts_of", lambda corpus: [CORPUS])
     words = ["tasks=[facts_held_in,facts_held_out]", cache_of(run_dir)]

@@ -29,7 +29,6 @@ installed = pytest.mark.skipif(
 )
 
 
-@pytest.mark.slow
 def test_without_the_extra_one_line_says_what_to_install(run_dir, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"tasks=\[arc_easy\]: cloze, .* and .jsonl") as e:
@@ -83,7 +82,6 @@ def instances(*arguments, kind="loglikelihood"):
 
 
 @installed
-@pytest.mark.long
 def test_accuracy_through_the_harness_is_ours_exactly(run_dir, tmp_path):
     for name in ("cloze", "grammar"):
         write_yaml(tmp_path, f"their_{name}", committed(name), **CHOICE)
@@ -105,7 +103,6 @@ def test_accuracy_through_the_harness_is_ours_exactly(run_dir, tmp_path):
 
 
 @installed
-@pytest.mark.slow
 def test_a_group_is_its_tasks_and_their_mean(run_dir, tmp_path):
     for name in ("cloze", "grammar"):
         write_yaml(tmp_path, f"their_{name}", committed(name), **CHOICE)
@@ -130,7 +127,6 @@ def test_a_group_is_its_tasks_and_their_mean(run_dir, tmp_path):
 
 
 @installed
-@pytest.mark.long
 def test_a_name_that_nobody_has_is_one_line_with_names_near_it(run_dir, tmp_path):
     write_yaml(tmp_path, "their_cloze", committed("cloze"), **CHOICE)
     with pytest.raises(
@@ -140,7 +136,6 @@ def test_a_name_that_nobody_has_is_one_line_with_names_near_it(run_dir, tmp_path
 
 
 @installed
-@pytest.mark.long
 def test_simple_evaluate_takes_the_model_and_finds_the_same(run_dir, tmp_path):
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -159,7 +154,6 @@ def test_simple_evaluate_takes_the_model_and_finds_the_same(run_dir, tmp_path):
 
 
 @installed
-@pytest.mark.long
 @pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None, reason="the harness's hf model needs accelerate"
 )
@@ -184,7 +178,6 @@ def test_the_harness_s_own_model_scores_an_export_as_the_run(run_dir, tmp_path):
 
 
 @installed
-@pytest.mark.slow
 def test_loglikelihood_is_a_slow_reference_s(run_dir):
     """float64, one request at a time, by torch alone; 1e-4 nats for the batch's float32."""
     lm = harness_model(run_dir, [cache_of(run_dir)])
@@ -211,7 +204,6 @@ def test_loglikelihood_is_a_slow_reference_s(run_dir):
 
 
 @installed
-@pytest.mark.slow
 def test_encodes_pairs_as_the_harness_does(run_dir):
     from lm_eval.api.model import TemplateLM
 
@@ -228,7 +220,6 @@ def test_encodes_pairs_as_the_harness_does(run_dir):
 
 
 @installed
-@pytest.mark.slow
 @pytest.mark.parametrize("stride", [None, pytest.param(16, marks=pytest.mark.long)])
 def test_perplexity_of_a_text_is_experiments_evaluate_s(compose_raw, tmp_path, stride):
     """Within 1e-3 nats a token. The harness scores a document after an end of text, and
@@ -267,7 +258,6 @@ def test_perplexity_of_a_text_is_experiments_evaluate_s(compose_raw, tmp_path, s
 
 
 @installed
-@pytest.mark.slow
 def test_generates_greedily_up_to_a_stop(run_dir):
     lm = harness_model(run_dir, [cache_of(run_dir)])
     whole, cut = lm.generate_until(
@@ -291,7 +281,6 @@ def test_generates_greedily_up_to_a_stop(run_dir):
 
 
 @installed
-@pytest.mark.slow
 def test_draws_by_temperature_where_a_task_asks_for_it(run_dir):
     lm = harness_model(run_dir, [cache_of(run_dir)])
 
@@ -313,7 +302,6 @@ def test_draws_by_temperature_where_a_task_asks_for_it(run_dir):
 
 
 @installed
-@pytest.mark.slow
 def test_a_task_whose_data_is_out_of_reach_is_one_line(run_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "probe", lambda endpoint: (_ for _ in ()).throw(ConnectionError))
     write_yaml(tmp_path, "far", [], **CHOICE)
@@ -326,7 +314,6 @@ def test_a_task_whose_data_is_out_of_reach_is_one_line(run_dir, tmp_path, monkey
 
 
 @installed
-@pytest.mark.slow
 def test_a_yaml_that_can_t_be_loaded_is_one_line(tmp_path):
     path = write_yaml(tmp_path, "bad", committed("cloze"), **CHOICE)
     (tmp_path / "bad-data.jsonl").unlink()

@@ -45,7 +45,6 @@ def test_another_name_is_refused_with_names_near_it(package, tmp_path, name, nea
     assert str(raised.value).endswith(near)
 
 
-@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm_eval is not installed")
 def test_the_real_package_is_read_in_seconds():
     check_names(["arc_easy", "hellaswag", "mmlu"])

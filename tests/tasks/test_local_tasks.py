@@ -66,8 +66,6 @@ def items_file(folder, name="own.jsonl"):
     return path
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_run_is_scored_once(run_dir, tmp_path):
     before, path = read_record(run_dir / "record.json"), items_file(tmp_path)
     record = evaluate_run(run_dir, [f"tasks=[{path},cloze]", cache_of(run_dir)])
@@ -87,8 +85,6 @@ def test_a_run_is_scored_once(run_dir, tmp_path):
         evaluate_run(run_dir, [f"tasks=[{path}]", cache_of(run_dir)])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_batches_change_nothing(run_dir, tmp_path):
     command = [f"tasks=[{items_file(tmp_path)}]", cache_of(run_dir)]
     one = evaluate_run(run_dir, command).evaluations["tasks/own"]
@@ -99,7 +95,6 @@ def test_batches_change_nothing(run_dir, tmp_path):
     assert other == one
 
 
-@pytest.mark.slow
 def test_a_trained_model_prefers_what_it_was_trained_on(run_dir, tmp_path):
     """The nursery's words are in a fixed order after each other; noise is not."""
     path = tmp_path / "order.jsonl"
@@ -130,7 +125,6 @@ def test_refuses_before_anything_is_built(run_dir, words, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.slow
 def test_names_the_line_of_an_answer_that_the_window_can_t_hold(run_dir, tmp_path):
     path = items_file(tmp_path)
     with path.open("a") as file:
@@ -141,7 +135,6 @@ def test_names_the_line_of_an_answer_that_the_window_can_t_hold(run_dir, tmp_pat
     assert len(read_task(path).items) == 4
 
 
-@pytest.mark.long
 def test_expert_choice_is_refused_with_the_reason(train, tmp_path):
     run_dir = train("model=moe", "n_experts=4")
     (run_dir / "last.ckpt").write_bytes(b"not read")
@@ -149,7 +142,6 @@ def test_expert_choice_is_refused_with_the_reason(train, tmp_path):
         evaluate_run(run_dir, [f"tasks=[{items_file(tmp_path)}]"])
 
 
-@pytest.mark.slow
 def test_the_command_prints_a_table_and_refuses_in_one_line(run_dir, tmp_path, monkeypatch, capsys):
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["experiments.evaluate", str(run_dir), *words])

@@ -80,7 +80,6 @@ def trained_trunk(*branches):
     return trunk
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("layer", LAYERS)
 def test_branches_equal_runs_from_scratch_to_the_bit(make, layer):
     branches = [make(n, *LAYERS[layer]) for n in (20, 32)]
@@ -105,7 +104,6 @@ def test_branches_equal_runs_from_scratch_to_the_bit(make, layer):
     assert not kept.kept(trunk.run_dir)  # no branch waits any more
 
 
-@pytest.mark.long
 def test_a_branch_on_streamed_text_reads_on_where_the_trunk_was(make, tmp_path):
     (tmp_path / "texts").mkdir()
     for i in range(8):
@@ -124,9 +122,7 @@ def test_a_branch_on_streamed_text_reads_on_where_the_trunk_was(make, tmp_path):
     assert record.val_loss == expected.val_loss
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_branch_is_the_compiled_run_from_scratch(make, eager_backend):
     compiled = ("trainer.compile=true", *LAYERS["peer"])
@@ -137,7 +133,6 @@ def test_a_compiled_branch_is_the_compiled_run_from_scratch(make, eager_backend)
     assert (record.trunk["n_steps"], record.val_loss) == (15, expected.val_loss)
 
 
-@pytest.mark.long
 def test_a_killed_trunk_and_a_killed_branch_change_nothing(make):
     every = "trainer.checkpoint_minutes=0"
     branch, alone = make(32, every), make(32, branch=None)
@@ -153,7 +148,6 @@ def test_a_killed_trunk_and_a_killed_branch_change_nothing(make):
     assert_same(branch, alone)
 
 
-@pytest.mark.long
 def test_a_larger_budget_goes_on_with_the_trunk(make):
     trunk = trained_trunk(make(20))
     longer = make(32)
@@ -164,7 +158,6 @@ def test_a_larger_budget_goes_on_with_the_trunk(make):
     assert execute(longer).val_loss == execute(make(32, branch=None)).val_loss
 
 
-@pytest.mark.long
 def test_a_budget_that_the_trunk_has_passed_takes_more_steps_itself(make):
     first, last = make(20), make(40)
     trunk = trained_trunk(first, last)
@@ -176,8 +169,6 @@ def test_a_budget_that_the_trunk_has_passed_takes_more_steps_itself(make):
     assert sorted(kept.kept(trunk.run_dir)) == [31]  # for the last, which is to come
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_trunk_may_be_named_by_its_folder(make, tmp_path):
     trunk = trained_trunk(make(20))
     elsewhere = make(20, folder="other", branch=trunk.run_dir)
@@ -187,8 +178,6 @@ def test_a_trunk_may_be_named_by_its_folder(make, tmp_path):
         make(20, branch=tmp_path)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_what_becomes_of_a_branch_whose_trunk_did_not_come_so_far(make):
     branch = make(20)
     (trunk,) = trunks_of([branch])

@@ -76,7 +76,6 @@ def is_seen(ids, start, target):
     return ids[target] in ids[start:target] and not stood_before(ids, start, target)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [1, 7])
 @pytest.mark.parametrize(
     ("stride", "max_tokens"), [(None, None), (None, 128), (5, None)], ids=["all", "some", "slide"]

@@ -78,7 +78,6 @@ GIVEN = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:trainer.compile=auto runs eagerly")
 @pytest.mark.parametrize(("n", "environment", "own"), GIVEN.values(), ids=GIVEN)
 def test_a_rank_takes_its_gpu_first_and_lightning_the_same(

@@ -92,7 +92,6 @@ def handlers():
         signal.signal(number, handler)
 
 
-@pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(make, broken, whole):
     _, expected = whole
     last = broken.run_dir / LAST
@@ -117,8 +116,6 @@ def test_a_save_after_a_damaged_checkpoint_leaves_the_one_before(tmp_path):
         assert (tmp_path / PREVIOUS).read_text() == previous
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("keep", [0, 1000])
 def test_without_a_whole_checkpoint_a_run_starts_again(make, broken, whole, keep):
     _, expected = whole
@@ -130,7 +127,6 @@ def test_without_a_whole_checkpoint_a_run_starts_again(make, broken, whole, keep
     assert result.val_loss == expected.val_loss
 
 
-@pytest.mark.slow
 def test_a_kill_between_the_two_renames_loses_one_checkpoint_at_most(make, broken, whole):
     _, expected = whole
     (broken.run_dir / LAST).unlink()
@@ -189,7 +185,6 @@ def test_a_finished_run_keeps_the_one_checkpoint_that_it_has(tmp_path):
     assert not (tmp_path / PREVIOUS).exists()
 
 
-@pytest.mark.long
 def test_a_kill_at_the_record_leaves_no_checkpoint_that_nobody_removes(make, monkeypatch):
     def die(run_dir, record):
         raise Killed
@@ -202,8 +197,6 @@ def test_a_kill_at_the_record_leaves_no_checkpoint_that_nobody_removes(make, mon
     assert not (point.run_dir / PREVIOUS).exists()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("number", interruption.SIGNALS)
 def test_a_signal_saves_stops_and_is_resumed_to_the_bit(make, handlers, whole, number):
     _, expected = whole
@@ -239,8 +232,6 @@ def test_generators_go_on_where_they_were():
     assert (random.random(), np.random.rand(), torch.rand(1)) == drawn
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_finished_run_is_not_run_again(make):
     point = make()
     first = execute(point)
@@ -248,7 +239,6 @@ def test_a_finished_run_is_not_run_again(make):
     assert len(read_events(point.run_dir)) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["torn", "flipped"])
 def test_a_damaged_record_is_set_aside_and_written_again(make, whole, damage):
     folder, expected = whole
@@ -274,8 +264,6 @@ def _execute_raw(raw):
     execute(make_point(raw))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_kill_minus_nine_at_random_moments_changes_nothing(make):
     """A process killed again and again, wherever it is: starting, training, saving, evaluating."""
     longer = ("budget=1e10", "trainer.checkpoint_minutes=0.001")

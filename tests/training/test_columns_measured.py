@@ -17,7 +17,7 @@ from experiments.models.ffn.peer import PEERConfig
 from tests.conftest import REPOSITORY
 from tests.training.measured import LINKS, MEMORY, SEQ_LEN, SEQUENCES
 
-pytestmark = [pytest.mark.night, pytest.mark.long, pytest.mark.slow]
+pytestmark = pytest.mark.night
 BLOCKS = 4 * 4 * 2**22  # bytes
 RATES = 0, 200, 50  # Mbit/s; 0: as fast as it goes
 ADDRESSES = "10.77.0.1", "10.77.0.2"

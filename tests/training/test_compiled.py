@@ -99,14 +99,12 @@ def _whole(model):
 
 # aot_eager runs torch's own kernels on the decomposed graph: float32 rounds at most a few sums in
 # another order (2**-24 each, over up to 480 addends), float64 likewise at 2**-53
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["moe_fine", "peer"])
 def test_the_graph_is_whole_and_the_step_is_eagers_to_rounding_in_float64(eager_backend, name):
     _assert_equal(name, _whole, 1e-12, dtype=torch.float64)
     assert not counters["graph_break"]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["none", "moe", "moe_loss", "pkm", "peer_glu"])
 def test_the_graph_is_whole_and_the_step_is_eagers(eager_backend, name):
     """The second block's layer is dense in all."""
@@ -114,22 +112,18 @@ def test_the_graph_is_whole_and_the_step_is_eagers(eager_backend, name):
     assert not counters["graph_break"]
 
 
-@pytest.mark.long
 @pytest.mark.night
 # Inductor takes ten seconds a graph: each layer is compiled once here, a whole step in float32 or
 # the layer alone in float64.
 @INDUCTOR
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["peer", "moe_fine"])
 def test_inductors_step_is_eagers(name):
     """Fused sums, and exponentials of its own that are right to 1e-7."""
     _assert_equal(name, _whole, 1e-5)
 
 
-@pytest.mark.long
 @pytest.mark.night
 @INDUCTOR
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["moe", "pkm", "dense", "moe_loss", "peer_glu"])
 def test_inductors_layer_is_eagers_to_rounding_in_float64(name):
     """A layer alone: attention's rotary angles are float32 in a float64 model too."""
@@ -147,10 +141,8 @@ def test_inductors_layer_is_eagers_to_rounding_in_float64(name):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * float(b.abs().max()))
 
 
-@pytest.mark.long
 @pytest.mark.night
 @INDUCTOR
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["peer_all", "moe_all"])
 def test_under_autocast_inductors_step_is_eagers_to_bfloat16(name):
     """Inductor keeps in float32 between two products what eager rounds to 8 bits, 2**-9 of itself;
@@ -160,7 +152,6 @@ def test_under_autocast_inductors_step_is_eagers_to_bfloat16(name):
     _assert_equal(name, _whole, 2**-4, autocast=True)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["dense", "engram"])
 def test_documents_are_masked_in_the_graph(eager_backend, name):
     eager, model = (_model(name, document_end=3) for _ in range(2))
@@ -169,7 +160,6 @@ def test_documents_are_masked_in_the_graph(eager_backend, name):
     assert not counters["graph_break"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", ["rows", pytest.param("fused", marks=pytest.mark.long)])
 def test_tables_that_step_by_rows_are_read_between_graphs(eager_backend, compose_raw, way):
     """Their gradients are nothing that a graph returns; the rest of the trunk is compiled."""
@@ -207,9 +197,7 @@ PEER = ("model=peer", *SMALL)
 COMPILED = (*PEER, "trainer.compile=true")
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_a_compiled_run_is_the_run_and_goes_on_from_an_eager_ones_checkpoint(make, eager_backend):
     eager = make(*PEER, folder="eager")
     expected = execute(eager)
@@ -243,9 +231,7 @@ def test_a_compiled_run_is_the_run_and_goes_on_from_an_eager_ones_checkpoint(mak
             assert (resumed.val_loss, resumed.train_loss) == (found.val_loss, found.train_loss)
 
 
-@pytest.mark.long
 @INDUCTOR
-@pytest.mark.slow
 def test_a_run_compiled_by_inductor_is_the_run_and_goes_on_to_the_bit(make):
     expected = execute(make(*PEER, folder="eager"))
     whole = make(*COMPILED, folder="whole")
@@ -260,9 +246,7 @@ def test_a_run_compiled_by_inductor_is_the_run_and_goes_on_to_the_bit(make):
     assert (resumed.val_loss, resumed.train_loss) == (found.val_loss, found.train_loss)
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_models_of_one_process_are_each_compiled_once(eager_backend):
     """torch keeps a limited number of graphs for a function's code; runs of one worker pass it."""
     with torch._dynamo.config.patch(recompile_limit=2):
@@ -274,7 +258,6 @@ def test_models_of_one_process_are_each_compiled_once(eager_backend):
     assert counters["stats"]["unique_graphs"] == 4
 
 
-@pytest.mark.long
 def test_seconds_of_compiling_are_counted_and_end_with_the_block(eager_backend):
     clock, model = CompileClock(), _model("none")
     forward = compile_trunk(model)
@@ -301,7 +284,6 @@ def lacking(monkeypatch):
     compiled.why_not.cache_clear()
 
 
-@pytest.mark.slow
 def test_true_without_a_compiler_is_refused_and_auto_warns_and_runs(make, lacking, monkeypatch):
     message = r"trainer.compile=true, and torch.compile does not work .*: No working C\+\+ .*CXX"
     with pytest.raises(ValueError, match=message):
@@ -324,7 +306,6 @@ def test_auto_compiles_where_it_is_said_to_pay(monkeypatch):
     assert resolve_compile(True, "cpu")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("value", ["yes", "1", "null"])
 def test_another_choice_is_refused(make, value):
     with pytest.raises(ValueError, match=r"trainer.compile=.* is not one of auto, true, false"):

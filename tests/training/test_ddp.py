@@ -93,8 +93,6 @@ def _train_all(raws):
     _run_ranks(2, "tests.training.ranks", str(configs))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_same_loss_curves(alone, compose_raw, overrides):
     """In one test, so that one process of the suite trains them all."""
     # the first by the command that a user types, the others by one start of their ranks
@@ -113,8 +111,6 @@ def test_the_same_loss_curves(alone, compose_raw, overrides):
 
 
 @pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["peer", "dense", "moe_fine"])
 def test_compiled_ranks_train_what_they_train_without(alone, compose_raw, overrides, name):
     _train_all([compose_raw(*overrides(name, 2, "compiled"), "trainer.compile=true")])
@@ -125,9 +121,7 @@ def test_compiled_ranks_train_what_they_train_without(alone, compose_raw, overri
     assert compiled == pytest.approx(eager, rel=1e-4)
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_ranks_go_on_with_more_experts_as_one_process_does(alone, compose_raw, overrides):
     grown = (
         "init=run", f"init.path={alone('peer')}", "init.how=bias", "init.train=all",
@@ -150,9 +144,7 @@ def test_ranks_go_on_with_more_experts_as_one_process_does(alone, compose_raw, o
     assert together == pytest.approx(losses, rel=1e-4)
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_a_branch_of_two_ranks_is_their_run_from_scratch(compose_raw, overrides):
     wsd = (*overrides("peer", 2, "branches"), "optim.schedule=wsd", "optim.warmup_tokens=640")
     scratch, raw = compose_raw(*wsd), compose_raw(*wsd, "optim.branch_from=trunk")
@@ -165,7 +157,6 @@ def test_a_branch_of_two_ranks_is_their_run_from_scratch(compose_raw, overrides)
     assert record.val_loss == expected.val_loss
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", ["rows", "fused"])
 def test_gradients_that_ddp_can_not_carry_are_refused(compose_raw, way):
     raw = compose_raw(

@@ -62,8 +62,6 @@ def test_an_error_in_backward_leaves_the_mode_as_it_was():
     assert torch.get_deterministic_debug_mode() == WARNED
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_run_s_backward_passes_are_strict(compose_raw, tmp_path, monkeypatch):
     """As on a GPU: the mode is set by hand, for a CPU's runs have no need of it."""
     monkeypatch.setattr(
@@ -78,7 +76,6 @@ def test_a_run_s_backward_passes_are_strict(compose_raw, tmp_path, monkeypatch):
     assert _modes() == {("forward", WARNED), ("backward", REFUSED)}
 
 
-@pytest.mark.slow
 def test_a_bare_loop_s_are_too():
     set_deterministic(True)
     sizes = Sizes(d_model=32, d_head=16, n_layers=1, vocab_size=64, seq_len=8, sequences=2)

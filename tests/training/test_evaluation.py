@@ -82,7 +82,6 @@ def test_is_the_mean_over_tokens_by_hand(held_out):
     assert (result.n_tokens, result.n_bytes) == (320, n_bytes)
 
 
-@pytest.mark.slow
 def test_batching_does_not_matter_except_to_expert_choice(held_out):
     for ffn, depends in ((DenseConfig(), False), (PEER, False), (MoEConfig(n_experts=4), True)):
         model = model_of(ffn)
@@ -124,7 +123,6 @@ def test_a_perplexity_beyond_floats_is_infinite():
     assert result.perplexity == math.inf
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("ffn", "mark"), [(PEER, ""), (MoEConfig(n_experts=4), " *")])
 def test_the_table_marks_what_is_no_strict_perplexity(tmp_path, ffn, mark):
     tokens = packed(tmp_path / "t", np.random.default_rng(0).integers(0, VOCAB, 500))

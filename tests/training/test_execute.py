@@ -63,8 +63,6 @@ def losses(point):
     return [(row["step"], row["loss"]) for row in rows(point)]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("model", ["dense", "none", "moe", "moe_fine", "pkm", "peer"])
 def test_every_model_learns_and_is_recorded(once, model):
     point, record = once(f"model={model}")
@@ -99,8 +97,6 @@ def test_every_model_learns_and_is_recorded(once, model):
     }
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_record_and_the_environment_say_how_many_threads_it_had(make):
     torch.set_num_threads(2)
     point = make("budget=1e9", "trainer.n_threads=1")
@@ -118,8 +114,6 @@ def test_history_has_every_tenth_step_and_the_last(once):
     assert float(last["lr"]) < float(rows(point)[2]["lr"])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("model", ["dense", "moe", "pkm"])
 def test_same_seed_same_loss_to_the_bit(make, once, model):
     """An interrupted run of moe_fine or peer is the same: see below."""
@@ -129,8 +123,6 @@ def test_same_seed_same_loss_to_the_bit(make, once, model):
     assert a.run_id == b.run_id
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_another_seed_is_another_run(make, once):
     _, a = once("model=dense")
     other = execute(make("model=dense", "seed=1"))
@@ -138,7 +130,6 @@ def test_another_seed_is_another_run(make, once):
     assert other.run_id != a.run_id
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("model", ["moe", "moe_fine", "peer"])
 def test_mixed_precision_trains_as_well(make, once, model):
     _, single = once(f"model={model}")
@@ -150,7 +141,6 @@ def test_mixed_precision_trains_as_well(make, once, model):
     assert mixed.val_loss != single.val_loss
 
 
-@pytest.mark.slow
 def test_gradients_are_clipped_to_the_norm(make):
     point = make("optim.grad_clip=0.5")
     module = LanguageModel(point.transformer.build(), point.plan, point.config.optim)
@@ -162,7 +152,6 @@ def test_gradients_are_clipped_to_the_norm(make):
     assert norm == pytest.approx(0.5, rel=1e-4)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("model", ["moe_fine", "peer"])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit(make, once, model):
     whole, expected = once(f"model={model}")
@@ -177,7 +166,6 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit(make, once, 
     assert losses(broken) == losses(whole)
 
 
-@pytest.mark.slow
 def test_a_failure_is_recorded_with_its_traceback(make, monkeypatch):
     def broken(self):
         raise OSError("no space left on device")
@@ -190,7 +178,6 @@ def test_a_failure_is_recorded_with_its_traceback(make, monkeypatch):
     assert json.loads((point.run_dir / "record.json").read_text())["status"] == "failed"
 
 
-@pytest.mark.slow
 def test_a_diverging_run_stops_and_says_so(make):
     record = execute(make("ladder.lr=1e3", "optim.grad_clip=1e9", "budget=2e10"))
     assert record.status == "diverged"
@@ -198,7 +185,6 @@ def test_a_diverging_run_stops_and_says_so(make):
     assert record.val_loss is None
 
 
-@pytest.mark.slow
 def test_a_text_shorter_than_a_window_is_refused(make):
     point = make()
     raw = dict(point.raw)
@@ -251,8 +237,6 @@ def make_local(compose_raw, tmp_path, folder):
     return point
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_run_on_local_files_is_named_by_their_content(make_local, folder):
     record = execute(make_local("budget=1e9"))
     assert record.status == "done", record.error
@@ -264,7 +248,6 @@ def test_a_run_on_local_files_is_named_by_their_content(make_local, folder):
     assert make_local("budget=1e9", f"data.path={moved}").run_id != record.run_id
 
 
-@pytest.mark.long
 def test_an_interrupted_stream_ends_as_an_uninterrupted_one_to_the_bit(make_local):
     stream = ("budget=1e9", "data.streaming=true", "data.stream_shuffle=12")
     expected = execute(make_local(*stream, results="whole"))
@@ -279,14 +262,11 @@ def test_an_interrupted_stream_ends_as_an_uninterrupted_one_to_the_bit(make_loca
     assert losses(broken) == losses(make_local(*stream, results="whole"))
 
 
-@pytest.mark.slow
 def test_streaming_needs_files(make):
     with pytest.raises(ValueError, match=r"data.streaming=true needs a corpus in files, and Nurs"):
         make("data.streaming=true")
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_masked_documents_change_the_run(make, once):
     masked = execute(make("data.mask_documents=true"))
     _, plain = once("model=dense")
@@ -295,8 +275,6 @@ def test_masked_documents_change_the_run(make, once):
     assert masked.val_loss != plain.val_loss
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_named_sets_are_scored_at_the_end(make):
     record = execute(make("budget=1e9", "eval=[validation]", "evaluation.stride=16"))
     (name,) = record.evaluations
@@ -310,7 +288,6 @@ def test_named_sets_are_scored_at_the_end(make):
     assert record.train_digest
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("model", "size"), [("dense", 1), ("pkm", 2), ("moe_fine", 2)])
 def test_micro_batches_add_up_to_the_step(make, once, model, size):
     """Without layers that mix tokens: the same run but for the order of float32 sums."""
@@ -329,7 +306,6 @@ def test_micro_batches_add_up_to_the_step(make, once, model, size):
     assert first[0] == pytest.approx(first[1], abs=2e-4)
 
 
-@pytest.mark.long
 def test_an_interrupted_run_of_micro_batches_ends_as_an_uninterrupted_one(make):
     micro = ("budget=1e9", "trainer.micro_batch_size=2")
     expected = execute(make(*micro, folder="whole"))
@@ -340,13 +316,11 @@ def test_an_interrupted_run_of_micro_batches_ends_as_an_uninterrupted_one(make):
     assert execute(make(*micro, folder="broken")).val_loss == expected.val_loss
 
 
-@pytest.mark.slow
 def test_micro_batches_must_divide_the_batch(make):
     with pytest.raises(ValueError, match=r"micro_batch_size=3 must divide the 4 sequences"):
         make("trainer.micro_batch_size=3")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "validation", "scored"])
 def test_damaged_tokens_are_found_before_the_first_step(make, tmp_path, split):
     point = make("eval=[validation]", "data.n_eval_tokens=160")
@@ -365,7 +339,6 @@ def test_damaged_tokens_are_found_before_the_first_step(make, tmp_path, split):
     assert not (point.run_dir / "history.csv").exists()
 
 
-@pytest.mark.slow
 def test_bytes_per_token_are_those_of_the_text_that_was_scored(make):
     """Of every target's text, decoded, in UTF-8; the end of a document stands for no byte."""
     point = make("budget=1e9", "eval=[validation]", "data.n_eval_tokens=160")

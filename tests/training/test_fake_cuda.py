@@ -142,13 +142,11 @@ def quick_steps(steps):
     return steps(QUICK)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", QUICK)
 def test_a_step_stays_on_the_card_and_within_its_plan(quick_steps, case):
     _check(quick_steps[case], QUICK[case])
 
 
-@pytest.mark.slow
 def test_recomputing_takes_less_memory(quick_steps):
     """Of a block of attention and a dense layer the two inputs are kept, 2 of some 25 d_model."""
     whole, less = (quick_steps[f"dense {how}"]["peak"] for how in ("all", "recomputed"))
@@ -156,9 +154,7 @@ def test_recomputing_takes_less_memory(quick_steps):
     assert quick_steps["peer recomputed"]["peak"] < quick_steps["peer all"]["peak"]
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_combinations_do(steps):
     """In one test, so that one process of the suite takes the steps of all of them."""
     found = steps(WIDE)
@@ -167,9 +163,7 @@ def test_combinations_do(steps):
         _check(found[case], choices)
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_a_compiled_step_is_one_graph_on_the_card(steps):
     """Where tables have dense gradients: the others step between graphs, by eager code."""
     for layer, step in steps(COMPILED, compiled=True).items():

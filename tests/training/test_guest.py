@@ -62,7 +62,6 @@ def test_numbers_of_numpy_are_numbers_and_what_json_lacks_is_text(guest, tmp_pat
     assert heard(tmp_path) == [{"loss": 0.5, "n": 3, "path": "a"}]
 
 
-@pytest.mark.slow
 def test_telling_one_that_is_stopped_waits_for_nothing_and_loses_nothing(guest, tmp_path):
     child = guest(ANSWERS)
     child.tell({"i": 0})
@@ -89,8 +88,6 @@ def test_what_went_wrong_is_the_first_answer_with_words(guest):
     assert child.error == "no room"
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "code"), [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", -9)]
 )
@@ -164,7 +161,6 @@ def test_its_temporary_files_go_with_it(guest, end):
     assert not left.parent.exists()
 
 
-@pytest.mark.slow
 def test_close_kills_what_does_not_end(guest):
     child = guest("import time; time.sleep(600)")
     start = time.monotonic()

@@ -73,7 +73,6 @@ def exact(point):
         return [[row[name] for name in EXACT] for row in csv.DictReader(file)]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("nth", [1, 2, 5, 9])
 def test_a_kill_while_a_resumed_run_opens_the_file_loses_no_row(broken, whole, monkeypatch, nth):
     n_opened = 0
@@ -115,7 +114,6 @@ def damage(path, name):
         path.write_bytes(damaged.encode(errors="surrogateescape"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_file_is_repaired_at_a_resume(broken, whole, name):
     damage(broken.run_dir / "history.csv", name)
@@ -123,7 +121,6 @@ def test_a_damaged_file_is_repaired_at_a_resume(broken, whole, name):
     assert exact(broken) == whole[1]
 
 
-@pytest.mark.long
 def test_a_finished_run_whose_record_is_lost_has_its_file_repaired(broken, whole):
     """It trains no more, and so reaches no hook of training."""
     execute(broken)
@@ -134,7 +131,6 @@ def test_a_finished_run_whose_record_is_lost_has_its_file_repaired(broken, whole
     assert (broken.run_dir / "history.csv").read_bytes() == expected
 
 
-@pytest.mark.long
 def test_a_row_that_does_not_fit_on_the_disk_fails_the_run_and_is_mended(
     broken, whole, monkeypatch
 ):
@@ -168,14 +164,12 @@ def forget_rows(path):
     torch.save(checkpoint, path)
 
 
-@pytest.mark.slow
 def test_a_checkpoint_without_rows_takes_those_of_the_file(broken, whole):
     forget_rows(broken.run_dir / LAST)
     execute(broken)
     assert exact(broken) == whole[1]
 
 
-@pytest.mark.slow
 def test_a_checkpoint_without_rows_and_a_damaged_file_are_warned_of(broken, whole):
     forget_rows(broken.run_dir / LAST)
     damage(broken.run_dir / "history.csv", "a row cut in its first column")
@@ -184,7 +178,6 @@ def test_a_checkpoint_without_rows_and_a_damaged_file_are_warned_of(broken, whol
     assert exact(broken) == [row for row in whole[1] if row[0] != "12"]
 
 
-@pytest.mark.long
 def test_100_000_rows_are_4_megabytes_and_come_back(tmp_path):
     history = History(tmp_path / "history.csv", 1, lambda row: None)
     history._kept = [(float(i), i / 3, 0.1, 1e3, i / 7) for i in range(100_000)]
@@ -195,7 +188,6 @@ def test_100_000_rows_are_4_megabytes_and_come_back(tmp_path):
     assert again._kept == history._kept
 
 
-@pytest.mark.long
 def test_a_diverged_run_that_lost_its_record_stops_where_it_had(make):
     point = make("ladder.lr=1e3", "optim.grad_clip=1e9", "budget=2e10")
     first = execute(point)
@@ -205,7 +197,6 @@ def test_a_diverged_run_that_lost_its_record_stops_where_it_had(make):
     assert (again.status, again.n_tokens) == ("diverged", first.n_tokens)
 
 
-@pytest.mark.long
 def test_a_layer_that_draws_is_resumed_to_the_bit(make, monkeypatch):
     """The global generator is where an uninterrupted run's would be."""
     plain = Dense.forward
@@ -234,7 +225,6 @@ def lose_power(run_dir, n_rows):
         path.write_bytes(b"".join(lines[: 1 + n_rows]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("n_rows", [None, 0, 3])
 def test_a_finished_run_that_lost_rows_has_them_again_by_the_same_command(broken, capsys, n_rows):
     execute(broken)
@@ -259,7 +249,6 @@ def test_rows_that_no_checkpoint_has_are_not_asked_for(tmp_path):
     assert not lacks_rows(tmp_path, Outcome(status="done", n_steps=5, error=None, last_row=5))
 
 
-@pytest.mark.slow
 def test_every_row_is_on_the_disk_before_the_record_has_its_name(make, monkeypatch, tmp_path):
     point = make(f"paths.results={tmp_path}")
     synced, plain = {}, (os.fsync, Path.replace)

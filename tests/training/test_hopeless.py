@@ -107,7 +107,6 @@ def sweep(compose_raw, tmp_path_factory):
     return point, bad, execute(bad)
 
 
-@pytest.mark.slow
 def test_a_hopeless_run_ends_early_in_a_state_of_its_own(sweep):
     make, bad, found = sweep
     assert bad.run_id == make(1e-7).run_id
@@ -124,7 +123,6 @@ def test_a_hopeless_run_ends_early_in_a_state_of_its_own(sweep):
     assert state.detail == found.error
 
 
-@pytest.mark.slow
 def test_it_is_not_repeated_but_by_retry_all(sweep):
     make, bad, found = sweep
     assert execute(bad) == found
@@ -134,7 +132,6 @@ def test_it_is_not_repeated_but_by_retry_all(sweep):
     assert value_of(found) == math.inf
 
 
-@pytest.mark.slow
 def test_analyses_leave_it_out_by_name(sweep):
     _, bad, _ = sweep
     table = load_table(bad.run_dir.parent)
@@ -144,7 +141,6 @@ def test_analyses_leave_it_out_by_name(sweep):
     assert note in table.attrs["notes"]
 
 
-@pytest.mark.long
 def test_with_retry_all_its_files_are_set_aside(sweep):
     make, bad, _ = sweep
     set_aside_diverged([make(1e-7, "retry=all")])

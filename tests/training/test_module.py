@@ -25,7 +25,6 @@ def model():
     ).build()
 
 
-@pytest.mark.slow
 def test_tables_and_keys_have_their_own_rates_and_do_not_decay(model, compose_raw):
     optim = make_point(compose_raw("optim.table_lr=2", "optim.key_lr=0.2")).config.optim
     groups = {g["name"]: g for g in parameter_groups(model, 0.01, optim)}
@@ -49,7 +48,6 @@ def test_tables_and_keys_have_their_own_rates_and_do_not_decay(model, compose_ra
     assert len(grouped) == len(set(grouped)) == len(list(model.parameters()))
 
 
-@pytest.mark.slow
 def test_the_loss_holds_what_layers_add(compose_raw):
     raw = compose_raw(
         "model=moe",

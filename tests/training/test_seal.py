@@ -52,7 +52,6 @@ def test_a_checkpoint_without_a_hash_is_believed(unsealed):
     assert to_resume_from(unsealed.parent) == unsealed
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sealed", "unsealed"])
 def test_every_flipped_bit_is_seen_or_changes_nothing(request, kind):
     path = request.getfixturevalue(kind)

@@ -71,7 +71,6 @@ def losses(record):
     return [{name: s["loss"] for name, s in row["scores"].items()} for row in record.stages]
 
 
-@pytest.mark.long
 def test_each_stage_is_learnt_and_the_whole_matrix_is_in_the_record(child, parents):
     point = child()
     assert point.plan.stage_steps == (point.plan.n_steps // 2,) * 2
@@ -89,7 +88,6 @@ def test_each_stage_is_learnt_and_the_whole_matrix_is_in_the_record(child, paren
     assert matrix[2]["base"] > matrix[0]["base"] + 0.1
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "more",
     [
@@ -113,7 +111,6 @@ def test_a_run_taken_up_again_within_a_stage_is_the_run_that_was_not_stopped(mor
     assert all(torch.equal(ends[0][n], ends[1][n]) for n in ends[0])
 
 
-@pytest.mark.long
 def test_joint_training_forgets_nothing_and_orders_are_other_runs(child):
     joint = child(corpus=stream(ORDER, joint=True))
     matrix = losses(execute(joint))
@@ -128,7 +125,6 @@ def test_joint_training_forgets_nothing_and_orders_are_other_runs(child):
     assert child(corpus=fewer).run_id == child().run_id
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_ways_to_keep_what_was_known_keep_more_of_it(child):
     base = losses(execute(child()))
@@ -138,7 +134,6 @@ def test_ways_to_keep_what_was_known_keep_more_of_it(child):
         assert matrix[-1]["base"] - matrix[0]["base"] < 0.8 * forgotten, way
 
 
-@pytest.mark.long
 def test_tables_alone_change_nothing_that_decides_what_is_retrieved(child, parents):
     point = child("init.train=tables", "optim.table_gradient=rows")
     execute(point)
@@ -150,7 +145,6 @@ def test_tables_alone_change_nothing_that_decides_what_is_retrieved(child, paren
     assert (keys.passes, keys.n_trained) == (1, 0)
 
 
-@pytest.mark.long
 def test_a_step_changes_no_more_rows_than_it_may(child, parents):
     """One stage of one step: at most top_rows rows of a table differ."""
     ways = (
@@ -167,7 +161,6 @@ def test_a_step_changes_no_more_rows_than_it_may(child, parents):
     assert 0 < n_changed <= 5 * point.plan.n_steps
 
 
-@pytest.mark.long
 def test_rows_that_no_stage_reads_do_not_move_the_function(child, parents):
     """A frozen model forgets nothing at all: where no row is chosen the function is the same."""
     point = child("init.train=tables", "optim.table_gradient=rows", "optim.lr=1e-30")
@@ -175,7 +168,6 @@ def test_rows_that_no_stage_reads_do_not_move_the_function(child, parents):
     assert matrix[0] == matrix[1] == matrix[2]
 
 
-@pytest.mark.slow
 def test_distillation_counts_the_forward_pass_that_it_costs(child):
     plain, distilled = child().plan, child("continual=keep", "continual.distil=1.0").plan
     forward = plain.cost.forward_flops

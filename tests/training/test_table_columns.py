@@ -133,8 +133,6 @@ def _check_scores(found, alone, n):
 
 
 @pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
 def test_steps_of_two_groups_in_all_ways(tmp_path):
     names = [name for name in GROUPED if name not in SHORT]
     found = _by_ranks(tmp_path, ways={4: names})
@@ -143,8 +141,6 @@ def test_steps_of_two_groups_in_all_ways(tmp_path):
 
 
 @pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
 def test_steps_of_all_ways_are_those_of_one_process_in_float64(tmp_path):
     names = [name for name in WAYS if name not in SHORT and "bf16" not in name]
     found = _by_ranks(tmp_path, ways={RANKS: names})
@@ -153,8 +149,6 @@ def test_steps_of_all_ways_are_those_of_one_process_in_float64(tmp_path):
 
 
 @pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
 def test_tables_and_moments_in_bfloat16_are_those_of_one_process(tmp_path):
     """Sums of float32 in another order turn a rounding to bfloat16 where its noise decides by as
     little: with a chance of 2**-24 / 2**-8 = 2e-5 for each of the 3 numbers of a weight and step.
@@ -240,8 +234,6 @@ def _check_names(names, compose_raw, overrides, n=RANKS, ways=()):
     return steps
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_two_ranks_train_what_one_process_trains(compose_raw, overrides):
     """Steps in float64, of two groups too, which repeat to the bit, and a run; by one start of a
     program.
@@ -258,22 +250,16 @@ def test_two_ranks_train_what_one_process_trains(compose_raw, overrides):
 
 
 @pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
 def test_runs_of_all_ways_are_those_of_one_process(compose_raw, overrides):
     _check_names(NIGHT, compose_raw, overrides)
 
 
 @pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
 def test_runs_of_two_groups_are_those_of_one_process(compose_raw, overrides):
     _check_names(["rows", "glu", "pkm"], compose_raw, overrides, 4)
 
 
 @pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("n", [RANKS, 2 * RANKS], ids=["one group", "two groups"])
 def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before(compose_raw, overrides, n):
     """Its file is half written, and rank 0's is whole; the others end by themselves."""
@@ -291,8 +277,6 @@ def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before(compose_raw, overr
 
 
 @pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
 def test_any_number_of_ranks_goes_on_from_any_other(compose_raw, overrides):
     """All pairs of 1, 2 and 4, in one run: it stops at each of these steps."""
     wide = ("ladder.d_per_layer=32",)  # 64 columns: 16 each of four
@@ -311,8 +295,6 @@ def test_any_number_of_ranks_goes_on_from_any_other(compose_raw, overrides):
 
 
 @pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_stream_goes_on_by_as_many_ranks(compose_raw, overrides, tmp_path):
     """Each where it was: as if it had not been stopped. By another number it is refused."""
     (tmp_path / "texts").mkdir()
@@ -340,8 +322,6 @@ def test_a_stream_goes_on_by_as_many_ranks(compose_raw, overrides, tmp_path):
 
 
 @pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_branch_of_a_trunk_in_columns_is_the_run_from_scratch(compose_raw, overrides):
     """The trunk is of two ranks; a branch of one, and one of two."""
     wsd = ("optim.schedule=wsd", "optim.warmup_tokens=640")
@@ -362,8 +342,6 @@ def test_a_branch_of_a_trunk_in_columns_is_the_run_from_scratch(compose_raw, ove
 
 
 @pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
 def test_starts_that_take_whole_tables(compose_raw, overrides):
     """Weights to start from, with more experts than they have, or as they are under adapters; and
     rates that follow from whole shapes. Each is stopped once.

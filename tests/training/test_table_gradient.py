@@ -45,8 +45,6 @@ def dense(compose_raw, tmp_path_factory):
     return trained
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "way"),
     [
@@ -70,20 +68,17 @@ def test_learns_and_goes_on_to_the_bit(make, dense, model, way):
     assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
 
 
-@pytest.mark.long
 def test_a_model_without_tables_is_the_same_run_whatever_its_tables_do(make):
     rows = execute(make("model=dense", *WAYS["rows"], folder="rows"))
     assert rows.val_loss == execute(make("model=dense", folder="plain")).val_loss
 
 
-@pytest.mark.slow
 def test_the_kernel_is_no_part_of_a_runs_identity_and_the_way_of_its_tables_is(make):
     plain = make("model=peer", *SMALL)
     assert make("model=peer", *SMALL, "kernel=reference").run_id == plain.run_id
     assert make("model=peer", *SMALL, *WAYS["rows"]).run_id != plain.run_id
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kernel", ["reference", "torch", "cpp"])
 def test_every_kernel_trains_the_same_run(make, dense, kernel):
     """Float32 sums in another order; the first ten steps agree, and then the paths part slowly."""
@@ -93,8 +88,6 @@ def test_every_kernel_trains_the_same_run(make, dense, kernel):
     assert other.val_loss == pytest.approx(auto.val_loss, abs=0.02)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_micro_batches_of_rows_are_the_step_of_the_whole(make):
     rows = ("model=peer", "model.query_norm=layer", *SMALL, *WAYS["rows"])
     whole = execute(make(*rows, folder="whole"))
@@ -103,7 +96,6 @@ def test_micro_batches_of_rows_are_the_step_of_the_whole(make):
     assert micro.val_loss == pytest.approx(whole.val_loss, abs=0.02)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -122,14 +114,12 @@ def test_what_can_not_be_is_refused_beforehand(make, overrides, message):
         make("model=peer", *SMALL, *overrides)
 
 
-@pytest.mark.slow
 def test_triton_on_a_cpu_is_refused(make, monkeypatch):
     monkeypatch.setattr("experiments.kernels.triton_kernel.why_not", lambda device: "no GPU here")
     with pytest.raises(ValueError, match=r"kernel=triton: no GPU here; use auto or torch"):
         make("model=peer", *SMALL, "kernel=triton")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["dense", "rows", "fused"])
 def test_layers_and_optimizer_have_one_execution(make, how):
     point = make("model=peer", *SMALL, "kernel=torch", *WAYS.get(how, ()))

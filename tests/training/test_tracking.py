@@ -38,7 +38,6 @@ def nobody(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-@pytest.mark.long
 def test_the_offline_file_holds_config_rows_and_summary(tmp_path):
     from tests.wandb_file import read_wandb
 
@@ -83,8 +82,6 @@ def test_the_users_own_mode_is_kept(nobody, monkeypatch):
     assert resolve_mode("offline") == "offline"
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_failing_wandb_warns_once_and_is_left_alone(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -130,7 +127,6 @@ def small_disk(tmp_path):
             pytest.fail(f"{folder} is in use")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("when", ["before", "in mid-run"])
 def test_a_full_folder_loses_no_record(compose_raw, tmp_path, small_disk, when):
     point = make_point(
@@ -166,7 +162,6 @@ def test_a_full_folder_loses_no_record(compose_raw, tmp_path, small_disk, when):
     assert len(lines) == record.n_steps + 1
 
 
-@pytest.mark.long
 def test_a_disk_that_filled_unnoticed_is_told_at_the_end(tmp_path, monkeypatch):
     """W&B's process drops what it can't write and says nothing."""
     monkeypatch.setattr("experiments.training.tracking._FULL", 2**60)
@@ -218,8 +213,6 @@ def rows(folder, name="first"):
     return read_wandb(path)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("whose", ["ours", pytest.param("W&B's", marks=pytest.mark.night)])
 @pytest.mark.parametrize("signal", [pytest.param("SIGKILL", marks=pytest.mark.night), "SIGSTOP"])
 def test_a_dead_or_hanging_wandb_is_one_warning(tmp_path, signal, whose):
@@ -260,7 +253,6 @@ def test_a_dead_or_hanging_wandb_is_one_warning(tmp_path, signal, whose):
     assert rows(tmp_path, "second").summary["val_loss"] == 2.0
 
 
-@pytest.mark.long
 def test_signals_that_end_the_training_do_not_end_its_logging(tmp_path):
     """A terminal sends INT and HUP to its whole group, Slurm TERM and USR1 to a job's processes."""
     rest = """
@@ -281,7 +273,6 @@ def test_signals_that_end_the_training_do_not_end_its_logging(tmp_path):
     assert found.summary["val_loss"] == 3.0
 
 
-@pytest.mark.long
 def test_a_killed_training_leaves_its_rows_and_no_process(tmp_path):
     rest = """
         for i in range(2, 300):
@@ -321,7 +312,6 @@ def fake_wandb(tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.slow
 def test_a_start_that_hangs_is_given_up(tmp_path, monkeypatch, fake_wandb):
     monkeypatch.setattr("experiments.training.tracking._PATIENCE", 0.2)
     fake_wandb("import time; time.sleep(600)")
@@ -340,7 +330,6 @@ def test_an_exit_asked_for_by_wandb_is_no_exit(tmp_path, fake_wandb):
         run.finish({})
 
 
-@pytest.mark.long
 def test_wandb_notes_down_the_training_and_not_the_process_that_logs_it(tmp_path):
     run = start(tmp_path)
     run.finish({})
@@ -350,7 +339,6 @@ def test_wandb_notes_down_the_training_and_not_the_process_that_logs_it(tmp_path
     assert found.program
 
 
-@pytest.mark.slow
 def test_tags_say_what_varies(compose_raw):
     tags = tags_of(compose_raw("model=peer", "ladder=paper", "data=c4", "size=8", "budget=6e18"))
     assert tags == ["ladder=paper", "data=c4", "size=8", "n_experts=1048576", "budget=6e+18"]
@@ -383,7 +371,6 @@ def sync(tmp_path, nobody):
     return call
 
 
-@pytest.mark.slow
 def test_sync_uploads_every_offline_run(sync, tmp_path):
     names = {f"results/{s}/{r}/wandb/offline-run-1-{r}" for s, r in ("ab", "ac", "de")}
     for name in names:
@@ -394,7 +381,6 @@ def test_sync_uploads_every_offline_run(sync, tmp_path):
     assert set(sync("SWEEP=d").stdout.split()) == {"sync", "results/d/e/wandb/offline-run-1-e"}
 
 
-@pytest.mark.slow
 def test_sync_without_a_key_or_runs_says_so_in_a_line(sync):
     done = sync(key="")
     assert done.returncode != 0

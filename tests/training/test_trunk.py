@@ -29,7 +29,6 @@ def trained(compose_raw, tmp_path):
     return run
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "settings",
     [
@@ -53,7 +52,6 @@ def test_a_fused_run_has_the_loss_of_an_eager_one(trained, settings):
     assert "eager" not in fused.environment["trunk"]
 
 
-@pytest.mark.long
 def test_a_run_of_torch_s_kernel_differs_by_its_trunk_s_rounding_alone(trained):
     """One id, trained with a fused trunk, and as before there was one (docs/running.md)."""
     peer = ("model=peer", "n_experts=16", "model.n_heads=2", "model.top_k=16", "model.d_key=16")
@@ -64,7 +62,6 @@ def test_a_run_of_torch_s_kernel_differs_by_its_trunk_s_rounding_alone(trained):
     assert auto.val_loss == pytest.approx(eager.val_loss, rel=2e-5)
 
 
-@pytest.mark.long
 def test_bfloat16_operands_give_nearly_that_loss(trained):
     exact, rounded = (trained(f"trainer.precision={p}") for p in ("32-true", "bf16-mixed"))
     assert rounded.val_loss != exact.val_loss
@@ -72,14 +69,12 @@ def test_bfloat16_operands_give_nearly_that_loss(trained):
     assert rounded.precision == "bf16-mixed"
 
 
-@pytest.mark.long
 def test_it_repeats_to_the_bit_for_any_number_of_threads(trained):
     """Its training: scores are of the model as it is written, whose sums depend on threads."""
     losses = {trained(f"trainer.n_threads={n}").train_loss for n in (1, 2, 2)}
     assert len(losses) == 1
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("model", ["moe", "moe_fine"])
 def test_a_mixture_s_run_is_fused_and_repeats_for_any_number_of_threads(trained, model):
     """Its loss is not an eager run's: a choice between experts that are nearly equal may differ."""
@@ -89,7 +84,6 @@ def test_a_mixture_s_run_is_fused_and_repeats_for_any_number_of_threads(trained,
     assert "eager" not in runs[0].environment["trunk"]
 
 
-@pytest.mark.long
 def test_it_resumes_to_the_bit(trained, compose_raw, tmp_path):
     whole = trained()
     often = ("trainer.checkpoint_minutes=0", "logger.log_every_n_steps=1")

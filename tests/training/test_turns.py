@@ -33,7 +33,6 @@ def trained(point):
     return [*loaded["state_dict"].values(), *(t for m in moments for t in m.values())], record
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "choices", [("model=moe_fine",), ("trainer.precision=bf16-mixed", "trainer.micro_batch_size=2")]
 )
@@ -54,7 +53,6 @@ def test_numbers_do_not_depend_on_turns(make, monkeypatch, choices):
     assert all(map(torch.equal, several, single))
 
 
-@pytest.mark.long
 def test_a_checkpoint_of_a_version_with_a_turn_for_each_batch_is_gone_on_from(make):
     choices = ("trainer.micro_batch_size=2",)
     whole, record = trained(make(*choices))

@@ -57,7 +57,6 @@ class Asked(TorchDispatchMode):
         self.functions.add("a library")
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Lightning's, as training has it
 @pytest.mark.parametrize(("name", "way"), CASES)
 def test_a_step_asks_for_no_number_but_those_named(compose_raw, tmp_path, monkeypatch, name, way):

@@ -6,8 +6,6 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 from experiments.system.claims import read_events
 from experiments.system.requeue import STALLED
 from experiments.training.watchdog import Watchdog
@@ -43,8 +41,6 @@ def child(code, *arguments):
     )  # fmt: skip
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_step_that_hangs_ends_the_run(tmp_path):
     process = child(
         HANGS, "size=1", "budget=1e9", "sweep=s",
@@ -63,8 +59,6 @@ def test_a_step_that_hangs_ends_the_run(tmp_path):
     assert not (run_dir / "record.json").exists()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_it_counts_from_the_last_step_and_only_while_watching():
     watchdog = Watchdog(0.2 / 60, lambda why: None)  # it would end this process
     with watchdog.watching():
@@ -88,8 +82,6 @@ with watchdog.watching():
 """
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_process_that_was_stopped_has_not_stalled():
     process = child(STOPPED)
     process.stdout.readline()

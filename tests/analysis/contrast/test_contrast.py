@@ -61,7 +61,6 @@ def study():
     return load_table(STUDY, where={"n_layers": ["3", "4", "5", "6", "7"], "model": list(OF)})
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("centres", ["free", "layer+budget"])
 def test_the_study_s_differences_are_those_of_a_fit_written_out(study, centres):
     found = contrast(study, layers=["peer"], classes=CLASSES, centres=centres)
@@ -74,8 +73,6 @@ def test_the_study_s_differences_are_those_of_a_fit_written_out(study, centres):
     agree(found, reference, ["peer-dense@3e12", "peer-none@3e13"])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_differences_of_a_made_table_are_those_of_a_fit_written_out():
     table = made(np.random.default_rng(3))
     classes = {"a": ["dense", "none"], "b": ["peer"]}
@@ -112,7 +109,6 @@ def test_a_mean_over_budgets_is_named_and_holm_is_for_the_primary_ones():
     assert "Holm's correction for 2 primary ones" in found.summary()
 
 
-@pytest.mark.long
 def test_a_chance_is_below_a_half_level_where_the_interval_ends_at_0():
     table = made(np.random.default_rng(2))
     one = contrast(table).differences[0]
@@ -121,7 +117,6 @@ def test_a_chance_is_below_a_half_level_where_the_interval_ends_at_0():
     assert end == pytest.approx(0, abs=1e-8)
 
 
-@pytest.mark.long
 def test_layers_of_unlike_noise_are_classes_of_their_own():
     rng = np.random.default_rng(4)
     alike = contrast(made(rng, seeds=6, layers=("dense", "none")))
@@ -194,7 +189,6 @@ def test_a_multiplier_s_interval_is_that_of_its_losses_where_noise_is_small():
     assert width == pytest.approx(np.sqrt(sum(squares)), rel=0.15)  # one curvature joins them
 
 
-@pytest.mark.long
 def test_layers_are_equal_within_a_margin_by_two_one_sided_tests():
     table = made(np.random.default_rng(10), sd=0.002)
     one = contrast(table, margin=0.06).differences[0]
@@ -269,7 +263,6 @@ def test_what_no_curve_allows_is_said():
         contrast(one, errors="seeds")
 
 
-@pytest.mark.long
 def test_the_command_prints_tables_and_writes_the_result(tmp_path, capsys):
     where = ["--where", "n_layers=3,4,5,6,7", "--where", f"model={','.join(OF)}"]
     typed = ["--classes", "sparse: peer moe_fine pkm; rest: dense none", "--layer", "peer"]
@@ -286,7 +279,6 @@ def test_the_command_prints_tables_and_writes_the_result(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == values
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_intervals_with_the_errors_of_rates_hold_the_truth_more_often_than_without():
     """8 tables of 12 differences each: the share's standard error is about .03."""

@@ -108,7 +108,6 @@ def test_degrees_of_freedom_are_documents_less_1_where_all_are_as_long():
     assert found.dof == pytest.approx(7)
 
 
-@pytest.mark.long
 def test_an_interval_is_the_noise_s_and_the_documents_in_quadrature():
     table = runs()
     alone = contrast(table, "d_model")

@@ -98,7 +98,6 @@ def test_an_option_that_is_not_registered_is_refused_by_name(here, monkeypatch, 
     assert as_typed(str(refused.value)).startswith(f"--{name} ")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(FREE))
 def test_an_option_that_chooses_lines_moves_no_number(here, monkeypatch, plain, name):
     found = held(here, monkeypatch, f"--{name}", *GIVEN[name])
@@ -109,7 +108,6 @@ def test_an_option_that_chooses_lines_moves_no_number(here, monkeypatch, plain, 
     assert "not as registered" not in found.text
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(MARKED))
 def test_what_no_file_can_say_is_named_in_every_line(here, monkeypatch, name):
     if name == "rates":
@@ -125,7 +123,6 @@ def test_what_no_file_can_say_is_named_in_every_line(here, monkeypatch, name):
     assert set(csv["not as registered"]) == {shown}
 
 
-@pytest.mark.long
 def test_what_the_file_says_moves_a_number_and_nothing_else_does(here, monkeypatch, plain):
     said = {"errors": "scatter", "centres": "layer+budget", "x": "n_params", "level": "0.5",
             "rates": "rates.json", "classes": "{two: [none, dense], one: [peer]}"}  # fmt: skip

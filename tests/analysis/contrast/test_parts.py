@@ -45,7 +45,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.long
 def test_domains_are_contrasts_of_their_own_losses():
     table = runs(sd=0.004)
     documents = scored(table, domains=DOMAINS)
@@ -81,7 +80,6 @@ def test_a_domain_of_one_document_has_no_error_of_documents_and_says_so():
     assert {row.part for row in found.rows} == {"all", "news", "poems"}
 
 
-@pytest.mark.long
 def test_targets_are_contrasts_of_repeated_and_of_new_ones():
     """Means are written out; a document without a new target is none of theirs."""
     table = runs(sd=0.004)
@@ -125,7 +123,6 @@ def test_what_has_no_domains_is_refused():
         contrast_parts(table.assign(run_id="x"), scored(table, domains=DOMAINS), "d_model")
 
 
-@pytest.mark.long
 def test_the_command_reads_documents_and_writes_table_and_figure(folder, capsys, tmp_path):
     assert main(["contrast", str(folder), "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
@@ -169,7 +166,6 @@ def rates_file(path):
     return path
 
 
-@pytest.mark.long
 def test_a_law_s_error_widens_intervals_and_says_what_best_rates_add(tmp_path):
     path = rates_file(tmp_path / "rates.json")
     best = made(np.random.default_rng(3))
@@ -190,7 +186,6 @@ def test_a_law_s_error_widens_intervals_and_says_what_best_rates_add(tmp_path):
     assert f"rates that are not the best, by {path}" in far.holds
 
 
-@pytest.mark.long
 def test_rates_that_say_nothing_of_a_layer_are_a_line(tmp_path):
     path = rates_file(tmp_path / "rates.json")
     table = made(np.random.default_rng(3), layers=("dense", "moe")).assign(lr=0.01)

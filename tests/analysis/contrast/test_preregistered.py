@@ -39,7 +39,6 @@ def path(tmp_path):
     return path
 
 
-@pytest.mark.long
 def test_primaries_are_those_of_the_file_and_others_exploratory(path):
     table = made(np.random.default_rng(13), sd=0.004)
     found = hold_to(read_registration(path), table)
@@ -79,7 +78,6 @@ def test_primaries_are_those_of_the_file_and_others_exploratory(path):
     assert not any(one.primary for one in found.exploratory.differences)
 
 
-@pytest.mark.long
 def test_a_primary_of_new_targets_is_that_of_their_losses(tmp_path):
     own = "budgets: [1e13], targets: new, family: new, refuted_if: holds 0}"
     path = tmp_path / "registered.yaml"
@@ -104,7 +102,6 @@ def test_a_primary_of_new_targets_is_that_of_their_losses(tmp_path):
     assert without.why.startswith("new targets: 42 of 42 runs do not say")
 
 
-@pytest.mark.long
 def test_what_is_not_registered_is_in_no_fit(path):
     table = made(np.random.default_rng(14), layers=("dense", "none", "peer", "moe"))
     found = hold_to(read_registration(path), table)
@@ -113,7 +110,6 @@ def test_what_is_not_registered_is_in_no_fit(path):
     assert found.verdicts[:-1] == alone.verdicts[:-1]  # the last is not computed: nan
 
 
-@pytest.mark.long
 def test_choices_that_the_file_fixes_stay(path):
     table = made(np.random.default_rng(15))
     with pytest.raises(ValueError, match=r"errors='scatter' is not what .* registered: 'seeds'"):
@@ -195,7 +191,6 @@ def test_a_file_that_is_absent_or_huge_is_one_line(tmp_path, capsys):
     assert "it has 100,001 bytes, and 100,000 are the most" in capsys.readouterr().err
 
 
-@pytest.mark.long
 def test_a_value_that_no_run_has_yet_is_no_error(tmp_path):
     path = tmp_path / "registered.yaml"
     path.write_text(FILE.replace("x: d_model", "x: d_model\nwhere: {d_model: [32, 48, 64, 512]}"))
@@ -208,8 +203,6 @@ def test_a_value_that_no_run_has_yet_is_no_error(tmp_path):
         hold_to(read_registration(path), table)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_second_edition_s_file_says_what_is_missing_of_each_primary(capsys, tmp_path):
     command = ["contrast", str(STUDY), "--preregistered", str(EDITION_2), "--out", str(tmp_path)]
     assert main(command) == 0
@@ -223,8 +216,6 @@ def test_the_second_edition_s_file_says_what_is_missing_of_each_primary(capsys, 
     assert not any(one["primary"] for one in values["every"]["differences"])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_command_holds_the_study_to_a_file(tmp_path, capsys):
     path = tmp_path / "registered.yaml"
     path.write_text("""

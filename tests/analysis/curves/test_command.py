@@ -33,8 +33,6 @@ def table(tmp_path):
     return path
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_table_is_fitted_held_out_and_predicted(table, capsys):
     words = ["--hold-out", "each", "--predict", "cosine", "--steps", "3000"]
     assert main(["curves", str(table), *FAST, *words]) == 0
@@ -54,7 +52,6 @@ def test_a_table_is_fitted_held_out_and_predicted(table, capsys):
     assert second["fits"][0]["estimates"] == pytest.approx(first, rel=0.02)  # losses are rounded
 
 
-@pytest.mark.long
 def test_a_schedule_of_a_file_is_predicted(table, tmp_path, capsys):
     path = tmp_path / "mine.csv"
     step = np.arange(10, 2001, 10)
@@ -73,7 +70,6 @@ def write_history(folder, one):
     rows.to_csv(folder / "history.csv", index=False)
 
 
-@pytest.mark.long
 def test_a_sweep_s_runs_are_named_by_what_differs(tmp_path, capsys):
     for kind, loss in (("cosine", 3.0), ("wsd", 3.1)):
         one = annealed(kind, 1000)
@@ -88,7 +84,6 @@ def test_a_sweep_s_runs_are_named_by_what_differs(tmp_path, capsys):
     assert "blocks of" in found["fits"][0]["series"]
 
 
-@pytest.mark.long
 def test_runs_of_two_series_may_have_one_name(table, capsys):
     both = pd.read_csv(table)
     other = both.assign(series="b", loss=both["loss"] + 0.5)

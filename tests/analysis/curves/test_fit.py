@@ -40,7 +40,6 @@ def test_a_run_that_ends_where_the_fit_begins_is_named_and_not_drawn():
     assert draw_curves(found).axes
 
 
-@pytest.mark.long
 def test_two_schedules_predict_the_third_better_than_steps_alone():
     rng = np.random.default_rng(0)
     how = {"noise": 0.01, "rng": rng}
@@ -99,7 +98,6 @@ def test_a_named_schedule_has_the_peak_and_warm_up_of_a_run():
 
 
 @pytest.mark.night
-@pytest.mark.long
 @pytest.mark.parametrize(("kind", "n_steps"), [("constant", 2000), ("cosine", 4000)])
 def test_intervals_hold_a_third_schedule_and_a_longer_run(kind, n_steps):
     """Nominal 95 %, 100 draws of noise of a row's own and of batches that all runs share; below

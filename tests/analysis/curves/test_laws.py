@@ -45,7 +45,6 @@ def test_annealing_is_the_sum_over_all_steps(kind):
     assert np.abs(found - slow)[WARM:].max() < 1e-5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_multi_power_is_the_sum_over_all_falls(kind):
     """48 parts stand for all falls: to 1e-3 nats, of a gain of 0.1 and more."""

@@ -7,7 +7,6 @@ from analysis.curves.read import histories_of_table
 from analysis.table.sources import read_source
 
 
-@pytest.mark.long
 def test_each_schedule_is_predicted_from_the_others(published):
     """To 0.02 nats, and better than by steps alone; docs/analysis.md has the numbers."""
     histories = histories_of_table(read_source(published("luo_25M_curves.csv")).frame)

@@ -39,7 +39,6 @@ def arm(table):
     return arm_of(fit_isoflop(table, n_draws=0), "m", table)
 
 
-@pytest.mark.slow
 def test_errors_of_minima_are_those_of_least_squares_of_all_curves_at_once(arm):
     """All 11 parameters in one Jacobian by differences of the curve as it is written: Chinchilla's
     slice, c + a q(v) + s s(v) in exponentials.
@@ -86,7 +85,6 @@ def test_errors_of_minima_are_those_of_least_squares_of_all_curves_at_once(arm):
     )
 
 
-@pytest.mark.slow
 def test_more_runs_are_more_points_or_seeds(arm):
     at = arm.curves[0]
     more = arm.plus(at.budget, [at.u[0], at.u[0] + 0.1])
@@ -102,8 +100,6 @@ def test_more_runs_are_more_points_or_seeds(arm):
     )[0]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_expected_half_widths_are_about_those_of_the_fit(table):
     """The interval of the table as it is, whose intervals isoflop gives: within a factor of two,
     for its noise has few degrees of freedom and is luck.
@@ -127,8 +123,6 @@ def test_expected_half_widths_are_about_those_of_the_fit(table):
         assert half_of(fit, target, "n_params", 0.9) == pytest.approx(half, nan_ok=True)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_multiplier_s_error_has_that_of_the_asymptote_of_both_laws(table):
     """All five parameters in one Jacobian by differences of the laws as they are written, with an
     asymptote between 0 and the lowest loss, its spread as of a uniform one.
@@ -175,7 +169,6 @@ def test_a_multiplier_s_error_has_that_of_the_asymptote_of_both_laws(table):
     )
 
 
-@pytest.mark.slow
 def test_a_multiplier_of_too_few_budgets_says_what_to_run(table):
     few = table[~((table["model"] == "p") & (table["budget"] == 1e18))]
     with pytest.raises(FitError, match=r"need 6 budgets .* are 5; run a further budget"):
@@ -185,7 +178,6 @@ def test_a_multiplier_of_too_few_budgets_says_what_to_run(table):
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("a", "N*@1e21", "multiplier@1e19")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("target", ["N*@1e20", "p-m@1e20", *LONG])
 def test_runs_are_within_the_budget_and_narrow_it_one_after_another(table, target):
     budget = 3e20
@@ -201,7 +193,6 @@ def test_runs_are_within_the_budget_and_narrow_it_one_after_another(table, targe
     assert "not in the expected interval" in found.summary()
 
 
-@pytest.mark.slow
 def test_depths_are_whole_numbers_and_seeds_go_on(table):
     depths = table.assign(
         n_layers=table.groupby(["series", "budget"]).cumcount() + 1,
@@ -216,8 +207,6 @@ def test_depths_are_whole_numbers_and_seeds_go_on(table):
     assert ladder.runs(3e18, [2], {})[0].seed == 0
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_an_exponent_of_the_loss_has_its_floor():
     four = noisy(runs(hoffmann, (*BUDGETS, 1e21), 5, 4.0), 0.005, 0)
     found = next_runs(four, "alpha", 1e21)
@@ -228,17 +217,13 @@ def test_new_budgets_are_between_and_a_step_beyond(arm):
     assert new_budgets(arm) == [1e17, 3.2e18, 3.2e19, 1e21]
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_one_draw_of_the_simulation_is_as_documents_say():
     one = draw("N*@1e21", 0, (1.0,))
     assert one.realised[0] < one.grid < one.before
 
 
 @pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
 def test_chosen_runs_beat_the_grid_and_their_interval_is_as_expected():
     """Half of the FLOPs give intervals as narrow as the grid once more, by medians. The median of
     realised over expected is 1 within three of its standard errors, and a tenth for what is not
@@ -321,8 +306,6 @@ def test_a_target_that_is_none_is_one_line(text, why):
         parse_target(text, ("m", "p"), None if "mult" in text else "m", "m")
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_what_can_t_be_is_one_line(table):
     with pytest.raises(
         ValueError, match="m has no minimum at 5e\\+18 FLOPs; it has them at 1e\\+18"
@@ -339,8 +322,6 @@ def test_what_can_t_be_is_one_line(table):
         next_runs(table.groupby(["series", "budget"]).head(2), "a", 1e20, model="m")
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_command_prints_a_table(table, tmp_path, capsys):
     path = tmp_path / "runs.csv"
     table.to_csv(path, index=False)

@@ -48,7 +48,6 @@ def table():
     )
 
 
-@pytest.mark.slow
 def test_noise_is_pooled_over_settings_and_never_over_learning_rates(table):
     noise = seed_noise(table)
     squares = 2 * 0.02**2 + (0.02**2 + 0.02**2 + 0.04**2) + 0.0
@@ -56,7 +55,6 @@ def test_noise_is_pooled_over_settings_and_never_over_learning_rates(table):
     assert noise.sd == pytest.approx(math.sqrt(squares / 5), rel=1e-12)
 
 
-@pytest.mark.slow
 def test_differences_are_of_means_with_the_noise_of_their_budget(table):
     found = compare_models(table)
     assert (found.budget, found.baseline, found.status) == (1e12, "dense", FitStatus.CONVERGED)
@@ -74,7 +72,6 @@ def test_differences_are_of_means_with_the_noise_of_their_budget(table):
     assert narrow.upper - narrow.lower < 2 * width
 
 
-@pytest.mark.slow
 def test_p_values_are_corrected_for_all_that_are_compared(capsys, tmp_path):
     losses = {
         "dense": [4.00, 4.02, 3.98], "near": [4.00, 4.01, 4.05], "low": [3.96, 3.97, 3.95],
@@ -114,9 +111,7 @@ def test_a_model_s_size_is_that_of_most_seeds_and_of_those_of_the_lowest_mean():
     assert (found["peer"].n_params, found["peer"].loss) == (2e6, pytest.approx(3.8))
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_the_interval_holds_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(0)
     budgets = [1e12 * (1 + i) for i in range(200)]  # of one table, which is checked once
@@ -138,7 +133,6 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     assert 0.92 <= held / len(budgets) <= 0.98  # binomial: 0.95 +- 0.030 at 95 %
 
 
-@pytest.mark.slow
 def test_two_seeds_are_a_warning_and_one_says_nothing(table):
     two = table[~((table["model"] == "peer") & (table["seed"] == 2))]
     found = compare_models(two)
@@ -171,7 +165,6 @@ def norms():
     return check_table(pd.DataFrame(runs))
 
 
-@pytest.mark.slow
 def test_models_are_compared_at_each_value_with_the_noise_of_all(norms):
     found = compare_by(norms, "n_experts", "peer query_norm=batch")
     assert list(found.parts) == ["64", "256"]
@@ -190,7 +183,6 @@ def test_models_are_compared_at_each_value_with_the_noise_of_all(norms):
     assert list(frame["n_experts"]) == ["64", "64", "256", "256"]
 
 
-@pytest.mark.slow
 def test_where_a_value_has_one_seed_its_noise_is_that_of_the_others():
     runs = [
         *rows("dense", [4.00, 4.02], n_params=1e6),
@@ -218,8 +210,6 @@ def test_where_a_value_has_one_seed_its_noise_is_that_of_the_others():
     assert frame["minus dense"].tolist() == pytest.approx([-0.09])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_where_no_setting_has_seeds_another_budget_s_noise_serves(table, tmp_path, capsys):
     runs = [
         *rows("dense", [3.50], budget=1e13),
@@ -249,7 +239,6 @@ def test_where_no_setting_has_seeds_another_budget_s_noise_serves(table, tmp_pat
     assert written["means"][0]["difference"]["value"] == pytest.approx(-0.1)
 
 
-@pytest.mark.slow
 def test_a_column_to_compare_by_must_be_there_and_have_the_baseline_everywhere(norms):
     with pytest.raises(ValueError, match="by='experts' is no column"):
         compare_by(norms, "experts", "peer query_norm=batch")
@@ -257,7 +246,6 @@ def test_a_column_to_compare_by_must_be_there_and_have_the_baseline_everywhere(n
         compare_by(norms, "query_norm", "peer query_norm=batch")
 
 
-@pytest.mark.slow
 def test_the_command_compares_by_a_column(norms, tmp_path, capsys):
     path = tmp_path / "runs.csv"
     norms.to_csv(path, index=False)
@@ -275,7 +263,6 @@ def test_the_command_compares_by_a_column(norms, tmp_path, capsys):
     assert written["average"]["peer query_norm=none"]["value"] == pytest.approx(0.035)
 
 
-@pytest.mark.slow
 def test_the_command_prints_and_writes(table, tmp_path, capsys):
     path = tmp_path / "runs.csv"
     table.to_csv(path, index=False)
@@ -287,7 +274,6 @@ def test_the_command_prints_and_writes(table, tmp_path, capsys):
     assert written["means"][0]["difference"]["value"] == pytest.approx(-0.1)
 
 
-@pytest.mark.slow
 def test_seconds_are_tokens_at_the_median_rate_of_the_same_layers():
     table = check_table(
         pd.DataFrame(
@@ -305,7 +291,6 @@ def test_seconds_are_tokens_at_the_median_rate_of_the_same_layers():
     assert seconds["peer", 1e12] == pytest.approx(1e12 / 6e6 / 2e3)
 
 
-@pytest.mark.slow
 def test_the_figure_of_seconds_shows_every_cell_and_the_best_of_each_budget():
     runs = []
     for budget in (1e12, 1e13):
@@ -330,7 +315,6 @@ def test_the_figure_of_seconds_shows_every_cell_and_the_best_of_each_budget():
         draw_seconds(check_table(pd.DataFrame(rows("dense", [4.0], tokens_per_second=1.0))))
 
 
-@pytest.mark.slow
 def test_the_command_compares_only_the_runs_asked_for(tmp_path, capsys):
     rows = [
         {"model": model, "budget": 1e12, "n_params": 2e5, "n_tokens": 1e12 / 6 / 2e5}

@@ -53,7 +53,6 @@ def log_factor(losses, baseline, i):
     return optimize.brentq(lambda at: line(at) - losses[i], x[0] - 30, x[-1] + 30) - x[i]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", ["peer", "moe"])
 def test_the_factor_is_where_the_baselines_line_has_the_loss(model):
     found = differences()
@@ -64,7 +63,6 @@ def test_the_factor_is_where_the_baselines_line_has_the_loss(model):
         assert factors[budget][model].value == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.slow
 def test_the_interval_is_of_the_noise_of_all_three_losses():
     found = differences()
     arms = [means(found, "peer"), means(found, "dense")]
@@ -84,7 +82,6 @@ def test_the_interval_is_of_the_noise_of_all_three_losses():
         assert (value - lower, upper - value) == pytest.approx((half, half), rel=1e-4)
 
 
-@pytest.mark.slow
 def test_a_line_that_is_continued_is_a_warning():
     found = budget_multipliers(differences())
     assert [text.partition(" for ")[2] for text in found.warnings] == ["moe", "peer"]
@@ -94,7 +91,6 @@ def test_a_line_that_is_continued_is_a_warning():
     assert budget_multipliers(differences(inside, noise=1e-4)).warnings == ()
 
 
-@pytest.mark.slow
 def test_what_cannot_be_said_is_refused():
     found = differences()
     with pytest.raises(FitError, match="fewer than two budgets with several seeds"):

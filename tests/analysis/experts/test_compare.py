@@ -84,7 +84,6 @@ def by_form(comparison, name="held_out_rmse"):
     return {law.form_name: getattr(law, name) for law in comparison.laws}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("router", "n"), [("S-Base", 58), ("RL-R", 59), ("Hash", 56)])
 def test_clark_s_law_does_not_reach_the_largest_size(published, router, n):
     compared = on_clark(published("clark_final_163.csv"), router, "size")
@@ -102,7 +101,6 @@ def test_clark_s_law_does_not_reach_the_largest_size(published, router, n):
     assert bias["clark_floor"] > 0
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("router", ["S-Base", "RL-R", "Hash"])
 def test_a_floor_and_saturation_are_best_by_aicc(published, router):
     compared = on_clark(published("clark_final_163.csv"), router, "size")
@@ -122,8 +120,6 @@ def test_the_two_ways_of_choosing_disagree_on_clark_s_runs(published, router):
     )
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("router", ["S-Base", "RL-R", "Hash"])
 def test_the_most_experts_can_be_held_out(published, router):
     compared = on_clark(published("clark_final_163.csv"), router, "experts")
@@ -137,7 +133,6 @@ def test_the_most_experts_can_be_held_out(published, router):
 # By hand
 
 
-@pytest.mark.long
 def test_aicc_by_hand(found):
     for fit, law in zip(found.fits, found.laws, strict=True):
         assert fit.form_name == law.form_name
@@ -156,7 +151,6 @@ def test_aicc_by_hand(found):
     }  # fmt: skip
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("hold_out", "column", "value"),
     [("size", "n_active_params", 1e9), ("experts", "n_experts", 256), ("budget", "budget", 3e18)],
@@ -179,7 +173,6 @@ def test_what_is_held_out_is_by_hand(hold_out, column, value):
         assert law.held_out_bias == pytest.approx(off.mean())
 
 
-@pytest.mark.slow
 def test_what_is_held_out_is_not_seen(found):
     table = trend(saturated_and_floored, noise=0.01)
     worse = table.assign(loss=table["loss"] + (table["n_active_params"] == 1e9))
@@ -189,8 +182,6 @@ def test_what_is_held_out_is_not_seen(found):
         assert bias == pytest.approx(before[form] - 1)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_baseline_counts_as_one_expert_and_is_not_held_out():
     moe = trend(floored, experts=EXPERTS[1:])
     dense = trend(floored, experts=(1,), seed=1).assign(model="dense", series="dense")
@@ -212,8 +203,6 @@ def test_a_baseline_counts_as_one_expert_and_is_not_held_out():
 # The law that made the runs
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["loglinear", "power_floor", "clark", "clark_floor"])
 def test_the_law_that_made_the_runs_is_found(form):
     compared = compare_laws(trend(MADE_BY[form], noise=5e-4), n_draws=0)
@@ -228,7 +217,6 @@ def test_the_law_that_made_the_runs_is_found(form):
 WIDER = {"loglinear": ("clark",), "power_floor": ("clark_floor",)}
 
 
-@pytest.mark.slow
 def test_laws_that_are_not_distinguishable_are_reported():
     # A pure power has no interaction and no floor: one law in two forms
     compared = compare_laws(
@@ -250,8 +238,6 @@ def test_one_choice_is_no_disagreement(found):
 # What is left out
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_form_with_too_few_runs_is_skipped_and_reported():
     table = trend(floored, sizes=SIZES[:2], experts=(1, 4, 16))
     compared = compare_laws(table, n_draws=0)
@@ -267,21 +253,17 @@ def test_a_form_with_too_few_runs_is_skipped_and_reported():
     json.dumps(compared.to_dict(), allow_nan=False)
 
 
-@pytest.mark.slow
 def test_no_form_at_all_is_an_error():
     with pytest.raises(FitError, match=r"no form to compare: loglinear: moe: 4 runs .*clark_floor"):
         compare_laws(trend(floored, sizes=SIZES[:2], experts=(1, 4)), n_draws=0)
 
 
-@pytest.mark.slow
 def test_without_budgets_none_is_held_out():
     compared = compare_laws(trend(floored), ["loglinear"], hold_out="budget", n_draws=0)
     assert compared.held_out == "nothing"
     assert compared.skipped == ("hold-out: 0 values of budget, and it needs 3",)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_law_that_could_not_be_held_out_is_reported():
     # Of four numbers of experts three are left, and Clark's law needs four
     table = trend(floored, sizes=SIZES[:3], experts=(1, 4, 16, 64))
@@ -295,7 +277,6 @@ def test_a_law_that_could_not_be_held_out_is_reported():
     assert math.isfinite(by_form(compared)["power_floor"])
 
 
-@pytest.mark.slow
 def test_no_aicc_is_no_order():
     compared = compare_laws(
         trend(floored, sizes=SIZES[:3], experts=(1, 16)),
@@ -312,7 +293,6 @@ def test_no_aicc_is_no_order():
     json.dumps(compared.to_dict(), allow_nan=False)
 
 
-@pytest.mark.slow
 def test_an_aicc_is_before_none():
     table = trend(floored, sizes=SIZES[:2], experts=(1, 4, 16, 64))
     compared = compare_laws(table, ["clark", "power_floor"], n_draws=0)
@@ -324,7 +304,6 @@ def test_an_aicc_is_before_none():
     assert "AICc needs more runs: 9 for clark, not 8" in compared.warnings
 
 
-@pytest.mark.slow
 def test_failed_runs_and_worse_learning_rates_do_not_count(found):
     table = trend(saturated_and_floored, noise=0.01, lr=1e-3)
     worse = table.assign(lr=2e-3, loss=table["loss"] + 0.5)
@@ -336,8 +315,6 @@ def test_failed_runs_and_worse_learning_rates_do_not_count(found):
         assert by_form(compared, name) == pytest.approx({f: before[f] for f in by_form(compared)})
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_one_size_has_fewer_parameters():
     compared = compare_laws(trend(floored, sizes=(1e8,)), n_draws=0)
     assert {law.form_name: law.n_params for law in compared.laws} == {
@@ -353,7 +330,6 @@ def test_one_size_has_fewer_parameters():
 # Input and output
 
 
-@pytest.mark.slow
 def test_bad_choices_are_named():
     table = trend(floored)
     with pytest.raises(ValueError, match="hold_out='seed' is not one of size, experts, budget"):
@@ -366,14 +342,11 @@ def test_bad_choices_are_named():
     assert compare_laws(both, ["loglinear"], model="peer", n_draws=0).model == "peer"
 
 
-@pytest.mark.slow
 def test_a_form_named_twice_is_fitted_once():
     compared = compare_laws(trend(floored), ["loglinear", "loglinear"], n_draws=0)
     assert len(compared.laws) == 1
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_warnings_of_each_law_are_among_the_warnings():
     compared = compare_laws(trend(bilinear, noise=0.0), n_draws=0)
     flagged = [law for law in compared.laws if law.status is not FitStatus.CONVERGED]
@@ -382,8 +355,6 @@ def test_warnings_of_each_law_are_among_the_warnings():
         assert {f"{law.form_name}: {text}" for text in law.warnings} <= set(compared.warnings)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_it_is_a_table_and_plain():
     table = simulate_experts(ClarkSurface(), SIZES, EXPERTS, noise=0.01)
     compared = compare_laws(table, ["loglinear", "clark"], n_draws=20)

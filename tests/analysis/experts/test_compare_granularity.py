@@ -37,8 +37,6 @@ def granular(sizes=(1e7, 1e8, 1e9), **columns):
     return check_table(pd.DataFrame(rows))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_every_form_is_of_the_same_runs():
     compared = compare_laws(granular(), ["power_floor", "granularity"], n_draws=0)
     assert {fit.form_name: fit.n_points for fit in compared.fits} == {
@@ -49,8 +47,6 @@ def test_every_form_is_of_the_same_runs():
         assert fit.aicc == by_form(compared, "aicc")[fit.form_name]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_forms_that_can_not_be_of_one_table_are_named():
     both = ["power_floor", "granularity"]
     with pytest.raises(ValueError, match="form=granularity needs n_tokens: the table has none"):
@@ -65,8 +61,6 @@ def test_forms_that_can_not_be_of_one_table_are_named():
     assert compare_laws(heads, ["granularity"], n_draws=0).n_points == 12
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_experts_held_out_of_a_law_without_them_are_not_seen():
     table = granular()
     compared = compare_laws(table, ["granularity"], hold_out="experts", n_draws=0)
@@ -77,8 +71,6 @@ def test_experts_held_out_of_a_law_without_them_are_not_seen():
     assert math.isfinite(by_form(compared)["granularity"])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_granularity_is_compared_where_it_is_all_that_varies():
     one = granular(sizes=(1e7, 3e7, 1e8, 1e9))  # of which three are left
     one = one[one["n_experts"] == 16]

@@ -27,7 +27,6 @@ from tests.analysis.expert_laws import (
 from tests.analysis.tables import expert_runs, joined
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("truths", [TRUTHS, OTHERS], ids=["first", "second"])
 @pytest.mark.parametrize("form", LAWS)
 def test_a_clean_law_comes_back(form, truths):
@@ -45,8 +44,6 @@ def test_a_clean_law_comes_back(form, truths):
     )
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_clean_granularity_law_comes_back():
     table = granular(np.geomspace(6e7, 4e9, 5), np.geomspace(1e9, 1e11, 4), [1, 2, 4, 8, 16])
     fit = fit_expert_law(table, "granularity", **FEW)
@@ -64,7 +61,6 @@ def test_a_clean_granularity_law_comes_back():
     assert fit.cutoff_interval() is None
 
 
-@pytest.mark.slow
 def test_granularity_at_one_number_of_tokens_takes_their_term_into_the_floor():
     table = granular(np.geomspace(6e7, 4e9, 5), [1e10], [1, 2, 4, 8, 16])
     fit = fit_expert_law(table, "granularity", **FEW)
@@ -75,7 +71,6 @@ def test_granularity_at_one_number_of_tokens_takes_their_term_into_the_floor():
     assert fit.params == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.slow
 def test_granularity_at_one_number_of_tokens_predicts_its_runs():
     table = granular(np.geomspace(6e7, 4e9, 5), [1e10], [1, 2, 4, 8, 16])
     fit = fit_expert_law(table, "granularity", **FEW)
@@ -83,7 +78,6 @@ def test_granularity_at_one_number_of_tokens_predicts_its_runs():
     np.testing.assert_allclose(found, table["loss"], rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_loglinear_is_ordinary_least_squares():
     table = runs_of("loglinear", noise=0.01)
     fit = fit_expert_law(table, "loglinear", **FEW)
@@ -95,7 +89,6 @@ def test_loglinear_is_ordinary_least_squares():
     assert fit.estimates == pytest.approx(theirs, rel=1e-8)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["power_floor", "clark", "clark_floor"])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_start_near_the_truth_ends_below(form, seed):
@@ -116,8 +109,6 @@ def test_no_start_near_the_truth_ends_below(form, seed):
     assert (residuals(at) ** 2).sum() / 2 == pytest.approx(fit.objective, rel=1e-9)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("form", LAWS)
 def test_one_size_leaves_its_part_out(form):
     table = runs_of(form, sizes=[5e7], noise=0.001)
@@ -134,7 +125,6 @@ def test_one_size_leaves_its_part_out(form):
     assert fit.cutoff_interval() is None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("form", "to"), [("loglinear", "clark"), ("power_floor", "clark_floor")])
 def test_without_saturation_its_bound_is_hit(form, to):
     fit = fit_expert_law(runs_of(form), to, **FEW)
@@ -142,7 +132,6 @@ def test_without_saturation_its_bound_is_hit(form, to):
     assert any("E_max ran to its bound: no saturation is seen" in w for w in fit.warnings)
 
 
-@pytest.mark.slow
 def test_an_edge_is_a_bound_whichever_way_rounding_points(monkeypatch):
     def none_stuck(*args, **how):
         found = minimise(*args, **how)
@@ -153,7 +142,6 @@ def test_an_edge_is_a_bound_whichever_way_rounding_points(monkeypatch):
     assert fit.status is FitStatus.BOUND_HIT
 
 
-@pytest.mark.slow
 def test_without_a_floor_its_bound_is_hit():
     truth = {"a": -0.083, "b": -0.03, "c": 0.0, "d": 1.11}
     fit = fit_expert_law(runs_of("loglinear", truth, noise=0.002), "power_floor", **FEW)
@@ -161,7 +149,6 @@ def test_without_a_floor_its_bound_is_hit():
     assert any("an irreducible loss is not identifiable" in w for w in fit.warnings)
 
 
-@pytest.mark.slow
 def test_saturation_at_once_is_not_called_none():
     table = expert_runs(lambda N, E: 13 * N**-0.083 * np.where(E > 1, 0.95, 1.0), SIZES, EXPERTS)
     fit = fit_expert_law(table, "clark", **FEW)
@@ -170,7 +157,6 @@ def test_saturation_at_once_is_not_called_none():
     assert any("E_max stopped at its lower bound: saturated at once" in w for w in fit.warnings)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["clark", "clark_floor"])
 @pytest.mark.parametrize("experts", [[1, 16], [1, 16, 256]])
 def test_saturation_needs_four_numbers_of_experts(form, experts):
@@ -181,8 +167,6 @@ def test_saturation_needs_four_numbers_of_experts(form, experts):
         fit_expert_law(table, form, **FEW)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "least"), [("loglinear", 2), ("power_floor", 3), ("clark", 4), ("clark_floor", 5)]
 )
@@ -200,8 +184,6 @@ def test_one_size_needs_a_number_of_experts_for_each_parameter(form, least):
     assert fit_expert_law(enough, form, **FEW).n_points == 6 * least
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("form", LAWS)
 @pytest.mark.parametrize("sizes", [SIZES, [1e7, 1e8, 1e9]])
 def test_clean_designs_tell_the_parameters_apart(form, sizes):
@@ -211,8 +193,6 @@ def test_clean_designs_tell_the_parameters_apart(form, sizes):
     assert fit.status is FitStatus.CONVERGED
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_experts_that_hardly_differ_are_warned_of():
     table = runs_of("clark_floor", OTHERS["clark_floor"], sizes=SIZES[:3], experts=[4, 5, 6, 7])
     fit = fit_expert_law(table, "clark_floor", **FEW)
@@ -221,7 +201,6 @@ def test_experts_that_hardly_differ_are_warned_of():
     assert any("of 36 starts reached the best value" in w for w in fit.warnings)
 
 
-@pytest.mark.slow
 def test_the_condition_is_of_what_was_fitted():
     # With one size, a line in log E: its slope and its level are left
     fit = fit_expert_law(runs_of("loglinear", sizes=[5e7]), "loglinear", **FEW)
@@ -230,7 +209,6 @@ def test_the_condition_is_of_what_was_fitted():
     assert fit.condition == pytest.approx(np.linalg.cond(design))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "tokens", "grains", "says"),
     [
@@ -250,8 +228,6 @@ def test_granularity_needs_three_of_each(sizes, tokens, grains, says):
         fit_expert_law(table, "granularity", **FEW)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_granularity_of_sizes_that_hardly_differ_does_not_tell_alpha():
     for seed in range(4):  # which way alpha drifts is rounding
         table = granular([6e7, 6.01e7, 6.02e7], np.geomspace(1e9, 1e11, 4), [1, 2, 4, 8], 0, seed)
@@ -274,8 +250,6 @@ def closed_slopes(form, N, E, p):
     return p["b"] * (L - p["L0"]) / L * growth
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("form", LAWS)
 def test_slopes_are_those_by_hand(form):
     fit = fit_expert_law(runs_of(form, noise=0.003), form, n_draws=0)
@@ -288,8 +262,6 @@ def test_slopes_are_those_by_hand(form):
     assert (slopes.value < slopes.upper).all()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["loglinear", "clark"])
 def test_the_cutoff_is_given_as_an_interval_of_draws(form):
     fit = fit_expert_law(runs_of(form, noise=0.005), form, n_draws=100)
@@ -305,8 +277,6 @@ def test_the_cutoff_is_given_as_an_interval_of_draws(form):
     assert fit_expert_law(runs_of(form), form, n_draws=0).cutoff_interval() is None
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_granularity_predicts_from_tokens_and_grains_only():
     table = granular(np.geomspace(6e7, 4e9, 5), np.geomspace(1e9, 1e11, 4), [1, 2, 4, 8, 16])
     fit = fit_expert_law(table, "granularity", **FEW)
@@ -324,7 +294,6 @@ def test_granularity_predicts_from_tokens_and_grains_only():
     assert with_and_without[0] == with_and_without[1] == fit.predict(1e9, None, 1e10, 4).value
 
 
-@pytest.mark.slow
 def test_what_is_asked_of_a_law_is_an_amount():
     fit = fit_expert_law(runs_of("power_floor"), **FEW)
     for ask in (fit.predict, fit.slope):

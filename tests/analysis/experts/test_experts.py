@@ -26,8 +26,6 @@ from tests.analysis.expert_laws import (
 from tests.analysis.tables import joined
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_baseline_counts_as_one_expert():
     everything = runs_of("clark", noise=0.002)
     routed = everything[everything["n_experts"] > 1]
@@ -40,7 +38,6 @@ def test_a_baseline_counts_as_one_expert():
     assert fit_expert_law(both, "clark", **FEW).experts[0] == 2.0
 
 
-@pytest.mark.slow
 def test_the_best_of_a_cell_is_fitted():
     table = runs_of("power_floor")
     rates = joined(table.assign(lr=1e-3), table.assign(lr=2e-3, loss=table["loss"] + 1))
@@ -50,7 +47,6 @@ def test_the_best_of_a_cell_is_fitted():
     assert fit.params == pytest.approx(TRUTHS["power_floor"], rel=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("column", ["n_heads", "top_k", "layer.query_norm"])
 def test_variants_mixed_are_refused(column):
     values = ["a", "b"] if column.startswith("layer.") else [1, 2]
@@ -64,7 +60,6 @@ def test_variants_mixed_are_refused(column):
         size_slopes(table)
 
 
-@pytest.mark.slow
 def test_what_is_asked_for_must_be_there():
     table = runs_of("power_floor")
     for how, says in (
@@ -86,8 +81,6 @@ def test_what_is_asked_for_must_be_there():
         fit_expert_law(table.assign(status="failed"))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_too_few_runs_are_refused_and_few_flagged():
     with pytest.raises(FitError, match="moe: power_floor needs 2 numbers of experts, not 1"):
         fit_expert_law(runs_of("power_floor", experts=[8]))
@@ -105,8 +98,6 @@ def test_too_few_runs_are_refused_and_few_flagged():
     assert fit.status is FitStatus.WARNING
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_runs_of_several_budgets_are_flagged():
     table = runs_of("power_floor", budget=1e19, n_tokens=1e10)
     both = joined(table, table.assign(budget=4e19, n_tokens=4e10, loss=table["loss"] - 0.2))
@@ -121,7 +112,6 @@ def test_runs_of_several_budgets_are_flagged():
     assert "runs of 2 budgets: this law has no term for tokens; fit each apart" in unknown.warnings
 
 
-@pytest.mark.slow
 def test_runs_of_several_numbers_of_tokens_and_unknown_budgets_are_not_one_cell():
     table = runs_of("power_floor").assign(n_tokens=1e10)
     both = joined(table, table.assign(n_tokens=4e10, loss=table["loss"] - 0.2))
@@ -130,14 +120,12 @@ def test_runs_of_several_numbers_of_tokens_and_unknown_budgets_are_not_one_cell(
     assert any("n_tokens vary 4-fold" in w for w in fit.warnings)
 
 
-@pytest.mark.slow
 def test_runs_of_one_number_of_tokens_are_not_of_several_budgets():
     N = np.repeat(SIZES, len(EXPERTS))
     fit = fit_expert_law(runs_of("power_floor", n_tokens=1e10, budget=6e10 * N), **FEW)
     assert fit.status is FitStatus.CONVERGED
 
 
-@pytest.mark.slow
 def test_size_slopes_are_linregress():
     table = runs_of("power_floor", noise=0.01)
     found = size_slopes(table, level=0.9)
@@ -158,8 +146,6 @@ def test_size_slopes_are_linregress():
     assert len(size_slopes(alone)) == 6
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["granularity", *JOINT_GRIDS, *TRUTHS])
 def test_aicc_is_the_books(form):
     if form == "granularity":
@@ -181,13 +167,11 @@ def test_aicc_of_hardly_any_runs_is_infinite():
     assert np.isfinite(akaike(0.0, 60, 4))
 
 
-@pytest.mark.slow
 def test_parameters_that_were_fixed_are_not_counted():
     fit = fit_expert_law(runs_of("power_floor", sizes=[5e7], noise=0.002), **FEW)
     assert fit.aicc == pytest.approx(akaike(fit.rmse**2 * 10, 10, 3))
 
 
-@pytest.mark.long
 def test_results_are_frozen_and_json_keeps_every_digit():
     fit = fit_expert_law(runs_of("clark", noise=0.005), "clark", n_draws=30, seed=3)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -205,7 +189,6 @@ def test_results_are_frozen_and_json_keeps_every_digit():
     assert np.isnan(none.bse["a"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.0, 1.0, 95])
 def test_levels_are_checked(level):
     fit = fit_expert_law(runs_of("clark"), "clark", **FEW)
@@ -218,8 +201,6 @@ def test_levels_are_checked(level):
             ask()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.0, 1.0, 95])
 def test_levels_are_checked_everywhere(level):
     fit = fit_expert_law(runs_of("clark"), "clark", **FEW)
@@ -231,7 +212,6 @@ def test_levels_are_checked_everywhere(level):
             ask()
 
 
-@pytest.mark.slow
 def test_a_size_is_that_of_its_shape_with_the_fewest_experts():
     table = runs_of("power_floor", n_layers=12, d_model=np.repeat(64 * 2 ** np.arange(6), 10))
     N, E = table["n_active_params"], table["n_experts"].astype(float)
@@ -244,7 +224,6 @@ def test_a_size_is_that_of_its_shape_with_the_fewest_experts():
     np.testing.assert_array_equal(unknown, grown["n_active_params"])
 
 
-@pytest.mark.slow
 def test_sizes_that_differ_in_width_of_their_layers_are_not_one():
     fit = fit_expert_law(runs_of("power_floor", n_layers=12, d_model=512), **FEW)
     assert fit.n_points == 60
@@ -262,7 +241,6 @@ def test_the_total_is_no_size():
             fit_expert_law(table, size=name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loss", "budget", "n_tokens", "n_experts", "model"])
 def test_what_is_no_size_is_refused(name):
     for form in ("power_floor", "granularity"):
@@ -270,7 +248,6 @@ def test_what_is_no_size_is_refused(name):
             fit_expert_law(runs_of("power_floor"), form, size=name)
 
 
-@pytest.mark.slow
 def test_a_size_of_the_tables_own_is_one():
     table = runs_of("power_floor")
     own = table.assign(dense_params=table["n_active_params"], n_active_params=np.nan)
@@ -279,8 +256,6 @@ def test_a_size_of_the_tables_own_is_one():
     assert fit.size_name == "dense_params"
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_granularity_law_may_be_in_the_total():
     # Krajewski's N counts the experts; here it is 8 times the active, so its terms 8^alpha those
     table = granular(np.geomspace(6e7, 4e9, 5), np.geomspace(1e9, 1e11, 4), [1, 2, 4, 8, 16])
@@ -289,7 +264,6 @@ def test_the_granularity_law_may_be_in_the_total():
     assert fit.params == pytest.approx({**KRAJEWSKI, **expected}, rel=1e-6)
 
 
-@pytest.mark.slow
 def test_size_slopes_of_several_budgets_are_not_pooled():
     table = runs_of("power_floor", budget=1e19, n_tokens=1e10)
     both = joined(table, table.assign(budget=4e19, n_tokens=4e10, loss=table["loss"] - 0.2))
@@ -302,7 +276,6 @@ def test_size_slopes_of_several_budgets_are_not_pooled():
         pd.testing.assert_frame_equal(own.reset_index(drop=True), alone)
 
 
-@pytest.mark.slow
 def test_size_slopes_count_seeds_as_runs():
     table = joined(*(runs_of("power_floor", noise=0.01, seed=i).assign(seed=i) for i in range(2)))
     slopes = size_slopes(table.assign(seed=table["seed"].astype("Int64")))
@@ -310,7 +283,6 @@ def test_size_slopes_count_seeds_as_runs():
     assert (slopes["n_runs"] == 20).all()
 
 
-@pytest.mark.slow
 def test_a_size_of_one_number_of_tokens_has_one_slope():
     # Routers: each number of experts costs a little more
     table = runs_of("power_floor", n_tokens=1e10)
@@ -320,7 +292,6 @@ def test_a_size_of_one_number_of_tokens_has_one_slope():
     assert slopes["budget"].tolist() == pytest.approx(6e10 * SIZES * (1 + 1e-3 * EXPERTS.mean()))
 
 
-@pytest.mark.slow
 def test_a_shape_of_several_widths_keeps_its_own_sizes_only():
     table = runs_of("power_floor", n_layers=12, d_model=np.repeat(64 * 2 ** np.arange(6), 10))
     grown = table["n_active_params"] * (1 + 1e-3 * table["n_experts"].astype(float))
@@ -333,7 +304,6 @@ def test_a_shape_of_several_widths_keeps_its_own_sizes_only():
     np.testing.assert_allclose(found[:60][~first], table["n_active_params"][~first] * 1.001)
 
 
-@pytest.mark.slow
 def test_variants_known_of_some_runs_only_are_refused():
     table = runs_of("power_floor").assign(n_heads=[4, None] * 30)
     with pytest.raises(ValueError, match=r"several n_heads .*'unknown'.*power_floor can't"):

@@ -10,7 +10,7 @@ import pytest
 from analysis.experts.fit import fit_expert_law
 from tests.analysis.expert_laws import JOINT_GRIDS, TRUTHS, joint_runs, power_floor, runs_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.night]
+pytestmark = pytest.mark.night
 REPEATS = 100
 SD = 0.003
 PLACES = {  # inside the runs, and beyond the largest

@@ -39,8 +39,6 @@ def asked(form, table):
     return {NAMES[letter]: table[NAMES[letter]].to_numpy(dtype=float) for letter in letters}
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("residual", ["log", "loss"])
 @pytest.mark.parametrize("form", JOINT_GRIDS)
 def test_a_clean_law_comes_back(form, residual):
@@ -57,8 +55,6 @@ def test_a_clean_law_comes_back(form, residual):
         assert fit.warnings == ()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["joint", "granularity_experts"])
 def test_a_noisy_law_is_within_its_intervals(form):
     _, truth, _ = JOINT_GRIDS[form]
@@ -70,8 +66,6 @@ def test_a_noisy_law_is_within_its_intervals(form):
     assert fit.share_at_best > 0.9
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("form", JOINT_GRIDS)
 def test_no_start_at_the_truth_ends_below(form, seed):
@@ -89,9 +83,7 @@ def test_no_start_at_the_truth_ends_below(form, seed):
     assert fit.objective <= theirs.cost * (1 + 1e-6)
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_abnars_constant_is_not_identifiable_from_runs_with_noise():
     # c/(1-S)^lambda with a small lambda is nearly a constant, and there is one besides
     clean = fit_expert_law(joint_runs("sparsity"), "sparsity", n_draws=0)
@@ -108,8 +100,6 @@ def test_abnars_constant_is_not_identifiable_from_runs_with_noise():
     assert found == pytest.approx(float(truth), rel=0.002)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_saturation_that_few_experts_do_not_identify_has_a_warning():
     # E_max of 290 and 32 experts at most: the noise of this table makes it 3
     table = joint_runs("joint", noise=0.003, seed=2, E=[1, 2, 4, 8, 16, 32])
@@ -119,8 +109,6 @@ def test_saturation_that_few_experts_do_not_identify_has_a_warning():
     assert any("E_max above all, are hardly identifiable" in text for text in fit.warnings)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_one_token_count_leaves_its_exponents_out():
     for form, fixed in (("joint", ("beta", "zeta")), ("sparsity", ("b", "beta"))):
         table = joint_runs(form, D=[2e10])
@@ -133,7 +121,6 @@ def test_one_token_count_leaves_its_exponents_out():
         np.testing.assert_allclose(found, table["loss"], rtol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "values", "says"),
     [
@@ -158,7 +145,6 @@ def test_what_a_table_can_not_identify_is_refused_by_name(form, values, says):
     assert refused.match(says)
 
 
-@pytest.mark.slow
 def test_tokens_that_follow_size_are_refused():
     table = joint_runs("joint", noise=0.003)
     fixed = table.assign(n_tokens=20 * table["n_active_params"]).drop_duplicates(
@@ -175,8 +161,6 @@ def test_tokens_that_follow_size_are_refused():
         fit_expert_law(follow, "joint", **FEW)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_tokens_of_a_step_more_or_less_are_one_count():
     table = joint_runs("joint", noise=0.003, D=[2e10])
     steps = table.assign(n_tokens=2e10 * (table["n_active_params"] / 1e9) ** 1e-3)  # 0.4 % in all
@@ -186,8 +170,6 @@ def test_tokens_of_a_step_more_or_less_are_one_count():
     assert fit.objective == pytest.approx(same.objective, rel=1e-9)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_term_that_does_not_matter_is_named_with_its_exponents():
     truth = {**WITH_EXPERTS, "g": 0.0}
     _, _, grid = JOINT_GRIDS["granularity_experts"]
@@ -221,8 +203,6 @@ def test_sparsity_is_of_active_experts():
     assert (given["sparsity"] == 0.5).all()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_sparsity_law_needs_to_know_it():
     table = joint_runs("joint")
     with pytest.raises(ValueError, match="form=sparsity needs top_k: the table has none"):
@@ -252,7 +232,6 @@ def test_the_sparsity_law_needs_to_know_it():
 # What follows from a law
 
 
-@pytest.mark.slow
 def test_slopes_at_given_tokens():
     fit = fit_expert_law(joint_runs("joint"), "joint", **FEW)
     N, E, D, h = 3e8, 8.0, 2e10, 1e-5
@@ -265,8 +244,6 @@ def test_slopes_at_given_tokens():
     assert fit.cutoff_interval() is None
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("residual", ["log", "loss"])
 def test_the_interval_of_a_new_run_by_hand(residual):
     table = joint_runs("joint", noise=0.003)
@@ -289,7 +266,6 @@ def test_the_interval_of_a_new_run_by_hand(residual):
         assert abs(to(outer) - to(law.value)) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.long
 def test_residuals_of_the_joint_laws_are_of_their_runs():
     for form in ("joint", "sparsity"):
         table = joint_runs(form, noise=0.003)
@@ -299,7 +275,6 @@ def test_residuals_of_the_joint_laws_are_of_their_runs():
         assert np.sqrt((left["residual"] ** 2).mean()) == pytest.approx(fit.rmse, rel=1e-6)
 
 
-@pytest.mark.slow
 def test_what_is_in_experts_alone_says_so():
     fit = fit_expert_law(joint_runs("joint"), "joint", n_draws=0)
     assert not fit.of_experts_alone
@@ -316,8 +291,6 @@ def test_what_is_in_experts_alone_says_so():
 # Compared, with the largest runs held out
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("hold_out", ["size", "experts", "tokens", "cells"])
 def test_the_joint_law_predicts_its_largest_runs_and_others_do_not(hold_out):
     table = joint_runs("joint", noise=0.001)
@@ -332,8 +305,6 @@ def test_the_joint_law_predicts_its_largest_runs_and_others_do_not(hold_out):
         assert compared.held_out == "n_tokens = 1.3e+11, the largest"
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_largest_cells_are_those_of_the_most_compute():
     table = joint_runs("joint", noise=0.001)
     compared = compare_laws(table, ["joint"], hold_out="cells", n_draws=0)
@@ -350,7 +321,6 @@ def test_the_largest_cells_are_those_of_the_most_compute():
     assert without.skipped == ("hold-out: neither budget nor n_tokens of each run is known",)
 
 
-@pytest.mark.slow
 def test_a_law_that_can_not_be_fitted_is_skipped_by_name():
     table = joint_runs("joint", N=[1e8, 1e9], noise=0.001)
     compared = compare_laws(table, ["power_floor", "joint"], hold_out="experts", n_draws=0)
@@ -358,7 +328,6 @@ def test_a_law_that_can_not_be_fitted_is_skipped_by_name():
     assert compared.skipped[0].startswith("joint: moe: joint needs 3 sizes, not 2 (alpha and gamma")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("router", "ahead"), [("S-Base", 15), ("RL-R", 40), ("Hash", 40)])
 def test_clark_s_runs_prefer_the_joint_law_in_the_sample_only(published, router, ahead):
     """One token count: what is left of it are powers of E and N. Best by AICc, not held out."""

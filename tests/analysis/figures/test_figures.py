@@ -100,7 +100,6 @@ def colours_of(svg):
     return re.findall(r"#[0-9a-f]{6}", re.sub(r"<image.*?/>", "", svg, flags=re.DOTALL))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_is_legible(name, dark):
@@ -122,7 +121,6 @@ def test_is_legible(name, dark):
         assert width <= 1 or height <= 2, (one, other)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_axes_name_their_quantity_and_unit(name):
     units = ("parameters", "tokens", "FLOPs", "nats", "per token", "%", "number of", "heads h")
@@ -156,8 +154,6 @@ def test_what_is_missing_is_named(draw, message):
         draw()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_active_rcparams_are_kept():
     before = dict(plt.rcParams)
     with plt.rc_context({"axes.facecolor": "#002b36", "text.color": "#fdf6e3"}):
@@ -169,8 +165,6 @@ def test_active_rcparams_are_kept():
     assert dict(plt.rcParams) == before
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_same_figure_is_the_same_svg():
     def drawn():
         with figures.style():
@@ -213,8 +207,6 @@ def test_minor_ticks_are_those_of_matplotlib_that_are_seen(limits):
     assert len(seen) < len(theirs)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_light_drawing_with_its_colours_swapped_is_the_dark_one(name):
     light, dark = drawing(name, False), drawing(name, True)
@@ -238,7 +230,6 @@ def test_a_colour_that_already_replaces_another_moves_by_one_step():
     assert schemes.dark_of(moved) == pytest.approx(moved)
 
 
-@pytest.mark.long
 def test_a_figure(tmp_path):
     printed = follow("A figure", tmp_path)
     assert "drawing: spread" in printed

@@ -39,7 +39,6 @@ def _close():
     plt.close("all")
 
 
-@pytest.mark.slow
 def test_isoflop_has_a_panel_a_budget_and_a_star_a_minimum():
     table, fit = usual()
     figure = figures.draw_isoflop(table, fit)
@@ -61,7 +60,6 @@ def test_isoflop_has_a_panel_a_budget_and_a_star_a_minimum():
     assert {"minimum", "95 % interval", "all runs"} <= set(labels)
 
 
-@pytest.mark.slow
 def test_curves_with_warnings_are_dashed_and_hollow():
     table = sweep(BUDGETS[:1], {("dense", None): 0.0}, noise=0)
     table.loc[table["status"] == "done", "loss"] += [0, 0.15, 0, 0, 0, 0, 0]  # off any parabola
@@ -75,8 +73,6 @@ def test_curves_with_warnings_are_dashed_and_hollow():
     assert "minimum with a warning" in legend_labels(figure)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_rows_hold_four_panels_and_only_outer_ones_have_labels():
     figure = ALL["isoflop, 12 budgets"]()
     assert len(figure.axes) == 12
@@ -85,7 +81,6 @@ def test_rows_hold_four_panels_and_only_outer_ones_have_labels():
     assert [bool(axis.get_ylabel()) for axis in figure.axes] == [True, False, False, False] * 3
 
 
-@pytest.mark.slow
 def test_together_is_one_panel_with_all_budgets():
     table = sweep(BUDGETS[:2])
     fit = isoflop(table)
@@ -97,7 +92,6 @@ def test_together_is_one_panel_with_all_budgets():
     assert len({str(line.get_linestyle()) for line in curves}) == 2
 
 
-@pytest.mark.slow
 def test_runs_far_above_the_curves_do_not_set_the_scale():
     table = sweep(BUDGETS[:1], {("dense", None): 0.0})
     bad = table[table["status"] == "done"].assign(loss=9.0, lr=1.0)
@@ -107,7 +101,6 @@ def test_runs_far_above_the_curves_do_not_set_the_scale():
     assert "beyond the axis" in legend_labels(figure)
 
 
-@pytest.mark.slow
 def test_whiskers_end_at_the_axis():
     table = sweep(BUDGETS[:2], {("dense", None): 0.0}, n_sizes=6, noise=0.01, curvature=0.01)
     figure = figures.draw_isoflop(table, isoflop(table))
@@ -118,7 +111,6 @@ def test_whiskers_end_at_the_axis():
             assert ((x >= low) & (x <= high)).all()
 
 
-@pytest.mark.slow
 def test_a_model_has_the_same_colour_in_every_figure():
     table, fit = usual()
     dense = to_rgb(figures.MODEL_COLOURS["dense"])
@@ -135,7 +127,6 @@ def test_a_model_has_the_same_colour_in_every_figure():
         assert len(shades) == 2
 
 
-@pytest.mark.slow
 def test_named_models_keep_their_colours_among_fewer():
     table = sweep(BUDGETS[:1], {("zebra", None): 0.0})
 
@@ -150,7 +141,6 @@ def test_named_models_keep_their_colours_among_fewer():
         assert colour() != among_two
 
 
-@pytest.mark.slow
 def test_laws_show_exponents_with_intervals_and_units():
     _, fit = usual()
     figure = figures.draw_laws(fit)
@@ -172,8 +162,6 @@ def test_laws_show_exponents_with_intervals_and_units():
     assert "95 % interval of the law" in legend_labels(figure)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_minima_left_out_of_a_law_are_hollow():
     table = sweep(models={("dense", None): 0.0})
     keep = (table["budget"] > BUDGETS[0]) | (table["n_params"] > 2.5e7)  # the minimum is below
@@ -186,14 +174,11 @@ def test_minima_left_out_of_a_law_are_hollow():
     assert "excluded from the law" in legend_labels(figure)
 
 
-@pytest.mark.slow
 def test_laws_that_were_not_fitted_are_refused():
     with pytest.raises(ValueError, match=r"draw_laws: the fit has no laws of compute: .*needs 2"):
         figures.draw_laws(isoflop(sweep(BUDGETS[:1], {("dense", None): 0.0})))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_frontier_has_its_floor_where_it_is_told():
     table = sweep([1e15 * 4**i for i in range(8)], {("dense", None): 0.0}, noise=0)
     fit = isoflop(table)
@@ -207,8 +192,6 @@ def test_the_frontier_has_its_floor_where_it_is_told():
     assert figure.legends[0].get_texts()[0].get_text().startswith("dense\n−0.0")
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_experts_show_sizes_slopes_seeds_and_the_law():
     figure = law_of_experts()
     (axis,) = figure.axes
@@ -226,7 +209,6 @@ def test_experts_show_sizes_slopes_seeds_and_the_law():
     assert [len(line.get_xdata()) for line in means] == [5, 5]
 
 
-@pytest.mark.slow
 def test_laws_compared_have_styles_and_no_bands():
     figure = laws_compared()
     (axis,) = figure.axes
@@ -236,7 +218,6 @@ def test_laws_compared_have_styles_and_no_bands():
     assert len({str(line._unscaled_dash_pattern) for line in lines}) == 3
 
 
-@pytest.mark.slow
 def test_experts_of_several_models_are_refused():
     table = sweep(BUDGETS[:1])
     with pytest.raises(ValueError, match="draws one model, got moe, peer; name it: model="):
@@ -245,7 +226,6 @@ def test_experts_of_several_models_are_refused():
     assert len(figure.axes[0].lines) == 2 * 7  # of each size the runs and the best
 
 
-@pytest.mark.slow
 def test_active_rings_the_best_of_each_line():
     figure = figures.draw_active(active_table())
     (axis,) = figure.axes
@@ -258,7 +238,6 @@ def test_active_rings_the_best_of_each_line():
     assert [int(ring.get_xdata()[0]) for ring in rings] == [2, 4, 8, 16, 16]
 
 
-@pytest.mark.slow
 def test_usage_is_three_panels_by_setting():
     figure = figures.draw_usage(usage_table())
     assert [axis.get_ylabel() for axis in figure.axes] == [
@@ -273,7 +252,6 @@ def test_usage_is_three_panels_by_setting():
     assert not is_hollow(batch)
 
 
-@pytest.mark.slow
 def test_usage_is_the_mean_over_seeds_of_the_heads_with_most_numbers_of_experts():
     table = usage_table().assign(n_heads=8, top_k=16)
     other = table.iloc[:1].assign(n_heads=16, loss=0.1, unevenness=9.0)  # the best, one number only
@@ -283,7 +261,6 @@ def test_usage_is_the_mean_over_seeds_of_the_heads_with_most_numbers_of_experts(
     assert list(none.get_ydata()) == pytest.approx([0.55, 0.73, 1.07, 1.62])
 
 
-@pytest.mark.slow
 def test_residuals_have_a_panel_for_what_varies():
     frame = residual_frame()
     figure = figures.draw_residuals(frame)
@@ -299,7 +276,6 @@ def test_residuals_have_a_panel_for_what_varies():
     assert len(one.axes) == 1
 
 
-@pytest.mark.slow
 def test_contours_label_their_losses_and_colour_the_runs():
     fit, table = surface()
     figure = figures.draw_contours(fit, table)
@@ -314,13 +290,11 @@ def test_contours_label_their_losses_and_colour_the_runs():
     assert "runs of a budget" not in legend_labels(bare)
 
 
-@pytest.mark.slow
 def test_a_layer_of_one_setting_is_named_alone_in_the_legend():
     table = usage_table().assign(**{"model": "moe", "layer.query_norm": pd.NA})
     assert legend_labels(figures.draw_usage(table)) == ["moe"]
 
 
-@pytest.mark.slow
 def test_a_forest_has_a_row_a_model_and_hollow_points_beyond_the_budgets():
     found = multipliers()
     figure = figures.draw_forest(found, [1e17, BUDGETS[-1]], [2.9])
@@ -338,7 +312,6 @@ def test_a_forest_has_a_row_a_model_and_hollow_points_beyond_the_budgets():
         assert any(list(line.get_xdata()) == [1, 1] for line in axis.lines)
 
 
-@pytest.mark.long
 def test_multipliers_of_a_contrast_are_a_line_a_layer_hollow_beyond_the_frontier():
     found = contrasts()
     figure = figures.draw_contrast_multipliers(found, {"another study": (1.65, 1.91)})

@@ -1,7 +1,6 @@
 """Shared by figures: error bars, and which panels keep their labels."""
 
 import numpy as np
-import pytest
 from matplotlib.cm import ScalarMappable
 
 from analysis.figures.layout import errors, keep_outer_labels, lay_out, panels, settle
@@ -14,7 +13,6 @@ def test_without_an_interval_no_error_bar_is_drawn():
     assert np.isnan([down[1], up[1]]).all()
 
 
-@pytest.mark.slow
 def test_only_outer_panels_keep_their_labels():
     _, axes = panels(5, 3)
     for axis in axes:
@@ -24,7 +22,6 @@ def test_only_outer_panels_keep_their_labels():
     assert [axis.get_ylabel() for axis in axes] == ["y", "", "", "y", ""]
 
 
-@pytest.mark.slow
 def test_settled_axes_are_drawn_as_they_would_be():
     def drawn(settled):
         figure, (axis,) = panels(1)

@@ -43,8 +43,6 @@ def test_whole_clusters_are_drawn():
 
 
 @pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
 def test_intervals_of_trunks_hold_the_truth_where_those_of_points_do_not():
     hits = []
     for seed in range(200):
@@ -64,7 +62,6 @@ def test_intervals_of_trunks_hold_the_truth_where_those_of_points_do_not():
     assert by_points < 0.75
 
 
-@pytest.mark.long
 def test_a_shared_fault_widens_the_interval_of_each_fit():
     runs = trunks()
     columns = [runs[name] for name in ("n_params", "n_tokens", "loss")]
@@ -103,7 +100,6 @@ def isoflop_trunks(seed=0):
     return pd.DataFrame(rows)
 
 
-@pytest.mark.long
 def test_isoflop_draws_the_runs_of_all_budgets_together():
     table = check_table(isoflop_trunks())
     alone, together = (fit_isoflop(table, n_draws=100, cluster=c) for c in (None, "name"))
@@ -118,9 +114,7 @@ def test_isoflop_draws_the_runs_of_all_budgets_together():
     assert [c.x_opt for c in together.curves] == [c.x_opt for c in alone.curves]
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_a_table_of_checkpoints_is_warned_of(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     trunks().assign(model="dense").to_csv(path, index=False)

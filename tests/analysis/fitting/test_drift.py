@@ -76,7 +76,6 @@ def slow(x, y, at, floors, share, common):
     return optimize.brentq(below, -30, 60)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("common", [0.0, 0.003])
 @pytest.mark.parametrize("has_floor", [False, True])
 def test_it_is_the_slow_form(has_floor, common):
@@ -103,7 +102,6 @@ def test_exact_and_constant_points_are_no_trouble():
     assert np.isfinite(np.array(twice.predict(FAR)[:3])).all()
 
 
-@pytest.mark.long
 def test_intervals_hold_what_drifts_as_it_says():
     """Exponents that walk by DRIFT of themselves a decade, in 300 draws; three standard errors."""
     rng, held, fine = np.random.default_rng(5), 0, 400

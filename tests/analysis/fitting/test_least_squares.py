@@ -71,7 +71,6 @@ def polished(value, start, bounds):
     return best
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("delta", [np.inf, 0.5, 0.05, 1e-3])
 @pytest.mark.parametrize("seed", range(6))
 def test_no_start_of_scipys_ends_below_ours(delta, seed):
@@ -116,7 +115,6 @@ def test_squares_agree_with_scipys_least_squares_in_a_box(seed):
     assert found.converged[best]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("delta", [0.5, 0.05])
 def test_huber_agrees_with_scipys_least_squares(delta):
     x, y, starts, _ = problem(11)
@@ -136,7 +134,6 @@ def test_huber_agrees_with_scipys_least_squares(delta):
     np.testing.assert_allclose(found.theta[found.best], theirs.x, rtol=1e-4)
 
 
-@pytest.mark.slow
 def test_of_many_random_starts_none_claims_a_minimum_that_is_none():
     x, y, _, rng = problem(3)
     starts = rng.uniform([-5, -5, 0.0], [5, 5, 6.0], (60, 3))
@@ -159,7 +156,6 @@ def test_weights_count_like_repeated_points():
     np.testing.assert_allclose(weighted.theta, repeated.theta, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("numbers_held", [1, 500])
 def test_chunks_and_single_problems_give_the_same(monkeypatch, numbers_held):
     x, y, starts, rng = problem(8)
@@ -256,7 +252,6 @@ def test_too_few_steps_are_not_called_converged():
     assert (hurried.gradient > 1e-4).all()
 
 
-@pytest.mark.slow
 def test_starts_outside_the_box_begin_at_its_edge_and_useless_ones_lose():
     x, y, starts, _ = problem(2)
     wild = np.vstack([[1e9, -1e9, 1e9], [0.0, 50.0, -50.0], starts])

@@ -171,7 +171,6 @@ def test_lengths_and_levels_are_checked(fit):
             law.predict(1e20, level=level)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.03, 0.12, 0.35])
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
 def test_a_clean_frontier_comes_back(alpha, share):
@@ -241,7 +240,6 @@ def test_a_frontiers_band_is_the_delta_methods():
     )
 
 
-@pytest.mark.slow
 def test_four_budgets_are_flagged_and_three_refused():
     law = fit_frontier(C[:4], frontier(C[:4]) * [1, 1.001, 0.999, 1])
     assert law.dof == 1
@@ -251,7 +249,6 @@ def test_four_budgets_are_flagged_and_three_refused():
         fit_frontier(C[[0, 1, 2, 2]], frontier(C[[0, 1, 2, 2]]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("losses", "says"),
     [
@@ -277,14 +274,12 @@ def test_a_law_steeper_than_the_bound_is_flagged(alpha, flagged):
     assert ("alpha=2 is at the edge of (0.001, 2.0)" in fit.warnings) == flagged
 
 
-@pytest.mark.slow
 def test_constant_losses_are_no_frontier_either():
     law = fit_frontier(C, np.full(len(C), 3.0))
     assert law.status not in (FitStatus.CONVERGED, FitStatus.WARNING)
     assert law.predict(1e20).value[0] == pytest.approx(3.0, rel=1e-3)
 
 
-@pytest.mark.slow
 def test_a_frontier_at_its_bound_has_a_summary():
     law = fit_frontier(C, 3.0 - 0.02 * np.log(C))
     assert "bound hit" in law.summary()

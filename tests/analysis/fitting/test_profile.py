@@ -96,7 +96,6 @@ def slowly(law, start, y, value, dof, level):
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.9, 0.99])
 def test_intervals_are_those_of_slow_fits(level):
     table = runs_of("power_floor", noise=0.01)
@@ -128,7 +127,6 @@ def test_intervals_are_those_of_slow_fits(level):
     np.testing.assert_allclose(found, exact, rtol=0, atol=0.003 * (exact[1] - exact[0]))
 
 
-@pytest.mark.slow
 def test_a_slope_of_a_linear_law_has_students_interval():
     table = runs_of("loglinear", noise=0.01)
     fit = fit_expert_law(table, "loglinear", n_draws=0)
@@ -145,8 +143,6 @@ def test_a_slope_of_a_linear_law_has_students_interval():
     assert slope.upper == pytest.approx(row @ theta + half, rel=1e-5)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_what_is_not_fitted_has_no_interval():
     fit = fit_expert_law(runs_of("power_floor", sizes=[5e7], noise=0.002), n_draws=0)
     assert fit.fixed == ("a",)

@@ -210,7 +210,6 @@ def study_of(isoflop, surface, differences):
     )
 
 
-@pytest.mark.long
 def test_each_class_of_results_is_here_and_public():
     assert set(RESULTS) == set(results())
     assert study.Study in RESULTS
@@ -218,7 +217,6 @@ def test_each_class_of_results_is_here_and_public():
     assert set(RESULTS) - public == {study.Study}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", RESULTS, ids=lambda c: c.__name__)
 def test_a_result_has_the_face_of_results(kind):
     result = results()[kind]
@@ -266,7 +264,6 @@ AT = {  # what a fit predicts at
 }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", FITS, ids=lambda c: c.__name__)
 def test_a_fit_has_the_face_of_fits(kind):
     fit = results()[kind]
@@ -330,7 +327,6 @@ def test_a_curve_s_interval_at_its_own_level_is_the_stored_one():
     assert tuple(near.loc["loss_opt"]) == pytest.approx(curve.loss_interval, rel=1e-9)
 
 
-@pytest.mark.slow
 def test_an_interpolated_curve_says_what_it_does_not_know():
     curve = fit_isoflop(table(), method="akima", n_draws=20).curves[0]
     assert tuple(curve.conf_int().loc["loss_opt"]) == curve.loss_interval

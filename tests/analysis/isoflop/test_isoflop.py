@@ -30,7 +30,6 @@ FEW = {"n_draws": 5}  # where the bootstraps are not what is tested
 fit_parabolas = partial(fit_isoflop, method="parabola")
 
 
-@pytest.mark.slow
 def test_recovers_a_clean_parabola():
     fit = fit_parabolas(curves(parabola))
     (curve,) = fit.curves
@@ -46,7 +45,6 @@ def test_recovers_a_clean_parabola():
     np.testing.assert_allclose(curve.loss([1e3, 1e8]), [parabola(1e3), parabola(1e8)])
 
 
-@pytest.mark.long
 def test_fits_models_and_budgets_apart():
     both = joined(moving(model="dense"), moving(lambda s, b: growing(s, b) + 0.1, model="peer"))
     both["series"] = both["model"]
@@ -69,7 +67,6 @@ def test_fits_models_and_budgets_apart():
         fit.frontier("moe")
 
 
-@pytest.mark.slow
 def test_takes_the_best_learning_rate_and_never_the_mean():
     rates = joined(
         *(curves(lambda s, b, up=up: parabola(s) + up, lr=lr) for lr, up in ((1e-3, 1), (2e-3, 0)))
@@ -79,7 +76,6 @@ def test_takes_the_best_learning_rate_and_never_the_mean():
     assert curve.loss_opt == pytest.approx(4.5)
 
 
-@pytest.mark.slow
 def test_averages_seeds_of_a_learning_rate():
     seeds = joined(
         *(
@@ -92,7 +88,6 @@ def test_averages_seeds_of_a_learning_rate():
     assert curve.loss_opt == pytest.approx(4.7)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("status", ["failed", "diverged"])
 def test_runs_that_broke_off_are_not_fitted(status):
     runs = joined(curves(parabola), curves(lambda s, b: 0.1, status=status))
@@ -103,7 +98,6 @@ def wavy(size, budget=1e12):
     return parabola(size, a=0.0005) + 0.01 * math.sin(7 * math.log(size))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("losses_of", "sizes", "flag", "says"),
     [
@@ -133,7 +127,6 @@ def test_warnings_are_reported(losses_of, sizes, flag, says):
     assert str(flag) in json.dumps(fit.to_dict(), allow_nan=False)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("level", [2.2, 3.3, 4.1, 4.5])
 @pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_a_flat_curve_has_no_minimum(method, level):
@@ -142,7 +135,6 @@ def test_a_flat_curve_has_no_minimum(method, level):
     assert not curve.inside
 
 
-@pytest.mark.slow
 def test_curvature_lost_in_noise_leaves_the_interval_unbounded():
     (curve,) = fit_parabolas(curves(wavy), **FEW).curves
     assert curve.x_interval == (0.0, math.inf)
@@ -150,7 +142,6 @@ def test_curvature_lost_in_noise_leaves_the_interval_unbounded():
     assert curve.to_dict()["x_interval"] == [0.0, None]
 
 
-@pytest.mark.slow
 def test_too_few_sizes_are_skipped_or_refused():
     few = curves(parabola, SIZES[:2], model="peer")
     fit = fit_parabolas(joined(curves(parabola), few), **FEW)
@@ -172,8 +163,6 @@ def test_sizes_that_differ_by_rounding_are_one_size(method):
         fit_isoflop(curves(parabola, twice), method=method, **FEW)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_many_curves_of_one_size_are_one_line():
     budgets = [1e12 * 1.05**k for k in range(85)]
     single = curves(parabola, SIZES[:1], budgets, model="peer")
@@ -190,7 +179,6 @@ def test_many_curves_of_one_size_are_one_line():
         fit_isoflop(joined(*(curves(parabola, SIZES[:1], model=f"m{k}") for k in range(4))))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "says"),
     [
@@ -208,7 +196,6 @@ def test_bad_options_are_named(how, says):
         fit_parabolas(curves(parabola), **how)
 
 
-@pytest.mark.slow
 def test_n_nearest_fits_those_sizes_only():
     table = noisy(curves(parabola), 0.02)
     for n in (3, 5, 6):
@@ -222,7 +209,6 @@ def test_n_nearest_fits_those_sizes_only():
     assert (Flag.FEW_POINTS in fit_parabolas(table, n_nearest=3, **FEW).curves[0].flags) is True
 
 
-@pytest.mark.slow
 def test_akima_reads_the_lowest_of_its_grid():
     table = noisy(curves(parabola), 0.01)
     (curve,) = fit_isoflop(table, method="akima", n_draws=50).curves
@@ -234,7 +220,6 @@ def test_akima_reads_the_lowest_of_its_grid():
     assert curve.x_interval[0] < curve.x_opt < curve.x_interval[1]
 
 
-@pytest.mark.slow
 def test_the_noise_is_a_curves_own_or_that_of_the_models_curves():
     sizes = {b: SIZES * (b / 1e12) ** 0.5 for b in BUDGETS[:3]}
     table = noisy(joined(*(curves(growing, sizes[b], (b,)) for b in BUDGETS[:3])), 0.01)
@@ -250,7 +235,6 @@ def test_the_noise_is_a_curves_own_or_that_of_the_models_curves():
     assert again[0].noise == pytest.approx(pooled[0].noise)
 
 
-@pytest.mark.slow
 def test_intervals_are_fiellers_by_the_noise_that_is_told():
     table = noisy(curves(parabola), 0.01)
     u, losses = np.log(SIZES), table["loss"].to_numpy()
@@ -269,7 +253,6 @@ def test_intervals_are_fiellers_by_the_noise_that_is_told():
         assert curve.params == {"x_opt": curve.x_opt, "loss_opt": curve.loss_opt}
 
 
-@pytest.mark.slow
 def test_the_other_sizes_are_read_along_the_curve():
     table = curves(parabola)
     table["n_active_params"] = table["n_params"] / 2
@@ -287,8 +270,6 @@ def test_the_other_sizes_are_read_along_the_curve():
     assert np.isnan(list(outside.curves[0].at_optimum.values())).all()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_results_are_frozen_and_json_keeps_every_digit(method):
     fit = fit_isoflop(noisy(moving(), 0.01), method=method, n_draws=20)
@@ -314,7 +295,6 @@ def test_results_are_frozen_and_json_keeps_every_digit(method):
     assert laws["exponents"]["n_params"]["t"] == t._asdict()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 7])
 @pytest.mark.parametrize("column", ["budget", "n_non_embedding_params"])
 def test_what_is_unknown_of_runs_is_named(column, n):
@@ -325,8 +305,6 @@ def test_what_is_unknown_of_runs_is_named(column, n):
         fit_parabolas(table, x="n_non_embedding_params")
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_no_draws_leave_the_other_intervals():
     law = fit_parabolas(noisy(moving(), 0.005), n_draws=0).law()
     t, case = law.exponents["n_params"]["t"], law.exponents["n_params"]["case"]
@@ -334,19 +312,16 @@ def test_no_draws_leave_the_other_intervals():
     assert np.isnan([case.lower, case.upper]).all()
 
 
-@pytest.mark.slow
 def test_infinite_noise_is_refused():
     with pytest.raises(ValueError, match="noise=inf"):
         fit_parabolas(curves(parabola), noise=math.inf, **FEW)
 
 
-@pytest.mark.slow
 def test_akimas_interval_is_no_narrower_than_its_grid():
     (curve,) = fit_isoflop(noisy(curves(parabola), 1e-5), method="akima", n_draws=50).curves
     assert curve.x_interval[0] <= 3e5 <= curve.x_interval[1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("wave", [0.0, 0.001])
 def test_akimas_interval_holds_its_own_minimum(wave):
     table = curves(lambda s, b: 4.5 + wave * math.sin(3 * math.log(s)))
@@ -354,7 +329,6 @@ def test_akimas_interval_holds_its_own_minimum(wave):
     assert curve.x_interval[0] < curve.x_opt < curve.x_interval[1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pair", [(0, 1), (-2, -1)])
 @pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_a_minimum_between_the_outermost_two_sizes_is_inside(pair, method):

@@ -16,7 +16,6 @@ def lacking(fit):
     return [text for c in fit.curves for flag, text in c.flagged if flag is Flag.LACK_OF_FIT]
 
 
-@pytest.mark.long
 def test_a_pattern_that_all_curves_miss_is_named():
     fit = fit_isoflop(noisy(runs(kaplan), 0.005, 0), **QUICK)
     assert len(lacking(fit)) == 5
@@ -25,7 +24,6 @@ def test_a_pattern_that_all_curves_miss_is_named():
     assert not lacking(fit_isoflop(runs(hoffmann), **QUICK))
 
 
-@pytest.mark.long
 def test_the_pattern_is_that_of_the_residuals():
     """The test's ratio from projections written out, its chance from draws of noise."""
     table = noisy(runs(broken), 0.005, 3)
@@ -89,7 +87,6 @@ def one_curve(u, y, alpha, beta):
     return float(((y - X @ theta) ** 2).sum()), X, theta, low
 
 
-@pytest.mark.long
 def test_seeds_tell_the_noise_and_weigh_what_they_are():
     """A cell of three seeds is one point of three times the weight; their scatter is pooled."""
     table = noisy(runs(hoffmann, seeds=3), 0.005, 1)
@@ -112,7 +109,6 @@ def test_seeds_tell_the_noise_and_weigh_what_they_are():
     assert (curve.a, curve.slope, curve.level) == pytest.approx(tuple(of_runs), rel=1e-9)
 
 
-@pytest.mark.long
 def test_sizes_with_more_seeds_weigh_more():
     table = noisy(runs(hoffmann, seeds=3), 0.005, 1)
     middle = table.groupby("budget")["n_params"].transform("median")
@@ -128,7 +124,6 @@ def test_sizes_with_more_seeds_weigh_more():
             assert (curve.a, curve.slope, curve.level) == pytest.approx(tuple(of_runs), rel=1e-8)
 
 
-@pytest.mark.long
 def test_scatter_that_seeds_do_not_have_is_named_and_kept():
     table = runs(hoffmann, seeds=2)
     of_size = np.random.default_rng(5).normal(0, 0.02, 35)

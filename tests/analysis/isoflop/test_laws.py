@@ -31,8 +31,6 @@ FEW = {"n_draws": 5}  # where the bootstraps are not what is tested
 fit_parabolas = partial(fit_isoflop, method="parabola")
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_laws_come_back():
     fit = fit_parabolas(moving(), **FEW)
     law = fit.law()
@@ -49,8 +47,6 @@ def test_laws_come_back():
     assert set(law.exponents["n_params"]) == {"t", "noise", "case", "jackknife"}
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "says", "hows"),
     [
@@ -73,7 +69,6 @@ def test_laws_of_few_budgets_are_flagged(n, says, hows):
     assert law.summary() in fit.summary()
 
 
-@pytest.mark.slow
 def test_one_budget_is_no_law_and_says_so():
     fit = fit_parabolas(curves(parabola), **FEW)
     assert fit.laws == ()
@@ -83,8 +78,6 @@ def test_one_budget_is_no_law_and_says_so():
         fit.law()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_minima_all_at_an_edge_are_no_law(method):
     table = joined(*(curves(lambda s, b: parabola(s, x_opt=1e4), budgets=(b,)) for b in BUDGETS))
@@ -97,8 +90,6 @@ def test_minima_all_at_an_edge_are_no_law(method):
     assert note.count("C=") == len(BUDGETS)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_budgets_without_a_minimum_are_left_out_by_name():
     def losses(s, b):
         return parabola(s, x_opt=1e4) if b == BUDGETS[0] else growing(s, b)
@@ -112,7 +103,6 @@ def test_budgets_without_a_minimum_are_left_out_by_name():
     assert law.laws["n_params"].exponent == pytest.approx(0.5, rel=1e-6)
 
 
-@pytest.mark.long
 def test_intervals_of_an_exponent_are_made_as_they_say():
     table = noisy(moving(), 0.01, seed=2)
     fit = fit_parabolas(table, n_draws=400)
@@ -143,14 +133,12 @@ def test_intervals_of_an_exponent_are_made_as_they_say():
         assert f"{how} {e.lower:.4f} to {e.upper:.4f}" in law.summary()
 
 
-@pytest.mark.long
 def test_draws_that_lose_their_minimum_are_told():
     fit = fit_parabolas(noisy(moving(), 0.002), noise=0.3, n_draws=100)
     assert any("of the noise draws had no minimum inside" in w for w in fit.law().warnings)
     assert fit.law().status is not FitStatus.CONVERGED
 
 
-@pytest.mark.slow
 def test_a_parabola_in_tokens_is_biased_as_p7_says():
     budgets = np.geomspace(1e17, 1e21, 5)
     C, N, D = around_the_optimum(budgets, 15, 16.0, HOFFMANN)
@@ -164,8 +152,6 @@ def test_a_parabola_in_tokens_is_biased_as_p7_says():
     assert law.predict(1e24).value[0] / truth - 1 == pytest.approx(-0.051, abs=5e-4)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_draws_follow_the_seed():
     table = noisy(moving(), 0.005)
     one, same, other = (fit_parabolas(table, n_draws=20, seed=s) for s in (0, 0, 1))
@@ -174,7 +160,6 @@ def test_draws_follow_the_seed():
     assert one.law().exponents["n_params"]["case"] != other.law().exponents["n_params"]["case"]
 
 
-@pytest.mark.long
 def test_the_reason_to_leave_a_budget_out_is_the_reason():
     def losses(s, b):
         return parabola(s, x_opt=1e4) if b == BUDGETS[0] else growing(s, b)
@@ -185,7 +170,6 @@ def test_the_reason_to_leave_a_budget_out_is_the_reason():
     assert "outside the sizes tried" in excluded
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "C"), [("best at an edge", "1e+12"), ("weak curvature", "2.56e+14")]
 )

@@ -113,7 +113,6 @@ def coverages(a, noise, n, draws, seed):
     return u_in.mean(), loss_in[unbounded == 0].mean(), unbounded.mean()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("n", [5, 7, 12])
 def test_intervals_of_a_minimum_cover_it_19_times_in_20(n):
     of_u, of_loss, unbounded = coverages(a=0.05, noise=0.005, n=n, draws=2500, seed=n)
@@ -123,7 +122,6 @@ def test_intervals_of_a_minimum_cover_it_19_times_in_20(n):
     assert unbounded < 0.05
 
 
-@pytest.mark.slow
 def test_where_curvature_is_weak_many_intervals_are_unbounded_and_the_rest_still_honest():
     of_u, _, unbounded = coverages(a=0.05, noise=0.06, n=7, draws=2500, seed=0)
     assert 0.3 < unbounded < 0.9
@@ -131,7 +129,6 @@ def test_where_curvature_is_weak_many_intervals_are_unbounded_and_the_rest_still
     assert of_u >= 0.95 - 0.013
 
 
-@pytest.mark.slow
 def test_akimas_minimum_is_that_of_a_dense_grid():
     rng = np.random.default_rng(0)
     losses = bowl() + 0.02 * np.sin(3 * U) + rng.normal(0, 0.01, (40, 7))
@@ -271,8 +268,6 @@ def test_reasons_name_the_side_and_the_run():
     assert f"the run at size {np.exp(U[5]):.4g} is +" in odd
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 8, 12])
 def test_good_points_are_seldom_called_outliers(n):
     u = np.linspace(-1.8, 1.8, n)

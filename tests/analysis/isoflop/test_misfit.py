@@ -14,7 +14,6 @@ def flags(fit):
     return [set(curve.flags) & {Flag.MISFIT, Flag.SKEWED} for curve in fit.curves]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("method", ["slice", "parabola"])
 @pytest.mark.parametrize("noise", [None, 0.01])
 def test_a_curve_of_other_scatter_is_named(method, noise):
@@ -28,9 +27,7 @@ def test_a_curve_of_other_scatter_is_named(method, noise):
     assert beside in "; ".join(fit.curves[-1].warnings)
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_parabolas_through_skewed_curves_are_too_few():
     table = noisy(runs(16.0), 0.005)
     fit = fit_isoflop(table, method="parabola", n_draws=20)
@@ -67,7 +64,6 @@ def test_too_few_runs_tell_nothing():
     assert flags(fit_isoflop(clean, n_draws=20)) == [set()] * 2
 
 
-@pytest.mark.long
 @pytest.mark.night
 @pytest.mark.parametrize("method", ["slice", "parabola"])
 def test_noise_alone_earns_no_misfit(method):

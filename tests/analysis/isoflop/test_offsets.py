@@ -11,7 +11,6 @@ from analysis.table.load import check_table
 from analysis.validation.residuals import residuals_of
 from tests.analysis.tables import BESIROGLU, HOFFMANN, around_the_optimum, surface
 
-pytestmark = pytest.mark.slow
 BUDGETS = np.geomspace(1e18, 1e21, 5)
 
 
@@ -34,7 +33,6 @@ def worst(table, true, name="loss"):
     return (table[name] / true[name] - 1).abs().max()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("law", [HOFFMANN, BESIROGLU])
 @pytest.mark.parametrize("span", [4, 16])
 @pytest.mark.parametrize("x", ["n_params", "n_tokens"])
@@ -53,7 +51,6 @@ def test_losses_are_as_they_would_be_at_the_budget(law, span, x):
         assert exponents[0] == pytest.approx(exponents[1], abs=3e-4)
 
 
-@pytest.mark.long
 def test_what_is_not_moved_would_be_wrong_by_far_more():
     beside, true = pair(HOFFMANN, off=0.05)
     as_counted = beside.drop(columns=COUNTED)
@@ -63,7 +60,6 @@ def test_what_is_not_moved_would_be_wrong_by_far_more():
     assert moved < raw / 50
 
 
-@pytest.mark.long
 def test_the_fit_and_its_residuals_are_of_moved_losses_and_say_so():
     beside, true = pair(HOFFMANN)
     fit = fit_isoflop(beside, n_draws=0)

@@ -87,7 +87,6 @@ def of_squares(squares, dof, alike, scale):
     )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("by", [0.1, -0.1, 2.0])
 def test_curves_are_those_of_the_table_without_the_run(clean, by):
     table = odd(clean, 17, by)
@@ -111,7 +110,6 @@ def test_curves_are_those_of_the_table_without_the_run(clean, by):
     assert any("outlier" in text for text in fit.law().warnings)
 
 
-@pytest.mark.long
 def test_kept_outliers_are_named_and_fitted(clean):
     table = odd(clean, 17, 0.1)
     fit = fit_isoflop(table, outliers="keep", **FEW)
@@ -123,7 +121,6 @@ def test_kept_outliers_are_named_and_fitted(clean):
         fit_isoflop(table, outliers="drop")
 
 
-@pytest.mark.long
 def test_without_outliers_nothing_changes(clean):
     fit, kept = (fit_isoflop(clean, outliers=how, **FEW) for how in ("exclude", "keep"))
     assert fit.outliers == ()
@@ -143,7 +140,6 @@ def test_two_at_a_budget_hide_each_other_and_are_found(clean):
     assert [run.size for run in fit.outliers] == pytest.approx(list(table["n_params"][[15, 19]]))
 
 
-@pytest.mark.long
 def test_one_of_four_sizes_is_not_to_blame_by_itself():
     """Three numbers go through three of them, whichever."""
     table = noisy(runs(hoffmann, n_sizes=4), SD, 2)
@@ -152,7 +148,6 @@ def test_one_of_four_sizes_is_not_to_blame_by_itself():
     assert [curve.n_points for curve in fit.curves] == [4] * 5
 
 
-@pytest.mark.long
 def test_a_noisy_budget_keeps_its_runs():
     """By the test of its own scatter: a run of 1 in 50 budgets stands out, two of 1 in 200."""
     noise = np.full(35, SD)
@@ -162,7 +157,6 @@ def test_a_noisy_budget_keeps_its_runs():
     assert found <= stats.binom.ppf(0.999, 12, 0.025)
 
 
-@pytest.mark.long
 def test_a_rounding_is_no_outlier():
     assert fit_isoflop(odd(runs(hoffmann), 17, 1e-4), n_draws=0).outliers == ()
     assert len(fit_isoflop(odd(runs(hoffmann), 17, 0.01), n_draws=0).outliers) == 1
@@ -178,8 +172,6 @@ def test_a_cell_of_seeds_is_one_point_and_its_seeds_go_with_it():
     assert not fit.seeds["m"].is_lack
 
 
-@pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.night
 @pytest.mark.parametrize("n_sizes", [5, 7])
 def test_noise_alone_seldom_has_outliers(n_sizes):

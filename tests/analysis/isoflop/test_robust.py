@@ -8,7 +8,7 @@ import pytest
 
 from tests.analysis.isoflop.simulated import FORMS, NOISES, flagged, intervals
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.night]
+pytestmark = pytest.mark.night
 N = 100
 
 

@@ -43,7 +43,6 @@ def shared(fit):
     return [text for curve in fit.curves for flag, text in curve.flagged if flag is Flag.SHARED]
 
 
-@pytest.mark.long
 def test_an_error_of_sizes_is_named_and_in_the_law(ladder):
     table = off_by_size(noisy(ladder, SD, 0), 0.015, 1)
     fit = fit_isoflop(table, **QUICK)
@@ -138,7 +137,6 @@ def test_an_error_of_budgets_is_scatter_about_the_law():
     assert "the runs of a budget share an error" in said
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_errors_of_curves_alone_are_seldom_one_of_budgets():
     """2 % is the rule, for known errors: of 40, a binomial bound of 0.1 %."""
@@ -149,7 +147,6 @@ def test_errors_of_curves_alone_are_seldom_one_of_budgets():
     assert sum(text is not None for text in said) <= stats.binom.ppf(0.999, 40, 0.02)
 
 
-@pytest.mark.long
 def test_a_budget_that_is_off_is_named_and_its_best_size_stays(ladder):
     table = noisy(ladder, 0.002, 0)
     off = np.array([0.02, -0.02, 0.02, -0.02, 0.0])[pd.factorize(table["budget"])[0]]

@@ -11,7 +11,7 @@ from analysis.isoflop.fit import fit_isoflop
 from tests.analysis.isoflop.test_slices import BUDGETS, runs
 from tests.analysis.tables import HOFFMANN, best_size, noisy, surface
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.night]
+pytestmark = pytest.mark.night
 DRAWS = 200
 SKEWED = {"E": 1.69, "A": 4.06e4, "B": 4.11e4, "alpha": 0.64, "beta": 0.40}
 SETTINGS = {  # law, sizes from 1/factor to factor times the centre, the centre over the best size

@@ -61,7 +61,6 @@ def test_the_lowest_point_is_where_a_grid_has_it():
     assert np.isnan(upside_down)
 
 
-@pytest.mark.long
 def test_a_clean_surface_comes_back():
     fit = fit_isoflop(runs(), n_draws=50)
     truth = best_size(BUDGETS, **HOFFMANN)
@@ -100,7 +99,6 @@ def test_a_curve_s_numbers_are_drawn_by_the_noise_s_f_distribution(noise, dof):
     assert stats.kstest(ratios, stats.f(3, dof).cdf).pvalue > 1e-3
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("noise", [None, (0.006, 4)])
 def test_the_weights_are_those_of_an_integral_over_exponents(noise):
     """Mean exponents and a minimum's distribution on a fine grid, written out. noise: the runs'
@@ -151,7 +149,6 @@ def test_the_weights_are_those_of_an_integral_over_exponents(noise):
         assert found == pytest.approx(expected, abs=0.04)
 
 
-@pytest.mark.long
 def test_many_runs_tell_the_exponents_as_an_optimizer_does():
     table = noisy(runs(n_sizes=40), 0.002, seed=1)
     groups = [
@@ -175,9 +172,7 @@ def test_many_runs_tell_the_exponents_as_an_optimizer_does():
     assert curve.noise == pytest.approx(one, rel=0.12)
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_a_known_noise_gives_normal_errors():
     table = noisy(runs(4.0), 0.01, seed=2)
     told, own = (fit_isoflop(table, noise=noise, n_draws=2000).curves[2] for noise in (0.01, None))
@@ -191,7 +186,6 @@ def test_a_known_noise_gives_normal_errors():
         assert high - low == pytest.approx(by_shape[1] - by_shape[0], rel=0.06)
 
 
-@pytest.mark.long
 def test_intervals_of_all_levels_are_of_the_same_draws():
     curve = fit_isoflop(noisy(runs(), 0.01), n_draws=400).curves[0]
     assert tuple(curve.conf_int().loc["x_opt"]) == curve.x_interval
@@ -218,7 +212,6 @@ def test_few_sizes_still_have_a_curve_whose_noise_is_a_parabola_s():
     assert json.dumps(three.to_dict(), allow_nan=False)
 
 
-@pytest.mark.long
 def test_losses_that_only_fall_have_no_minimum():
     falling = runs(4.0).assign(loss=lambda t: 9 - 0.3 * np.log(t["n_params"]))
     fit = fit_isoflop(falling, n_draws=50)
@@ -236,9 +229,7 @@ def test_curvature_lost_in_noise_leaves_the_interval_unbounded():
     assert Flag.WEAK_CURVATURE in curve.flags
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_the_law_s_interval_has_what_all_curves_share():
     """Covariance of the law's slope by hand: the scatter's, and that of common errors."""
     fit = fit_isoflop(noisy(runs(4.0), 0.02, seed=5), n_draws=2000)
@@ -255,7 +246,6 @@ def test_the_law_s_interval_has_what_all_curves_share():
     assert "the error that the points share" in law.interval
 
 
-@pytest.mark.long
 def test_runs_drawn_again_are_fitted_at_the_curve_s_exponents():
     one = noisy(runs(8.0, BUDGETS[:1]), 0.01, seed=4)
     curve = fit_isoflop(noisy(runs(8.0), 0.01, seed=4), n_draws=20).curves[0]
@@ -282,7 +272,6 @@ def test_runs_drawn_again_are_fitted_at_the_curve_s_exponents():
             assert value == pytest.approx(curve_of[at], abs=1e-7)
 
 
-@pytest.mark.long
 def test_draws_follow_the_seed():
     table = noisy(runs(), 0.01)
     one, same, other = (fit_isoflop(table, n_draws=50, seed=seed) for seed in (0, 0, 1))

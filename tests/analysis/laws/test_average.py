@@ -40,7 +40,6 @@ def test_the_interval_holds_those_of_all_laws():
     np.testing.assert_allclose(found.upper, [2.5, 3.2])
 
 
-@pytest.mark.long
 def test_one_law_s_average_is_its_own():
     compared = compare_laws(runs_of("power_floor", noise=0.01), ["power_floor"], n_draws=0)
     assert compared.possible == {"power_floor": 1.0}
@@ -51,7 +50,6 @@ def test_one_law_s_average_is_its_own():
     assert run.lower < found.lower < found.upper < run.upper
 
 
-@pytest.mark.long
 def test_where_laws_differ_their_average_is_wide():
     compared = compare_laws(runs_of("clark", noise=0.03, seed=3), n_draws=0)
     assert len(compared.possible) > 1
@@ -64,7 +62,6 @@ def test_where_laws_differ_their_average_is_wide():
     assert last["upper"].iloc[-1] / last["lower"].iloc[-1] > best.upper / best.lower
 
 
-@pytest.mark.long
 def test_a_rise_that_no_law_has_is_reported():
     compared = compare_laws(expert_runs(rising, SIZES, EXPERTS, noise=0.005), n_draws=0)
     says = f"{compared.laws[0].form_name}: this law misses the runs in a pattern, by about 0.0"
@@ -73,7 +70,6 @@ def test_a_rise_that_no_law_has_is_reported():
     assert clean.warnings == ()
 
 
-@pytest.mark.long
 def test_noise_alone_is_as_seldom_a_pattern_as_its_chance_says():
     rng = np.random.default_rng(6)
     x = np.linspace(0, 1, 25)

@@ -72,7 +72,6 @@ def test_predictions_do_not_depend_on_how_many_draws_are_held_at_once(monkeypatc
     np.testing.assert_allclose(by.lower, fit.predict(1e9, [1e10, 1e11]).lower, rtol=1e-12)
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_a_fit_form(tmp_path):
     printed = follow("A fit form", tmp_path)

@@ -1,7 +1,6 @@
 """Losses that turn at a number of experts: named, with by how much, and seldom of noise alone."""
 
 import numpy as np
-import pytest
 
 from analysis.experts.fit import fit_expert_law
 from analysis.laws.law import Variables
@@ -66,7 +65,6 @@ def test_too_few_numbers_of_experts_say_nothing():
     assert turns_with_experts(at, off, LINE[kept], LOSS[kept]) is None
 
 
-@pytest.mark.slow
 def test_a_rise_is_a_warning_of_a_law_that_falls():
     fit = fit_expert_law(expert_runs(rising, SIZES, EXPERTS, noise=0.01, seed=3), n_draws=0)
     assert any(text.startswith("losses turn at") for text in fit.warnings)

@@ -157,8 +157,6 @@ def test_units_of_compute_do_not_matter():
         assert a.estimate == pytest.approx(b.estimate, rel=1e-6)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_unequal_slopes_are_tested():
     points = noisy(6, 1e-4)
     assert compute_multipliers(points, "dense").p_equal < 1e-3
@@ -221,9 +219,7 @@ def true_multiplier(model, budget):
     return math.exp(root) / budget
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_seeds", "n_budgets", "noise", "asymptote"),
     [

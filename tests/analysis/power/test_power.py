@@ -146,7 +146,6 @@ def test_a_pilot_s_noise_is_of_its_seeds_alone(two):
         assert after.half_width == pytest.approx(before.half_width * math.sqrt(3 / 4), rel=1e-9)
 
 
-@pytest.mark.slow
 def test_unequal_variances_are_not_pooled():
     rng = np.random.default_rng(1)
     sds = {"dense": 0.002, "moe": 0.1, "peer": 0.002}
@@ -162,7 +161,6 @@ def test_unequal_variances_are_not_pooled():
     assert {noise.of for noise in by_model.noises} == {"moe", "peer"}
 
 
-@pytest.mark.slow
 def test_the_test_of_equal_variances_is_bartlett_s_where_cells_are_independent():
     """With many seeds its distribution is chi-squared's."""
     rng = np.random.default_rng(3)
@@ -179,8 +177,6 @@ def test_the_test_of_equal_variances_is_bartlett_s_where_cells_are_independent()
     assert chance == pytest.approx(expected, abs=4 * math.sqrt(expected / 1e4) + 0.005)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_equal_variances_are_rejected_as_often_as_the_test_says():
     rng = np.random.default_rng(4)
     found = []
@@ -206,8 +202,6 @@ def test_intervals_at_the_stop_hold_as_they_say_with_a_pilot():
 
 
 @pytest.mark.night
-@pytest.mark.long
-@pytest.mark.slow
 def test_coverage_at_the_stop_over_many_draws():
     for sds, n_blocks, target in ((ALIKE[:2], 1, 1.2), (ALIKE[:2], 1, 0.6), (ALIKE, 3, 0.6)):
         draws = 1000 // n_blocks
@@ -220,7 +214,6 @@ def test_coverage_at_the_stop_over_many_draws():
             assert every["coverage"] < 0.94
 
 
-@pytest.mark.long
 def test_the_command_prints_seeds_powers_and_cells(two, tmp_path, capsys):
     path = tmp_path / "runs.csv"
     two.to_csv(path, index=False)

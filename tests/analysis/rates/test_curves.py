@@ -141,9 +141,7 @@ def test_the_chance_of_a_misfit_is_that_of_an_f_test():
     assert known == pytest.approx(stats.chi2.sf((squares[0] - squares[1]) / 0.003**2, 4), rel=1e-2)
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_the_chance_of_a_misfit_is_even_where_there_is_none():
     """In 100 draws with the true family: a tenth is below 0.1, by a binomial bound of 0.1 %."""
     found = [
@@ -184,7 +182,6 @@ def test_parabolas_of_skewed_losses_are_flagged(curve, flagged):
         assert "skewed: all 16 cells of dense" in found.warnings
 
 
-@pytest.mark.long
 def test_a_misfit_of_all_cells_is_flagged():
     table = Setting(curve="steep", near=False, n_rates=9).table(np.random.default_rng(3))
     found = fit_rates(table, n_nearest=9)
@@ -192,7 +189,6 @@ def test_a_misfit_of_all_cells_is_flagged():
     assert not any(cell.flags for cell in fit_rates(SKEWED.table(np.random.default_rng(1))).cells)
 
 
-@pytest.mark.long
 def test_a_misfit_near_the_best_rates_too_is_flagged():
     """Of five rates four are left in the narrowest window, and these are off as well."""
     rng = np.random.default_rng(101)
@@ -271,7 +267,6 @@ def test_bad_method():
 # Coverage
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_a_shared_grid_biases_no_law():
     """8 draws: parabolas' intervals of the exponents held the truth in none."""

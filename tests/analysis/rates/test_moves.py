@@ -40,8 +40,6 @@ def runs_at(lr, budget=1e18, seeds=(0,), **columns):
     return check_table(pd.concat(parts, ignore_index=True))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_gain_is_that_of_the_parabola_and_a_difference_moves_by_two_of_them():
     found = compare_rates(by_parabolas(search()), runs_at(0.012))
     gains = {gain.cell.model: gain for gain in found.gains}
@@ -64,8 +62,6 @@ def test_a_gain_is_that_of_the_parabola_and_a_difference_moves_by_two_of_them():
     }
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_of_a_baseline_the_others_are_compared_with_it():
     found = compare_rates(by_parabolas(search()), runs_at(0.012), baseline="pkm")
     assert [(move.model, move.other) for move in found.moves] == [("dense", "pkm"), ("peer", "pkm")]
@@ -135,7 +131,6 @@ def test_a_best_rate_at_the_edge_gains_what_the_edge_does(best, edge):
     assert gain.gain == pytest.approx(at[0] - at[1], abs=1e-12)
 
 
-@pytest.mark.long
 def test_what_is_not_compared_is_named():
     rates = fit_rates(check_table(pd.concat([search(), search(budget=3e18)])))
     found = compare_rates(rates, runs_at(0.012))
@@ -153,7 +148,6 @@ def test_what_is_not_compared_is_named():
     assert "is outside of the 3 that the parabola is of" in found.warnings[-1]
 
 
-@pytest.mark.long
 def test_without_budgets_cells_are_matched_by_length():
     def of(frame):
         return check_table(frame.drop(columns="budget"))
@@ -165,8 +159,6 @@ def test_without_budgets_cells_are_matched_by_length():
     assert len(found.moves) == 3
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_command_has_the_table_and_the_json(tmp_path, monkeypatch, capsys):
     search(0.0002).to_csv(tmp_path / "search.csv", index=False)
     runs_at(0.012, seeds=(0, 1)).to_csv(tmp_path / "used.csv", index=False)

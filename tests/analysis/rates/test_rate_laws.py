@@ -11,7 +11,6 @@ from analysis.table.load import check_table, load_table
 from tests.analysis.rates.made import SIZES, TOKENS, TRUE, best, cell_of, grid_of
 
 
-@pytest.mark.long
 def test_a_clean_law_comes_back():
     found = fit_rates(check_table(grid_of()))
     law = found.forms[0].law
@@ -23,8 +22,6 @@ def test_a_clean_law_comes_back():
     assert law.predict(at).value == pytest.approx(best(2e7, 2e9), rel=1e-6)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(("error", "tau"), [(0.05, 0.0), (0.05, 0.2), (0.0, 0.1)])
 def test_intervals_cover_the_true_exponents(error, tau):
     """Of cells with errors that differ threefold, and of a law that misses them by tau."""
@@ -58,9 +55,7 @@ def test_noisy_runs_give_back_the_law_within_its_interval():
     assert 1.0 < law.held_out < 1.2
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_intervals_of_noisy_runs_cover_the_exponents():
     """From losses to exponents: 8 or more of 10, where fewer have a chance of 1 % each."""
     hits = dict.fromkeys(TRUE, 0)
@@ -152,7 +147,6 @@ def test_forms_that_cells_held_out_prefer_are_named():
     assert np.log(other) < 0.7 * np.log(ours)
 
 
-@pytest.mark.long
 def test_models_share_exponents_and_have_their_own_constants():
     parts = [grid_of(model="dense"), grid_of(model="peer", coefficient=10.0)]
     found = fit_rates(check_table(pd.concat(parts, ignore_index=True)))
@@ -172,7 +166,6 @@ def test_models_share_exponents_and_have_their_own_constants():
 # Published runs
 
 
-@pytest.mark.long
 def test_step_law_s_best_rates(published):
     """Li 2025 (arXiv:2503.04715): lr* = 1.79 N^-0.713 D^0.307 at the best batch.
 
@@ -203,7 +196,6 @@ def test_step_law_s_best_rates(published):
     assert np.abs(np.log(ours / theirs)).max() < np.log(1.3)
 
 
-@pytest.mark.long
 def test_step_law_s_rates_by_batch(published):
     """A parabola a cell by numpy, and the law of these cells.
 

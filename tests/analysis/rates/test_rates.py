@@ -160,7 +160,6 @@ def test_only_what_diverged_above_all_rates_is_an_edge_s_reason(diverged, text):
     assert any(why.startswith(text) for flag, why in found if flag is Flag.EDGE)
 
 
-@pytest.mark.long
 def test_cells_outside_are_left_out_of_the_law_and_named():
     frame = grid_of()
     high = (frame["n_params"] == 1e8) & (frame["n_tokens"] == 1e9)
@@ -183,7 +182,6 @@ def forms_of(frame, **how):
     return fit_rates(check_table(frame), **how).forms[0]
 
 
-@pytest.mark.long
 def test_what_is_not_identifiable_is_named():
     one_length = grid_of()[lambda f: f["n_tokens"] == 1e9]
     forms = forms_of(one_length)
@@ -205,7 +203,6 @@ def test_what_is_not_identifiable_is_named():
     assert law.exponents["n_params"] == pytest.approx(sum(TRUE.values()), rel=1e-6)
 
 
-@pytest.mark.long
 def test_few_cells_are_refused_with_their_number():
     frame = grid_of()[lambda f: (f["n_params"] != 1e8) & (f["n_tokens"] != 1.6e10)]
     three = frame[(frame["n_params"] == 1e7) | (frame["n_tokens"] == 1e9)]
@@ -254,7 +251,6 @@ def test_rates_must_be_known_and_above_0():
 # The command
 
 
-@pytest.mark.long
 def test_the_command_writes_fits_and_a_figure(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     grid_of(noise=0.002).assign(bs=256).to_csv(path, index=False)
@@ -289,7 +285,6 @@ def test_the_figure_has_each_cell_and_the_law():
     np.testing.assert_allclose(law.get_ydata(), best(law.get_xdata(), 4e9), rtol=1e-5)
 
 
-@pytest.mark.long
 def test_points_of_models_at_one_place_stand_side_by_side_in_one_order():
     frame = pd.concat([grid_of(model=model) for model in ("dense", "peer", "pkm")])
     found = fit_rates(check_table(frame))
@@ -307,7 +302,6 @@ def test_points_of_models_at_one_place_stand_side_by_side_in_one_order():
     assert axis.get_xlim()[0] < min(points) < max(points) < axis.get_xlim()[1]
 
 
-@pytest.mark.long
 def test_the_curves_are_the_losses_tried_and_the_stars_the_minima():
     found = fit_rates(check_table(grid_of(noise=0.002)), noise=0.002)
     (axis,) = draw_rate_curves(found).axes

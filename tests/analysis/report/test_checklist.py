@@ -71,13 +71,11 @@ UNKNOWN = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("topic", UNKNOWN)
 def test_what_is_not_known_is_not_answered(topic):
     assert answers()[topic] is None
 
 
-@pytest.mark.slow
 def test_what_a_bare_table_tells_is():
     found = answers()
     assert found["Models"] == "model"
@@ -90,19 +88,16 @@ def test_what_a_bare_table_tells_is():
     assert "3 rows have no status" in found["What the table left open"]
 
 
-@pytest.mark.slow
 def test_checkpoints_of_a_foreign_table_are_not_known():
     # Published tables do hold several checkpoints of a run, and runs cut short
     assert answers()["Checkpoints used"] is None
 
 
-@pytest.mark.slow
 def test_how_a_foreign_table_counts_flops_is_not_known():
     table = check_table(runs(budget=None, flops_per_token=6e6))
     assert answers(table)["How FLOPs are counted"] is None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("topic", ["Optimiser and starting points", "Intervals"])
 def test_no_fit_no_optimiser(topic):
     assert answers()[topic] is None
@@ -111,7 +106,6 @@ def test_no_fit_no_optimiser(topic):
 # Causality
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("causal", "answer"),
     [
@@ -126,7 +120,6 @@ def test_causality_is_claimed_where_every_run_says_so(causal, answer):
     assert answers(table)["Is the evaluation causal?"] == answer
 
 
-@pytest.mark.slow
 def test_only_models_that_leak_are_named():
     parts = [
         runs(model=m, causal_eval=c) for m, c in (("moe", False), ("peer", True), ("a", [None] * 3))
@@ -135,13 +128,11 @@ def test_only_models_that_leak_are_named():
     assert answers(table)["Is the evaluation causal?"].startswith("not of moe:")
 
 
-@pytest.mark.slow
 def test_failed_runs_say_nothing_of_causality():
     table = check_table(runs(causal_eval=[True, True, False], status=["done", "done", "failed"]))
     assert answers(table)["Is the evaluation causal?"] == "yes"
 
 
-@pytest.mark.slow
 def test_no_run_no_causality():
     table = check_table(runs(status="failed"))
     assert answers(table)["Is the evaluation causal?"] is None
@@ -150,7 +141,6 @@ def test_no_run_no_causality():
 # Training
 
 
-@pytest.mark.slow
 def test_settings_are_where_they_belong():
     found = answers(
         provenance=Provenance(
@@ -173,12 +163,10 @@ def test_settings_are_where_they_belong():
     assert found["Hardware and precision"] == "H100; precision: bf16-mixed"
 
 
-@pytest.mark.slow
 def test_a_device_alone_ends_without_a_separator():
     assert answers(provenance=Provenance(devices=("H100",)))["Hardware and precision"] == "H100"
 
 
-@pytest.mark.slow
 def test_learning_rates_are_counted_in_each_cell():
     table = check_table(
         pd.concat([runs(lr=lr) for lr in (1e-3, 2e-3)], ignore_index=True).iloc[:-1]
@@ -187,7 +175,6 @@ def test_learning_rates_are_counted_in_each_cell():
     assert answers(check_table(runs(lr=1e-3)))["Learning rate"].startswith("1 ")
 
 
-@pytest.mark.slow
 def test_seeds_are_counted_in_each_cell():
     frame = pd.concat([runs(lr=1e-3, seed=seed) for seed in (0, 1, 2)], ignore_index=True)
     assert answers(check_table(frame))["Seeds"] == "3 a cell"
@@ -197,21 +184,18 @@ def test_seeds_are_counted_in_each_cell():
     assert answers(check_table(other))["Seeds"] == "1 a cell"
 
 
-@pytest.mark.slow
 def test_repeats_of_the_data_are_the_worst():
     assert answers(check_table(runs(epochs=[0.5, 2.25, None])))["Passes over the data"] == (
         "at most 2.25"
     )
 
 
-@pytest.mark.slow
 def test_a_6nd_that_was_asked_for_is_reported():
     table = check_table(runs(budget=None), flops="6nd")
     assert "6 n_active_params" in answers(table)["How FLOPs are counted"]
     assert "wrong where attention" in answers(table)["How FLOPs are counted"]
 
 
-@pytest.mark.slow
 def test_a_sweep_s_own_count_is_reported(sweep):
     found = answers(load_table(sweep), Provenance(settings=SETTINGS))
     assert found["How FLOPs are counted"].startswith("by each run, term by term")
@@ -225,8 +209,6 @@ def test_a_sweep_s_own_count_is_reported(sweep):
 # Fits
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_forms_and_objectives_are_those_fitted(curves):
     fit = fit_isoflop(curves, method="akima", n_nearest=5, n_draws=0)
     surface = fit_parametric(curves["n_params"], curves["n_tokens"], curves["loss"], n_draws=0)
@@ -271,7 +253,6 @@ def test_what_was_left_out_is_reported(curves):
     assert f"dense: {fit.laws[0].excluded[0]}" in text
 
 
-@pytest.mark.slow
 def test_held_out_errors_are_the_worst(curves):
     found = hold_out_budgets(curves)
     worst = found.to_frame()["relative_error"].abs().max()

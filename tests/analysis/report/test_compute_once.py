@@ -119,7 +119,6 @@ def report(folder, *options):
     return json.loads((folder / "fits.json").read_text())
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_each_fit_is_made_once_and_each_record_read_once(sweep, calls):
     fits = report(sweep)
@@ -134,9 +133,7 @@ def test_each_fit_is_made_once_and_each_record_read_once(sweep, calls):
     check_one_of_each(fits, "2 (slice)")
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "approach"),
     [

@@ -25,8 +25,6 @@ from analysis.report.page.blocks import (
 )
 from analysis.report.page.markup import render
 
-pytestmark = pytest.mark.slow
-
 N_ROWS = 40
 LONG = "peer n_heads=8 query_norm=batch, " + "a_name_without_any_place_to_break_it_" * 3
 # The least contrast of visible texts with what is behind them, as WCAG 2.2 defines it
@@ -102,7 +100,6 @@ def path(tmp_path_factory, runs):
     return path
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 390, 700, 1280, 1600])
 def test_fits_every_width_in_both_schemes(browser, path, width, scheme):

@@ -134,7 +134,6 @@ def written(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_the_document_shows_each_table_and_figure_that_there_is(written):
     names = sorted(str(p.relative_to(written)) for p in written.rglob("*") if p.is_file())
     tables = ["tables/answer_1_1.tex", "tables/answer_1_2.tex"]
@@ -147,7 +146,6 @@ def test_the_document_shows_each_table_and_figure_that_there_is(written):
     assert widths == pytest.approx([72 * COLUMNS.one, 72 * COLUMNS.two], abs=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 def test_latex_takes_it(written):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]

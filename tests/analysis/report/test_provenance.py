@@ -92,7 +92,6 @@ def test_many_values_are_cut(sweep, n, listed):
     assert settings["peak learning rate"] == f"varies: {listed}"
 
 
-@pytest.mark.slow
 def test_a_composed_config_has_every_setting(compose_raw, sweep):
     # Else one was renamed in conf/, and its line would be gone in silence
     settings = sweep(compose_raw("model=peer", "logger=csv")).settings

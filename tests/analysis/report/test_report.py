@@ -12,8 +12,6 @@ from analysis.__main__ import main
 from experiments.records.files import write_record
 from tests.records.test_record import record
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, few_draws):
@@ -58,7 +56,6 @@ def page(report):
     return (report / "report.html").read_text()
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_warnings_of_fits_to_fewer_budgets_say_so(report, page):
     said = json.loads((report / "fits.json").read_text())["hold_out"]["warnings"]
@@ -143,7 +140,6 @@ def test_a_table_without_finished_runs_writes_nothing(tmp_path):
     assert issubclass(FitError, ValueError)  # which is what the command turns into exit code 2
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_shows_it(report, browser, width, scheme):
@@ -160,7 +156,6 @@ def test_a_browser_shows_it(report, browser, width, scheme):
     assert browser.complaints() == []
 
 
-@pytest.mark.long
 def test_a_click_sorts_the_runs(report, browser):
     browser.open(report / "report.html")
     losses = """(() => {

@@ -40,7 +40,6 @@ def report(tmp_path_factory, few_draws):
     return code, folder, "".join(said), " ".join(page.split())
 
 
-@pytest.mark.slow
 def test_only_the_runs_asked_for_tell_how_they_were_made(report):
     code, _, _, page = report
     assert code == 0

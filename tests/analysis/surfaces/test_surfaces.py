@@ -108,7 +108,6 @@ def in_the_middle(a1, b1, alpha, a2, b2, beta, a3, b3, gamma):
     }  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("delta", [1e-3, np.inf])
 @pytest.mark.parametrize("form", MADE)
 def test_a_clean_surface_comes_back(form, delta):
@@ -124,8 +123,6 @@ def test_a_clean_surface_comes_back(form, delta):
     assert fit.loss(1e11, 1e13, 2e10) == pytest.approx(law(1e11, 1e13, **truth), rel=1e-4)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("form", MADE)
 def test_a_noisy_surface_is_within_its_intervals(form):
     _, truth = MADE[form]
@@ -142,8 +139,6 @@ def test_a_noisy_surface_is_within_its_intervals(form):
     assert (band.value < band.upper).all()
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_chinchilla_s_is_the_parametric_fit():
     loss = runs("farseer", 0.002) + 1
     ours, theirs = (
@@ -156,7 +151,6 @@ def test_chinchilla_s_is_the_parametric_fit():
     )  # fmt: skip
 
 
-@pytest.mark.slow
 def test_over_training_is_chinchilla_s_with_one_exponent():
     loss = runs("over_trained")
     fit = fit_surface(N, D, loss, "chinchilla", n_draws=0)
@@ -182,7 +176,6 @@ def test_repeats_and_excess_parameters_are_the_authors():
     assert found == pytest.approx([truth[name] for name in law.names], rel=1e-12)
 
 
-@pytest.mark.long
 def test_repeated_data_s_form_is_of_runs_that_repeat():
     says = "no run is known to repeat its tokens"
     with pytest.raises(FitError, match=says):
@@ -218,7 +211,6 @@ def test_what_runs_can_not_identify_is_refused():
         fit_surface(N, D, np.where(np.arange(64) == 3, np.nan, loss))
 
 
-@pytest.mark.slow
 def test_tokens_that_follow_size_have_a_warning():
     sizes = np.geomspace(1e8, 1e10, 20)
     loss = surface(sizes, 20 * sizes, **BESIROGLU)
@@ -261,7 +253,6 @@ def test_the_aicc_is_of_huber_s_density():
     assert akaike_of_huber(squares / 2, 1.0, 7, 5) == np.inf
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["chinchilla", "muennighoff"])
 def test_the_optimum_of_a_surface(form):
     law, truth = MADE[form]
@@ -280,7 +271,6 @@ def test_the_optimum_of_a_surface(form):
             assert found[name][:3] == pytest.approx(one, rel=1e-3)
 
 
-@pytest.mark.long
 def test_forms_that_are_not_excluded_are_averaged():
     found = compare_surfaces(N, D, runs("over_trained", 0.004), FORMS, n_draws=40)
     assert len(found.possible) > 1
@@ -301,7 +291,6 @@ def test_forms_that_are_not_excluded_are_averaged():
     assert any(text.startswith("extrapolated") for text in made.warnings)
 
 
-@pytest.mark.long
 def test_what_no_form_has_is_reported():
     wave = np.exp(0.01 * np.sin(2.5 * np.log(N)))
     found = compare_surfaces(N, D, runs("chinchilla", 0.002) * wave, FORMS, n_draws=0)
@@ -309,7 +298,6 @@ def test_what_no_form_has_is_reported():
     assert any(found.missed in text for text in found.warnings)
 
 
-@pytest.mark.long
 def test_where_only_forms_that_bend_are_left_a_warning_says_so():
     forms = ("chinchilla", "broken_size")
     found = compare_surfaces(N, D, runs("broken_size", 0.002), forms, n_draws=0)
@@ -321,7 +309,6 @@ def test_where_only_forms_that_bend_are_left_a_warning_says_so():
 # Compared
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "hold_out",
     [pytest.param(h, marks=pytest.mark.long if h != "compute" else ()) for h in HELD_OUT],
@@ -338,7 +325,6 @@ def test_what_made_the_runs_predicts_those_held_out(hold_out):
     assert held["over_trained"] < 0.005
 
 
-@pytest.mark.long
 def test_hold_out_by_hand():
     loss = runs("chinchilla", 0.003)
     found = compare_surfaces(N, D, loss, ["chinchilla"], hold_out="ratio", share=0.25, n_draws=0)
@@ -366,7 +352,6 @@ def test_hold_out_by_hand():
             compare_surfaces(N, D, loss, **how)
 
 
-@pytest.mark.long
 def test_what_can_not_be_fitted_is_skipped():
     rows = np.r_[0:64:7]
     found = compare_surfaces(N[rows], D[rows], runs("chinchilla")[rows], FORMS, n_draws=0)
@@ -376,9 +361,7 @@ def test_what_can_not_be_fitted_is_skipped():
         compare_surfaces(N[rows], D[rows], runs("chinchilla")[rows], ["farseer"])
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_chinchilla_s_runs_of_most_compute(published):
     """Held out, Farseer's form is nearest; at the largest sizes it is the furthest, and says so."""
     frame = pd.read_csv(published("chinchilla_epoch_245.csv"))
@@ -394,7 +377,6 @@ def test_chinchilla_s_runs_of_most_compute(published):
     assert sizes.surfaces[-1].status is FitStatus.BOUND_HIT
 
 
-@pytest.mark.long
 def test_porian_s_runs_of_most_compute(published):
     frame = pd.read_csv(published("porian_rw_tuned_121.csv"))
     columns = frame["params"], frame["tokens"], frame["loss"]
@@ -407,8 +389,6 @@ def test_porian_s_runs_of_most_compute(published):
     ] is FitStatus.BOUND_HIT
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_step_to_where_derivatives_overflow_is_refused():
     # Its exponents ran off without the eight largest runs, and LAPACK stopped at the nan
     runs = simulate_isoflop(ChinchillaSurface(), np.geomspace(1e18, 1e21, 6), 10, noise=0.01)

@@ -107,8 +107,6 @@ def test_budgets_that_can_not_be_are_refused(how, says):
         check_table(without, budgets=[1e18])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_planned_budgets_of_a_sweep_stay_as_they_are(tmp_path):
     for size, budget in ((1, BUDGET), (2, BUDGET * 1.005)):
         run = record(run_id=f"r{size}", n_params=800 * size, budget=budget)

@@ -22,7 +22,6 @@ def best(rows, **shared):
     return cell
 
 
-@pytest.mark.slow
 def test_over_seeds_the_mean_is_taken():
     cell = best([(1e-3, 0, 4.0), (1e-3, 1, 4.2), (1e-3, 2, 4.4)])
     assert cell["loss"] == pytest.approx(4.2)
@@ -31,7 +30,6 @@ def test_over_seeds_the_mean_is_taken():
     assert cell["perplexity"] == pytest.approx(math.exp(4.2))
 
 
-@pytest.mark.slow
 def test_over_learning_rates_the_best_never_the_mean():
     cell = best([(1e-3, 0, 4.4), (2e-3, 0, 4.0), (4e-3, 0, 9.0)])
     assert (cell["loss"], cell["lr"], cell["n_runs"]) == (4.0, 2e-3, 3)
@@ -39,20 +37,17 @@ def test_over_learning_rates_the_best_never_the_mean():
     assert math.isnan(cell["loss_sd"])
 
 
-@pytest.mark.slow
 def test_the_best_learning_rate_is_that_of_the_best_mean():
     # One lucky seed does not make a learning rate
     cell = best([(1e-3, 0, 3.9), (1e-3, 1, 4.5), (2e-3, 0, 4.0), (2e-3, 1, 4.1)])
     assert (cell["lr"], cell["loss"]) == (2e-3, pytest.approx(4.05))
 
 
-@pytest.mark.slow
 def test_the_other_columns_are_those_of_the_best_run():
     cell = best([(1e-3, 0, 4.2), (1e-3, 1, 4.0)], colour=["red", "blue"], train_loss=[3.0, 2.0])
     assert (cell["seed"], cell["x"], cell["colour"], cell["train_loss"]) == (1, 1, "blue", 2.0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [(0, 0), (None, None), (0, None)])
 @pytest.mark.parametrize("lr", [None, 1e-3])
 def test_runs_that_seeds_do_not_tell_apart_differ_in_what_was_tuned(seeds, lr):
@@ -61,12 +56,10 @@ def test_runs_that_seeds_do_not_tell_apart_differ_in_what_was_tuned(seeds, lr):
     assert math.isnan(cell["loss_sd"])
 
 
-@pytest.mark.slow
 def test_seeds_of_an_unknown_learning_rate_are_seeds():
     assert best([(None, 0, 4.0), (None, 1, 4.2)])["loss"] == pytest.approx(4.1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("losses", "at_edge"),
     [((4.0, 4.1, 4.2), True), ((4.2, 4.1, 4.0), True), ((4.1, 4.0, 4.1), False)],
@@ -77,7 +70,6 @@ def test_a_best_learning_rate_at_the_edge_is_reported(losses, at_edge):
     assert not best(rows[:2])["lr_at_edge"]  # two have no middle
 
 
-@pytest.mark.slow
 def test_a_learning_rate_that_diverged_was_tried():
     rows = [(1e-3, 0, 4.2), (2e-3, 0, 4.1), (4e-3, 0, 4.0), (8e-3, 0, math.nan)]
     status = ["done", "done", "done"]
@@ -86,7 +78,6 @@ def test_a_learning_rate_that_diverged_was_tried():
     assert best(rows, status=[*status, "diverged"])["n_runs"] == 3
 
 
-@pytest.mark.slow
 def test_failed_runs_make_no_cell():
     table = table_of(
         [(1e-3, 0, 4.0), (1e-3, 0, 1.0), (1e-3, 0, math.nan)],
@@ -99,7 +90,6 @@ def test_failed_runs_make_no_cell():
         best_of_cells(table[table["status"] != "done"], ["n_params"])
 
 
-@pytest.mark.slow
 def test_nothing_is_a_value_of_a_cell():
     rows = [(1e-3, 0, 4.0), (2e-3, 0, 4.1), (1e-3, 0, 4.2), (1e-3, 0, 4.3)]
     table = table_of(rows, n_experts=[None, None, 4, 8], query_norm=[None, None, None, "none"])
@@ -109,7 +99,6 @@ def test_nothing_is_a_value_of_a_cell():
     assert str(cells["n_experts"].dtype) == "Int64"
 
 
-@pytest.mark.slow
 def test_a_gap_in_the_best_run_stays_a_gap():
     # pandas' first() and last() would take the other run's
     cell = best([(1e-3, 0, 4.0), (1e-3, 1, 4.2)], usage=[None, 0.5])
@@ -121,7 +110,6 @@ def test_a_hand_made_table_needs_no_learning_rate():
     assert best_of_cells(frame, ["n_params"])["loss"].tolist() == [4.0]
 
 
-@pytest.mark.slow
 def test_cells_are_of_columns_that_are_there():
     table = table_of([(1e-3, 0, 4.0)])
     with pytest.raises(ValueError, match=r"by=\['size'\] is not columns of the table; found seri"):
@@ -157,7 +145,6 @@ def by_hand(rows, names):
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", range(20))
 def test_agrees_with_a_loop_over_the_runs(number):
     random = np.random.default_rng(number)

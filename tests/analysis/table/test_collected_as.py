@@ -14,7 +14,6 @@ from experiments import collect
 from experiments.interchange.runs import LAYOUTS
 from experiments.records.files import read_record, write_record
 
-pytestmark = pytest.mark.slow
 PER_BYTE = 1 / (4.4 * math.log(2))  # bits/byte of a nat/token, at 4.4 bytes a token
 THEIRS = {  # as their files have them
     "open-athena": "source,dataset,model,condition,experiment,tokens,params,budget,loss",
@@ -39,7 +38,6 @@ def run(monkeypatch, *words):
     collect.main()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", list(LAYOUTS))
 def test_read_back_it_is_the_same_fit(made, name, monkeypatch, capsys):
     run(monkeypatch, made, "--as", name)

@@ -7,8 +7,6 @@ from analysis.table.merged import find_merged
 from experiments.records.files import write_record
 from tests.records.test_record import record
 
-pytestmark = pytest.mark.slow
-
 BUDGET = 6 * 500 * 5120  # of a record() of 500 active parameters and 5120 tokens
 
 
@@ -35,7 +33,6 @@ def test_a_key_of_the_configs_is_named(folder):
     assert find_merged(table).how == "lowest over optim.weight_decay"
 
 
-@pytest.mark.long
 def test_it_names_series_and_chooses_runs(folder):
     table = load_table(folder, series=["model", "optim.weight_decay"])
     assert set(table["series"]) == {

@@ -7,8 +7,6 @@ import pytest
 from analysis.table.load import check_table, keep_rows
 from analysis.table.merged import _codes, _varying, find_merged
 
-pytestmark = pytest.mark.slow  # a table is a twentieth of a second to check
-
 SIZES = [1e6, 2e6, 4e6, 8e6]
 
 

@@ -116,7 +116,6 @@ TABLES = [RESULTS / "study/experts/table.csv", RESULTS / "study/isoflop/table.cs
 TABLES += sorted({path.parents[1] for path in RESULTS.rglob("record.json")})
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: str(path.relative_to(RESULTS)))
 def test_no_committed_table_is_in_two_units(path):
     table = load_table(path)

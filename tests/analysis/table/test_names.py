@@ -8,8 +8,6 @@ import pytest
 from analysis.table.load import check_table
 from tests.analysis.hand_made import runs
 
-pytestmark = pytest.mark.slow  # a table is a twentieth of a second to check
-
 SIZES, TOKENS, LOSSES = [1e6, 2e6, 4e6], [1e9, 5e8, 2.5e8], [4.0, 4.1, 4.2]
 
 

@@ -8,8 +8,6 @@ import pytest
 from analysis.table.load import check_table, keep_rows
 from tests.analysis.hand_made import runs
 
-pytestmark = pytest.mark.slow  # a table is a twentieth of a second to check
-
 SIZES = [1.3e8, 3e8, 1.1e9]
 
 
@@ -80,7 +78,6 @@ def test_models_whose_names_are_sizes_are_one(names, family):
     assert set(given["series"]) == set(names)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("names", "why"),
     [

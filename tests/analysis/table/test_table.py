@@ -14,7 +14,6 @@ from tests.records.test_record import record
 BUDGET = 6 * 500 * 5120  # of a record() of 500 active parameters and 5120 tokens
 
 
-@pytest.mark.slow
 def test_a_sweep_is_every_run_in_order(sweep):
     table = load_table(sweep)
     assert len(table) == 31
@@ -29,7 +28,6 @@ def test_a_sweep_is_every_run_in_order(sweep):
     assert table.attrs["notes"] == ()
 
 
-@pytest.mark.slow
 def test_a_records_loss_is_its_val_loss(sweep):
     table = load_table(sweep)
     run = table[table["run_id"] == "peer2000000000003"].iloc[0]
@@ -39,7 +37,6 @@ def test_a_records_loss_is_its_val_loss(sweep):
     assert (run["n_params"], run["seed"], run["sweep"]) == (values.n_params, 0, "s")
 
 
-@pytest.mark.slow
 def test_a_records_layer_is_in_its_config(tmp_path):
     layer = {"_target_": "experiments.models.ffn.peer.PEERConfig", "n_heads": 2, "top_k": 16}
     config = {"model": {**layer, "query_norm": "none"}}
@@ -50,7 +47,6 @@ def test_a_records_layer_is_in_its_config(tmp_path):
     assert dense[["n_heads", "top_k", "layer.query_norm"]].isna().all()
 
 
-@pytest.mark.slow
 def test_a_record_may_be_read_by_the_loss_on_another_text(tmp_path):
     scores = {"lambada": {"loss": 3.0, "perplexity": math.exp(3.0)}}
     write_record(
@@ -65,7 +61,6 @@ def test_a_record_may_be_read_by_the_loss_on_another_text(tmp_path):
     assert "given_perplexity: it is of another loss" in table.attrs["notes"][0]
 
 
-@pytest.mark.slow
 def test_every_column_is_there_in_its_type():
     table = check_table(runs())
     assert tuple(table.columns) == COLUMNS
@@ -78,14 +73,12 @@ def test_every_column_is_there_in_its_type():
     assert table["usage"].isna().all()
 
 
-@pytest.mark.slow
 def test_columns_of_no_meaning_here_are_kept_last():
     table = check_table(runs(colour="blue", loss=[4.2, 4.1, 4.0]))
     assert tuple(table.columns) == (*COLUMNS, "colour")
     assert table["colour"].tolist() == ["blue"] * 3
 
 
-@pytest.mark.slow
 def test_a_checked_table_passes_again_unchanged(sweep):
     for table in (load_table(sweep), check_table(runs(n_experts=[1, 2, 4], colour="blue"))):
         again = check_table(table)
@@ -93,7 +86,6 @@ def test_a_checked_table_passes_again_unchanged(sweep):
         assert again.attrs == table.attrs
 
 
-@pytest.mark.slow
 def test_the_given_frame_is_left_as_it_was():
     frame = runs(budget=None)
     before = frame.copy()
@@ -101,7 +93,6 @@ def test_the_given_frame_is_left_as_it_was():
     pd.testing.assert_frame_equal(frame, before)
 
 
-@pytest.mark.slow
 def test_numbers_may_be_written_as_text():
     table = check_table(runs(seed=["0", " 1 ", "2"], lr=["1e-3", None, "nan"], n_experts=""))
     assert table["seed"].tolist() == [0, 1, 2]
@@ -110,13 +101,11 @@ def test_numbers_may_be_written_as_text():
     assert table["n_experts"].isna().all()
 
 
-@pytest.mark.slow
 def test_truth_may_be_written_as_text():
     table = check_table(runs(causal_eval=["True", "false", None]))
     assert table["causal_eval"].tolist() == [True, False, pd.NA]
 
 
-@pytest.mark.slow
 def test_an_index_of_any_kind_will_do():
     doubled = pd.concat([runs(1, model="a"), runs(1, model="b")])
     assert check_table(doubled)["model"].tolist() == ["a", "b"]
@@ -126,7 +115,6 @@ def test_an_index_of_any_kind_will_do():
 # Names
 
 
-@pytest.mark.slow
 def test_common_names_are_known():
     frame = runs().rename(
         columns={"n_params": "params", "n_tokens": "tokens", "budget": "flops", "loss": "val_loss"}
@@ -135,7 +123,6 @@ def test_common_names_are_known():
     assert check_table(frame.rename(columns={"flops": "compute"}))["budget"].notna().all()
 
 
-@pytest.mark.slow
 def test_columns_says_which_is_which_and_beats_the_common_names():
     frame = runs(params=[7e6, 8e6, 9e6]).rename(columns={"n_params": "N", "loss": "loss_c4"})
     table = check_table(frame, columns={"n_params": "N", "loss": "loss_c4"})
@@ -144,7 +131,6 @@ def test_columns_says_which_is_which_and_beats_the_common_names():
     assert table["params"].tolist() == [7e6, 8e6, 9e6]
 
 
-@pytest.mark.slow
 def test_one_column_may_stand_for_two():
     frame = runs(n_non_embedding_params=[5e5, 6e5, 7e5])
     table = check_table(frame, columns={"n_params": "n_non_embedding_params"})
@@ -152,7 +138,6 @@ def test_one_column_may_stand_for_two():
     assert table["given_n_params"].tolist() == [1e6, 2e6, 4e6]
 
 
-@pytest.mark.slow
 def test_a_column_taken_by_hand_is_not_taken_again_by_alias():
     frame = runs(total=[8e6, 8e6, 8e6]).rename(columns={"n_params": "params"})
     table = check_table(frame, columns={"n_active_params": "params", "n_params": "total"})
@@ -160,7 +145,6 @@ def test_a_column_taken_by_hand_is_not_taken_again_by_alias():
     assert table["n_params"].tolist() == [8e6] * 3
 
 
-@pytest.mark.slow
 def test_a_held_out_loss_goes_before_one_that_may_be_the_trainings():
     table = check_table(runs(val_loss=[4.5, 4.6, 4.7]))
     assert table["loss"].tolist() == [4.5, 4.6, 4.7]
@@ -170,7 +154,6 @@ def test_a_held_out_loss_goes_before_one_that_may_be_the_trainings():
     assert by_hand["loss"].tolist() == [4.0, 4.1, 4.2]
 
 
-@pytest.mark.slow
 def test_a_perplexity_beside_the_only_loss_is_of_it():
     frame = runs(perplexity=50.0, bits_per_byte=1.0).rename(columns={"loss": "nll"})
     table = check_table(frame, columns={"loss": "nll"})
@@ -178,7 +161,6 @@ def test_a_perplexity_beside_the_only_loss_is_of_it():
     assert table["bits_per_byte"].tolist() == [1.0] * 3
 
 
-@pytest.mark.slow
 def test_a_loaded_table_is_plain_json_and_csv(sweep, tmp_path):
     table = load_table(sweep)
     table.to_csv(tmp_path / "table.csv", index=False)
@@ -201,7 +183,6 @@ def peer_runs():
     return check_table(frame)
 
 
-@pytest.mark.slow
 def test_only_the_runs_that_are_wanted_and_named_by_what_still_varies():
     table = peer_runs()
     assert "n_experts=64" in table["series"][0]
@@ -213,7 +194,6 @@ def test_only_the_runs_that_are_wanted_and_named_by_what_still_varies():
     assert set(keep_rows(given, {"budget": ["1e12"]})["series"]) == {"mine"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "message"),
     [

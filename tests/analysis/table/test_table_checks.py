@@ -28,7 +28,6 @@ def test_an_empty_table_is_refused():
     refused(runs()[:0], "the table has no rows")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -46,7 +45,6 @@ def test_a_records_error_names_the_run(sweep, changes, message):
         load_table(sweep)
 
 
-@pytest.mark.slow
 def test_the_same_run_twice_is_refused(sweep):
     write_record(sweep / "copy", record(run_id="broken", status="failed"))
     with pytest.raises(ValueError, match="run broken: run_id='broken' occurs twice"):
@@ -141,14 +139,12 @@ def test_a_value_that_cannot_be_is_refused(columns, message):
     refused(runs(**columns), message)
 
 
-@pytest.mark.slow
 def test_a_run_that_broke_off_may_lack_what_it_never_had():
     frame = runs(status=["failed", "done", "done"])
     frame.loc[0, ["n_params", "n_tokens", "budget", "loss"]] = None
     assert len(check_table(frame)) == 3
 
 
-@pytest.mark.slow
 def test_the_row_is_called_by_its_run_id_or_its_own_label():
     refused(runs(run_id=["a", None, None], n_experts=[0, 1, 1]), "run a: n_experts=0")
     refused(runs(run_id=["a", None, None], n_experts=[1, 0, 1]), "row 1: n_experts=0")
@@ -159,7 +155,6 @@ def test_the_row_is_called_by_its_run_id_or_its_own_label():
 # Units
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["n_params", "n_tokens"])
 def test_billions_are_refused(name):
     refused(
@@ -169,12 +164,10 @@ def test_billions_are_refused(name):
     )
 
 
-@pytest.mark.slow
 def test_a_budget_in_other_units_is_refused():
     refused(runs(budget=6.0), "row 0: budget=6, N=1e+06, n_tokens=1e+09: budget / (6 N n_tokens)")
 
 
-@pytest.mark.slow
 def test_one_row_in_other_units_is_named():
     frame = runs(5)
     frame.loc[3, "n_tokens"] /= 1e9
@@ -184,13 +177,11 @@ def test_one_row_in_other_units_is_named():
     refused(half, "mixed units?")
 
 
-@pytest.mark.slow
 def test_what_attention_and_vocabulary_add_is_no_unit():
     assert len(check_table(runs(budget=[6e15 * 50] * 3))) == 3
     assert len(check_table(runs(budget=[6e15 / 50] * 3))) == 3
 
 
-@pytest.mark.slow
 def test_a_sparse_model_of_unknown_active_size_is_no_unit():
     # 4.3e9 parameters in a model of 25M, as in Clark 2022 (arXiv:2202.01169)
     frame = runs(n_params=[1e9, 2e9, 4e9], n_experts=512)
@@ -198,7 +189,6 @@ def test_a_sparse_model_of_unknown_active_size_is_no_unit():
     refused(frame.assign(n_tokens=frame["n_tokens"] / 1e9), "mixed units?")
 
 
-@pytest.mark.slow
 def test_a_run_that_diverged_has_not_used_its_budget():
     frame = runs(status=["done", "done", "diverged"])
     frame.loc[2, "n_tokens"] /= 1e4
@@ -208,7 +198,6 @@ def test_a_run_that_diverged_has_not_used_its_budget():
 # What a fit asks of a table
 
 
-@pytest.mark.slow
 def test_finished_runs():
     table = check_table(runs(status=["done", "failed", "diverged"], loss=[4.0, None, None]))
     assert finished(table)["status"].tolist() == ["done"]
@@ -218,7 +207,6 @@ def test_finished_runs():
         finished(runs())
 
 
-@pytest.mark.slow
 def test_a_fit_says_what_it_needs():
     table = check_table(runs(n_tokens=None))
     require(table, ["budget", "n_params", "loss"], "fit_isoflop")
@@ -228,7 +216,6 @@ def test_a_fit_says_what_it_needs():
         require(table, ["depth"], "plan")
 
 
-@pytest.mark.slow
 def test_a_column_must_be_known_for_each_finished_run():
     table = check_table(runs(lr=[1e-3, None, None], status=["done", "done", "failed"]))
     message = r"tune needs lr: 1 of 2 finished runs have none, e\.g\. 1; load with columns={'lr': "

@@ -20,13 +20,11 @@ needs_pyarrow = pytest.mark.skipif(
 # Files
 
 
-@pytest.mark.slow
 def test_a_csv_is_a_table(tmp_path):
     runs().to_csv(tmp_path / "runs.csv", index=False)
     pd.testing.assert_frame_equal(load_table(tmp_path / "runs.csv"), check_table(runs()))
 
 
-@pytest.mark.slow
 @needs_pyarrow
 def test_a_parquet_is_a_table(tmp_path):
     runs(n_experts=[1, None, 1]).to_parquet(tmp_path / "runs.parquet")
@@ -34,7 +32,6 @@ def test_a_parquet_is_a_table(tmp_path):
     pd.testing.assert_frame_equal(table, check_table(runs(n_experts=[1, None, 1])))
 
 
-@pytest.mark.slow
 @needs_pyarrow
 @pytest.mark.parametrize("name", ["records.csv", "records.parquet"])
 def test_what_collect_writes_is_the_sweep(sweep, name):
@@ -44,7 +41,6 @@ def test_what_collect_writes_is_the_sweep(sweep, name):
     assert "share.head" in table
 
 
-@pytest.mark.slow
 def test_an_index_of_to_csv_is_no_column(tmp_path):
     pd.concat([runs(), runs()]).reset_index(drop=True).to_csv(tmp_path / "runs.csv")
     table = load_table(tmp_path / "runs.csv")
@@ -52,7 +48,6 @@ def test_an_index_of_to_csv_is_no_column(tmp_path):
     assert len(table) == 3  # copies, whatever their number was
 
 
-@pytest.mark.slow
 def test_a_csv_from_a_spreadsheet(tmp_path):
     text = "\ufeff params , tokens,flops,loss,model\r\n1e6,1000000000,6e15,4.0,a\r\n\r\n,,,,\r\n"
     (tmp_path / "runs.csv").write_text(text, encoding="utf-8")
@@ -62,7 +57,6 @@ def test_a_csv_from_a_spreadsheet(tmp_path):
     ]
 
 
-@pytest.mark.slow
 def test_large_integers_and_ids_are_read_as_what_they_are(tmp_path):
     budget = 5_760_000_000_000_000_000_000_000  # more than 64 bits hold
     text = f"run_id,params,tokens,flops,loss\n0123456789e5,1000000,960000000000000000,{budget},2\n"
@@ -72,14 +66,12 @@ def test_large_integers_and_ids_are_read_as_what_they_are(tmp_path):
     assert run["run_id"] == "0123456789e5"
 
 
-@pytest.mark.slow
 def test_an_error_names_the_line_of_the_file(tmp_path):
     (tmp_path / "runs.csv").write_text("params,loss\n1e6,4.0\n\n2e6,-1\n")
     with pytest.raises(ValueError, match=r"^line 4: loss=-1\.0 must be above 0"):
         load_table(tmp_path / "runs.csv")
 
 
-@pytest.mark.slow
 @needs_pyarrow
 def test_an_error_names_the_row_of_a_parquet(tmp_path):
     runs(n_experts=[1, 0, 1]).to_parquet(tmp_path / "runs.parquet")
@@ -123,7 +115,6 @@ def test_parquet_without_pyarrow_names_the_remedy(tmp_path, monkeypatch):
 # Published runs
 
 
-@pytest.mark.slow
 def test_chinchilla(published):
     table = load_table(published("chinchilla_epoch_245.csv"))
     assert len(table) == 245
@@ -132,7 +123,6 @@ def test_chinchilla(published):
     assert "n_active_params of 245 rows is n_params" in table.attrs["notes"][1]
 
 
-@pytest.mark.slow
 def test_chinchilla_without_its_flops_or_tokens(published, tmp_path):
     given = pd.read_csv(published("chinchilla_epoch_245.csv"))
     for name in ("flops", "tokens"):
@@ -143,14 +133,12 @@ def test_chinchilla_without_its_flops_or_tokens(published, tmp_path):
         assert sorted(ours) == pytest.approx(sorted(given[name]), rel=1e-12)
 
 
-@pytest.mark.slow
 def test_porian(published):
     table = load_table(published("porian_rw_tuned_121.csv"))
     assert len(table) == 121
     assert table["budget"].nunique() == 12
 
 
-@pytest.mark.slow
 def test_clark(published):
     table = load_table(
         published("clark_final_163.csv"),
@@ -178,7 +166,6 @@ def test_clark(published):
 # Spreadsheets
 
 
-@pytest.mark.slow
 def test_text_that_a_spreadsheet_would_run_comes_back_as_it_was(tmp_path):
     names = ["=cmd|' /C calc'!A0", "@x", "'-1"]
     table = check_table(

@@ -72,8 +72,6 @@ def test_a_run_of_its_own_is_a_trunk_of_its_own(table):
     assert shared_trunk(table.assign(trunk="transformer")) is None  # no run's name
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_isoflop_and_the_surface_draw_trunks_by_default(table):
     by_default, by_trunk = (fit_isoflop(table, n_draws=50, cluster=c) for c in (None, "trunk"))
     assert by_default.to_dict() == by_trunk.to_dict()
@@ -83,8 +81,6 @@ def test_isoflop_and_the_surface_draw_trunks_by_default(table):
     assert surface.interval.endswith("draws of 6 clusters")
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_cells_that_average_seeds_are_drawn_with_all_their_trunks(tmp_path):
     write_branches(tmp_path, seeds=(0, 1))
     table = load_table(tmp_path)
@@ -92,8 +88,6 @@ def test_cells_that_average_seeds_are_drawn_with_all_their_trunks(tmp_path):
     assert fit_isoflop(table, n_draws=50).laws[0].n_clusters == 6
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_report_says_that_it_draws_trunks(table):
     study = analyse(table)
     (said,) = [text for text in study.cautions if "trunks" in text]

@@ -11,8 +11,6 @@ from analysis.table.units import PER_BYTE, PER_TOKEN, in_unit, loss_unit, parse_
 from experiments.system.csv_text import to_csv
 from tests.analysis.hand_made import runs
 
-pytestmark = pytest.mark.slow  # a table is a twentieth of a second to check
-
 
 @pytest.mark.parametrize(
     ("column", "text", "value", "ours"),

@@ -91,7 +91,6 @@ def same_runs(table, sweep):
     return True
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("prefixes", [("", ""), ("config.", "summary.")])
 def test_the_runs_table_of_wandb_is_the_sweep(sweep, wandb_rows, tmp_path, prefixes):
     write_ui_export(tmp_path / "wandb_export.csv", wandb_rows, *prefixes)
@@ -101,7 +100,6 @@ def test_the_runs_table_of_wandb_is_the_sweep(sweep, wandb_rows, tmp_path, prefi
     assert {"Name", "State", "Created", "optim.lr"} <= set(table.columns)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("text", [json.dumps, repr, str, dict], ids=["json", "repr", "str", "dict"])
 def test_the_public_apis_table_is_the_sweep(sweep, wandb_rows, tmp_path, text):
     if text is dict:  # in a notebook, before it is written
@@ -115,7 +113,6 @@ def test_the_public_apis_table_is_the_sweep(sweep, wandb_rows, tmp_path, text):
     assert same_runs(table, sweep)
 
 
-@pytest.mark.slow
 def test_states_of_wandb(tmp_path):
     ends = ("finished", "crashed", "failed", "killed", "running", "Pending")
     rows = [(state, {"params": 1e6 + i}, {"val/loss": 4.0}) for i, state in enumerate(ends)]
@@ -137,7 +134,6 @@ def test_a_column_named_as_the_status_may_say_wandbs_states():
         check_table(pd.DataFrame(rows), {"status": "State"})
 
 
-@pytest.mark.slow
 def test_a_status_of_ours_goes_before_wandbs_state(tmp_path):
     summary = {"val_loss": 4.0, "n_params": 1e6}
     rows = [
@@ -151,7 +147,6 @@ def test_a_status_of_ours_goes_before_wandbs_state(tmp_path):
     assert table["status"].tolist() == ["diverged", "done", "failed", "done"]
 
 
-@pytest.mark.slow
 def test_a_crash_before_the_summary_is_a_failed_run_of_its_model(wandb_rows, tmp_path):
     wandb_rows[-1] = ("crashed", wandb_rows[-1][1], {})
     write_ui_export(tmp_path / "export.csv", wandb_rows)
@@ -170,7 +165,6 @@ def test_only_running_runs_are_no_table(tmp_path):
         load_table(tmp_path / "export.csv")
 
 
-@pytest.mark.slow
 def test_a_run_that_wandb_calls_finished_must_have_a_loss(tmp_path):
     rows = [("finished", {"params": 1e6}, {"loss": 4.0}), ("finished", {"params": 2e6}, {})]
     write_ui_export(tmp_path / "export.csv", rows)
@@ -178,7 +172,6 @@ def test_a_run_that_wandb_calls_finished_must_have_a_loss(tmp_path):
         load_table(tmp_path / "export.csv")
 
 
-@pytest.mark.slow
 def test_the_summary_goes_before_the_config(tmp_path):
     rows = [("finished", {"params": 5e6, "seed": 3}, {"loss": 4.0, "params": 1e6})]
     for prefixes in (("config.", "summary."), ("config.", ""), ("", "summary.")):
@@ -187,7 +180,6 @@ def test_the_summary_goes_before_the_config(tmp_path):
         assert (run["n_params"], run["seed"]) == (1e6, 3)
 
 
-@pytest.mark.slow
 def test_others_metrics_are_named_as_in_the_export(tmp_path):
     rows = [("finished", {"m": {"size": 1e6}}, {"valid": {"nll": 4.0}})]
     write_ui_export(tmp_path / "export.csv", rows, "config.", "summary.")
@@ -196,7 +188,6 @@ def test_others_metrics_are_named_as_in_the_export(tmp_path):
         assert load_table(tmp_path / "export.csv", columns=columns)["loss"].tolist() == [4.0]
 
 
-@pytest.mark.slow
 def test_heads_of_others_are_attentions(tmp_path):
     rows = [("finished", {"params": 1e6, "model": {"n_heads": 12}}, {"loss": 4.0})]
     write_ui_export(tmp_path / "export.csv", rows)
@@ -205,7 +196,6 @@ def test_heads_of_others_are_attentions(tmp_path):
     assert table["model.n_heads"].tolist() == [12]
 
 
-@pytest.mark.slow
 def test_python_prints_more_than_its_literals_have(tmp_path):
     summary = {"loss": math.nan, "best": -math.inf, "val_loss": 4.0, "list": [1, None], "n": None}
     frame = pd.DataFrame(

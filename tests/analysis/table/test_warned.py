@@ -41,7 +41,6 @@ def test_each_public_function_of_a_table_takes_on_its_warnings(function):
     assert function.__wrapped__.__doc__ == function.__doc__
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", RESULTS, ids=lambda c: c.__name__)
 def test_a_result_says_warnings_of_its_table_before_its_own(kind):
     plain = results()[kind]
@@ -53,7 +52,6 @@ def test_a_result_says_warnings_of_its_table_before_its_own(kind):
     assert plain.with_warnings(()) is plain
 
 
-@pytest.mark.long
 def test_a_fit_that_calls_others_says_it_once():
     table = analysis.check_table(two_losses())
     (text,) = warnings_of_table(table)
@@ -84,7 +82,6 @@ def test_what_is_no_merging_is_said_of_a_fit_of_all_rows():
     assert fit(table).warnings == ("left out: 2 of 5 runs",)
 
 
-@pytest.mark.long
 def test_the_command_prints_it_once_and_saves_it(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     two_losses().to_csv(path, index=False)

@@ -64,9 +64,7 @@ def on_porian(path):
 # Published runs
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_porian_s_exponents(published):
     found = on_porian(published("porian_rw_tuned_121.csv"))
     a = rows(found, "model")["a"]
@@ -77,7 +75,6 @@ def test_porian_s_exponents(published):
     assert found.budget == 2.56e19
 
 
-@pytest.mark.long
 def test_porian_s_best_runs_by_hand(published):
     path = published("porian_rw_tuned_121.csv")
     raw = pd.read_csv(path)
@@ -106,7 +103,6 @@ def test_a_row_with_warnings_says_why(published):
 # A known law
 
 
-@pytest.mark.long
 def test_all_agree_on_a_known_law():
     found = compare_approaches(runs())
     frame = rows(found)
@@ -127,7 +123,6 @@ def test_all_agree_on_a_known_law():
         assert frame.loc[exact, "size"] == pytest.approx(float(N), rel=1e-6)
 
 
-@pytest.mark.long
 def test_each_row_is_that_approach_s_fit():
     table = runs(noise=0.005)
     frame = rows(compare_approaches(table))
@@ -157,7 +152,6 @@ def test_each_row_is_that_approach_s_fit():
     assert frame.loc["1 (best run)", "a"] == pytest.approx(law.exponent)
 
 
-@pytest.mark.long
 def test_the_window_and_noise_are_those_of_the_curves_on_the_same_page():
     table = runs(noise=0.005)
     frame = rows(compare_approaches(table, n_nearest=5, noise=0.01))
@@ -170,7 +164,6 @@ def test_the_window_and_noise_are_those_of_the_curves_on_the_same_page():
     assert frame.loc["2 (parabola)", "a"] != rows(compare_approaches(table))["a"]["2 (parabola)"]
 
 
-@pytest.mark.long
 def test_the_size_is_the_one_asked_for():
     table = runs()
     table["n_active_params"] = table["n_params"] / 4
@@ -182,7 +175,6 @@ def test_the_size_is_the_one_asked_for():
     assert rows(found)["note"]["3 (parametric)"] == ""
 
 
-@pytest.mark.long
 def test_sizes_of_one_rank_have_no_interval():
     # Each grid is laid about the optimum, so that the fifth is always best: nothing is measured
     row = rows(compare_approaches(runs())).loc["1 (best run)"]
@@ -206,8 +198,6 @@ def test_flops_per_param_and_token_by_hand():
     assert flops_per_param_token(runs(), "n_params") == pytest.approx((6, 0))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "said"), [(1.15, False), (1.5, True)])
 def test_flops_that_are_not_k_n_d_are_reported(factor, said):
     table = runs()
@@ -223,8 +213,6 @@ def test_flops_that_are_not_k_n_d_are_reported(factor, said):
 # Disputes
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_exponents_whose_intervals_do_not_meet_are_reported():
     # Tokens that do not go with the budget: the surface sees other trade-offs than the curves
     table = runs(noise=1e-3)
@@ -240,8 +228,6 @@ def test_exponents_whose_intervals_do_not_meet_are_reported():
     assert all(text in found.summary() for text in found.warnings)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_is_no_dispute(seed):
     frame = rows(compare_approaches(runs(noise=0.01, seed=seed), seed=seed))
@@ -249,7 +235,6 @@ def test_noise_is_no_dispute(seed):
     assert fitted["a_lower"].max() <= fitted["a_upper"].min()
 
 
-@pytest.mark.long
 def test_models_do_not_dispute_with_each_other():
     dense = runs()
     moe = simulate_isoflop(ChinchillaSurface(alpha=0.5), BUDGETS, 9, span=8.0)
@@ -266,8 +251,6 @@ def test_models_do_not_dispute_with_each_other():
 # What can't be fitted
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_without_tokens_a_row_says_why():
     frame = rows(compare_approaches(runs().assign(n_tokens=np.nan)))
     assert frame.loc["3 (parametric)", "status"] == "no fit"
@@ -278,15 +261,12 @@ def test_without_tokens_a_row_says_why():
         assert math.isnan(frame.loc[approach, "tokens"])
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_reason_is_the_reason():
     note = rows(compare_approaches(runs().assign(n_tokens=np.nan))).loc["3 (parametric)", "note"]
     assert "np.float64" not in note
     assert "failed runs" not in note
 
 
-@pytest.mark.slow
 def test_without_curves_the_surface_is_left():
     # Two sizes a budget: no parabola, yet ten runs
     frame = rows(compare_approaches(runs(n_sizes=2)))
@@ -295,7 +275,6 @@ def test_without_curves_the_surface_is_left():
     assert frame.loc["3 (parametric)", "a"] == pytest.approx(SURFACE.exponent, rel=1e-3)
 
 
-@pytest.mark.slow
 def test_a_model_s_reason_is_its_own():
     dense, moe = runs(n_sizes=2), runs(n_sizes=2).assign(model="moe", series="moe", run_id=None)
     note = rows(compare_approaches(pd.concat([dense, moe], ignore_index=True)), "moe")["note"]
@@ -303,8 +282,6 @@ def test_a_model_s_reason_is_its_own():
     assert "dense" not in note["2 (akima)"]
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_model_with_one_budget_has_rows_that_say_so():
     dense = runs()
     late = dense[dense["budget"] == 1e21].assign(model="moe", series="moe", run_id=None)
@@ -313,7 +290,6 @@ def test_a_model_with_one_budget_has_rows_that_say_so():
     assert "1 distinct budgets" in frame.loc["1 (best run)", "note"]
 
 
-@pytest.mark.slow
 def test_one_budget_is_no_table_to_compare_on():
     with pytest.raises(FitError, match=r"1 budget.* needs 2 or more"):
         compare_approaches(runs(1))
@@ -332,7 +308,6 @@ def test_what_is_no_size_is_refused(x):
         compare_approaches(runs(), x)
 
 
-@pytest.mark.long
 def test_a_model_without_the_largest_budget_is_compared_all_the_same():
     dense = runs()
     early = dense[dense["budget"] < 1e21].assign(model="moe", series="moe", run_id=None)
@@ -348,8 +323,6 @@ def test_a_model_without_the_largest_budget_is_compared_all_the_same():
     assert frame.loc["2 (parabola)", "size"] == pytest.approx(float(best.value[0]))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_best_run_is_one_run_whatever_its_seed():
     table = runs(noise=0.003).assign(lr=1e-3)
     table["seed"] = pd.array(range(len(table)), dtype="Int64")  # a seed a run
@@ -357,7 +330,6 @@ def test_the_best_run_is_one_run_whatever_its_seed():
     assert row["loss"] == table.loc[table["budget"] == 1e21, "loss"].min()
 
 
-@pytest.mark.long
 def test_failed_runs_and_worse_learning_rates_do_not_count():
     table = runs(noise=0.003).assign(lr=1e-3)
     worse = table.assign(lr=2e-3, loss=table["loss"] + 0.5, run_id=None)
@@ -372,7 +344,6 @@ def test_failed_runs_and_worse_learning_rates_do_not_count():
 # As a result
 
 
-@pytest.mark.slow
 def test_it_is_a_table_and_plain():
     found = compare_approaches(runs(2, noise=0.003).assign(n_tokens=np.nan))
     assert list(found.to_frame()["approach"]) == APPROACHES

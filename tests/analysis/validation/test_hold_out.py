@@ -50,7 +50,6 @@ def errors(found, approach, quantity):
 # Published runs
 
 
-@pytest.mark.long
 def test_porian_s_frontier_drifts(published):
     table = load_table(published("porian_rw_tuned_121.csv"))
     found = hold_out_budgets(table, method="akima")
@@ -67,7 +66,6 @@ def test_porian_s_frontier_drifts(published):
     )
 
 
-@pytest.mark.long
 def test_porian_s_frontier_by_hand(published):
     table = load_table(published("porian_rw_tuned_121.csv"))
     curves = fit_isoflop(table, method="akima", n_draws=0).curves
@@ -78,8 +76,6 @@ def test_porian_s_frontier_by_hand(published):
     assert found.to_numpy() == pytest.approx(law.predict(C[6:]).value / L[6:] - 1, rel=1e-6)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_ten_per_cent_off_is_drift_wherever_it_starts(published):
     # By parabolas the error goes from +0.2 % steadily down to -9.8 %
     found = hold_out_budgets(load_table(published("porian_rw_tuned_121.csv")), method="parabola")
@@ -89,7 +85,6 @@ def test_ten_per_cent_off_is_drift_wherever_it_starts(published):
     assert any("loss* drifts" in text for text in found.warnings)
 
 
-@pytest.mark.long
 def test_the_warnings_of_a_law_that_predicts_are_reported(published):
     # Both laws of these six budgets stop at a bound: no floor, and no surface of this form
     table = load_table(published("porian_rw_tuned_121.csv"))
@@ -103,7 +98,6 @@ def test_the_warnings_of_a_law_that_predicts_are_reported(published):
 # Known laws
 
 
-@pytest.mark.long
 def test_a_law_predicts_its_own_runs():
     found = hold_out_budgets(runs())
     assert (found.n_fitted, found.n_held) == (4, 4)
@@ -115,7 +109,6 @@ def test_a_law_predicts_its_own_runs():
     assert frame["model"].unique().tolist() == ["dense"]
 
 
-@pytest.mark.long
 def test_no_drift_where_the_law_is_exact():
     for options in ({}, {"span": 4.0}, {"n_sizes": 9, "span": 16.0}):
         found = hold_out_budgets(runs(**options))
@@ -130,9 +123,7 @@ def repeats():
     return [hold_out_budgets(runs(n_sizes=9, noise=0.005, seed=seed)) for seed in range(30)]
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_noise_about_a_law_is_rarely_called_drift():
     # 6 % of tables in 200, of any of the three quantities; 30 tell that to 4.3 %
     flagged, inside = 0, []
@@ -144,9 +135,7 @@ def test_noise_about_a_law_is_rarely_called_drift():
     assert flagged / 30 < 0.15
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_intervals_hold_the_best_run_as_often_as_they_say():
     inside = []
     for found in repeats():
@@ -156,7 +145,6 @@ def test_intervals_hold_the_best_run_as_often_as_they_say():
     assert 0.85 < np.mean(inside) < 1
 
 
-@pytest.mark.long
 def test_a_law_that_bends_is_said_to_drift():
     # Beyond the fourth budget the losses stop falling as they did
     table = runs(noise=1e-4)
@@ -170,8 +158,6 @@ def test_a_law_that_bends_is_said_to_drift():
     assert off.abs().is_monotonic_increasing
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_two_errors_are_no_drift():
     table = runs(6, noise=1e-4)
     bent = table.assign(loss=table["loss"] + 0.05 * (table["budget"] > BUDGETS[3]))
@@ -203,8 +189,6 @@ def test_the_rule_of_drift(errors, p_value, said):
 # By hand
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_rows_by_hand():
     table = runs(6, noise=0.003)
     found = hold_out_budgets(table, 2, method="parabola").to_frame()
@@ -241,8 +225,6 @@ def test_rows_by_hand():
             assert row["p_value"] == pytest.approx(2 * stats.t.sf(t, dof), rel=1e-5)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_best_run_s_interval_is_of_a_run_that_was_picked():
     table = runs(6, noise=0.003)
     small = table[table["budget"] < BUDGETS[4]]
@@ -258,7 +240,6 @@ def test_the_best_run_s_interval_is_of_a_run_that_was_picked():
             assert abs(math.log(row[end] / row["predicted"])) == pytest.approx(half, rel=1e-4)
 
 
-@pytest.mark.long
 def test_held_out_runs_are_not_seen():
     table = runs(6, noise=0.003)
     worse = table.assign(loss=table["loss"] + (table["budget"] > BUDGETS[3]))
@@ -267,8 +248,6 @@ def test_held_out_runs_are_not_seen():
     assert after[sizes_and_losses].tolist() == pytest.approx(before[sizes_and_losses].tolist())
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(("n_held", "n_fitted"), [(None, 4), (1, 7), (3, 5), (6, 2)])
 def test_how_many_are_held_out(n_held, n_fitted):
     found = hold_out_budgets(runs(n_sizes=5), n_held)
@@ -276,7 +255,6 @@ def test_how_many_are_held_out(n_held, n_fitted):
     assert sorted(set(found.to_frame()["budget"])) == pytest.approx(BUDGETS[n_fitted:].tolist())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("n_budgets", "text"), [(1, "1 budget"), (2, "2 budgets")])
 def test_too_few_budgets_are_refused(n_budgets, text):
     with pytest.raises(FitError, match=f"{text}: at least 3 are needed"):
@@ -295,8 +273,6 @@ def test_a_bad_number_to_hold_out_is_named():
         hold_out_budgets(runs(5), 4)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_half_of_an_odd_number_is_the_smaller_half():
     for n_budgets, n_held in ((3, 1), (7, 3)):
         assert hold_out_budgets(runs(n_budgets, 5)).n_held == n_held
@@ -310,8 +286,6 @@ def test_no_budget_is_none():
 # Choices
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("x", "method"),
     [("n_params", "akima"), ("n_active_params", "parabola"), ("n_tokens", "parabola")],
@@ -325,7 +299,6 @@ def test_axis_and_method_are_those_asked_for(x, method):
     assert errors(found, "2", f"{x}*").abs().max() < 1e-6
 
 
-@pytest.mark.long
 def test_models_are_fitted_apart():
     dense = runs(6, noise=0.003)
     moe = dense.assign(model="moe", series="moe", run_id=None, loss=dense["loss"] - 0.3)
@@ -337,8 +310,6 @@ def test_models_are_fitted_apart():
     assert losses["dense"] - losses["moe"] == pytest.approx(0.3)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_model_without_small_budgets_is_named():
     dense = runs(6)
     late = dense[dense["budget"] > BUDGETS[3]].assign(model="moe", series="moe", run_id=None)
@@ -347,8 +318,6 @@ def test_a_model_without_small_budgets_is_named():
     assert sum(text.startswith("moe, approach") for text in found.warnings) == 2
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_an_approach_that_can_not_be_is_named():
     found = hold_out_budgets(runs(6).assign(n_tokens=np.nan))
     assert set(found.to_frame()["approach"]) == {"2 (slice)"}
@@ -361,8 +330,6 @@ def test_an_approach_that_can_not_be_is_named():
         hold_out_budgets(upside_down)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_a_held_out_minimum_outside_its_sizes_is_reported():
     table = runs(6)
     best = SURFACE.optimum(table["budget"])[0]
@@ -374,8 +341,6 @@ def test_a_held_out_minimum_outside_its_sizes_is_reported():
     assert all(text.startswith("dense, approach 2: held out, C=") for text in said)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_the_best_run_is_one_run_whatever_its_seed():
     table = runs(6, noise=0.003).assign(lr=1e-3)
     own = table.assign(seed=pd.array(range(len(table)), dtype="Int64"))  # a seed a run
@@ -387,8 +352,6 @@ def test_the_best_run_is_one_run_whatever_its_seed():
         assert measured.tolist() == pytest.approx(expected)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_failed_runs_and_worse_learning_rates_do_not_count():
     table = runs(6, noise=0.003).assign(lr=1e-3)
     worse = table.assign(lr=2e-3, loss=table["loss"] + 0.5, run_id=None)
@@ -401,8 +364,6 @@ def test_failed_runs_and_worse_learning_rates_do_not_count():
 # As a result
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_it_is_a_table_and_plain():
     found = hold_out_budgets(runs(5, 5), 3)  # two budgets: a line without an interval
     frame = found.to_frame()
@@ -416,7 +377,6 @@ def test_it_is_a_table_and_plain():
     assert math.isnan(frame["lower"].iloc[0])
 
 
-@pytest.mark.slow
 def test_a_table_by_hand_will_do():
     frame = pd.DataFrame(
         {

@@ -29,7 +29,6 @@ def planted():
     return loss, (120, 121)
 
 
-@pytest.mark.long
 def test_planted_runs_are_found_and_the_fit_without_them_is_exact(planted):
     loss, rows = planted
     found = influence_of(N, D, loss, n_draws=200)
@@ -58,7 +57,6 @@ def test_planted_runs_are_found_and_the_fit_without_them_is_exact(planted):
     assert back["without"]["params"] == found.without.params
 
 
-@pytest.mark.long
 def test_without_the_planted_runs_there_are_none(planted):
     loss, rows = planted
     keep = ~np.isin(np.arange(len(N)), rows)
@@ -69,7 +67,6 @@ def test_without_the_planted_runs_there_are_none(planted):
     assert list(found.to_frame()["parameter"]) == ["E", "A", "B", "alpha", "beta"]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("residual", ["log", "loss"])
 def test_the_first_order_is_that_of_leaving_one_out(residual):
     loss, how = losses(seed=3), {"residual": residual, "delta": np.inf}
@@ -94,7 +91,6 @@ def test_the_first_order_is_that_of_leaving_one_out(residual):
     np.testing.assert_allclose(found.runs["residual"], expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("n_out", [0, -1, 25, 60])
 def test_what_is_left_out_is_a_few(n_out):
     with pytest.raises(ValueError, match=rf"n_out={n_out} must be 1 to 24 of 122 runs"):
@@ -106,9 +102,7 @@ def test_too_few_runs_are_refused():
         influence_of(N[::20][:6], D[::22][:6], losses()[::20][:6], n_draws=0)
 
 
-@pytest.mark.long
 @pytest.mark.night
-@pytest.mark.slow
 def test_five_of_chinchilla_s_245_runs_move_beta_by_a_fifth(published):
     frame = pd.read_csv(published("chinchilla_epoch_245.csv"))
     found = influence_of(frame["params"], frame["tokens"], frame["loss"])
@@ -129,8 +123,6 @@ def test_five_of_chinchilla_s_245_runs_move_beta_by_a_fifth(published):
     assert again.warnings == ()
 
 
-@pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.night
 def test_true_surfaces_have_hardly_any_false_alarm():
     """Runs are sought out, so their interval alone would promise too little: at most 5 % of 60."""

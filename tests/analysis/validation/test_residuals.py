@@ -60,7 +60,6 @@ def matched(residuals, table, keys=("budget", "n_params")):
 # Nothing is a residual
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("x", ["n_params", "n_tokens"])
 def test_nothing_is_left_of_a_parabola(x):
     table = parabolas()
@@ -69,22 +68,18 @@ def test_nothing_is_left_of_a_parabola(x):
     assert found["residual"].abs().max() < 1e-12
 
 
-@pytest.mark.slow
 def test_nothing_is_left_of_an_interpolation(table):
     found = residuals_of(fit_isoflop(table, method="akima", n_draws=0), table)
     assert len(found) == len(table)
     assert found["residual"].abs().max() < 1e-12
 
 
-@pytest.mark.slow
 def test_nothing_is_left_of_a_surface(table, surface):
     found = residuals_of(surface, table)
     assert len(found) == len(table)
     assert found["residual"].abs().max() < EXACT
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_nothing_is_left_of_laws_of_experts():
     table = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], EXPERTS)
     found = residuals_of(fit_expert_law(table, "clark", n_draws=0), table)
@@ -96,7 +91,6 @@ def test_nothing_is_left_of_laws_of_experts():
     assert found["residual"].abs().max() < EXACT
 
 
-@pytest.mark.slow
 def test_granularity_is_heads_times_top_k():
     table = granular([1e7, 1e8, 1e9], [1e9, 1e10, 1e11], [1, 2, 4, 8])
     named = table.assign(
@@ -119,7 +113,6 @@ def test_they_are_ln_measured_less_ln_fitted(table, surface):
     assert worse.sum() == len(table) / 2
 
 
-@pytest.mark.slow
 def test_a_curve_s_are_about_the_curve(table):
     fit = fit_isoflop(table, method="parabola", n_draws=0)
     found = matched(residuals_of(fit, table), table)
@@ -130,7 +123,6 @@ def test_a_curve_s_are_about_the_curve(table):
     assert found["residual"].abs().max() > 1e-4  # Chinchilla's curves are no parabolas
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["slice", "parabola", "akima"])
 def test_a_run_keeps_its_own_in_any_order(table, surface, method):
     noisy = simulate_isoflop(ChinchillaSurface(), BUDGETS, 7, span=8.0, noise=0.02)
@@ -143,7 +135,6 @@ def test_a_run_keeps_its_own_in_any_order(table, surface, method):
         pd.testing.assert_frame_equal(one, two)
 
 
-@pytest.mark.slow
 def test_experts_keep_their_own():
     table = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], EXPERTS, noise=0.02)
     fit = fit_expert_law(table, "loglinear", n_draws=0)
@@ -167,7 +158,6 @@ def test_what_stands_beside_them(table, surface):
 # Which runs
 
 
-@pytest.mark.slow
 def test_only_finished_runs_have_one(table, surface):
     failed = table.assign(loss=np.nan, status="failed", run_id=None)
     both = pd.concat([failed, table], ignore_index=True)
@@ -177,7 +167,6 @@ def test_only_finished_runs_have_one(table, surface):
         residuals_of(surface, failed)
 
 
-@pytest.mark.slow
 def test_a_curve_s_are_of_the_best_run_of_each_cell():
     table = parabolas(lr=1e-3)
     worse = table.assign(lr=2e-3, loss=table["loss"] + 1, run_id=None)
@@ -187,7 +176,6 @@ def test_a_curve_s_are_of_the_best_run_of_each_cell():
     assert found["residual"].abs().max() < 1e-12
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("n_nearest", [3, 5])
 def test_sizes_that_were_not_fitted_are_left_out(n_nearest):
     table = parabolas()
@@ -198,8 +186,6 @@ def test_sizes_that_were_not_fitted_are_left_out(n_nearest):
     assert sizes == pytest.approx(list(fit.curves[0].sizes))
 
 
-@pytest.mark.long
-@pytest.mark.slow
 def test_models_are_distinguished():
     dense = parabolas(model="dense")
     moe = parabolas(model="moe").assign(loss=lambda t: t["loss"] - 0.5)
@@ -211,7 +197,6 @@ def test_models_are_distinguished():
     assert set(only["series"]) == {"dense"}
 
 
-@pytest.mark.slow
 def test_a_law_of_experts_is_of_its_model():
     table = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], EXPERTS)
     other = table.assign(model="peer", series="peer", run_id=None, loss=table["loss"] + 1)
@@ -221,7 +206,6 @@ def test_a_law_of_experts_is_of_its_model():
     assert found["residual"].abs().max() < EXACT
 
 
-@pytest.mark.slow
 def test_every_run_of_the_fit_has_one():
     moe = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], EXPERTS[1:], noise=0.01)
     dense = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [1], noise=0.01)
@@ -243,7 +227,6 @@ def test_runs_without_tokens_have_none(table, surface):
     assert found["residual"].abs().max() < EXACT
 
 
-@pytest.mark.slow
 def test_runs_without_what_a_law_of_experts_needs_have_none():
     table = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], EXPERTS)
     fit = fit_expert_law(table, "clark", n_draws=0)
@@ -253,7 +236,6 @@ def test_runs_without_what_a_law_of_experts_needs_have_none():
     assert found["residual"].abs().max() < EXACT
 
 
-@pytest.mark.slow
 def test_another_size_can_be_what_n_is(table):
     active = table.assign(n_active_params=table["n_params"] / 3)
     fit = fit_parametric(active["n_active_params"], active["n_tokens"], active["loss"], n_draws=0)

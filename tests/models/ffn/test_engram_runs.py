@@ -13,7 +13,6 @@ LAYER = ("model=engram", "n_experts=512", "model.d_row=8", "data.mask_documents=
 FUSED = ("optim.table_gradient=fused", "optim.grad_clip=null")
 
 
-@pytest.mark.long
 def test_a_run_learns_goes_on_as_text_and_starts_beside_another(run, compose_raw, tmp_path):
     run_dir, before = by_the_command(run, tmp_path, *LAYER)
     assert 0 < before.usage <= 1
@@ -25,7 +24,6 @@ def test_a_run_learns_goes_on_as_text_and_starts_beside_another(run, compose_raw
     assert beside.val_loss < before.val_loss
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "way", [pytest.param((), id="dense", marks=pytest.mark.night), pytest.param(FUSED, id="fused")]
 )

@@ -46,7 +46,6 @@ def written_out(layer, x, query_norm):
     return torch.stack(out).view_as(x)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -124,7 +123,6 @@ def test_it_is_eager_by_name_and_grows_as_other_product_keys_do():
         grow(layer, 73)
 
 
-@pytest.mark.long
 def test_a_run_learns_goes_on_grows_and_starts_beside_another(run, compose_raw, tmp_path):
     small = ("model=memory_plus", "n_experts=64", "model.top_k=4", "model.d_key=8")
     small += ("model.query_norm=layer",)
@@ -202,7 +200,6 @@ def test_gradients_of_shared_values_are_the_sums_of_both_uses(gradient):
             torch.testing.assert_close(parameter.grad, model.get_parameter(name).grad)
 
 
-@pytest.mark.slow
 def test_rows_of_shared_values_step_as_whole_tables_do(compose_raw):
     """Three clipped steps, each of two micro-batches. AdamW by rows leaves the others alone, so
     rows that no step has read are as they were; moments are one table's.
@@ -267,7 +264,6 @@ def test_shared_values_are_planned_once_and_refused_where_they_cannot_be(compose
         grow(SHARED.build(16), 128)
 
 
-@pytest.mark.long
 def test_a_run_of_shared_values_is_taken_up_again_with_one_table_of_moments(compose_raw, tmp_path):
     few = ("model=memory_plus", "n_experts=64", "model.top_k=4", "model.share_values=true")
     few += ("trunk.ffn_blocks=all", "optim.table_gradient=rows", "trainer.checkpoint_minutes=0")
@@ -284,7 +280,6 @@ def test_a_run_of_shared_values_is_taken_up_again_with_one_table_of_moments(comp
     assert len(moments["state"]) == len(list(whole.transformer.build().parameters()))
 
 
-@pytest.mark.long
 def test_a_run_of_shared_values_learns_and_goes_on(run, compose_raw, tmp_path):
     small = ("model=memory_plus", "n_experts=64", "model.top_k=4", "model.d_key=8")
     small += ("model.query_norm=layer", "model.share_values=true", "trunk.ffn_blocks=all")

@@ -147,8 +147,6 @@ def test_a_collapsed_router_has_a_higher_balance_loss_however_low_its_gates(gate
         assert balance_loss(balanced - lower, gate) == pytest.approx(1.0, rel=1e-5)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
 def test_the_balance_loss_alone_evens_the_load(gate):
     config = MoEConfig(
@@ -169,7 +167,6 @@ def test_the_balance_loss_alone_evens_the_load(gate):
     assert uneven[-1] < 1.1
 
 
-@pytest.mark.slow
 def test_bias_evens_out_the_load():
     config = MoEConfig(
         n_experts=8, routing="token_choice", gate="sigmoid", balance="bias", balance_rate=1e-2
@@ -233,7 +230,6 @@ FUSED = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", FUSED, ids=str)
 def test_the_fused_half_trains_as_the_layer_does(options):
     rate = {"balance_rate": 0.01} if options.get("balance") else {}

@@ -40,7 +40,6 @@ def algorithm_1(layer, x, query_norm="batch"):
     return torch.stack(out).view_as(x)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

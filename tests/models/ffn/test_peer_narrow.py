@@ -41,7 +41,6 @@ def written_out(layer, x, query_norm):
     return torch.stack(out).view_as(x)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -85,7 +84,6 @@ def test_kernels_and_gradients_of_rows_are_the_references(kernel, gradient):
         assert_as_by_reference(layer, how, x)
 
 
-@pytest.mark.slow
 def test_fused_steps_are_those_of_rows(compose_raw):
     """A table that steps in the backward pass ends where one does that steps by its gradient."""
     from experiments.optim.groups import build_optimizer
@@ -187,7 +185,6 @@ def test_beside_a_block_s_own_layer_from_the_first_step(compose_raw):
     assert point("trunk.beside=false", "trunk.ffn_blocks=all").run_id == alone.run_id != both.run_id
 
 
-@pytest.mark.long
 def test_a_run_learns_goes_on_grows_and_starts_beside_another(run, compose_raw, tmp_path):
     small = ("model=peer_narrow", "n_experts=64", "model.top_k=4", "model.d_key=8")
     small += ("model.d_value=8", "model.query_norm=layer")

@@ -357,7 +357,6 @@ def test_options_leave_no_mark_where_they_are_off_and_are_refused_where_they_do_
     assert make_point(compose_raw(*few, *keys, *fused)).plan.memory.total > 0
 
 
-@pytest.mark.long
 def test_a_run_of_all_but_shared_keys_learns_goes_on_grows_and_starts_beside(
     run, compose_raw, tmp_path
 ):
@@ -372,7 +371,6 @@ def test_a_run_of_all_but_shared_keys_learns_goes_on_grows_and_starts_beside(
     assert beside.val_loss < before.val_loss
 
 
-@pytest.mark.long
 def test_a_run_of_shared_keys_learns_and_goes_on(run, compose_raw, tmp_path):
     few = ("model=peer", "n_experts=64", "model.top_k=4", "model.d_key=8")
     few += ("model.query_norm=layer", "model.blocks_share_keys=true", "trunk.ffn_blocks=all")

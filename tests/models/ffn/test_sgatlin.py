@@ -72,7 +72,6 @@ def test_output_and_gradients_are_those_of_the_equations(options):
     assert_same(layer, lambda x: equations(layer, x), x)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kernel", ["reference", "torch", "cpp", "triton"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_kernel_is_near_float64(kernel, dtype):

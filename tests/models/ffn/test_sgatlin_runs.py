@@ -16,7 +16,6 @@ from tests.training.test_table_gradient import WAYS
 LAYER = ("model=sgatlin", "n_experts=64", "model.top_k=4")
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("hub_modules")
 def test_a_run_goes_on_as_text_leaves_and_grows(run, compose_raw, tmp_path, monkeypatch):
     run_dir, record = by_the_command(run, tmp_path, *LAYER)
@@ -38,16 +37,12 @@ def test_a_run_goes_on_as_text_leaves_and_grows(run, compose_raw, tmp_path, monk
     assert beside.val_loss < record.val_loss
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_learns_and_goes_on_to_the_bit_however_its_tables_step(compose_raw, tmp_path, way):
     fixed = ("budget=2e9", *LAYER, *WAYS[way])
     assert_a_broken_run_goes_on_to_the_bit(compose_raw, tmp_path, *fixed, at=20)
 
 
-@pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "line"),
     [

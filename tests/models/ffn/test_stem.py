@@ -139,7 +139,6 @@ def test_a_run_that_can_not_be_is_one_line_before_compute(compose_raw, words, li
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("hub_modules")
 def test_a_run_learns_goes_on_leaves_and_starts_beside_another(
     run, compose_raw, tmp_path, monkeypatch
@@ -162,7 +161,6 @@ def test_a_run_learns_goes_on_leaves_and_starts_beside_another(
     assert beside.val_loss < before.val_loss
 
 
-@pytest.mark.long
 def test_a_broken_run_goes_on_to_the_bit(compose_raw, tmp_path):
     fixed = ("budget=1e9", "model=stem", "data.mask_documents=true", "optim.table_gradient=rows")
     assert_a_broken_run_goes_on_to_the_bit(compose_raw, tmp_path, *fixed)

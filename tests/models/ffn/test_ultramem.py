@@ -93,7 +93,6 @@ def with_any_core(layer):
     return layer
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -423,7 +422,6 @@ def test_it_is_eager_by_name_and_grows_by_a_layer_beside():
     assert replace(layer.config, n_first_keys=6).key_sets == (6, 6)
 
 
-@pytest.mark.long
 def test_a_run_learns_goes_on_and_starts_beside_another(run, compose_raw, tmp_path):
     small = ("model=ultramem", "n_experts=64", "model.top_k=4", "model.d_key=8")
     run_dir, before = by_the_command(run, tmp_path, *small, "optim.table_gradient=rows")

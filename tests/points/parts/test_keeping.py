@@ -178,7 +178,6 @@ def test_of_layers_those_with_tables_that_are_trained_are_counted():
     assert {name for name, _ in rows.named_buffers()} == {"documents_0", "n_documents"}
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_the_how_to_of_a_way_to_choose_rows_runs_to_the_letter(tmp_path):
     printed = follow("A way to choose rows", tmp_path)

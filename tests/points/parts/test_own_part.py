@@ -7,7 +7,6 @@ import pytest
 from tests.extending import follow
 
 
-@pytest.mark.long
 @pytest.mark.night
 def test_the_how_to_of_a_part_runs_to_the_letter(tmp_path):
     printed = follow("A part of a run", tmp_path)

@@ -12,7 +12,6 @@ from tests.conftest import TINY
 RUN = ("model=peer", "size=2", "budget=2e9", "trainer.trunk=eager", *TINY)
 
 
-@pytest.mark.long
 def test_a_run_is_the_same_and_says_what_trained_it(compose_raw, tmp_path):
     found = []
     for how in ("false", "true"):

@@ -7,7 +7,6 @@ from experiments.points.planning import make_point
 from experiments.points.table_shares import cheapest, fits
 from tests.conftest import TINY
 
-pytestmark = pytest.mark.slow
 PEER = ("model=peer", "model.d_key=8", "model.n_heads=2", "model.top_k=4", "n_experts=4096")
 FOUR = (*TINY, *PEER, "size=4", "budget=1e12", "trainer.devices=4")
 

@@ -33,7 +33,6 @@ from experiments.training.checkpoints import LAST, PREVIOUS, to_resume_from
 from tests.conftest import TINY
 from tests.training.columns import D, built, optim_of
 
-pytestmark = pytest.mark.slow
 PEER = ("model=peer", "model.d_key=8", "model.n_heads=2", "model.top_k=4", "n_experts=64")
 TWO = (*TINY, *PEER, "size=2", "budget=1e9", "trainer.devices=2", "trainer.table_ranks=all")
 
@@ -122,7 +121,6 @@ def assert_same(found, expected):
             assert torch.equal(states[place][name], tensor), (place, name)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("size", "others"), [(1, (2, 4)), (2, (1, 2, 4)), (4, (1, 2, 4))])
 def test_any_number_of_processes_reads_what_any_has_written(tmp_path, size, others):
     checkpoint = whole_checkpoint()

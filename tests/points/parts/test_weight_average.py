@@ -105,7 +105,6 @@ def make(compose_raw, tmp_path):
     return point
 
 
-@pytest.mark.long
 def test_a_run_is_as_it_was_and_its_mean_is_beside_it(make):
     plain, point = execute(make()), make(*PART)
     assert point.run_id != plain.run_id
