@@ -50,7 +50,7 @@ ARITHMETIC += $(addprefix --ignore=tests/kernels/,test_trunk.py test_mixture.py 
 test-levels: $(READY)  ## repeat the tests of arithmetic as older x86 processors compute
 	@levels=$$($(BIN)/python -m tests.levels $(LEVELS)) && echo "$$levels" | while read -r level; do \
 		[ -n "$$level" ] || break; echo "$$level"; \
-		env $$level $(PYTEST) $(ARITHMETIC) -m "levels or not (slow or slurm or long or night)" </dev/null || exit; \
+		env $$level $(PYTEST) $(ARITHMETIC) -m "levels or not (slurm or long or night)" </dev/null || exit; \
 	done
 
 test-long: $(READY)  ## run the tests of more than half a second or so each: runs, a real model, compilers, kills
