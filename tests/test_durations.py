@@ -1,4 +1,4 @@
-"""What durations.txt says is of tests that are there, and made of what was noted."""
+"""The recorded durations name tests that are there, and are made of what was noted."""
 
 import json
 import re

@@ -217,7 +217,7 @@ class Transformer(nn.Module):
         return Tokens(tokens, seen_before(tokens, end))
 
     def seen(self, tokens: Tensor, cache: Cache | None = None) -> Seen:
-        """What each of (batch, seq) tokens sees, as attention is told it."""
+        """Mask and turns of (batch, seq) tokens, as attention is told them."""
         end, seq = self.config.document_end, tokens.shape[1]
         start, mask = 0, None
         if cache is not None:

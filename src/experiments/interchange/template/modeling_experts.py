@@ -48,7 +48,7 @@ def _config_of(node: dict[str, Any]) -> Any:
 
 
 class Past:
-    """What transformers' cache keeps for one block, as attention asks for it."""
+    """Keys and values that transformers' cache keeps for one block."""
 
     def __init__(self, cache: Any, block: int) -> None:
         self.cache, self.block = cache, block

@@ -1,9 +1,10 @@
-"""What attention answers: what it costs, its module, and its half of a block. README.md has how to
-add one.
+"""Attention as the trunk knows it: its cost, its module, and its half of a block. README.md has how
+to add one.
 
 Torch alone: an export has this file and that of the model's own attention.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Protocol, Self
 
@@ -14,7 +15,7 @@ from experiments.models.positions.positions import Seen
 
 
 class Past(Protocol):
-    """What a cache keeps for one block."""
+    """Keys and values that a cache keeps for one block."""
 
     length: int  # positions
 
@@ -23,45 +24,45 @@ class Past(Protocol):
         ...
 
 
-class AttentionConfig:
+class AttentionConfig(ABC):
     """A frozen dataclass, which a yaml of conf/attention names by its `_target_`."""
 
-    def check(self, d_model: int, d_head: int) -> None:
+    def check(self, d_model: int, d_head: int) -> None:  # noqa: B027 - it need not refuse any
         """Raises ValueError for a width that it can't do with. d_head divides d_model."""
 
     def explicit(self, n_heads: int) -> Self:
         """The same attention with nothing left to the number of heads: two spellings are one."""
         return self
 
+    @abstractmethod
     def terms(self, d_model: int, d_head: int, seq_len: int) -> tuple[Term, ...]:
         """Parameters and forward FLOPs per token, of half "attention"; a position attends to
         (seq_len + 1) / 2 on average.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, d_model: int, d_head: int, multiplier: float) -> "Attention":
         """The module. multiplier: of scores, beside d_head**-0.5."""
-        raise NotImplementedError
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, ABC):
     """Causal: (batch, n, d_model) to the same."""
 
+    @abstractmethod
     def forward(self, x: Tensor, seen: Seen, past: Past | None = None) -> Tensor:
         """seen: what each position sees, and by how much queries and keys turn. past: of the
         positions before these; a mask has columns for them too.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def output_weights(self) -> tuple[Tensor, ...]:
         """The matrices that write to the residual stream."""
-        raise NotImplementedError
 
+    @abstractmethod
     def query_rows(self) -> Iterator[tuple[str, slice]]:
         """Parameters, and rows of them, that a multiplier of scores can be put into: for exports of
         models with a parametrization.
         """
-        raise NotImplementedError
 
     def why_not_fused(self) -> str | None:
         """Why it has no fused half here, in words; None if it has one."""
@@ -76,4 +77,4 @@ class Attention(nn.Module):
         times: float,
     ) -> Tensor:
         """x + times * attention(norm(x)), as kernels.trunk.attention_half has turns and first."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has no fused half; why_not_fused() says so")

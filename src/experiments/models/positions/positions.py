@@ -1,4 +1,4 @@
-"""What positions tell attention, once a forward pass. README.md has how to add some.
+"""Positions as the trunk knows them: asked once a forward pass. README.md has how to add some.
 
 Torch alone: an export has this file and those of the model's own positions.
 """
@@ -32,7 +32,7 @@ class Positions:
 
 
 class Seen(NamedTuple):
-    """What attention is told of a forward pass.
+    """Mask and turns, as attention is told them of a forward pass.
 
     mask: (batch or 1, 1, n, n_keys) bool, which keys each position sees; or what is added to its
     scores, (batch or 1, n_heads, n, n_keys). None: all up to itself. turns: cos and sin of the
@@ -50,8 +50,8 @@ def seen_at(
     heads: tuple[int, int],
     mask: Tensor | None,
 ) -> Seen:
-    """What the last positions see, by a mask as Seen has it. places: (n,), or (batch, n). heads:
-    n_heads and d_head.
+    """Mask and turns of the last positions, by a mask as Seen has it. places: (n,), or (batch, n).
+    heads: n_heads and d_head.
     """
     (n_heads, d_head), n = heads, places.shape[-1]
     angles = positions.angles(places, d_head)
