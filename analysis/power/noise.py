@@ -1,4 +1,4 @@
-"""The noise of a pair's difference: pooled over cells as far as their variances are alike.
+"""Noise of a pair's difference: pooled over cells as far as their variances are alike.
 
 A cell is a model at a budget and size; its pairs are its runs beside the baseline's of one seed.
 All cells of a budget and size share the baseline's runs, so their differences are not independent.
@@ -40,7 +40,7 @@ class PairNoise:
     n_free: int
 
     def interval(self, level: float) -> tuple[float, float]:
-        """The interval of the standard deviation, by chi-squared."""
+        """Interval of the standard deviation, by chi-squared."""
         if self.dof < 1:
             return float("nan"), float("nan")
         ends = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], self.dof)
@@ -62,7 +62,7 @@ class Pooled:
 def pool_noise(
     blocks: Sequence[Block], baseline: str, pool: Pool | None = None, first: int | None = None
 ) -> Pooled:
-    """The noise of every cell. pool: how; by default the first of POOLS whose test of equal
+    """Noise of every cell. pool: how; by default the first of POOLS whose test of equal
     variances does not reject at ALPHA. first: only so many seeds of each cell, the lowest ones.
     """
     cells = [
@@ -123,7 +123,7 @@ def _noise(
 def _squares(
     block: Block, baseline: str, models: Sequence[str], first: int | None
 ) -> tuple[float, int]:
-    """The sum of squares whose mean is the variance of a difference, and its degrees of freedom:
+    """Sum of squares whose mean is the variance of a difference, and its degrees of freedom:
     twice the residuals' of the two-way layout of these models and the baseline. Of one model it is
     that of the differences about their mean.
     """
@@ -150,22 +150,24 @@ def _chance(
     pool: Pool,
     first: int | None,
 ) -> float:
-    """The chance, under equal noise of all runs, of cells' variances within a group that are as
+    """Chance, under equal noise of all runs, of cells' variances within a group that are as
     unequal by Bartlett's statistic; 1 where no group has two cells with variances.
 
     By draws of the same layout: the chi-squared distribution is far off at three seeds, and cells
     share the baseline's runs. An effect that the runs of a seed share is in no difference.
     """
     groups = [
-        [cell for cell in members if len(_of(blocks, baseline, cell, first)) > 1]
+        [cell for cell in members if len(_take_losses(blocks, baseline, cell, first)) > 1]
         for members in _groups(blocks, cells, pool).values()
     ]
     groups = [members for members in groups if len(members) > 1]
     if not groups:
         return 1.0
     tested = [cell for members in groups for cell in members]
-    dof = np.array([len(_of(blocks, baseline, cell, first)) - 1.0 for cell in tested])
-    seen = np.array([float(np.var(_of(blocks, baseline, cell, first), ddof=1)) for cell in tested])
+    dof = np.array([len(_take_losses(blocks, baseline, cell, first)) - 1.0 for cell in tested])
+    seen = np.array(
+        [float(np.var(_take_losses(blocks, baseline, cell, first), ddof=1)) for cell in tested]
+    )
     if float(seen.max()) < ROUNDING**2:
         return 1.0
     drawn = _drawn(blocks, baseline, tested, first)
@@ -180,7 +182,9 @@ def _chance(
     return (beyond + 1) / (len(drawn) + 1)
 
 
-def _of(blocks: Sequence[Block], baseline: str, cell: tuple[str, int], first: int | None) -> Array:
+def _take_losses(
+    blocks: Sequence[Block], baseline: str, cell: tuple[str, int], first: int | None
+) -> Array:
     return blocks[cell[1]].differences(cell[0], baseline, first)
 
 

@@ -1,4 +1,4 @@
-"""The warnings of a study by their cause: what says the same of many fits is one line."""
+"""Warnings of a study by their cause: what says the same of many fits is one line."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -14,41 +14,51 @@ _APPROACH = re.compile(r"([^:]+, approach [^:]+): ")  # of which fit of several
 _NAMES = re.compile(r"^((\w+\*, )*\w+\*): ")  # of quantities, at its beginning
 
 
-def warnings_of(study: Study) -> Iterator[Warning]:
+def list_warnings(study: Study) -> Iterator[Warning]:
     """Warnings of each fit and of the runs themselves, beside the figure that shows it."""
     if study.isoflop is not None:
         for curve in study.isoflop.curves:
             at = f"{curve.model} at C={numbers.flops(curve.budget)}"
-            yield from _of(at, curve.warnings, "isoflop")
+            yield from _make_warnings(at, curve.warnings, "isoflop")
         for law in study.isoflop.laws:
-            yield from _of(f"{law.model}, laws of compute", law.warnings, "laws")
+            yield from _make_warnings(f"{law.model}, laws of compute", law.warnings, "laws")
         for model, why in study.isoflop.unfitted.items():
-            yield from _of(f"{model}, laws of compute", [f"no power laws: {why}"], "isoflop")
-        yield from _of("isoFLOP curves", study.isoflop.skipped, "isoflop")
-        yield from _of("isoFLOP curves", study.isoflop.moved, "IsoFLOP curves")
+            yield from _make_warnings(
+                f"{model}, laws of compute", [f"no power laws: {why}"], "isoflop"
+            )
+        yield from _make_warnings("isoFLOP curves", study.isoflop.skipped, "isoflop")
+        yield from _make_warnings("isoFLOP curves", study.isoflop.moved, "IsoFLOP curves")
     for model, fit in study.parametric.items():
-        yield from _of(f"{model}, surface", fit.warnings, f"contours_{file_label(model)}")
+        yield from _make_warnings(
+            f"{model}, surface", fit.warnings, f"contours_{file_label(model)}"
+        )
     for model, influence in study.influences.items():
-        yield from _of(f"{model}, surface", influence.warnings, "Parametric surface")
+        yield from _make_warnings(f"{model}, surface", influence.warnings, "Parametric surface")
     if study.agreement is not None:
-        yield from _of("agreement", study.agreement.warnings, "Do the approaches agree?")
+        yield from _make_warnings("agreement", study.agreement.warnings, "Do the approaches agree?")
     if study.hold_out is not None:
-        yield from _of("held-out budgets", study.hold_out.warnings, "Held-out budgets")
+        yield from _make_warnings("held-out budgets", study.hold_out.warnings, "Held-out budgets")
     for model, laws in study.experts.items():
-        yield from _of(f"{model}, experts", laws.warnings, f"experts_{file_label(model)}")
+        yield from _make_warnings(
+            f"{model}, experts", laws.warnings, f"experts_{file_label(model)}"
+        )
     for budget, found in study.differences.items():
         at = f"differences at C={numbers.flops(budget)}"
-        yield from _of(at, found.warnings, "Differences and seeds")
+        yield from _make_warnings(at, found.warnings, "Differences and seeds")
     if study.budget_multipliers is not None:
-        yield from _of("compute multipliers", study.budget_multipliers.warnings, "Answer")
+        yield from _make_warnings(
+            "compute multipliers", study.budget_multipliers.warnings, "Answer"
+        )
     if study.multipliers is not None:
-        yield from _of("compute multipliers by a law", study.multipliers.warnings, "multipliers")
-    yield from _of("runs", study.cautions, "Runs")
+        yield from _make_warnings(
+            "compute multipliers by a law", study.multipliers.warnings, "multipliers"
+        )
+    yield from _make_warnings("runs", study.cautions, "Runs")
     notes = study.table.attrs.get("notes", ())
-    yield from _of("table", dict.fromkeys((*study.of_table, *notes)), "Runs")
+    yield from _make_warnings("table", dict.fromkeys((*study.of_table, *notes)), "Runs")
 
 
-def _of(what: str, texts: Iterable[str], shown_in: str) -> Iterator[Warning]:
+def _make_warnings(what: str, texts: Iterable[str], shown_in: str) -> Iterator[Warning]:
     for text in texts:
         fit = _APPROACH.match(text)
         of = f"{what}, {fit[1]}" if fit else what
@@ -76,7 +86,7 @@ def _core(text: str) -> str:
 
 
 def _span(texts: list[str]) -> str:
-    """The text that they share, with the least and most of each number."""
+    """Text that they share, with the least and most of each number."""
     columns = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
     spans = iter([_least_to_most(column) for column in columns])
     return _NUMBER.sub(lambda _: next(spans), texts[0])
