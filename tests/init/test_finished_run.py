@@ -17,50 +17,26 @@ from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import Transformer
-from experiments.points.planning import make_point
 from experiments.records.files import read_record, write_record
-from experiments.training.execute import execute
-from tests.conftest import TINY, Nursery
+from tests.conftest import Nursery
+from tests.init.conftest import finish
 from tests.init.trunks import loaded
 from tests.rounding import assert_rounding
 
-PEER = ("model=peer", "n_experts=64", "model.query_norm=layer")
-START = tuple(o for o in TINY if not o.startswith(("ladder.d_", "ladder.vocab_size")))
+BESIDE = ("model=peer", "n_experts=64", "model.query_norm=layer", "trunk.ffn_blocks=[1]")
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory) -> tuple[str, str]:
-    folder = tmp_path_factory.mktemp("runs")
-    return f"paths.results={folder / 'results'}", f"paths.cache={folder / 'cache'}"
+def peer(parent) -> Path:
+    """Folder of a run with PEER in the first of two blocks."""
+    return parent("peer")[0].run_dir
 
 
-@pytest.fixture(scope="module")
-def train(compose_raw, places):
-    """Trains a point of these overrides; returns its folder."""
-
-    def make(*overrides: str) -> Path:
-        point = make_point(compose_raw(*overrides, *places))
-        record = execute(point)
-        assert record.status == "done", record.error
-        return point.run_dir
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def parent(train) -> Path:
-    """A PEER in the first of two blocks, with a tied head."""
-    return train(*PEER, "size=2", "budget=2e9", "trunk.ffn_blocks=[0]", *TINY)
-
-
-@pytest.fixture(scope="module")
-def child(train, parent):
-    """Trains a point that starts from the run."""
-
-    def make(*overrides: str) -> Path:
-        return train("init=run", f"init.path={parent}", "budget=2e9", *overrides, *START)
-
-    return make
+def started(child, *overrides: str) -> Path:
+    """Folder of a finished run that starts from it."""
+    point = child("peer", *overrides)
+    finish(point)
+    return point.run_dir
 
 
 def source(run_dir: Path) -> FinishedRun:
@@ -82,20 +58,20 @@ def logits(model: Transformer) -> torch.Tensor:
         return model(ids)
 
 
-def test_the_model_is_the_one_that_was_trained(parent):
-    shape = source(parent).shape(cache_of(parent))
+def test_the_model_is_the_one_that_was_trained(peer):
+    shape = source(peer).shape(cache_of(peer))
     assert (shape.n_layers, shape.d_model, shape.d_head) == (2, 32, 16)
     assert shape.attention["n_kv_heads"] == 2
     assert (shape.vocab_size, shape.name, shape.norm["eps"]) == (270, "peer", None)
     kinds = [type(build(node, "ffn")) for node in shape.ffns]
     assert kinds == [PEERConfig, DenseConfig]
-    ours = loaded(source(parent), cache_of(parent))
-    assert torch.equal(logits(ours), logits(trained(parent)))
+    ours = loaded(source(peer), cache_of(peer))
+    assert torch.equal(logits(ours), logits(trained(peer)))
 
 
-def test_the_digest_is_of_the_weights_and_not_of_their_place(parent, tmp_path):
-    copy = shutil.copytree(parent, tmp_path / "copy")
-    digest = source(parent).digest(tmp_path)
+def test_the_digest_is_of_the_weights_and_not_of_their_place(peer, tmp_path):
+    copy = shutil.copytree(peer, tmp_path / "copy")
+    digest = source(peer).digest(tmp_path)
     assert source(copy).digest(tmp_path) == digest
     checkpoint = torch.load(copy / "last.ckpt", weights_only=False)
     checkpoint["state_dict"]["model.norm.weight"][0] += 1e-3
@@ -103,8 +79,8 @@ def test_the_digest_is_of_the_weights_and_not_of_their_place(parent, tmp_path):
     assert source(copy).digest(tmp_path) != digest
 
 
-def test_a_layer_beside_is_read_back(parent, child):
-    run_dir = child(*PEER, "trunk.ffn_blocks=[1]", "init.how=beside")
+def test_a_layer_beside_is_read_back(peer, child):
+    run_dir = started(child, *BESIDE)
     shape = source(run_dir).shape(cache_of(run_dir))
     first, second = (build(node, "ffn") for node in shape.ffns)
     assert isinstance(first, PEERConfig)
@@ -117,18 +93,19 @@ def test_a_layer_beside_is_read_back(parent, child):
 
 
 @pytest.mark.levels
-def test_adapters_become_a_part_of_the_weights(parent, child):
-    run_dir = child("model=dense", "trunk.ffn_blocks=[1]", "init.how=keep", "init.train=lora")
+def test_adapters_become_a_part_of_the_weights(peer, child):
+    adapters = ("init.how=keep", "init.train=lora")
+    run_dir = started(child, "model=dense", "trunk.ffn_blocks=[1]", *adapters)
     adapted = trained(run_dir)
     assert any(name.endswith("lora_b") for name in adapted.state_dict())
     got, wanted = logits(loaded(source(run_dir), cache_of(run_dir))), logits(adapted)
     assert_rounding(got, wanted, n_blocks=2)  # one product for two
-    assert not torch.equal(got, logits(loaded(source(parent), cache_of(parent))))
+    assert not torch.equal(got, logits(loaded(source(peer), cache_of(peer))))
 
 
-def test_the_tokenizer_is_the_runs_own_whichever_text_comes_next(parent, tmp_path):
-    record = read_record(parent / "record.json")
-    node = source(parent).tokenizer(cache_of(parent))
+def test_the_tokenizer_is_the_runs_own_whichever_text_comes_next(peer, tmp_path):
+    record = read_record(peer / "record.json")
+    node = source(peer).tokenizer(cache_of(peer))
     config = build(node, "data.tokenizer", ("n_entries", "make"))
     assert config.n_entries() == 270
     assert not config.trained
@@ -137,45 +114,38 @@ def test_the_tokenizer_is_the_runs_own_whichever_text_comes_next(parent, tmp_pat
     assert identity(config) == {"kind": "ParentTokenizer", "sha256": record.tokenizer_sha256}
 
 
-def test_a_tokenizer_that_has_changed_is_refused(parent, tmp_path):
-    node = dict(source(parent).tokenizer(cache_of(parent)))
+def test_a_tokenizer_that_has_changed_is_refused(peer, tmp_path):
+    node = dict(source(peer).tokenizer(cache_of(peer)))
     corpus = {**node["corpus"], "n_documents": 1}
     with pytest.raises(ValueError, match="restore its text"):
         prepare_vocabulary(build({**node, "corpus": corpus}, "t"), Nursery(), tmp_path)
 
 
-def test_a_run_without_the_tokenizers_hash_is_known_by_what_makes_it(parent, tmp_path):
-    copy = shutil.copytree(parent, tmp_path / "copy")
+def test_a_run_without_the_tokenizers_hash_is_known_by_what_makes_it(peer, tmp_path):
+    copy = shutil.copytree(peer, tmp_path / "copy")
     record = read_record(copy / "record.json")
     write_record(copy, dataclasses.replace(record, tokenizer_sha256=None))
-    config = build(source(copy).tokenizer(tmp_path), "data.tokenizer")
-    other = build(
-        {
-            **source(copy).tokenizer(tmp_path),
-            "corpus": {**record.config["data"]["corpus"], "n_documents": 30},
-        },
-        "data.tokenizer",
-    )
-    assert identity(config) != identity(other)
+    node = source(copy).tokenizer(tmp_path)
+    config = build(node, "data.tokenizer")
+    other = {**record.config["data"]["corpus"], "n_documents": 30}
+    assert identity(config) != identity(build({**node, "corpus": other}, "data.tokenizer"))
     assert prepare_vocabulary(config, Nursery(), tmp_path).sha256 == record.tokenizer_sha256
 
 
-def test_the_tokenizer_of_a_childs_child_is_the_first_runs(parent, child):
-    run_dir = child(*PEER, "trunk.ffn_blocks=[1]", "init.how=beside")
-    cache = cache_of(parent)
-    assert source(run_dir).tokenizer(cache) == source(parent).tokenizer(cache)
+def test_the_tokenizer_of_a_childs_child_is_the_first_runs(peer, child):
+    run_dir = started(child, *BESIDE)
+    cache = cache_of(peer)
+    assert source(run_dir).tokenizer(cache) == source(peer).tokenizer(cache)
 
 
-def cut(folder: Path) -> None:
-    path = folder / "last.ckpt"
-    path.write_bytes(path.read_bytes()[:-1000])
+def damage(change):
+    """Changes the bytes of the checkpoint."""
 
+    def write(folder: Path) -> None:
+        path = folder / "last.ckpt"
+        path.write_bytes(change(path.read_bytes()))
 
-def flip(folder: Path) -> None:
-    path = folder / "last.ckpt"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    return write
 
 
 def change(**values: object):
@@ -186,32 +156,32 @@ def change(**values: object):
     return write
 
 
-def trained_with(parametrization: str):
-    def write(folder: Path) -> None:
-        record = read_record(folder / "record.json")
-        optim = {**record.config["optim"], "parametrization": parametrization}
-        write_record(folder, dataclasses.replace(record, config={**record.config, "optim": optim}))
-
-    return write
+def as_mup(folder: Path) -> None:
+    config = read_record(folder / "record.json").config
+    change(config={**config, "optim": {**config["optim"], "parametrization": "mup"}})(folder)
 
 
-REFUSED = {
-    "no record": (lambda f: (f / "record.json").unlink(), "has no record.json; give the folder"),
-    "failed": (change(status="failed"), "is failed, and not done"),
-    "diverged": (change(status="diverged"), "is diverged, and not done"),
-    "no checkpoint": (lambda f: (f / "last.ckpt").unlink(), "has no last.ckpt"),
-    "cut short": (cut, "last.ckpt is damaged"),
-    "a flipped bit": (flip, "last.ckpt is damaged"),
-    "another step": (change(n_steps=1), "the run ended at 1"),
-    "no config": (change(config={}), "record.json: "),
-    "multipliers": (trained_with("mup"), r"trained with optim.parametrization=mup: .* \(init=hf\)"),
-}
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_refused_and_why(case, parent, tmp_path):
-    spoil, message = REFUSED[case]
-    copy = shutil.copytree(parent, tmp_path / "copy")
+REFUSED = [
+    (lambda f: (f / "record.json").unlink(), "has no record.json; give the folder"),
+    (change(status="failed"), "is failed, and not done"),
+    (change(status="diverged"), "is diverged, and not done"),
+    (lambda f: (f / "last.ckpt").unlink(), "has no last.ckpt"),
+    (damage(lambda content: content[:-1000]), "last.ckpt is damaged"),
+    (damage(flipped), "last.ckpt is damaged"),
+    (change(n_steps=1), "the run ended at 1"),
+    (change(config={}), "record.json: "),
+    (as_mup, r"trained with optim.parametrization=mup: .* \(init=hf\)"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), REFUSED)
+def test_what_is_refused_and_why(spoil, message, peer, tmp_path):
+    copy = shutil.copytree(peer, tmp_path / "copy")
     spoil(copy)
     with pytest.raises(ValueError, match=message) as error:
         source(copy).shape(tmp_path)

@@ -1,6 +1,5 @@
 """A branch of a trunk is the run from scratch, to the bit; a trunk goes on where it ended."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -19,7 +18,7 @@ from experiments.training.checkpoints import LAST
 from experiments.training.execute import _planned_record as planned_record
 from experiments.training.execute import execute
 from experiments.training.starting import find_checkpoint
-from tests.conftest import TINY, Killed, Nursery, kill_at
+from tests.conftest import Killed, kill_at
 
 WSD = ("optim.schedule=wsd", "optim.warmup_tokens=640", "logger.log_every_n_steps=7")  # 5 steps
 LAYERS = {
@@ -30,23 +29,16 @@ LAYERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def make(compose_raw, tmp_path, cache):
+def make(make):
     """make(20, ...): a branch of 20 steps; branch=None: the same run from scratch."""
+    whole = make
 
     def point(n_steps, *overrides, folder="results", branch="trunk"):
-        paths = (f"paths.results={tmp_path / folder}", f"paths.cache={cache}")
         how = () if branch is None else (f"optim.branch_from={branch}",)
-        has_text = any(word.startswith("data=") for word in overrides)
-        tiny = [word for word in TINY if not (has_text and "data.corpus" in word)]
-        fixed = ("size=1", "budget=1e9", "sweep=s")
-        raw = compose_raw(*fixed, *tiny, *WSD, *how, *paths, *overrides)
-        return make_point({**raw, "budget": make_point(raw).plan.count_flops(n_steps)})
+        of_run = ("size=1", "budget=1e9", "sweep=s", *WSD, *how, *overrides)
+        budget = whole(*of_run).plan.count_flops(n_steps)
+        return whole(*of_run, f"budget={budget}", folder=folder)
 
     return point
 
@@ -104,16 +96,7 @@ def test_branches_equal_runs_from_scratch_to_the_bit(make, layer):
     assert not kept.kept(trunk.run_dir)  # no branch waits any more
 
 
-def test_a_branch_on_streamed_text_reads_on_where_the_trunk_was(make, tmp_path):
-    (tmp_path / "texts").mkdir()
-    for i in range(8):
-        texts = Nursery().documents("train", tmp_path)
-        lines = "".join(json.dumps({"text": f"{text} {i}"}) + "\n" for text in texts)
-        (tmp_path / f"texts/{i}.jsonl").write_text(lines)
-    streamed = (
-        "data=local", f"data.path={tmp_path / 'texts'}", "data.corpus.validation_every=20",
-        "data.streaming=true", "data.stream_shuffle=12", "trainer.n_loader_workers=0",
-    )  # fmt: skip
+def test_a_branch_on_streamed_text_reads_on_where_the_trunk_was(make, streamed):
     branch = make(20, *streamed)
     trained_trunk(branch)
     expected, record = execute(make(20, *streamed, branch=None)), execute(branch)

@@ -6,13 +6,11 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from experiments.points.planning import make_point
 from experiments.system import agreement
 from experiments.system.cards import own_index
 from experiments.training import compiled
 from experiments.training.checkpoints import RandomState
 from experiments.training.execute import execute
-from tests.conftest import TINY
 
 
 class Begun(Exception):
@@ -53,17 +51,6 @@ def gpus(monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture
-def point(compose_raw, tmp_path):
-    """point("trainer.devices=4", ...): to be called once GPUs are pretended."""
-
-    def plan(*overrides):
-        paths = (f"paths.results={tmp_path}", f"paths.cache={tmp_path}")
-        return make_point(compose_raw("size=1", "budget=1e9", *TINY, *paths, *overrides))
-
-    return plan
-
-
 SLURM = {
     "SLURM_PROCID": "7", "SLURM_LOCALID": "3", "SLURM_NODEID": "1", "SLURM_NTASKS": "8",
     "SLURM_NTASKS_PER_NODE": "4", "SLURM_JOB_NAME": "experiments", "SLURM_GPUS_ON_NODE": "4",
@@ -81,7 +68,7 @@ GIVEN = {
 @pytest.mark.filterwarnings("ignore:trainer.compile=auto runs eagerly")
 @pytest.mark.parametrize(("n", "environment", "own"), GIVEN.values(), ids=GIVEN)
 def test_a_rank_takes_its_gpu_first_and_lightning_the_same(
-    gpus, point, monkeypatch, n, environment, own
+    gpus, make, monkeypatch, n, environment, own
 ):
     asked, trainers = gpus(n, **environment), []
 
@@ -93,7 +80,7 @@ def test_a_rank_takes_its_gpu_first_and_lightning_the_same(
     # the other ranks, which would say what they find on their disks, are not there
     monkeypatch.setattr(agreement, "told_by_all", lambda ranks, mine: [mine])
     with pytest.raises(Begun):
-        execute(point("trainer.devices=4", "trainer.num_nodes=2", "ladder.batch_size=8"))
+        execute(make("trainer.devices=4", "trainer.num_nodes=2", "ladder.batch_size=8"))
     assert asked[0] == own
     assert set(asked[1:]) == {"start"}  # of the function that is compiled as a test
     (trainer,) = trainers

@@ -27,52 +27,9 @@ from experiments.training.checkpoints import (
     to_resume_from,
 )
 from experiments.training.execute import execute
-from tests.conftest import TINY, Killed, kill_at
+from tests.conftest import Killed
 
-
-@pytest.fixture(scope="module")
-def make_in(compose_raw, tmp_path_factory):
-    """make_in(folder, ...): a point with its results there, and the same text for all."""
-    cache = tmp_path_factory.mktemp("cache")
-
-    def point(folder, *overrides):
-        paths = (f"paths.results={folder}", f"paths.cache={cache}")
-        fixed = ("model=peer", "size=2", "budget=1e9")
-        return make_point(compose_raw(*fixed, *TINY, *paths, *overrides))
-
-    return point
-
-
-@pytest.fixture
-def make(make_in, tmp_path):
-    def point(*overrides, folder="results"):
-        return make_in(tmp_path / folder, *overrides)
-
-    return point
-
-
-@pytest.fixture(scope="module")
-def whole(make_in, tmp_path_factory):
-    """An uninterrupted run: its folder and its record."""
-    point = make_in(tmp_path_factory.mktemp("whole"))
-    return point.run_dir, execute(point)
-
-
-@pytest.fixture(scope="module")
-def killed(make_in, tmp_path_factory):
-    """Folder of a run killed at step 30, with a checkpoint of each step before."""
-    point = make_in(tmp_path_factory.mktemp("killed"), "trainer.checkpoint_minutes=0")
-    with pytest.raises(Killed):
-        execute(point, kill_at(30))
-    return point.run_dir
-
-
-@pytest.fixture
-def broken(make, killed):
-    """A copy of it: a point whose folder a test may damage."""
-    point = make()
-    shutil.copytree(killed, point.run_dir)
-    return point
+RUN = ("model=peer", "budget=1e9")
 
 
 @pytest.fixture(autouse=True)
@@ -92,8 +49,8 @@ def handlers():
         signal.signal(number, handler)
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(make, broken, whole):
-    _, expected = whole
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(broken, once):
+    _, expected = once(*RUN)
     last = broken.run_dir / LAST
     data = bytearray(last.read_bytes())
     data[len(data) // 2] ^= 1
@@ -101,42 +58,47 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(make, broken, whole):
     with pytest.warns(UserWarning, match=r"last.ckpt is damaged \(its checksum.*ignored"):
         assert to_resume_from(broken.run_dir) == broken.run_dir / PREVIOUS
     with pytest.warns(UserWarning, match=r"last.ckpt is damaged"):
-        result = execute(make())
+        result = execute(broken)
     assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
     assert not (broken.run_dir / PREVIOUS).exists()
 
 
-def test_a_save_after_a_damaged_checkpoint_leaves_the_one_before(tmp_path):
+@pytest.fixture
+def trainer():
+    """A trainer of Lightning's at step 7 whose checkpoints say `new`."""
+    return SimpleNamespace(
+        is_global_zero=True, global_step=7, save_checkpoint=lambda path: path.write_text("new")
+    )
+
+
+def test_a_save_after_a_damaged_checkpoint_leaves_the_one_before(trainer, tmp_path):
     for name in (LAST, PREVIOUS):
         (tmp_path / name).write_text(name)
-    trainer = type("Trainer", (), {"is_global_zero": True, "global_step": 7})()
-    trainer.save_checkpoint = lambda path: path.write_text("new")
     for resumed, previous in ((PREVIOUS, PREVIOUS), (LAST, "new")):
         Checkpoint(tmp_path, 1, tmp_path / resumed).save(trainer)
         assert (tmp_path / PREVIOUS).read_text() == previous
 
 
 @pytest.mark.parametrize("keep", [0, 1000])
-def test_without_a_whole_checkpoint_a_run_starts_again(make, broken, whole, keep):
-    _, expected = whole
+def test_without_a_whole_checkpoint_a_run_starts_again(broken, once, keep):
+    _, expected = once(*RUN)
     for name in (LAST, PREVIOUS):
         path = broken.run_dir / name
         path.write_bytes(path.read_bytes()[:keep])
     with pytest.warns(UserWarning, match="is damaged"):
-        result = execute(make())
+        result = execute(broken)
     assert result.val_loss == expected.val_loss
 
 
-def test_a_kill_between_the_two_renames_loses_one_checkpoint_at_most(make, broken, whole):
-    _, expected = whole
+def test_a_kill_between_the_two_renames_loses_one_checkpoint_at_most(broken, once):
+    _, expected = once(*RUN)
     (broken.run_dir / LAST).unlink()
     assert to_resume_from(broken.run_dir) == broken.run_dir / PREVIOUS
-    assert execute(make()).val_loss == expected.val_loss
+    assert execute(broken).val_loss == expected.val_loss
 
 
-def test_the_last_step_is_saved_once(tmp_path):
+def test_the_last_step_is_saved_once(trainer, tmp_path):
     """Else a kill between the renames leaves previous.ckpt alone, with nothing left to train."""
-    trainer = type("Trainer", (), {"is_global_zero": True, "global_step": 7})()
     saved = []
     trainer.save_checkpoint = lambda path: (saved.append(path), path.touch())
     checkpoint = Checkpoint(tmp_path, 1)
@@ -189,7 +151,7 @@ def test_a_kill_at_the_record_leaves_no_checkpoint_that_nobody_removes(make, mon
     def die(run_dir, record):
         raise Killed
 
-    point = make("trainer.checkpoint_minutes=0")
+    point = make(*RUN, "trainer.checkpoint_minutes=0")
     monkeypatch.setattr(execution, "write_record", die)
     with pytest.raises(Killed):
         execute(point)
@@ -198,9 +160,9 @@ def test_a_kill_at_the_record_leaves_no_checkpoint_that_nobody_removes(make, mon
 
 
 @pytest.mark.parametrize("number", interruption.SIGNALS)
-def test_a_signal_saves_stops_and_is_resumed_to_the_bit(make, handlers, whole, number):
-    _, expected = whole
-    point = make()
+def test_a_signal_saves_stops_and_is_resumed_to_the_bit(make, handlers, once, number):
+    _, expected = once(*RUN)
+    point = make(*RUN)
 
     def send(row):
         if row["step"] == 20:
@@ -213,7 +175,7 @@ def test_a_signal_saves_stops_and_is_resumed_to_the_bit(make, handlers, whole, n
     assert step in (20, 21)
     assert [e["event"] for e in read_events(point.run_dir)] == ["started", "interrupted"]
     interruption.forget()
-    result = execute(make())
+    result = execute(point)
     assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
     assert [e["event"] for e in read_events(point.run_dir)][2:] == ["started", "done"]
 
@@ -232,18 +194,24 @@ def test_generators_go_on_where_they_were():
     assert (random.random(), np.random.rand(), torch.rand(1)) == drawn
 
 
-def test_a_finished_run_is_not_run_again(make):
-    point = make()
-    first = execute(point)
-    assert execute(make()) == first
+@pytest.fixture
+def finished(make, once):
+    """A copy of the finished run, and its record."""
+    whole, record = once(*RUN)
+    point = make(*RUN)
+    shutil.copytree(whole.run_dir, point.run_dir)
+    return point, record
+
+
+def test_a_finished_run_is_not_run_again(finished):
+    point, record = finished
+    assert execute(point) == record
     assert len(read_events(point.run_dir)) == 2
 
 
 @pytest.mark.parametrize("damage", ["torn", "flipped"])
-def test_a_damaged_record_is_set_aside_and_written_again(make, whole, damage):
-    folder, expected = whole
-    point = make()
-    shutil.copytree(folder, point.run_dir)
+def test_a_damaged_record_is_set_aside_and_written_again(finished, damage):
+    point, expected = finished
     path = point.run_dir / "record.json"
     text = path.read_text()
     loss = str(expected.val_loss)
@@ -254,7 +222,7 @@ def test_a_damaged_record_is_set_aside_and_written_again(make, whole, damage):
     path.write_text(damaged)
     assert not is_finished(point.run_dir)
     with pytest.warns(UserWarning, match=r"record.json is damaged .*kept as record.json.damaged"):
-        result = execute(make())
+        result = execute(point)
     assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
     assert (point.run_dir / "record.json.damaged").read_text() == damaged
     assert read_record(path) == result
@@ -266,8 +234,9 @@ def _execute_raw(raw):
 
 def test_kill_minus_nine_at_random_moments_changes_nothing(make):
     """A process killed again and again, wherever it is: starting, training, saving, evaluating."""
-    longer = ("budget=1e10", "trainer.checkpoint_minutes=0.001")
-    expected = execute(make(*longer, folder="whole"))
+    longer = ("model=peer", "budget=1e10", "trainer.checkpoint_minutes=0.001")
+    alone = make(*longer, folder="whole")
+    expected = execute(alone)
     point = make(*longer)
     context = multiprocessing.get_context("forkserver")  # which has imported all beforehand
     context.set_forkserver_preload(["experiments.training.execute"])
@@ -285,9 +254,8 @@ def test_kill_minus_nine_at_random_moments_changes_nothing(make):
     assert n_kills >= 2
     record = read_record(point.run_dir / "record.json")
     assert (record.val_loss, record.train_loss) == (expected.val_loss, expected.train_loss)
-    whole = make(*longer, folder="whole").run_dir / "history.csv"
     history = [
-        [row.split(",")[:4] for row in path.read_text().splitlines()]
-        for path in (whole, point.run_dir / "history.csv")
+        [row.split(",")[:4] for row in (run.run_dir / "history.csv").read_text().splitlines()]
+        for run in (alone, point)
     ]
     assert history[0] == history[1]

@@ -155,13 +155,3 @@ def test_a_branch_of_two_ranks_is_their_run_from_scratch(compose_raw, overrides)
     (_, expected), (_, record) = map(_result, (make_point(scratch).run_dir, branch.run_dir))
     assert (record.trunk["run_id"], record.trunk["n_steps"]) == (trunk.run_id, branch.first_step)
     assert record.val_loss == expected.val_loss
-
-
-@pytest.mark.parametrize("way", ["rows", "fused"])
-def test_gradients_that_ddp_can_not_carry_are_refused(compose_raw, way):
-    raw = compose_raw(
-        "model=peer", *KEYS, *TINY, "size=2", "budget=1e9", "trainer.devices=2",
-        f"optim.table_gradient={way}", "optim.grad_clip=null",
-    )  # fmt: skip
-    with pytest.raises(ValueError, match=f"table_gradient={way} with 2 ranks: DDP averages"):
-        make_point(raw)

@@ -7,10 +7,8 @@ import torch
 
 from experiments.benchmarks.core.loop import Sizes, training_loop
 from experiments.models.ffn.dense import Dense, DenseConfig
-from experiments.points.planning import make_point
 from experiments.training.deterministic import set_deterministic, strict_backward
 from experiments.training.execute import execute
-from tests.conftest import TINY
 
 WARNED, REFUSED = 1, 2  # torch's names for the two modes
 
@@ -62,16 +60,14 @@ def test_an_error_in_backward_leaves_the_mode_as_it_was():
     assert torch.get_deterministic_debug_mode() == WARNED
 
 
-def test_a_run_s_backward_passes_are_strict(compose_raw, tmp_path, monkeypatch):
+def test_a_run_s_backward_passes_are_strict(make, monkeypatch):
     """As on a GPU: the mode is set by hand, for a CPU's runs have no need of it."""
     monkeypatch.setattr(
         "experiments.training.fit.set_deterministic", lambda on: set_deterministic(True)
     )
     own = Dense.forward
     monkeypatch.setattr(Dense, "forward", lambda self, x: Seen.apply(own(self, x)))
-    paths = (f"paths.results={tmp_path / 'r'}", f"paths.cache={tmp_path / 'c'}")
-    settings = ("size=2", "budget=2e9", "trainer.trunk=eager")  # a fused layer is not called
-    record = execute(make_point(compose_raw(*settings, *TINY, *paths)))
+    record = execute(make("trainer.trunk=eager"))  # a fused layer is not called
     assert record.status == "done", record.error
     assert _modes() == {("forward", WARNED), ("backward", REFUSED)}
 

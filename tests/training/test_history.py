@@ -3,7 +3,6 @@
 import builtins
 import csv
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from experiments.models.ffn.dense import Dense
-from experiments.points.planning import make_point
 from experiments.records.files import Outcome
 from experiments.records.finished import lacks_rows
 from experiments.sweep import manifest
@@ -23,48 +21,19 @@ from experiments.system.disk import explained
 from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute
 from experiments.training.history import History
-from tests.conftest import TINY, Killed, kill_at
+from tests.conftest import Killed
 
 EXACT = ("step", "n_tokens", "flops", "loss", "lr")
 
 
-@pytest.fixture(scope="module")
-def make(compose_raw, tmp_path_factory):
-    """make(..., folder="a"): a tiny point, with the same text for all."""
-    top = tmp_path_factory.mktemp("history")
-
-    def point(*overrides, folder="results"):
-        paths = (f"paths.results={top / folder}", f"paths.cache={top / 'cache'}")
-        fixed = ("model=dense", "size=2", "budget=1e9")
-        return make_point(
-            compose_raw(*fixed, *TINY, "logger.log_every_n_steps=2", *paths, *overrides)
-        )
-
-    return point
+RUN = ("model=dense", "budget=1e9", "logger.log_every_n_steps=2")
 
 
 @pytest.fixture(scope="module")
-def whole(make):
+def whole(once):
     """An uninterrupted run: its record, and what its history says."""
-    point = make(folder="whole")
-    return execute(point), exact(point)
-
-
-@pytest.fixture(scope="module")
-def killed(make):
-    """Folder of a run that was killed at step 20, with a checkpoint of each step before."""
-    point = make("trainer.checkpoint_minutes=0", folder="killed")
-    with pytest.raises(Killed):
-        execute(point, kill_at(20))
-    return point.run_dir
-
-
-@pytest.fixture
-def broken(make, killed, tmp_path):
-    """A copy of it: a point whose folder a test may damage."""
-    point = make(f"paths.results={tmp_path}")
-    shutil.copytree(killed, point.run_dir)
-    return point
+    point, record = once(*RUN)
+    return record, exact(point)
 
 
 def exact(point):
@@ -189,7 +158,7 @@ def test_100_000_rows_are_4_megabytes_and_come_back(tmp_path):
 
 
 def test_a_diverged_run_that_lost_its_record_stops_where_it_had(make):
-    point = make("ladder.lr=1e3", "optim.grad_clip=1e9", "budget=2e10")
+    point = make(*RUN, "ladder.lr=1e3", "optim.grad_clip=1e9", "budget=2e10")
     first = execute(point)
     assert first.status == "diverged"
     (point.run_dir / "record.json").unlink()
@@ -197,17 +166,14 @@ def test_a_diverged_run_that_lost_its_record_stops_where_it_had(make):
     assert (again.status, again.n_tokens) == ("diverged", first.n_tokens)
 
 
-def test_a_layer_that_draws_is_resumed_to_the_bit(make, monkeypatch):
+def test_a_layer_that_draws_is_resumed_to_the_bit(make, resumed, monkeypatch):
     """The global generator is where an uninterrupted run's would be."""
     plain = Dense.forward
     monkeypatch.setattr(
         Dense, "forward", lambda self, x: F.dropout(plain(self, x), 0.1, self.training)
     )
-    points = [make(folder=folder) for folder in ("drawn", "drawn whole")]
-    with pytest.raises(Killed):
-        execute(make("trainer.checkpoint_minutes=0", folder="drawn"), kill_at(20))
-    for point in points:
-        execute(point)
+    points = [make(*RUN), resumed(*RUN)[0]]
+    execute(points[0])
     assert exact(points[0]) == exact(points[1])
     one, other = [torch.load(p.run_dir / LAST, weights_only=True) for p in points]
     for name, tensor in one["state_dict"].items():
@@ -249,8 +215,8 @@ def test_rows_that_no_checkpoint_has_are_not_asked_for(tmp_path):
     assert not lacks_rows(tmp_path, Outcome(status="done", n_steps=5, error=None, last_row=5))
 
 
-def test_every_row_is_on_the_disk_before_the_record_has_its_name(make, monkeypatch, tmp_path):
-    point = make(f"paths.results={tmp_path}")
+def test_every_row_is_on_the_disk_before_the_record_has_its_name(make, monkeypatch):
+    point = make(*RUN)
     synced, plain = {}, (os.fsync, Path.replace)
 
     def fsync(descriptor):

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from analysis.table.load import finished, load_table
-from experiments.points.planning import make_point
 from experiments.records.files import read_outcome, read_record, write_record
 from experiments.sweep.objective import objective_value
 from experiments.sweep.planning import choose, set_aside_diverged
@@ -15,7 +14,6 @@ from experiments.sweep.search_table import CellState
 from experiments.sweep.states import read_states
 from experiments.training.execute import execute
 from experiments.training.hopeless import Hopeless, best_of_cell, compare
-from tests.conftest import TINY
 from tests.records.test_record import record
 
 N = 1000
@@ -91,18 +89,15 @@ def test_it_looks_at_some_steps_alone(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def sweep(compose_raw, tmp_path_factory):
+def sweep(make_in, tmp_path_factory):
     """A point with a good rate, and one of the same cell that hardly moves."""
     top = tmp_path_factory.mktemp("hopeless")
 
     def point(lr, *more):
-        paths = (f"paths.results={top / 'results'}", f"paths.cache={top / 'cache'}")
-        fixed = ("model=dense", "size=2", "budget=1e9", f"ladder.lr={lr}")
-        every = "logger.log_every_n_steps=1"
-        return make_point(compose_raw(*fixed, *TINY, every, *paths, *more))
+        fixed = ("model=dense", "budget=1e9", f"ladder.lr={lr}", "logger.log_every_n_steps=1")
+        return make_in(top, *fixed, *more)
 
-    good = execute(point(1e-2))
-    assert good.status == "done"
+    assert execute(point(1e-2)).status == "done"
     bad = point(1e-7, "trainer.stop_hopeless=0.05")
     return point, bad, execute(bad)
 
@@ -152,17 +147,3 @@ def test_with_retry_all_its_files_are_set_aside(sweep):
 def test_a_search_counts_it_where_there_is_one():
     cell = CellState(name="c", rules={}, objective=None, trials=(), n_left=0, n_hopeless=0)
     assert "hopeless" not in cell.counts()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("trainer.devices=2",), "2 processes a run: they would have to agree"),
-        (("optim.schedule=trunk", "optim.warmup_tokens=1e3"), "a trunk has no end to compare"),
-        (("trainer.stop_hopeless=-1",), "stop_hopeless"),
-    ],
-)
-def test_what_it_can_t_stop_is_refused(compose_raw, words, message):
-    given = ("model=dense", "size=2", "budget=1e9", *TINY, "trainer.stop_hopeless=0.1")
-    with pytest.raises(ValueError, match=message):
-        make_point(compose_raw(*given, *words))

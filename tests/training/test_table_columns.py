@@ -25,7 +25,7 @@ from experiments.system.seals import find_damage
 from experiments.system.table_files import FOLDER
 from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute
-from tests.conftest import REPOSITORY, TINY, Nursery
+from tests.conftest import REPOSITORY, TINY
 from tests.training.columns import BATCH, LAYERS, RANKS, SEQ, WAYS, WINDOWS, D, steps_of
 from tests.training.columns import KEYS as OF_LAYER
 from tests.training.columns import STEPS as N_STEPS
@@ -295,17 +295,8 @@ def test_any_number_of_ranks_goes_on_from_any_other(compose_raw, overrides):
 
 
 @pytest.mark.night
-def test_a_stream_goes_on_by_as_many_ranks(compose_raw, overrides, tmp_path):
+def test_a_stream_goes_on_by_as_many_ranks(compose_raw, overrides, streamed):
     """Each where it was: as if it had not been stopped. By another number it is refused."""
-    (tmp_path / "texts").mkdir()
-    for i in range(8):
-        texts = Nursery().documents("train", tmp_path)
-        lines = "".join(json.dumps({"text": f"{text} {i}"}) + "\n" for text in texts)
-        (tmp_path / f"texts/{i}.jsonl").write_text(lines)
-    streamed = (
-        "data=local", f"data.path={tmp_path / 'texts'}", "data.corpus.validation_every=20",
-        "data.streaming=true", "data.stream_shuffle=12", "trainer.n_loader_workers=0",
-    )  # fmt: skip
     raws = {
         name: compose_raw(*_together(overrides("rows", name, *streamed)))
         for name in ("stopped", "unstopped")

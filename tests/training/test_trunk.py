@@ -6,27 +6,16 @@ import pytest
 import torch
 
 from experiments.models.fused import HEAD, Fused
-from experiments.points.planning import make_point
 from experiments.training.execute import execute
 from experiments.training.trunk import resolve_trunk
-from tests.conftest import TINY, Killed, kill_at
 
-SMALL = ("size=2", "budget=2e9")
 HOWS = ("eager", "auto")
 
 
 @pytest.fixture
-def trained(compose_raw, tmp_path):
-    """trained("trainer.trunk=fused", ...): the record of a run in a folder of its own."""
-    folders = iter(range(100))
-
-    def run(*overrides):
-        paths = (f"paths.results={tmp_path / str(next(folders))}", f"paths.cache={tmp_path / 'c'}")
-        record = execute(make_point(compose_raw(*SMALL, *TINY, *paths, *overrides)))
-        assert record.status == "done", record.error
-        return record
-
-    return run
+def trained(once):
+    """trained("trainer.trunk=fused", ...): the record of a run."""
+    return lambda *overrides: once(*overrides)[1]
 
 
 @pytest.mark.parametrize(
@@ -69,9 +58,10 @@ def test_bfloat16_operands_give_nearly_that_loss(trained):
     assert rounded.precision == "bf16-mixed"
 
 
-def test_it_repeats_to_the_bit_for_any_number_of_threads(trained):
+def test_it_repeats_to_the_bit_for_any_number_of_threads(trained, make):
     """Its training: scores are of the model as it is written, whose sums depend on threads."""
-    losses = {trained(f"trainer.n_threads={n}").train_loss for n in (1, 2, 2)}
+    two = "trainer.n_threads=2"
+    losses = {trained().train_loss, trained(two).train_loss, execute(make(two)).train_loss}
     assert len(losses) == 1
 
 
@@ -84,18 +74,12 @@ def test_a_mixture_s_run_is_fused_and_repeats_for_any_number_of_threads(trained,
     assert "eager" not in runs[0].environment["trunk"]
 
 
-def test_it_resumes_to_the_bit(trained, compose_raw, tmp_path):
-    whole = trained()
-    often = ("trainer.checkpoint_minutes=0", "logger.log_every_n_steps=1")
-    paths = (f"paths.results={tmp_path / 'r'}", f"paths.cache={tmp_path / 'c'}")
-    point = make_point(compose_raw(*SMALL, *TINY, *paths, *often))
-    with pytest.raises(Killed):
-        execute(point, kill_at(point.plan.n_steps // 2))
-    assert execute(point).val_loss == whole.val_loss
+def test_it_resumes_to_the_bit(trained, resumed):
+    assert resumed()[1].val_loss == trained().val_loss
 
 
-def test_a_part_that_reads_logits_gets_them(compose_raw):
-    point = make_point(compose_raw(*SMALL, *TINY))
+def test_a_part_that_reads_logits_gets_them(make):
+    point = make()
     model = point.transformer.build()
 
     class Reader:
@@ -113,35 +97,21 @@ def test_a_part_that_reads_logits_gets_them(compose_raw):
     ("choice", "accelerator", "compiled"),
     [("eager", "cpu", False), ("auto", "cuda", False), ("auto", "cpu", True)],
 )
-def test_a_trunk_that_is_as_written(compose_raw, choice, accelerator, compiled):
-    model = make_point(compose_raw(*SMALL, *TINY)).transformer.build()
+def test_a_trunk_that_is_as_written(make, choice, accelerator, compiled):
+    model = make().transformer.build()
     assert resolve_trunk(choice, accelerator, model, [], compiled=compiled) is None
 
 
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (("ladder.d_per_layer=24", "ladder.d_head=24"), "d_head=24 is no multiple of 16 up to 128"),
-        (("ladder.d_per_layer=8", "ladder.d_head=8", "size=1"), "d_model=8 is no multiple of 16"),
-        (("trainer.compile=true",), "trainer.compile=true makes the trunk"),
-        (("model=pkm", "n_experts=256", "kernel=torch"), "kernel=torch reads the tables"),
-    ],
-)
-def test_what_can_t_be_fused_is_refused_by_name(compose_raw, overrides, said):
-    with pytest.raises(ValueError, match=f"trainer.trunk=fused: .*{said}.*; use auto or eager"):
-        make_point(compose_raw(*SMALL, *TINY, *overrides, "trainer.trunk=fused"))
-
-
 @pytest.mark.parametrize("name", ["peer", "pkm"])
-def test_layers_of_product_keys_are_fused(compose_raw, name):
+def test_layers_of_product_keys_are_fused(make, name):
     overrides = ("trainer.trunk=fused", f"model={name}", "n_experts=256", "model.d_key=16")
-    config = make_point(compose_raw(*SMALL, *TINY, *overrides)).transformer
+    config = make(*overrides).transformer
     with torch.device("meta"):
         assert not Fused(config.build()).eager
 
 
-def test_low_rank_adapters_are_eager_by_name(compose_raw):
-    config = make_point(compose_raw(*SMALL, *TINY)).transformer
+def test_low_rank_adapters_are_eager_by_name(make):
+    config = make().transformer
     with torch.device("meta"):
         fused = Fused(replace(config, lora_rank=2).build())
     assert set(fused.eager) == {"attention 0", "ffn 0", "attention 1", "ffn 1"}

@@ -3,25 +3,12 @@
 import pytest
 import torch
 
-from experiments.points.planning import make_point
 from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute
 from experiments.training.module import LanguageModel
-from tests.conftest import TINY, Killed, kill_at
+from tests.conftest import Killed, kill_at
 
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def make(compose_raw, tmp_path, cache):
-    def point(*overrides, folder="results"):
-        paths = (f"paths.results={tmp_path / folder}", f"paths.cache={cache}")
-        return make_point(compose_raw("size=1", "budget=5e8", *TINY, *paths, *overrides))
-
-    return point
+TINIEST = ("size=1", "budget=5e8")
 
 
 def trained(point):
@@ -44,9 +31,9 @@ def test_numbers_do_not_depend_on_turns(make, monkeypatch, choices):
         step(self, batches)
 
     monkeypatch.setattr(LanguageModel, "training_step", counted)
-    several, record = trained(make(*choices))
+    several, record = trained(make(*TINIEST, *choices))
     assert len(taken) == 1
-    each = (*choices, "trainer.checkpoint_minutes=0")
+    each = (*TINIEST, *choices, "trainer.checkpoint_minutes=0")
     single, other = trained(make(*each, folder="single"))
     assert len(taken) == 1 + record.n_steps
     assert other.val_loss == record.val_loss
@@ -54,7 +41,7 @@ def test_numbers_do_not_depend_on_turns(make, monkeypatch, choices):
 
 
 def test_a_checkpoint_of_a_version_with_a_turn_for_each_batch_is_gone_on_from(make):
-    choices = ("trainer.micro_batch_size=2",)
+    choices = (*TINIEST, "trainer.micro_batch_size=2")
     whole, record = trained(make(*choices))
     broken = make(*choices, "trainer.checkpoint_minutes=0", folder="broken")
     with pytest.raises(Killed):
