@@ -34,7 +34,7 @@ def peer(parent) -> Path:
 
 def started(child, *overrides: str) -> Path:
     """Folder of a finished run that starts from it."""
-    point = child("peer", *overrides)
+    point = child("peer", "budget=2e9", *overrides)
     finish(point)
     return point.run_dir
 

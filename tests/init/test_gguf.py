@@ -129,7 +129,11 @@ def test_quantised_weights_are_what_the_quantisation_says(tmp_path):
     assert not torch.equal(got.double(), exact)
 
 
-def test_a_file_without_a_head_is_tied(tmp_path):
+def test_a_tied_head_is_one_tensor(tmp_path):
+    write(tmp_path / "a.gguf")
+    shape = dataclasses.replace(source(tmp_path).shape(CACHE), tie_head=True)
+    ours = to_trunk(model().state_dict(), shape)
+    assert ours["head.weight"] is ours["embedding.weight"]
     write(tmp_path / "a.gguf", change=lambda tensors: tensors.pop("output.weight"))
     state = source(tmp_path).state(CACHE)
     assert source(tmp_path).shape(CACHE).tie_head
@@ -194,51 +198,48 @@ def cut(share: float) -> Callable[[Path], None]:
     return write_part
 
 
-def extra(name: str) -> Callable[[Path], None]:
-    values = np.zeros(32, dtype=np.float32)
-    return lambda path: write(path, change=lambda tensors: tensors.update({name: values}))
+def settings(**values: Any) -> Callable[[Path], None]:
+    return lambda path: write(path, {k.replace("__", "."): v for k, v in values.items()})
 
 
-REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "another kind": (lambda p: write(p, kind="gpt2"), "of architecture 'gpt2'"),
-    "not a gguf": (lambda p: p.write_bytes(b"nothing of the kind"), "of a newer kind, or none"),
-    "empty": (Path.touch, "of a newer kind, or none"),
-    "cut in the settings": (cut(0.002), "is cut short"),
-    "cut in the tensors": (cut(0.9), "is cut short"),
-    "an unknown type": (
-        unknown_type,
-        r"as a gguf \(.*99.* is not a valid GGMLQuant",
-    ),
-    "whole numbers": (
-        lambda p: write(p, change=lambda t: t.update({"output.weight": np.zeros((64, 32), int)})),
-        "output.weight can't be read",
-    ),
-    "a bias": (extra("blk.0.attn_q.bias"), "no place for model.layers.0.self_attn.q_proj.bias"),
-    "rope scaling": (extra("rope_freqs.weight"), "scales its rotary positions"),
-    "named rope scaling": (
-        lambda p: write(p, llama__rope__scaling__type="yarn"),
+def tensors(**values: Any) -> Callable[[Path], None]:
+    """With these as well; None takes one out."""
+
+    def change(known: dict[str, np.ndarray]) -> None:
+        known |= {name.replace("__", "."): value for name, value in values.items()}
+        for name in [name for name, value in known.items() if value is None]:
+            del known[name]
+
+    return lambda path: write(path, change=change)
+
+
+VECTOR, INTEGERS = np.zeros(32, dtype=np.float32), np.zeros((64, 32), int)
+UP = "mlp.up_proj.weight"
+SIZES = rf"{UP} is of size \(64, 32\), and the model's settings say \(96, 32\)"
+REFUSED: list[tuple[Callable[[Path], Any], str]] = [
+    (lambda path: write(path, kind="gpt2"), "of architecture 'gpt2'"),
+    (lambda path: path.write_bytes(b"nothing of the kind"), "of a newer kind, or none"),
+    (Path.touch, "of a newer kind, or none"),
+    (cut(0.002), "is cut short"),  # in the settings
+    (cut(0.9), "is cut short"),  # in the tensors
+    (unknown_type, r"as a gguf \(.*99.* is not a valid GGMLQuant"),
+    (tensors(output__weight=INTEGERS), "output.weight can't be read"),
+    (tensors(blk__0__attn_q__bias=VECTOR), "no place for model.layers.0.self_attn.q_proj.bias"),
+    (tensors(rope_freqs__weight=VECTOR), "scales its rotary positions"),
+    (
+        lambda path: write(path, llama__rope__scaling__type="yarn"),
         "scales its rotary positions",
     ),
-    "experts": (lambda p: write(p, {"expert_count": 8}), "a mixture of experts"),
-    "wide heads": (
-        lambda p: write(p, {"attention.key_length": 16}),
-        r"llama\.attention\.key_length=16",
-    ),
-    "no width": (lambda p: write(p, {"embedding_length": None}), "llama.embedding_length=null"),
-    "another size": (
-        lambda p: write(p, {"feed_forward_length": 96}),
-        r"mlp.up_proj.weight is of size \(64, 32\), and the model's settings say \(96, 32\)",
-    ),
-    "a missing tensor": (
-        lambda p: write(p, change=lambda tensors: tensors.pop("blk.1.ffn_up.weight")),
-        "have no model.layers.1.mlp.up_proj.weight",
-    ),
-}
+    (settings(expert_count=8), "a mixture of experts"),
+    (settings(attention__key_length=16), r"llama\.attention\.key_length=16"),
+    (settings(embedding_length=None), "llama.embedding_length=null"),
+    (settings(feed_forward_length=96), SIZES),
+    (tensors(blk__1__ffn_up__weight=None), f"have no model.layers.1.{UP}"),
+]
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_refused_and_why(case, tmp_path):
-    make, message = REFUSED[case]
+@pytest.mark.parametrize(("make", "message"), REFUSED)
+def test_what_is_refused_and_why(make, message, tmp_path):
     path = tmp_path / "a.gguf"
     make(path)
     with pytest.raises(ValueError, match=message) as error:
@@ -254,35 +255,20 @@ def test_one_file_must_be_named_where_there_are_several(tmp_path):
         source(tmp_path).shape(CACHE)
 
 
-def test_a_wheel_with_another_file_inside_is_refused(tmp_path):
-    """The cache has a file of that hash's name, and it is another's."""
-    smollm2 = SmolLM2(
-        requirement="a==1", sha256="0" * 64, member="a/b.gguf", member_sha256="1" * 64
-    )
-    folder = tmp_path / "weights" / ("1" * 16)
+def in_cache(cache: Path, sha256: str) -> SmolLM2:
+    """The model whose file the cache has by that hash, and it is another's."""
+    folder = cache / "weights" / sha256[:16]
     folder.mkdir(parents=True)
     write(folder / "b.gguf")
+    return SmolLM2(requirement="a==1", sha256="0" * 64, member="a/b.gguf", member_sha256=sha256)
+
+
+def test_a_wheel_with_another_file_inside_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"b\.gguf has sha256 .*, not 1111.* try again"):
-        smollm2.state(tmp_path)
+        in_cache(tmp_path, "1" * 64).state(tmp_path)
 
 
 def test_another_model_in_its_place_is_refused(tmp_path):
     write(tmp_path / "b.gguf")
-    digest = file_sha256(tmp_path / "b.gguf")
-    smollm2 = SmolLM2(requirement="a==1", sha256="0" * 64, member="b.gguf", member_sha256=digest)
-    folder = tmp_path / "weights" / digest[:16]
-    folder.mkdir(parents=True)
-    (tmp_path / "b.gguf").rename(folder / "b.gguf")
     with pytest.raises(ValueError, match="is not SmolLM2-135M"):
-        smollm2.state(tmp_path)
-
-
-def test_a_tied_head_is_one_tensor(tmp_path):
-    shape = dataclasses.replace(written_shape(tmp_path), tie_head=True)
-    ours = to_trunk(model().state_dict(), shape)
-    assert ours["head.weight"] is ours["embedding.weight"]
-
-
-def written_shape(folder: Path) -> Any:
-    write(folder / "a.gguf")
-    return source(folder).shape(CACHE)
+        in_cache(tmp_path, file_sha256(tmp_path / "b.gguf")).state(tmp_path)

@@ -12,6 +12,12 @@ from tests.conftest import Killed, kill_at
 from tests.init.conftest import finish, weights_of
 from tests.rounding import relative
 
+
+@pytest.fixture
+def child(child):
+    return lambda name, *overrides, **how: child(name, "budget=1e9", *overrides, **how)
+
+
 EACH = ("trainer.checkpoint_minutes=0", "logger.log_every_n_steps=1")
 
 

@@ -53,6 +53,13 @@ def source(folder: Path) -> HuggingFaceFolder:
     return HuggingFaceFolder(path=str(folder))
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    saved(folder)
+    return folder
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_those_of_transformers(case, tmp_path):
     theirs = saved(tmp_path, case)
@@ -128,15 +135,14 @@ def test_sequences_longer_than_the_window_are_refused(compose_raw, tmp_path):
     saved(tmp_path, "mistral")
     train_bpe(Nursery().documents("train", CACHE), 270).save(str(tmp_path / "tokenizer.json"))
     edited(tmp_path, vocab_size=270)
-    resaved(tmp_path, lambda t: t.update({n: torch.zeros(270, 32) for n in t if "embed" in n}))
-    resaved(tmp_path, lambda t: t.update({"lm_head.weight": torch.zeros(270, 32)}))
-    raw = compose_raw("init=hf", f"init.path={tmp_path}", "model=dense", "ladder.seq_len=48")
+    words = ("model.embed_tokens.weight", "lm_head.weight")
+    resaved(tmp_path, lambda t: t.update({name: torch.zeros(270, 32) for name in words}))
+    given = ("init=hf", f"init.path={tmp_path}", "model=dense")
+    raw = compose_raw(*given, "ladder.seq_len=48")
     assert completed(raw)["init"]["sha256"] == source(tmp_path).digest(CACHE)
-    raw = compose_raw("init=hf", f"init.path={tmp_path}", "model=dense", "ladder.seq_len=49")
-    with pytest.raises(
-        ValueError, match=r"data.seq_len=49, .* sequences of at most 48 .*seq_len=48"
-    ):
-        completed(raw)
+    why = r"data.seq_len=49, .* sequences of at most 48 .*seq_len=48"
+    with pytest.raises(ValueError, match=why):
+        completed(compose_raw(*given, "ladder.seq_len=49"))
 
 
 def test_float32s_own_epsilon_is_the_trunks_default(tmp_path):
@@ -173,11 +179,7 @@ def edited(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps({k: v for k, v in known.items() if v is not None}))
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def resaved(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+def resaved(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / "model.safetensors")
@@ -185,102 +187,80 @@ def resaved(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> 
     save_file(tensors, folder / "model.safetensors")
 
 
-def index_names_another(folder: Path) -> None:
-    path = folder / "model.safetensors.index.json"
-    path.write_text(json.dumps({"weight_map": {"x": "model.safetensors"}}))
+def config(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: edited(folder, **values)
 
 
-def pickled(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+def tensor(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    return lambda folder: resaved(folder, lambda t: t.update({name: change(t.get(name))}))
 
 
-DOWN = "model.layers.1.mlp.down_proj.weight"
+def file(name: str, text: str = "") -> Callable[[Path], Any]:
+    return lambda folder: (folder / name).write_text(text)
+
+
+def cut(name: str) -> Callable[[Path], Any]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-100])
+
+
+WEIGHTS, SHARDS = "model.safetensors", "model.safetensors.index.json"
+INDEX = '{"weight_map": {"x": "model.safetensors"}}'
+DOWN, UP = "model.layers.1.mlp.down_proj.weight", "mlp.up_proj.weight"
 BIAS = "model.layers.0.self_attn.q_proj.bias"
 ROPE = {"rope_type": "llama3", "rope_theta": 10.0, "factor": 8.0}
 PART = {"rope_type": "default", "rope_theta": 10.0, "partial_rotary_factor": 0.5}
-REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "gpt2": (lambda f: edited(f, model_type="gpt2"), "learned positions, LayerNorm and biases"),
-    "neox": (lambda f: edited(f, model_type="gpt_neox"), "'gpt_neox' has LayerNorm, biases"),
-    "unknown": (lambda f: edited(f, model_type="new"), "'new'; the trunk carries llama, mistral"),
-    "no kind": (lambda f: edited(f, model_type=None), "model_type=None"),
-    "code": (lambda f: edited(f, auto_map={"AutoModel": "m.M"}), "which is never run here"),
-    "a classifier": (
-        lambda f: edited(f, architectures=["LlamaForSequenceClassification"]),
-        "no causal language model",
-    ),
-    "rope scaling": (lambda f: edited(f, rope_parameters=ROPE), "rope_type='llama3'"),
-    "old rope scaling": (
-        lambda f: edited(f, rope_parameters=None, rope_scaling={"type": "linear", "factor": 2}),
-        "rope_type='linear'",
-    ),
-    "a part of each head": (lambda f: edited(f, rope_parameters=PART), "partial_rotary_factor"),
-    "attention bias": (lambda f: edited(f, attention_bias=True), "attention_bias=true"),
-    "mlp bias": (lambda f: edited(f, mlp_bias=True), "mlp_bias=true"),
-    "wide heads": (lambda f: edited(f, head_dim=16), "head_dim=16 with 4 heads"),
-    "odd heads": (lambda f: edited(f, num_key_value_heads=3), "4 heads and 3 of keys"),
-    "activation": (lambda f: edited(f, hidden_act="relu2"), "hidden_act='relu2' is not one of"),
-    "quantised": (
-        lambda f: edited(f, quantization_config={"quant_method": "gptq"}),
-        "quantised by gptq",
-    ),
-    "a number": (lambda f: edited(f, hidden_size="32"), "hidden_size='32' must be of type int"),
-    "a base without end": (
-        lambda f: edited(f, rope_parameters={"rope_theta": float("inf")}),
-        "rope_theta=inf must be",
-    ),
-    "a word for no": (
-        lambda f: edited(f, tie_word_embeddings="false"),
-        "tie_word_embeddings='false' must be of type bool",
-    ),
-    "eps": (lambda f: edited(f, rms_norm_eps=0), "rms_norm_eps=0 must be"),
-    "other sizes": (
-        lambda f: edited(f, intermediate_size=64),
-        r"mlp.up_proj.weight is of size \(48, 32\), and the model's settings say \(64, 32\)",
-    ),
-    "a shard of a tensor": (
-        lambda f: resaved(f, lambda t: t.update({DOWN: t[DOWN][:, :24].contiguous()})),
+LINEAR = {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}
+ENDLESS = {"rope_theta": float("inf")}
+CLASSIFIER = ["LlamaForSequenceClassification"]
+SIZES = rf"{UP} is of size \(48, 32\), and the model's settings say \(64, 32\)"
+REFUSED: list[tuple[Callable[[Path], Any], str]] = [
+    (config(model_type="gpt2"), "learned positions, LayerNorm and biases"),
+    (config(model_type="gpt_neox"), "'gpt_neox' has LayerNorm, biases"),
+    (config(model_type="new"), "'new'; the trunk carries llama, mistral"),
+    (config(model_type=None), "model_type=None"),
+    (config(auto_map={"AutoModel": "m.M"}), "which is never run here"),
+    (config(architectures=CLASSIFIER), "no causal language model"),
+    (config(rope_parameters=ROPE), "rope_type='llama3'"),
+    (config(**LINEAR), "rope_type='linear'"),
+    (config(rope_parameters=PART), "partial_rotary_factor"),
+    (config(rope_parameters=ENDLESS), "rope_theta=inf must be"),
+    (config(attention_bias=True), "attention_bias=true"),
+    (config(mlp_bias=True), "mlp_bias=true"),
+    (config(head_dim=16), "head_dim=16 with 4 heads"),
+    (config(num_key_value_heads=3), "4 heads and 3 of keys"),
+    (config(hidden_act="relu2"), "hidden_act='relu2' is not one of"),
+    (config(quantization_config={"quant_method": "gptq"}), "quantised by gptq"),
+    (config(hidden_size="32"), "hidden_size='32' must be of type int"),
+    (config(tie_word_embeddings="false"), "tie_word_embeddings='false' must be of type bool"),
+    (config(rms_norm_eps=0), "rms_norm_eps=0 must be"),
+    (config(intermediate_size=64), SIZES),
+    (
+        tensor(DOWN, lambda whole: whole[:, :24].contiguous()),
         r"layers.1.mlp.down_proj.weight is of size \(32, 24\)",
     ),
-    "missing": (lambda f: resaved(f, lambda t: t.pop(DOWN)), f"have no {DOWN}"),
-    "bias tensors": (
-        lambda f: resaved(f, lambda t: t.update({BIAS: torch.zeros(32)})),
-        f"no place for {BIAS}",
+    (lambda folder: resaved(folder, lambda t: t.pop(DOWN)), f"have no {DOWN}"),
+    (tensor(BIAS, lambda _: torch.zeros(32)), f"no place for {BIAS}"),
+    (tensor(DOWN, lambda whole: whole.to(torch.int8)), f"{DOWN} is of type I8"),
+    (cut(WEIGHTS), "is cut short"),
+    (file(WEIGHTS, "not"), "can't be read, or is cut short"),
+    (lambda folder: (folder / "config.json").unlink(), "there is no config.json"),
+    (cut("config.json"), "config.json can't be read"),
+    (file("config.json", "[]"), "it holds a list, and not a dict"),
+    (
+        lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"),
+        "a pickle, which runs code when it is read",
     ),
-    "whole numbers": (
-        lambda f: resaved(f, lambda t: t.update({DOWN: t[DOWN].to(torch.int8)})),
-        f"{DOWN} is of type I8",
-    ),
-    "cut short": (lambda f: cut(f / "model.safetensors"), "is cut short"),
-    "no safetensors": (
-        lambda f: (f / "model.safetensors").write_bytes(b"not"),
-        "can't be read, or is cut short",
-    ),
-    "no config": (lambda f: (f / "config.json").unlink(), "there is no config.json"),
-    "broken config": (lambda f: cut(f / "config.json"), "config.json can't be read"),
-    "a list": (lambda f: (f / "config.json").write_text("[]"), "it holds a list, and not a dict"),
-    "pickle": (pickled, "a pickle, which runs code when it is read"),
-    "no weights": (
-        lambda f: (f / "model.safetensors").unlink(),
-        "no model.safetensors and no gguf",
-    ),
-    "index": (index_names_another, "says that model.safetensors holds x, and it does not"),
-    "adapters": (lambda f: (f / "adapter_config.json").touch(), "peft's adapters: merge them"),
-    "a retrofit": (lambda f: (f / "retrofit.json").touch(), "load_retrofitted"),
-    "a run": (lambda f: (f / "record.json").touch(), "give it as init=run"),
-    "nothing": (shutil.rmtree, "is no folder and no .gguf file"),
-}
+    (lambda folder: (folder / WEIGHTS).unlink(), "no model.safetensors and no gguf"),
+    (file(SHARDS, INDEX), "says that model.safetensors holds x, and it does not"),
+    (file("adapter_config.json"), "peft's adapters: merge them"),
+    (file("retrofit.json"), "load_retrofitted"),
+    (file("record.json"), "give it as init=run"),
+    (shutil.rmtree, "is no folder and no .gguf file"),
+]
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("llama")
-    saved(folder)
-    return folder
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_refused_and_why(case, written, tmp_path):
-    spoil, message = REFUSED[case]
+@pytest.mark.parametrize(("spoil", "message"), REFUSED)
+def test_what_is_refused_and_why(spoil, message, written, tmp_path):
     folder = shutil.copytree(written, tmp_path / "model")
     spoil(folder)
     with pytest.raises(ValueError, match=message) as error:
