@@ -226,10 +226,7 @@ REFUSED: list[tuple[Callable[[Path], Any], str]] = [
     (tensors(output__weight=INTEGERS), "output.weight can't be read"),
     (tensors(blk__0__attn_q__bias=VECTOR), "no place for model.layers.0.self_attn.q_proj.bias"),
     (tensors(rope_freqs__weight=VECTOR), "scales its rotary positions"),
-    (
-        lambda path: write(path, llama__rope__scaling__type="yarn"),
-        "scales its rotary positions",
-    ),
+    (lambda path: write(path, llama__rope__scaling__type="yarn"), "scales its rotary positions"),
     (settings(expert_count=8), "a mixture of experts"),
     (settings(attention__key_length=16), r"llama\.attention\.key_length=16"),
     (settings(embedding_length=None), "llama.embedding_length=null"),

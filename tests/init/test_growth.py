@@ -40,6 +40,11 @@ LAYERS = {
 }
 
 
+def mixture(balance="bias", **options):
+    rate = {"none": 0.0, "bias": 1e-3}[balance]
+    return MoEConfig(routing="token_choice", balance=balance, balance_rate=rate, **options)
+
+
 def relative(a, b):
     return float((a - b).detach().norm() / b.detach().norm())
 
@@ -125,9 +130,7 @@ def test_new_experts_read_at_random_from_the_first_on():
 
 @pytest.mark.parametrize(("gate", "mean_gate"), [("softmax", 1 / 512), ("sigmoid", 0.5)])
 def test_noise_on_the_choice_is_a_thousandth_of_the_mean_gate(gate, mean_gate):
-    config = MoEConfig(
-        n_experts=4, routing="token_choice", gate=gate, balance="bias", balance_rate=1e-3
-    )
+    config = mixture(n_experts=4, gate=gate)
     grown = grow(config.build(4), 512, how="copies", noise=0.5)
     # of 512 numbers: known to 3 %
     assert float(grown.selection_bias.std()) == pytest.approx(0.5e-3 * mean_gate, rel=0.12)
@@ -154,9 +157,7 @@ def test_the_measured_depth_keeps_new_keys_out_and_no_more_than_that(layer):
 
 @pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
 def test_a_mixture_of_one_expert_a_token_grows_exactly(gate):
-    config = MoEConfig(
-        n_experts=4, routing="token_choice", gate=gate, balance="bias", balance_rate=1e-3
-    )
+    config = mixture(n_experts=4, gate=gate)
     layer, x = config.build(D).eval(), torch.randn(2, 32, D)
     layer.selection_bias += 0.05 * torch.randn(4)  # as training makes it
     grown = grow(layer, 12, how="copies")
@@ -170,11 +171,7 @@ def test_a_mixture_of_one_expert_a_token_grows_exactly(gate):
 @pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
 def test_a_mixture_of_several_experts_a_token_keeps_all_copies(gate, shared, balance):
     """At the same top_k it would be another function."""
-    rate = {"none": 0.0, "bias": 1e-3}[balance]
-    config = MoEConfig(
-        n_experts=8, routing="token_choice", top_k=2, gate=gate, balance=balance,
-        balance_rate=rate, **shared,
-    )  # fmt: skip
+    config = mixture(n_experts=8, top_k=2, gate=gate, balance=balance, **shared)
     layer, x = config.build(D).eval(), torch.randn(2, 32, D)
     layer.selection_bias += 0.05 * torch.randn(8)
     grown = grow(layer, 24, how="copies")
@@ -351,20 +348,30 @@ def test_the_bias_of_late_keys_rises_to_0_by_the_step():
         assert layer.late is None
 
 
-@pytest.mark.parametrize(
-    ("n_experts", "how", "why"),
-    [
-        (64, "bias", "n_experts=64 is not more than the 64"),
-        (32, "copies", "n_experts=32 is not more than"),
-        (100, "bias", "n_experts=100 must be a multiple of 8.*nearest: 96, 104"),
-        (100, "copies", "n_experts=100 must be a multiple of 64.*nearest: 64, 128"),
-        (66, "beside", "must be a multiple of 8"),
-        (128, "double", "'double' is no way in which PEER grows; set how=bias or copies or beside"),
-    ],
-)
-def test_numbers_that_a_layer_can_not_have(n_experts, how, why):
+PEER, MOE = LAYERS["peer"], MoEConfig(n_experts=4)
+REFUSED = [
+    (PEER, 64, "bias", "n_experts=64 is not more than the 64"),
+    (PEER, 32, "copies", "n_experts=32 is not more than"),
+    (PEER, 100, "bias", "n_experts=100 must be a multiple of 8.*nearest: 96, 104"),
+    (PEER, 100, "copies", "n_experts=100 must be a multiple of 64.*nearest: 64, 128"),
+    (PEER, 66, "beside", "must be a multiple of 8"),
+    (
+        PEER,
+        128,
+        "double",
+        "'double' is no way in which PEER grows; set how=bias or copies or beside",
+    ),
+    (DenseConfig(), 128, "bias", "Dense has no experts"),
+    (MOE, 8, "bias", "is no way in which MoE grows; set how=copies"),
+    (MOE, 8, "beside", "is no way in which MoE grows; set how=copies"),
+    (MOE, 8, "copies", "routing=expert_choice can't grow"),
+]
+
+
+@pytest.mark.parametrize(("config", "n_experts", "how", "why"), REFUSED)
+def test_numbers_and_layers_that_can_not_be(config, n_experts, how, why):
     with pytest.raises(ValueError, match=why):
-        grow(LAYERS["peer"].build(D), n_experts, how=how)
+        grow(config.build(D), n_experts, how=how)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,13 +409,3 @@ def test_a_layer_of_product_keys_grows_by_the_roles_of_its_tables(how, bound):
     grown = grow(layer, 64 * 4, how=how)
     assert relative(grown(x), layer(x)) <= bound
     assert sum(len(p) for n, p in grown.named_parameters() if n.endswith("read")) == 64 * 4
-
-
-def test_layers_that_can_not_grow():
-    with pytest.raises(ValueError, match="Dense has no experts"):
-        grow(DenseConfig().build(D), 128)
-    for how in ("bias", "beside"):
-        with pytest.raises(ValueError, match="is no way in which MoE grows; set how=copies"):
-            grow(MoEConfig(n_experts=4).build(D), 8, how=how)
-    with pytest.raises(ValueError, match="routing=expert_choice can't grow"):
-        grow(MoEConfig(n_experts=4).build(D), 8, how="copies")

@@ -228,9 +228,8 @@ def test_replace_with_all_neurons_at_unit_gate_is_the_mlp(kind):
     with torch.no_grad():
         expected = slot.last(x)
     n_units = 144 if kind == "GPT2" else 49  # of 128 and 48: the next square
-    config = PEERConfig(
-        n_experts=n_units, n_heads=1, top_k=n_units, d_key=8, query_norm="layer", **EXPERTS[kind]
-    )
+    sizes = {"n_experts": n_units, "n_heads": 1, "top_k": n_units}
+    config = dataclasses.replace(CONFIG, **sizes, **EXPERTS[kind])
     retrofit(model, [0, 1, 2], config, how="replace")
     for added in find_layers(model):
         assert added.layer.w_down.shape[1] == 32 + (kind != "Llama" or bool(values))
@@ -249,13 +248,10 @@ def test_replace_with_all_neurons_at_unit_gate_is_the_mlp(kind):
 def test_what_is_replaced_goes_where_the_model_goes_and_is_not_trained():
     model = tiny("GPT2")
     base = logits(model)
-    config = PEERConfig(
-        n_experts=144, n_heads=1, top_k=16, d_key=8, query_norm="layer", **EXPERTS["GPT2"]
-    )
+    config = dataclasses.replace(CONFIG, n_experts=144, n_heads=1, top_k=16, **EXPERTS["GPT2"])
     retrofit(model, [1], config, how="replace").train()
     model(input_ids=tokens(), labels=tokens()).loss.backward()
-    without = {k for k, p in model.named_parameters() if p.requires_grad and p.grad is None}
-    assert without == set()
+    assert not any(p.requires_grad and p.grad is None for p in model.parameters())
     copied = copy.deepcopy(model).double()
     unretrofit(copied)
     assert {p.dtype for p in copied.parameters()} == {torch.float64}
@@ -265,56 +261,47 @@ def test_what_is_replaced_goes_where_the_model_goes_and_is_not_trained():
     assert torch.equal(logits(unretrofit(model).eval()), base)
 
 
-REFUSED = {
-    "above the last": ("Llama", {"blocks": [3]}, r"blocks=\[3\] .*model.layers are 0 to 2"),
-    "negative": ("Llama", {"blocks": [-1]}, r"blocks=\[-1\] .*0 to 2"),
-    "none": ("Llama", {"blocks": []}, r"blocks=\[\] must name at least one"),
-    "not a number": ("Llama", {"blocks": ["1"]}, r"blocks=\['1'\]"),
-    "twice": ("Llama", {"blocks": [1, 1]}, "names a block twice"),
-    "how": ("Llama", {"how": "instead"}, "how='instead' is not one of beside, copies, replace"),
-    "batch": ("Llama", {"config": PEERConfig()}, "query_norm='batch' .* take query_norm='layer'"),
-    "unknown": ("Gemma", {}, r"MLPs of 'gemma' .*perhaps mlp='model.layers.\{\}.mlp'"),
-    "no braces": ("Llama", {"mlp": "model.layers.1.mlp"}, "must have one {}"),
-    "no module": (
+REFUSED = [
+    ("Llama", {"blocks": [3]}, r"blocks=\[3\] .*model.layers are 0 to 2"),
+    ("Llama", {"blocks": [-1]}, r"blocks=\[-1\] .*0 to 2"),
+    ("Llama", {"blocks": []}, r"blocks=\[\] must name at least one"),
+    ("Llama", {"blocks": ["1"]}, r"blocks=\['1'\]"),
+    ("Llama", {"blocks": [1, 1]}, "names a block twice"),
+    ("Llama", {"how": "instead"}, "how='instead' is not one of beside, copies, replace"),
+    ("Llama", {"config": PEERConfig()}, "query_norm='batch' .* take query_norm='layer'"),
+    ("Gemma", {}, r"MLPs of 'gemma' .*perhaps mlp='model.layers.\{\}.mlp'"),
+    ("Llama", {"mlp": "model.layers.1.mlp"}, "must have one {}"),
+    (
         "Llama",
         {"mlp": "model.layers.{}.ffn"},
         r"model.layers.0.ffn names no module of LlamaForCausalLM; .*model.layers.\{\}.mlp",
     ),
-    "no folder": ("Llama", {"mlp": "blocks.{}.mlp"}, "blocks names no module"),
-    "another width": ("OPT", {"mlp": OPT[1]}, r"fc2 maps \(2, 48\) to \(2, 32\)"),
-    "noise": ("Llama", {"noise": -0.1}, "noise=-0.1 must be at least 0"),
-    "seed": ("Llama", {"seed": -1}, "seed=-1 must be at least 0"),
-    "copies without a gate": ("Llama", {"how": "copies"}, "glu=false, but .*give glu=true"),
-    "copies of another activation": (
-        "GPT2",
-        {"how": "copies"},
-        "activation=gelu is not the FFN's: give activation=gelu_tanh",
-    ),
-    "copies of no neurons": (
+    ("Llama", {"mlp": "blocks.{}.mlp"}, "blocks names no module"),
+    ("OPT", {"mlp": OPT[1]}, r"fc2 maps \(2, 48\) to \(2, 32\)"),
+    ("Llama", {"noise": -0.1}, "noise=-0.1 must be at least 0"),
+    ("Llama", {"seed": -1}, "seed=-1 must be at least 0"),
+    ("Llama", {"how": "copies"}, "glu=false, but .*give glu=true"),
+    ("GPT2", {"how": "copies"}, "activation=gelu is not the FFN's: give activation=gelu_tanh"),
+    (
         "Mixtral",
         {"how": "copies", "mlp": LAYERS},
         r"model.layers.0.mlp \(MixtralSparseMoeBlock\) .*take how='beside'",
     ),
-    "replace a pair": ("OPT", {"how": "replace", "mlp": OPT}, "two modules: .*how='beside'"),
-    "replace by too few": (
+    ("OPT", {"how": "replace", "mlp": OPT}, "two modules: .*how='beside'"),
+    (
         "GPT2",
         {"how": "replace", "config": dataclasses.replace(CONFIG, activation="gelu_tanh")},
         "n_experts=64 is too few .*128 hidden units.*n_experts=144",
     ),
-    "a tuple": ("Llama", {"mlp": "model.layers.{}.self_attn"}, "to a tuple"),
-    "another layer": (
-        "Llama",
-        {"config": StemConfig(vocab_size=99)},
-        "its input alone, and not Stem",
-    ),
-    "not called": ("Llama", {"mlp": "model.layers.{}.mlp.unused"}, "not called in a forward pass"),
-    "no language model": ("ViT", {"mlp": "vit.layers.{}.mlp"}, "needs a causal language model"),
-}
+    ("Llama", {"mlp": "model.layers.{}.self_attn"}, "to a tuple"),
+    ("Llama", {"config": StemConfig(vocab_size=99)}, "its input alone, and not Stem"),
+    ("Llama", {"mlp": "model.layers.{}.mlp.unused"}, "not called in a forward pass"),
+    ("ViT", {"mlp": "vit.layers.{}.mlp"}, "needs a causal language model"),
+]
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_changes_nothing(name):
-    kind, options, message = REFUSED[name]
+@pytest.mark.parametrize(("kind", "options", "message"), REFUSED)
+def test_what_is_refused_changes_nothing(kind, options, message):
     model = vision() if kind == "ViT" else tiny(kind)
     if kind == "Llama":
         model.get_submodule(LAYERS.format(0)).unused = torch.nn.Linear(3, 3)

@@ -20,19 +20,13 @@ from tests.init.tiny import OTHERS, logits, tiny, tokens
 transformers = pytest.importorskip("transformers")
 
 CONFIG = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8, query_norm="layer")
-SAVED = {
-    "Llama": {},
-    "Llama tied": {"tie_word_embeddings": True},
-    "GPT2": {},
-    "GPTNeoX": {},
-    "OPT": {},
-}
+SAVED = ("Llama", "Llama tied", "GPT2", "GPTNeoX", "OPT")
 
 
 def retrofitted(name="Llama", dtype=torch.float32):
     """A model with two different layers that do something, and the base's logits."""
     kind = name.split()[0]
-    model = tiny(kind, **SAVED[name])
+    model = tiny(kind, **({"tie_word_embeddings": True} if "tied" in name else {}))
     if dtype != torch.float32:  # as from_pretrained has it: model.to() rounds the rotary angles too
         with tempfile.TemporaryDirectory() as saved:
             model.save_pretrained(saved)
@@ -148,19 +142,43 @@ def test_a_folder_of_save_pretrained_reads_as_the_base_and_is_refused_here(tmp_p
         load_retrofitted(tmp_path)
 
 
-def edit(folder, change):
-    about = json.loads((folder / "retrofit.json").read_text())
-    change(about)
-    (folder / "retrofit.json").write_text(json.dumps(about))
+def edited(change):
+    """retrofit.json, changed."""
+
+    def edit(folder):
+        about = json.loads((folder / "retrofit.json").read_text())
+        change(about)
+        (folder / "retrofit.json").write_text(json.dumps(about))
+
+    return edit
 
 
-def configure(folder, **values):
-    path = folder / "base" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+def about(**values):
+    return edited(lambda known: known.update(values))
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-10])
+def layer(**values):
+    """Values of the first layer."""
+    return edited(lambda known: known["layers"][0].update(values))
+
+
+def layer_config(**values):
+    """Values of the first layer's config."""
+    return edited(lambda known: known["layers"][0]["config"].update(values))
+
+
+def base_config(**values):
+    """Values of the base's config.json."""
+
+    def configure(folder):
+        path = folder / "base" / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return configure
+
+
+def truncated(name):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-10])
 
 
 def drop_a_weight(folder):
@@ -172,78 +190,43 @@ def drop_a_weight(folder):
     safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
 
 
-DAMAGED = {
-    "another format": (
-        lambda f: edit(f, lambda about: about.update(format=2)),
-        r"retrofit.json can't be read: format 2 is not 1",
-    ),
-    "no json": (lambda f: (f / "retrofit.json").write_text("{"), "retrofit.json can't be read"),
-    "no layers": (lambda f: edit(f, lambda about: about.pop("layers")), "can't be read: 'layers'"),
-    "another class": (
-        lambda f: edit(f, lambda about: about.update(model="PeerForCausalLM")),
-        "has no class 'PeerForCausalLM'",
-    ),
-    "a class that chooses another": (
-        lambda f: edit(f, lambda about: about.update(model="AutoModelForCausalLM")),
-        "'AutoModelForCausalLM' of transformers is no model",
-    ),
-    "a function": (lambda f: edit(f, lambda about: about.update(model="pipeline")), "is no model"),
-    "code of its own": (
-        lambda f: configure(f, auto_map={"AutoModelForCausalLM": "payload.X"}),
+MLP = "model.layers.0.mlp"
+KERNEL = {"attn_implementation": {"": "owner/kernel"}}
+DAMAGED = [
+    (about(format=2), r"retrofit.json can't be read: format 2 is not 1"),
+    (lambda folder: (folder / "retrofit.json").write_text("{"), "retrofit.json can't be read"),
+    (edited(lambda known: known.pop("layers")), "can't be read: 'layers'"),
+    (about(model="PeerForCausalLM"), "has no class 'PeerForCausalLM'"),
+    (about(model="AutoModelForCausalLM"), "'AutoModelForCausalLM' of transformers is no model"),
+    (about(model="pipeline"), "is no model"),
+    (
+        base_config(auto_map={"AutoModelForCausalLM": "payload.X"}),
         "auto_map names code that is not of transformers",
     ),
-    "a kernel of the hub": (
-        lambda f: configure(f, text_config={"attn_implementation": {"": "owner/kernel"}}),
-        "attn_implementation names code that is not of transformers",
-    ),
-    "unknown key": (
-        lambda f: edit(f, lambda about: about["layers"][0]["config"].update(n_expert=3)),
-        "n_expert: unknown key; did you mean config.n_experts",
-    ),
-    "another block": (
-        lambda f: edit(f, lambda about: about["layers"][0].update(paths=["model.layers.7.mlp"])),
-        "model.layers.7.mlp names no module",
-    ),
-    "another size": (
-        lambda f: edit(f, lambda about: about["layers"][0]["config"].update(n_experts=81)),
-        r"layers.safetensors does not fit block 0 .*size mismatch",
-    ),
-    "another way": (
-        lambda f: edit(f, lambda about: about["layers"][0].update(how="Replace")),
+    (base_config(text_config=KERNEL), "attn_implementation names code that is not of transformers"),
+    (layer_config(n_expert=3), "n_expert: unknown key; did you mean config.n_experts"),
+    (layer(paths=["model.layers.7.mlp"]), "model.layers.7.mlp names no module"),
+    (layer_config(n_experts=81), r"layers.safetensors does not fit block 0 .*size mismatch"),
+    (
+        layer(how="Replace"),
         r"retrofit.json can't be read: how='Replace' is not one of beside, copies, replace",
     ),
-    "a constant that is none": (
-        lambda f: edit(f, lambda about: about["layers"][0].update(constant="yes")),
-        "constant='yes' must be of type bool",
-    ),
-    "three modules": (
-        lambda f: edit(
-            f, lambda about: about["layers"][0].update(paths=["model.layers.0.mlp"] * 3)
-        ),
-        "paths=.* must be the MLP's or, of a layer beside it, two",
-    ),
-    "a pair that is replaced": (
-        lambda f: edit(
-            f, lambda about: about["layers"][0].update(how="replace", paths=["model", "lm_head"])
-        ),
+    (layer(constant="yes"), "constant='yes' must be of type bool"),
+    (layer(paths=[MLP] * 3), "paths=.* must be the MLP's or, of a layer beside it, two"),
+    (
+        layer(how="replace", paths=["model", "lm_head"]),
         r"paths=\['model', 'lm_head'\] must be the MLP's or",
     ),
-    "a block twice": (
-        lambda f: edit(f, lambda about: about["layers"].append(about["layers"][0])),
+    (
+        edited(lambda known: known["layers"].append(known["layers"][0])),
         "two layers are of one block",
     ),
-    "layers that are none": (
-        lambda f: edit(f, lambda about: about.update(layers=3)),
-        "retrofit.json can't be read",
-    ),
-    "one layer fewer": (
-        lambda f: edit(f, lambda about: about["layers"].pop()),
-        r"layers.safetensors has blocks.2.*of no layer",
-    ),
-    "truncated layers": (lambda f: truncate(f / "layers.safetensors"), "layers.safetensors can't"),
-    "truncated base": (lambda f: truncate(f / "base" / "model.safetensors"), "base can't be read"),
-    "a weight fewer": (drop_a_weight, "base is not whole: missing_keys model.layers.1.mlp.up_proj"),
-}
+    (about(layers=3), "retrofit.json can't be read"),
+    (edited(lambda known: known["layers"].pop()), r"layers.safetensors has blocks.2.*of no layer"),
+    (truncated("layers.safetensors"), "layers.safetensors can't"),
+    (truncated("base/model.safetensors"), "base can't be read"),
+    (drop_a_weight, "base is not whole: missing_keys model.layers.1.mlp.up_proj"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -252,9 +235,8 @@ def folder(tmp_path_factory):
     return save_retrofitted(retrofitted()[0], tmp_path_factory.mktemp("saved") / "folder")
 
 
-@pytest.mark.parametrize("name", DAMAGED)
-def test_damage_is_named(folder, tmp_path, name):
-    damage, message = DAMAGED[name]
+@pytest.mark.parametrize(("damage", "message"), DAMAGED)
+def test_damage_is_named(folder, tmp_path, damage, message):
     copied = shutil.copytree(folder, tmp_path / "copied")
     damage(copied)
     with pytest.raises(ValueError, match=message) as refused:

@@ -77,10 +77,7 @@ MODELS = {
     "peer_grown": ((PEERConfig(**KEYS, n_first_keys=16), DenseConfig()), {}),
     "pkm_grown": ((PKMConfig(**KEYS, n_first_keys=4, share_keys=False), NoneConfig()), {}),
     "peer_half": ((PEERConfig(**KEYS, query_norm="none", table_dtype="bfloat16"),), {}),
-    "peer_options": (
-        (PEERConfig(**PEER_OPTIONS), DenseConfig(), PEERConfig(**PEER_OPTIONS)),
-        {},
-    ),
+    "peer_options": ((PEERConfig(**PEER_OPTIONS), DenseConfig(), PEERConfig(**PEER_OPTIONS)), {}),
     "memory_plus": ((MemoryPlusConfig(**KEYS), DenseConfig()), {"tie_head": True}),
     "memory_shared": (
         (MemoryPlusConfig(**KEYS, share_values=True), DenseConfig())

@@ -48,12 +48,7 @@ class Tales:
 def model():
     torch.manual_seed(0)
     config = TransformerConfig(
-        d_model=16,
-        d_head=8,
-        vocab_size=VOCAB,
-        seq_len=SEQ,
-        tie_head=False,
-        ffns=(DenseConfig(),),
+        d_model=16, d_head=8, vocab_size=VOCAB, seq_len=SEQ, tie_head=False, ffns=(DenseConfig(),)
     )
     return config.build().eval()
 
@@ -159,9 +154,7 @@ def test_domains_are_in_the_columns_and_too_many_documents_are_none(model, tmp_p
     ids = np.array([5, END, 6, 7, END, 8, 9, 10, END] * 4)
     tokens = packed(tmp_path / "t", ids, vocab_size=VOCAB)
     documents = Documents(
-        ends=np.flatnonzero(ids == END) + 1,
-        domains=("a", "b", "c"),
-        domain=np.arange(12) % 3,
+        ends=np.flatnonzero(ids == END) + 1, domains=("a", "b", "c"), domain=np.arange(12) % 3
     )
     windows = ScoredWindows(tokens, seq_len=SEQ, batch_size=2)
     found = ByDocument(windows, documents, SIZES)

@@ -16,12 +16,7 @@ from experiments.training.module import LanguageModel
 def model():
     peer = PEERConfig(n_experts=16, n_heads=2, top_k=2, d_key=4, glu=True)
     return TransformerConfig(
-        d_model=16,
-        d_head=8,
-        vocab_size=30,
-        seq_len=16,
-        tie_head=False,
-        ffns=(peer, DenseConfig()),
+        d_model=16, d_head=8, vocab_size=30, seq_len=16, tie_head=False, ffns=(peer, DenseConfig())
     ).build()
 
 
@@ -50,10 +45,7 @@ def test_tables_and_keys_have_their_own_rates_and_do_not_decay(model, compose_ra
 
 def test_the_loss_holds_what_layers_add(compose_raw):
     raw = compose_raw(
-        "model=moe",
-        "model.routing=token_choice",
-        "model.balance=loss",
-        "model.balance_rate=1000",
+        "model=moe", "model.routing=token_choice", "model.balance=loss", "model.balance_rate=1000"
     )
     point = make_point(raw)
     module = LanguageModel(point.transformer.build(), point.plan, point.config.optim)

@@ -42,10 +42,7 @@ REFUSED = [
     ),
     # runs that stop where they are hopeless
     (f"{STOPPED} trainer.devices=2", "2 processes a run: they would have to agree"),
-    (
-        f"{STOPPED} optim.schedule=trunk optim.warmup_tokens=1e3",
-        "a trunk has no end to compare",
-    ),
+    (f"{STOPPED} optim.schedule=trunk optim.warmup_tokens=1e3", "a trunk has no end to compare"),
     ("trainer.stop_hopeless=-1", "stop_hopeless"),
 ]
 
