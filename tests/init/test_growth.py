@@ -349,6 +349,7 @@ def test_the_bias_of_late_keys_rises_to_0_by_the_step():
 
 
 PEER, MOE = LAYERS["peer"], MoEConfig(n_experts=4)
+WAYS = "is no way in which PEER grows; set how=bias or copies or beside"
 REFUSED = [
     (PEER, 64, "bias", "n_experts=64 is not more than the 64"),
     (PEER, 32, "copies", "n_experts=32 is not more than"),
@@ -359,7 +360,7 @@ REFUSED = [
         PEER,
         128,
         "double",
-        "'double' is no way in which PEER grows; set how=bias or copies or beside",
+        f"'double' {WAYS}",
     ),
     (DenseConfig(), 128, "bias", "Dense has no experts"),
     (MOE, 8, "bias", "is no way in which MoE grows; set how=copies"),

@@ -156,5 +156,13 @@ def exported(model, folder, vocabulary, name="peer", **values):
     return form
 
 
+def loaded(folder, auto="AutoModelForCausalLM", **options):
+    """What transformers reads of the folder, in evaluation mode."""
+    import transformers
+
+    options = {"trust_remote_code": True, **options}
+    return getattr(transformers, auto).from_pretrained(folder, **options).eval()
+
+
 def of_node(node):
     return build(node, "ffn")

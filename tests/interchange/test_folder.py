@@ -1,5 +1,6 @@
 """A folder that was exported, as transformers reads it: the same numbers, and the same tensors."""
 
+import functools
 import json
 import os
 import pickle
@@ -7,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,18 +26,13 @@ from tests.interchange.models import (
     VOCABULARY,
     built,
     exported,
+    loaded,
     of_node,
-    vocabulary_in,
 )
 from tests.rounding import assert_rounding
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("hub_modules")
-
-
-@pytest.fixture(scope="module")
-def vocabulary(tmp_path_factory):
-    return vocabulary_in(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -53,34 +48,26 @@ def folders(tmp_path_factory, vocabulary):
     return get
 
 
-def loaded(folder, **options):
-    options = {"trust_remote_code": True, **options}
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, **options).eval()
-
-
-def own_names(state, like):
-    """Tensors of a loaded model by our trunk's names, as import reads them."""
-    return {name: state[name] for name in like}
+@pytest.fixture(scope="module")
+def read(folders):
+    """read(name): what transformers reads of it, once; for looking at alone."""
+    return functools.cache(lambda name: loaded(folders(name)))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", MODELS)
-def test_logits_are_ours(name, folders):
-    model, theirs = built(name), loaded(folders(name))
+def test_logits_and_tensors_are_ours(name, read):
+    """Compared one by one: a tensor that loading draws again is in no list of missing ones."""
+    model, theirs = built(name), read(name)
     assert type(theirs).__name__ == f"{NATIVE.get(name, 'Experts')}ForCausalLM"
     tokens = torch.randint(1, VOCABULARY, (2, 32))
     ours = model(tokens)
     assert ours.std() > 0.5
     assert_rounding(theirs(tokens).logits, ours, n_blocks=2)
-
-
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in NATIVE])
-def test_tensors_are_ours(name, folders):
-    """Compared one by one: a tensor that loading draws again is in no list of missing ones."""
-    ours, theirs = built(name).state_dict(), loaded(folders(name)).state_dict()
-    assert theirs.keys() == ours.keys()
-    for own, tensor in ours.items():
-        assert torch.equal(theirs[own], tensor.to(theirs[own].dtype)), own
+    if name not in NATIVE:
+        own, found = model.state_dict(), theirs.state_dict()
+        assert found.keys() == own.keys()
+        assert all(torch.equal(found[key], own[key].to(found[key].dtype)) for key in own)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in NATIVE])
@@ -126,8 +113,8 @@ def greedy(model, prompt, n, end):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", CAUSAL)
-def test_greedy_texts_are_ours_token_by_token(name, folders, vocabulary):
-    model, theirs = built(name), loaded(folders(name))
+def test_greedy_texts_are_ours_token_by_token(name, read, vocabulary):
+    model, theirs = built(name), read(name)
     prompt = [7, 30, 31, 200]
     ours = greedy(model, prompt, 24, vocabulary.end_of_text)
     options = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": 0}
@@ -138,8 +125,8 @@ def test_greedy_texts_are_ours_token_by_token(name, folders, vocabulary):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["peer", "none"])
-def test_padding_on_the_left_changes_nothing(name, folders):
-    theirs = loaded(folders(name))
+def test_padding_on_the_left_changes_nothing(name, read):
+    theirs = read(name)
     short, long = [5, 6, 7], [9, 8, 7, 6, 5, 4]
     ids = torch.tensor([[0, 0, 0, *short], long])
     mask = torch.tensor([[0, 0, 0, 1, 1, 1], [1] * 6])
@@ -164,8 +151,8 @@ def test_gradients_reach_every_parameter(folders):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in theirs.parameters())
 
 
-def test_half_precision_scores_like_float32(folders):
-    theirs, half = loaded(folders("peer")), loaded(folders("peer"), dtype=torch.bfloat16)
+def test_half_precision_scores_like_float32(read, folders):
+    theirs, half = read("peer"), loaded(folders("peer"), dtype=torch.bfloat16)
     tokens = torch.randint(1, VOCABULARY, (2, 16))
     with torch.no_grad():
         whole, rounded = theirs(tokens).logits, half(tokens).logits
@@ -336,22 +323,21 @@ def test_damaged_exports_are_one_line(folders, tmp_path):
 
 FRESH = """
 import sys, torch
+from pathlib import Path
 from transformers import AutoModelForCausalLM
 sys.modules["experiments"] = None  # an import of it fails
 tokens = torch.load(sys.argv[1])
 for folder in sys.argv[2:]:
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
     with torch.no_grad():
-        torch.save((model(tokens).logits, model.state_dict()), folder + "/read.pt")
+        torch.save((model(tokens).logits, model.state_dict()), f"{Path(folder).name}.pt")
 """
 
 
-def test_a_fresh_process_without_us_reads_the_same(vocabulary, tmp_path):
+def test_a_fresh_process_without_us_reads_the_same(folders, tmp_path):
     tokens = torch.randint(1, VOCABULARY, (2, 32))
     torch.save(tokens, tmp_path / "tokens.pt")
-    for name in MODELS:
-        exported(built(name), tmp_path / name, vocabulary, name)
-    places = [str(tmp_path / name) for name in MODELS]
+    places = [str(folders(name)) for name in MODELS]
     settings = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
     done = subprocess.run(
         [sys.executable, "-c", FRESH, str(tmp_path / "tokens.pt"), *places],
@@ -360,7 +346,7 @@ def test_a_fresh_process_without_us_reads_the_same(vocabulary, tmp_path):
     assert done.returncode == 0, done.stderr
     for name in MODELS:
         model = built(name)
-        logits, state = torch.load(Path(tmp_path / name / "read.pt"))
+        logits, state = torch.load(tmp_path / f"{name}.pt")
         with torch.no_grad():
             assert_rounding(logits, model(tokens), n_blocks=2)
         if name not in NATIVE:

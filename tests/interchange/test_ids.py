@@ -10,7 +10,7 @@ from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.engram import EngramConfig
 from experiments.models.ffn.stem import StemConfig
 from experiments.models.transformer import TransformerConfig
-from tests.interchange.models import VOCABULARY, exported, perturbed, vocabulary_in
+from tests.interchange.models import VOCABULARY, exported, loaded, perturbed
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("hub_modules")
@@ -19,18 +19,16 @@ EXACT = {"rtol": 0, "atol": 1e-10}
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
+def pair(tmp_path_factory, vocabulary):
     """A model of both layers, one of them beside another, and what transformers loads, float64."""
-    folder = tmp_path_factory.mktemp("ids")
+    folder = tmp_path_factory.mktemp("ids") / "out"
     beside = BesideConfig(frozen=DenseConfig(), trained=ENGRAM)
     ffns = (ENGRAM, StemConfig(vocab_size=VOCABULARY), beside)
     sizes = {"d_model": 32, "d_head": 8, "vocab_size": VOCABULARY, "seq_len": 64}
     torch.manual_seed(0)
     model = perturbed(TransformerConfig(**sizes, ffns=ffns, tie_head=False).build().eval())
-    exported(model, folder / "out", vocabulary_in(folder / "cache"), name="engram")
-    load = transformers.AutoModelForCausalLM.from_pretrained
-    theirs = load(folder / "out", trust_remote_code=True)
-    return model.double(), theirs.double().eval()
+    exported(model, folder, vocabulary, name="engram")
+    return model.double(), loaded(folder).double()
 
 
 def text(n, batch=1):

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from tests.interchange.models import VOCABULARY, built, exported, vocabulary_in
+from tests.interchange.models import VOCABULARY, built, exported, loaded
 
 transformers = pytest.importorskip("transformers")
 pytestmark = [
@@ -18,16 +18,11 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, vocabulary):
     """An export of PEER with batch norm of its queries, beside a dense block."""
-    parent = tmp_path_factory.mktemp("export")
-    exported(built("peer"), parent / "peer", vocabulary_in(parent / "cache"))
-    return parent / "peer"
-
-
-def loaded(folder, auto="AutoModelForCausalLM", **options):
-    options = {"trust_remote_code": True, **options}
-    return getattr(transformers, auto).from_pretrained(folder, **options).eval()
+    folder = tmp_path_factory.mktemp("export") / "peer"
+    exported(built("peer"), folder, vocabulary)
+    return folder
 
 
 def tokens(*shape):

@@ -17,10 +17,10 @@ from experiments.interchange import reread
 from experiments.interchange.forms import find_form
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.transformer import TransformerConfig
-from tests.interchange.models import VOCABULARY, exported, of_node, perturbed, vocabulary_in
+from tests.interchange.models import VOCABULARY, exported, loaded, of_node, perturbed
 from tests.rounding import assert_rounding
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("hub_modules")
 
 # where a layer has them; squares for all heads together and for each
@@ -93,11 +93,6 @@ CASES |= {
 }
 
 
-@pytest.fixture(scope="module")
-def vocabulary(tmp_path_factory):
-    return vocabulary_in(tmp_path_factory.mktemp("cache"))
-
-
 def model_of(config):
     torch.manual_seed(0)
     sizes = {"d_model": 32, "d_head": 8, "vocab_size": VOCABULARY, "seq_len": 32}
@@ -110,9 +105,7 @@ def model_of(config):
 def test_what_is_exported_loads_and_says_the_same(case, vocabulary, tmp_path):
     model = model_of(CASES[case])
     exported(model, tmp_path / "out", vocabulary)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "out", trust_remote_code=True
-    ).eval()
+    theirs = loaded(tmp_path / "out")
     assert theirs.state_dict().keys() == model.state_dict().keys()
     tokens = torch.randint(1, VOCABULARY, (2, 32))
     ours = model(tokens)

@@ -8,7 +8,7 @@ import torch
 from experiments.interchange.sources import flat_sources, format_table
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.transformer import TransformerConfig
-from tests.interchange.models import VOCABULARY, exported, vocabulary_in
+from tests.interchange.models import VOCABULARY, exported, loaded
 
 
 def imports(text):
@@ -82,9 +82,9 @@ class Scaled(FFN):
 
 
 @pytest.mark.usefixtures("hub_modules")
-def test_a_layer_of_another_package_goes_with_its_files(tmp_path, monkeypatch):
+def test_a_layer_of_another_package_goes_with_its_files(vocabulary, tmp_path, monkeypatch):
     """And its buffers that are not saved are those that it makes, whatever memory held."""
-    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("transformers")
     (tmp_path / "theirs").mkdir()
     for name, text in (("__init__", ""), ("sizes", "WIDTHS = (2, 3, 4)\n"), ("scaled", LAYER)):
         (tmp_path / "theirs" / f"{name}.py").write_text(text)
@@ -94,10 +94,8 @@ def test_a_layer_of_another_package_goes_with_its_files(tmp_path, monkeypatch):
     ffns = (ScaledConfig(), NoneConfig())
     sizes = {"d_model": 32, "d_head": 8, "vocab_size": VOCABULARY, "seq_len": 32}
     model = TransformerConfig(ffns=ffns, tie_head=False, **sizes).build().eval()
-    exported(model, tmp_path / "out", vocabulary_in(tmp_path / "cache"))
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "out", trust_remote_code=True
-    ).eval()
+    exported(model, tmp_path / "out", vocabulary)
+    theirs = loaded(tmp_path / "out")
     assert torch.equal(theirs.blocks[0].ffn.ramp, torch.linspace(0, 1, 32))
     tokens = torch.arange(8)[None]
     torch.testing.assert_close(theirs(tokens).logits, model(tokens))
