@@ -19,6 +19,15 @@ def card_of(name="peer", **values):
     return model_card(record, find_form(model, name, 0), masked=False)
 
 
+def of_corpus(corpus, **more):
+    return card_of(config={"data": {"corpus": corpus}, **more})
+
+
+def said(card):
+    """Its text without its lines' ends."""
+    return " ".join(card.split())
+
+
 @pytest.mark.parametrize("domain", PACKAGES)
 def test_licences_are_those_of_the_documentation(domain):
     row = next(line for line in DATA.splitlines() if line.startswith(f"| {domain} |"))
@@ -32,13 +41,13 @@ def test_texts_are_named_with_their_licences():
         "_target_": "experiments.data.packages.mix.Packages",
         "weights": {"wiki_leads": 1, "gcide": 0.5, "movie_dialog": 0},
     }
-    card = card_of(config={"data": {"corpus": corpus}})
+    card = of_corpus(corpus)
     assert "wiki_leads (CC BY-SA 4.0)" in card
     assert "movie_dialog" not in card
     corpus = {"_target_": "a.Domain", "domain": "recipes", "requirement": "some==1"}
-    card = card_of(config={"data": {"corpus": corpus}})
-    assert "recipes of the Python package some==1 (CC BY-SA 4.0)" in " ".join(card.split())
-    card = card_of(config={"data": {"corpus": {"_target_": "a.WikiText2"}}})
+    card = of_corpus(corpus)
+    assert "recipes of the Python package some==1 (CC BY-SA 4.0)" in said(card)
+    card = of_corpus({"_target_": "a.WikiText2"})
     assert "CC BY-SA 3.0" in card
 
 
@@ -47,13 +56,13 @@ def test_scores_of_named_sets_and_weights_to_start_from():
     init = {"sha256": "ab" * 32, "how": "beside", "train": "layer"}
     card = card_of(evaluations=scores, config={"init": init})
     assert "| wikitext2: loss, nats/token | 3.2500 |" in card
-    assert "by init.how=beside" in " ".join(card.split())
+    assert "by init.how=beside" in said(card)
 
 
 def test_consent_is_asked_for_where_there_is_code():
     assert "trust_remote_code=True" in card_of("peer")
     assert "trust_remote_code" not in card_of("dense")
-    assert "1 x dense with peer beside it, 1 x dense" in " ".join(card_of("beside").split())
+    assert "1 x dense with peer beside it, 1 x dense" in said(card_of("beside"))
 
 
 def front_of(card):
@@ -89,31 +98,31 @@ PACKAGE = {"_target_": "a.Domain", "requirement": "some==1"}
     ],
 )
 def test_the_hub_reads_licence_language_and_datasets(corpus, licence, language, datasets):
-    card = card_of(config={"data": {"corpus": corpus}})
+    card = of_corpus(corpus)
     front = front_of(card)
-    assert (front["license"], front.get("language"), front.get("datasets")) == (
+    assert [front["license"], *map(front.get, ("language", "datasets"))] == [
         licence, language, datasets
-    )  # fmt: skip
+    ]  # fmt: skip
     assert ("license_name" in front) == (licence == "other")
-    assert "with their licences:" in " ".join(card.split())
+    assert "with their licences:" in said(card)
 
 
 def test_a_stream_names_all_its_texts_and_the_weights_count_too():
     wikitext = {"_target_": "a.WikiText2"}
     domains = {name: PACKAGE | {"domain": name} for name in ("recipes", "hpo")}
     stream = {"_target_": "a.DomainStream", "base": wikitext, "domains": domains}
-    card = card_of(config={"data": {"corpus": stream | {"order": ["recipes"]}}})
+    card = of_corpus(stream | {"order": ["recipes"]})
     assert front_of(card)["license"] == "other"
     assert "WikiText-2-raw" in card
-    assert "recipes of the Python package" in " ".join(card.split())
+    assert "recipes of the Python package" in said(card)
     assert "hpo" not in card
-    recipes = {"corpus": domains["recipes"] | {"domain": "api_aws"}}
+    aws = domains["recipes"] | {"domain": "api_aws"}
     smollm2 = {"weights": {"_target_": "experiments.init.smollm2.SmolLM2"}}
-    front = front_of(card_of(config={"data": recipes, "init": smollm2}))
+    front = front_of(of_corpus(aws, init=smollm2))
     assert front["license"] == "apache-2.0"
     assert front["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     other = {"weights": {"_target_": "a.HuggingFaceFolder"}}
-    assert front_of(card_of(config={"data": recipes, "init": other}))["license"] == "unknown"
+    assert front_of(of_corpus(aws, init=other))["license"] == "unknown"
 
 
 def test_licences_have_the_hub_s_names_or_none():

@@ -142,14 +142,8 @@ def steps_of(name, process=0, n=1, size=1):
         optimizer.step()
         optimizer.zero_grad()
     counts = {} if columns is None else {"sent": dict(columns.sent), "calls": dict(columns.calls)}
-    return {
-        "losses": losses,
-        "norms": norms,
-        "n_rows": n_rows,
-        "weights": model.state_dict(),
-        **counts,
-        **scores_of(model),
-    }
+    found = {"losses": losses, "norms": norms, "n_rows": n_rows, "weights": model.state_dict()}
+    return found | counts | scores_of(model)
 
 
 def scores_of(model):

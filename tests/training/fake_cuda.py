@@ -15,6 +15,7 @@ import warnings
 import weakref
 from collections import Counter
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from unittest.mock import Mock
@@ -264,16 +265,8 @@ class Zeros:
 @contextmanager
 def on_card(card):
     """Stand-ins for what a card itself does."""
-    from experiments.kernels import (
-        triton_adamw,
-        triton_gather,
-        triton_grouped,
-        triton_search,
-        triton_sums,
-    )
-
-    for module in (triton_adamw, triton_gather, triton_grouped, triton_search, triton_sums):
-        module.launch = launch
+    for name in ("adamw", "gather", "grouped", "search", "sums"):
+        import_module(f"experiments.kernels.triton_{name}").launch = launch
     torch.cuda.get_device_capability = lambda device=None: (9, 0)  # that of cluster=h100
     torch.nn.functional.scaled_dot_product_attention = attention
     torch.cuda.is_bf16_supported = lambda including_emulation=True: True
@@ -292,7 +285,7 @@ def on_card(card):
             torch.distributed.destroy_process_group()
         torch_kernels.TorchKernel.sort = sort
         torch_kernels._ranks.cache_clear()
-        triton_search._candidates.cache_clear()
+        import_module("experiments.kernels.triton_search")._candidates.cache_clear()
 
 
 def run(case):
@@ -301,40 +294,25 @@ def run(case):
     # the compiler does not work while another mode looks on; it counts nothing and is asked nothing
     with on_card(card), mode, nullcontext() if case["compiled"] else card:
         model = point.transformer.build()
-        module = LanguageModel(
-            model,
-            point.plan,
-            point.config.optim,
-            kernel=point.config.kernel,
-            n_micro=point.ranks.n_micro,
-        )
+        how = {"kernel": point.config.kernel, "n_micro": point.ranks.n_micro}
+        module = LanguageModel(model, point.plan, point.config.optim, **how)
         if point.config.trainer.recompute:
             module.trunk = Recomputed(model)
         if case["compiled"]:
             module._compiled = compile_trunk(module.model, backend="aot_eager")
+        silent = ("checkpointing", "progress_bar", "model_summary")
         trainer = pl.Trainer(
-            strategy=strategy_of(point),
-            max_steps=2,
-            max_epochs=-1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-        )
+            strategy=strategy_of(point), max_steps=2, max_epochs=-1, logger=False,
+            num_sanity_val_steps=0, limit_val_batches=0,
+            **{f"enable_{what}": False for what in silent},
+        )  # fmt: skip
         shape = (point.ranks.n_sequences, point.config.data.seq_len)
         trainer.fit(module, Zeros(shape))
         assert trainer.global_step == 2
     graphs = torch._dynamo.utils.counters["stats"].pop("unique_graphs", 0)
-    return {
-        "peak": card.peak,
-        "planned": point.plan.memory.total - point.plan.memory.program,
-        "asked": dict(card.asked),
-        "copied": dict(card.copied),
-        "float32": dict(card.float32),
-        "graphs": graphs,
-    }
+    planned = point.plan.memory.total - point.plan.memory.program
+    counts = {name: dict(getattr(card, name)) for name in ("asked", "copied", "float32")}
+    return {"peak": card.peak, "planned": planned, "graphs": graphs, **counts}
 
 
 def main():

@@ -44,14 +44,8 @@ class Trained:
         self.layer = PEERConfig(
             n_experts=n_experts, n_heads=n_heads, top_k=top_k, d_key=16, query_norm="layer"
         )
-        config = TransformerConfig(
-            d_model=d_model,
-            d_head=32,
-            vocab_size=VOCAB,
-            seq_len=seq_len,
-            tie_head=True,
-            ffns=(self.layer,),
-        )
+        sizes = {"d_model": d_model, "d_head": 32, "vocab_size": VOCAB, "seq_len": seq_len}
+        config = TransformerConfig(**sizes, tie_head=True, ffns=(self.layer,))
         with columns_alone(rank, size):
             self.model = config.build()
         self.columns = Exchange(rank, size) if size > 1 else None

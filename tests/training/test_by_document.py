@@ -100,21 +100,17 @@ def test_sums_are_those_of_each_target(model, tmp_path, stride, max_tokens, batc
         first = 300 - 1 - SEQ if stride else done
         scored |= dict.fromkeys(range(done + 1, 300), first)
     expected = {}
+    kinds = {"tokens": lambda *_: True, "repeated": stood_before, "seen": is_seen}
     for document, (begin, end) in enumerate(pairwise([0, *ends, 300])):
         own = [t for t in range(begin, end) if t in scored]
-        if own:
-            nats = sum(nats_of(model, ids, scored[t], t) for t in own)
-            expected[document] = {
-                "n_tokens": len(own),
-                "n_bytes": sum(SIZES[ids[t]] for t in own),
-                "nats": nats,
-            }
-            for name, kind in (("repeated", stood_before), ("seen", is_seen)):
-                of_kind = [t for t in own if kind(ids, scored[t], t)]
-                expected[document] |= {
-                    f"n_{name}": len(of_kind),
-                    f"nats_{name}": sum(nats_of(model, ids, scored[t], t) for t in of_kind),
-                }
+        if not own:
+            continue
+        expected[document] = {"n_bytes": sum(SIZES[ids[t]] for t in own)}
+        for name, kind in kinds.items():
+            of_kind = [t for t in own if kind(ids, scored[t], t)]
+            nats = sum(nats_of(model, ids, scored[t], t) for t in of_kind)
+            nats_name = "nats" if name == "tokens" else f"nats_{name}"
+            expected[document] |= {f"n_{name}": len(of_kind), nats_name: nats}
 
     columns = found.columns()
     assert columns["document"] == list(expected)

@@ -18,6 +18,7 @@ from experiments.optim.groups import build_optimizer
 from experiments.points.planning import make_point
 from experiments.records.files import read_record
 from experiments.training import compiled
+from experiments.training.checkpoints import LAST
 from experiments.training.compiled import CompileClock, compile_trunk, resolve_compile
 from experiments.training.execute import execute
 from tests.conftest import Killed, kill_at
@@ -57,6 +58,8 @@ INDUCTOR = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def fresh():
     torch._dynamo.reset()
     counters.clear()
+    compiled.why_not.cache_clear()
+    yield
     compiled.why_not.cache_clear()
 
 
@@ -209,11 +212,8 @@ def test_a_compiled_run_is_the_run_and_goes_on_from_an_eager_ones_checkpoint(mak
     assert found.compile_seconds > 0
     assert read_record(whole.run_dir / "record.json") == found
 
-    def names(point):
-        saved = torch.load(point.run_dir / "last.ckpt", weights_only=True)
-        return list(saved["state_dict"])
-
-    assert names(whole) == names(eager)
+    saved = [torch.load(point.run_dir / LAST, weights_only=True) for point in (whole, eager)]
+    assert list(saved[0]["state_dict"]) == list(saved[1]["state_dict"])
     for first, second in ((PEER, COMPILED), (COMPILED, PEER), (COMPILED, COMPILED)):
         folder = f"{len(first)}-{len(second)}"
         n = whole.plan.n_steps // 2
@@ -228,18 +228,16 @@ def test_a_compiled_run_is_the_run_and_goes_on_from_an_eager_ones_checkpoint(mak
 
 
 @INDUCTOR
-def test_a_run_compiled_by_inductor_is_the_run_and_goes_on_to_the_bit(make):
+def test_a_run_compiled_by_inductor_is_the_run_and_goes_on_to_the_bit(make, resumed):
     expected = execute(make(*PEER, folder="eager"))
-    whole = make(*COMPILED, folder="whole")
+    each = (*COMPILED, "logger.log_every_n_steps=1")
+    whole = make(*each)
     found = execute(whole)
     assert found.status == "done", found.error
     assert found.val_loss == pytest.approx(expected.val_loss, rel=1e-3)
     assert found.compile_seconds > found.train_seconds  # some steps of a tiny model
-    broken = (*COMPILED, "trainer.checkpoint_minutes=0", "logger.log_every_n_steps=1")
-    with pytest.raises(Killed):
-        execute(make(*broken, folder="broken"), kill_at(whole.plan.n_steps // 2))
-    resumed = execute(make(*COMPILED, folder="broken"))
-    assert (resumed.val_loss, resumed.train_loss) == (found.val_loss, found.train_loss)
+    _, again = resumed(*each, at=whole.plan.n_steps // 2)
+    assert (again.val_loss, again.train_loss) == (found.val_loss, found.train_loss)
 
 
 @pytest.mark.night
@@ -267,20 +265,11 @@ def test_seconds_of_compiling_are_counted_and_end_with_the_block(eager_backend):
     assert clock.seconds == first
 
 
-@pytest.fixture
-def lacking(monkeypatch):
-    """A machine on which inductor finds no C++ compiler."""
-    compiled.why_not.cache_clear()
-
+def test_true_without_a_compiler_is_refused_and_auto_warns_and_runs(make, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("\nNo working C++ compiler found in\nmore of the same")
 
     monkeypatch.setattr(torch, "compile", fail)
-    yield
-    compiled.why_not.cache_clear()
-
-
-def test_true_without_a_compiler_is_refused_and_auto_warns_and_runs(make, lacking, monkeypatch):
     message = r"trainer.compile=true, and torch.compile does not work .*: No working C\+\+ .*CXX"
     with pytest.raises(ValueError, match=message):
         resolve_compile(True, "cpu")

@@ -18,14 +18,16 @@ from tests.data.conftest import packed
 
 VOCAB, SEQ = 30, 16
 PEER = PEERConfig(n_experts=16, n_heads=2, top_k=2, d_key=4)
-CPU = torch.device("cpu")
+CPU, ONES = torch.device("cpu"), np.ones(VOCAB)
 
 
 def model_of(*ffns):
-    config = TransformerConfig(
-        d_model=16, d_head=8, vocab_size=VOCAB, seq_len=SEQ, tie_head=False, ffns=ffns
-    )
-    return config.build()
+    sizes = {"d_model": 16, "d_head": 8, "vocab_size": VOCAB, "seq_len": SEQ}
+    return TransformerConfig(**sizes, tie_head=False, ffns=ffns).build()
+
+
+def score(model, windows, sizes=ONES):
+    return evaluate(model, windows, sizes, CPU)
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_a_perplexity_computed_by_hand(tmp_path, stride, batch_size):
     """
     tokens = packed(tmp_path / "t", np.array([0, 0, 1, 2, 0, 0, 1, 3 - 1, 0]))
     windows = ScoredWindows(tokens, seq_len=5, stride=stride, batch_size=batch_size)
-    result = evaluate(Coins(), windows, np.full(VOCAB, 3.0), CPU)
+    result = score(Coins(), windows, np.full(VOCAB, 3.0))
     assert result.n_tokens == 8
     assert result.perplexity == pytest.approx(2.378414230005442, rel=1e-7)
     assert result.bits_per_byte == pytest.approx(10 / 24, rel=1e-7)
@@ -69,7 +71,7 @@ def test_a_perplexity_computed_by_hand(tmp_path, stride, batch_size):
 
 def test_is_the_mean_over_tokens_by_hand(held_out):
     model, token_bytes = model_of(DenseConfig()).eval(), np.arange(VOCAB)
-    result = evaluate(model, held_out(8), token_bytes, CPU)
+    result = score(model, held_out(8), token_bytes)
     losses, n_bytes = [], 0
     for inputs, targets, _ in held_out(1):
         probabilities = model(inputs).detach().softmax(-1)[0]
@@ -85,37 +87,36 @@ def test_is_the_mean_over_tokens_by_hand(held_out):
 def test_batching_does_not_matter_except_to_expert_choice(held_out):
     for ffn, depends in ((DenseConfig(), False), (PEER, False), (MoEConfig(n_experts=4), True)):
         model = model_of(ffn)
-        losses = [evaluate(model, held_out(n), np.ones(VOCAB), CPU).loss for n in (1, 2, 20)]
+        losses = [score(model, held_out(n)).loss for n in (1, 2, 20)]
         assert (np.ptp(losses) > 1e-5) == depends
 
 
 def test_says_whether_it_was_causal(held_out):
-    assert evaluate(model_of(PEER), held_out(4), np.ones(VOCAB), CPU).causal
-    leaky = model_of(DenseConfig(), MoEConfig(n_experts=4))
-    assert not evaluate(leaky, held_out(4), np.ones(VOCAB), CPU).causal
+    assert score(model_of(PEER), held_out(4)).causal
+    assert not score(model_of(DenseConfig(), MoEConfig(n_experts=4)), held_out(4)).causal
 
 
 def test_usage_is_the_mean_over_layers_with_experts(held_out):
-    result = evaluate(model_of(PEER, DenseConfig(), PEER), held_out(4), np.ones(VOCAB), CPU)
+    result = score(model_of(PEER, DenseConfig(), PEER), held_out(4))
     assert 0 < result.usage <= 1
     assert 0 <= result.unevenness <= math.log(16)
-    assert evaluate(model_of(DenseConfig()), held_out(4), np.ones(VOCAB), CPU).usage is None
+    assert score(model_of(DenseConfig()), held_out(4)).usage is None
 
 
 def test_leaves_the_mode_and_the_batch_norms_as_they_were(held_out):
     model = model_of(PEER).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    evaluate(model, held_out(4), np.ones(VOCAB), CPU)
+    score(model, held_out(4))
     assert model.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
 @pytest.mark.parametrize("ffn", [DenseConfig(), MoEConfig(n_experts=4), PEER])
 def test_is_float32_where_training_is_under_autocast(held_out, ffn):
-    model, ones = model_of(ffn), np.ones(VOCAB)
-    exact = evaluate(model, held_out(4), ones, CPU)
+    model = model_of(ffn)
+    exact = score(model, held_out(4))
     with torch.autocast("cpu", torch.bfloat16):
-        assert evaluate(model, held_out(4), ones, CPU) == exact
+        assert score(model, held_out(4)) == exact
 
 
 def test_a_perplexity_beyond_floats_is_infinite():

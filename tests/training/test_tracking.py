@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from experiments.config.schema import Logger
-from experiments.points.planning import make_point
 from experiments.records.files import read_record
 from experiments.training.execute import execute
 from experiments.training.tracking import WandbRun, has_key, make_tags, resolve_mode
-from tests.conftest import REPOSITORY, TINY
+from tests.conftest import REPOSITORY
 
 OFFLINE = Logger(wandb="offline", project="p", entity=None, log_every_n_steps=10)
 
@@ -56,12 +55,9 @@ def test_the_offline_file_holds_config_rows_and_summary(tmp_path):
     assert found.summary["val_loss"] == 4.5
 
 
-def test_no_key_is_offline_and_asks_nothing(nobody):
+def test_without_a_key_or_a_network_it_is_offline_and_asks_nothing(nobody, monkeypatch):
     assert not has_key()
     assert resolve_mode("auto") == "offline"
-
-
-def test_a_key_without_a_network_is_offline(nobody, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # discard: nothing listens
     assert has_key()
@@ -128,20 +124,9 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("when", ["before", "in mid-run"])
-def test_a_full_folder_loses_no_record(compose_raw, tmp_path, small_disk, when):
-    point = make_point(
-        compose_raw(
-            "model=peer",
-            "n_experts=64",
-            "size=2",
-            "budget=2e9",
-            *[o for o in TINY if not o.startswith("logger")],
-            "logger.wandb=offline",
-            "logger.log_every_n_steps=1",
-            f"paths.results={tmp_path / 'results'}",
-            f"paths.cache={tmp_path / 'cache'}",
-        )
-    )
+def test_a_full_folder_loses_no_record(make, small_disk, when):
+    each = ("logger.wandb=offline", "logger.log_every_n_steps=1")
+    point = make("model=peer", "n_experts=64", *each)
     disk = point.run_dir / "wandb"
     small_disk(disk)
 

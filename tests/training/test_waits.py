@@ -13,9 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.data.batches import Batch
 from experiments.data.module import Again
-from experiments.points.planning import make_point
 from experiments.training.module import LanguageModel
-from tests.conftest import TINY
 from tests.models.ffn.test_contract import NAMES
 
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "bincount")
@@ -59,11 +57,8 @@ class Asked(TorchDispatchMode):
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's, as training has it
 @pytest.mark.parametrize(("name", "way"), CASES)
-def test_a_step_asks_for_no_number_but_those_named(compose_raw, tmp_path, monkeypatch, name, way):
-    paths = (f"paths.results={tmp_path}", f"paths.cache={tmp_path / 'cache'}")
-    point = make_point(
-        compose_raw("size=2", "budget=2e9", *TINY, *paths, f"model={name}", *WAYS[way])
-    )
+def test_a_step_asks_for_no_number_but_those_named(make, monkeypatch, name, way):
+    point = make(f"model={name}", *WAYS[way])
     asked, step, n_taken = Asked(), LanguageModel.take_step, []
 
     def watched(self, *arguments, **keywords):
@@ -79,14 +74,10 @@ def test_a_step_asks_for_no_number_but_those_named(compose_raw, tmp_path, monkey
     monkeypatch.setattr(LanguageModel, "take_step", watched)
     module = LanguageModel(point.transformer.build(), point.plan, point.config.optim)
     tokens = torch.arange(64).view(2, 32)
-    trainer = pl.Trainer(
-        max_steps=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    silent = {
+        f"enable_{what}": False for what in ("checkpointing", "progress_bar", "model_summary")
+    }
+    trainer = pl.Trainer(max_steps=2, accelerator="cpu", logger=False, **silent)
     trainer.fit(module, Again(iter([Batch(tokens, tokens)] * 2)))
     assert len(n_taken) == 2
     assert asked.functions <= set(ALLOWED)
