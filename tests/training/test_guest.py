@@ -38,6 +38,13 @@ def guest(tmp_path):
         one.kill()
 
 
+def tell(child, *messages):
+    """Each; and it has answered them all."""
+    for message in messages:
+        child.tell(message)
+    assert child.wait(30)
+
+
 def heard(folder):
     lines = (folder / "script.py.heard").read_text().splitlines()
     return [json.loads(line) for line in lines]
@@ -46,9 +53,7 @@ def heard(folder):
 def test_it_hears_all_in_order_and_ends_at_the_end_of_the_pipe(guest, tmp_path):
     child = guest(ANSWERS)
     messages = [{"i": i, "loss": float("inf")} for i in range(100)]
-    for message in messages:
-        child.tell(message)
-    assert child.wait(30)
+    tell(child, *messages)
     assert (child.error, child.silent_seconds()) == (None, 0.0)
     assert heard(tmp_path) == messages
     child.close(30)
@@ -57,15 +62,13 @@ def test_it_hears_all_in_order_and_ends_at_the_end_of_the_pipe(guest, tmp_path):
 
 def test_numbers_of_numpy_are_numbers_and_what_json_lacks_is_text(guest, tmp_path):
     child = guest(ANSWERS)
-    child.tell({"loss": np.float32(0.5), "n": np.int64(3), "path": Path("a")})
-    assert child.wait(30)
+    tell(child, {"loss": np.float32(0.5), "n": np.int64(3), "path": Path("a")})
     assert heard(tmp_path) == [{"loss": 0.5, "n": 3, "path": "a"}]
 
 
 def test_telling_one_that_is_stopped_waits_for_nothing_and_loses_nothing(guest, tmp_path):
     child = guest(ANSWERS)
-    child.tell({"i": 0})
-    assert child.wait(30)
+    tell(child, {"i": 0})
     os.kill(child.pid, signal.SIGSTOP)
     start = time.monotonic()
     messages = [{"i": i, "text": "x" * 1000} for i in range(1, 1000)]  # a pipe holds 64
@@ -81,10 +84,7 @@ def test_telling_one_that_is_stopped_waits_for_nothing_and_loses_nothing(guest, 
 
 def test_what_went_wrong_is_the_first_answer_with_words(guest):
     child = guest("import sys; input(); print(); input(); print('no room', flush=True)")
-    child.tell({})
-    child.tell({})
-    child.tell({})
-    assert child.wait(30)
+    tell(child, {}, {}, {})
     assert child.error == "no room"
 
 
@@ -95,16 +95,14 @@ def test_one_that_ends_without_an_answer_says_how(guest, script, code):
     child = guest(script)
     for _ in range(3):
         time.sleep(0.2)
-        child.tell({"text": "x" * 100_000})
-    assert child.wait(30)
+        tell(child, {"text": "x" * 100_000})
     assert child.error == f"its process ended with {code}"
 
 
 def test_it_has_the_variables_and_not_the_folder_of_its_script(guest, tmp_path):
     (tmp_path / "json.py").write_text("raise RuntimeError('not this one')")
     child = guest("import json, os; input(); print(os.environ['GIVEN'])")
-    child.tell({})
-    assert child.wait(30)
+    tell(child, {})
     assert child.error == "x"
 
 
@@ -113,8 +111,7 @@ def test_what_ends_us_does_not_reach_it(guest, tmp_path):
     assert os.getsid(child.pid) == child.pid != os.getsid(0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         os.kill(child.pid, number)
-    child.tell({"i": 1})
-    assert child.wait(30)
+    tell(child, {"i": 1})
     assert (child.error, heard(tmp_path)) == (None, [{"i": 1}])
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())  # ours is as before
 
@@ -129,8 +126,7 @@ def test_kill_ends_what_hangs_below_it_too(guest, tmp_path):
         time.sleep(600)
         """
     )
-    child.tell({})
-    assert child.wait(30)
+    tell(child, {})
     below = int(child.error)
     child.kill()
     end = time.monotonic() + 10
@@ -153,8 +149,7 @@ def test_its_temporary_files_go_with_it(guest, end):
         input()
         """
     )
-    child.tell({})
-    assert child.wait(30)
+    tell(child, {})
     left = Path(child.error)
     assert left.exists()
     end(child)

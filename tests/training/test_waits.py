@@ -74,9 +74,8 @@ def test_a_step_asks_for_no_number_but_those_named(make, monkeypatch, name, way)
     monkeypatch.setattr(LanguageModel, "take_step", watched)
     module = LanguageModel(point.transformer.build(), point.plan, point.config.optim)
     tokens = torch.arange(64).view(2, 32)
-    silent = {
-        f"enable_{what}": False for what in ("checkpointing", "progress_bar", "model_summary")
-    }
+    parts = ("checkpointing", "progress_bar", "model_summary")
+    silent = {f"enable_{part}": False for part in parts}
     trainer = pl.Trainer(max_steps=2, accelerator="cpu", logger=False, **silent)
     trainer.fit(module, Again(iter([Batch(tokens, tokens)] * 2)))
     assert len(n_taken) == 2
