@@ -1,24 +1,20 @@
 """Layers with more experts: the function at growth, what has kept its place, and one step on."""
 
 import copy
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from experiments.init import grow
 from experiments.init.growth.product_keys import GROWER
 from experiments.models.ffn._base import Late
-from experiments.models.ffn._product_keys import ProductKeyConfig, ProductKeyFFN
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.memory_plus import MemoryPlusConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.models.ffn.pkm import PKMConfig
-from experiments.models.roles import Role
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.adamw import MOMENTS, AdamWConfig
 from experiments.optim.groups import build_optimizer
@@ -65,17 +61,12 @@ def test_growth_by_bias_leaves_the_function_to_the_bit(layer, training, dtype):
     layer.train(training).to(dtype)
     x = torch.randn(2, 32, D, dtype=dtype)
     grown = grow(layer, 64 * 8).to(dtype)
-    assert grown.n_experts == 512
-    assert grown.training == training
+    assert (grown.n_experts, grown.training) == (512, training)
     assert torch.equal(grown(x), layer(x))
-
-
-def test_growth_again_leaves_the_function_to_the_bit(layer):
-    once = grow(layer.eval(), 64 * 4)
-    once.late = None
-    twice, x = grow(once, 64 * 12), torch.randn(2, 32, D)
-    assert torch.equal(twice(x), once(x))
-    assert twice.config.key_sets == (96, 8)
+    grown.eval().late = None
+    again = grow(grown, 64 * 12)
+    assert torch.equal(again(x), grown(x))
+    assert again.config.key_sets == (96, 8)
 
 
 def test_growth_by_copies_is_exact_to_rounding_and_copies_differ(layer):
@@ -196,11 +187,8 @@ def test_a_grown_layer_has_the_types_that_the_layer_had(layer, how, dtype):
     assert {p.dtype for p in grown.parameters()} == {dtype}
     bound = {torch.bfloat16: 0.1, torch.float64: 1e-12}[dtype]  # copies: of sums of rounded rows
     assert relative(grown(x), layer(x)) <= (bound if how == "copies" else 0)
-    assert all(t.dtype == layer.get_buffer(n).dtype for n, t in named_buffers(grown, how))
-
-
-def named_buffers(grown, how):
-    return (grown.ffn if how == "beside" else grown).named_buffers()
+    buffers = (grown.ffn if how == "beside" else grown).named_buffers()
+    assert all(t.dtype == layer.get_buffer(n).dtype for n, t in buffers)
 
 
 def test_tables_of_another_type_than_the_rest_keep_theirs():
@@ -241,6 +229,15 @@ def transformer(layer):
     return config.build()
 
 
+def grown_of(model, config, n_experts, how):
+    """Model whose layer of that config has more experts."""
+    grown = transformer(config)
+    grown.load_state_dict(model.state_dict())
+    grown.blocks[1].ffn = layer = grow(grown.blocks[1].ffn, n_experts, how=how)
+    grown.config = replace(grown.config, ffns=(DenseConfig(), layer.config))
+    return grown, layer
+
+
 def step(model, optimizer, tokens):
     optimizer.zero_grad()
     logits = model(tokens[:, :-1])
@@ -257,10 +254,7 @@ def test_a_step_that_reads_old_experts_is_that_of_the_model_that_has_not_grown(n
     for _ in range(3):
         step(model, optimizer, torch.randint(0, 50, (4, 17)))
 
-    grown = transformer(config)
-    grown.load_state_dict(model.state_dict())
-    grown.blocks[1].ffn = layer = grow(grown.blocks[1].ffn, 512)
-    grown.config = replace(grown.config, ffns=(DenseConfig(), layer.config))
+    grown, layer = grown_of(model, config, 512, "bias")
     saved = copy.deepcopy(optimizer.state_dict())
     moments = grown_moments(saved, grown, (DenseConfig(), config), (1,), optim, "bias")
     assert len(moments) == len(saved["state"]) == len(list(model.parameters()))
@@ -311,9 +305,7 @@ def test_experts_that_are_copied_begin_again_where_moments_are_not_of_entries():
     optimizer = build_optimizer(model, 1e-2, optim, "torch")
     for _ in range(3):
         step(model, optimizer, torch.randint(0, 50, (4, 17)))
-    grown = transformer(config)
-    grown.blocks[1].ffn = layer = grow(grown.blocks[1].ffn, 8, how="copies")
-    grown.config = replace(grown.config, ffns=(DenseConfig(), layer.config))
+    grown, _ = grown_of(model, config, 8, "copies")
     saved = optimizer.state_dict()
     moments = grown_moments(saved, grown, (DenseConfig(), config), (1,), optim, "copies")
     begun = {f"blocks.1.ffn.{name}" for name in ("router.weight", "w_in", "w_out")}
@@ -373,40 +365,3 @@ REFUSED = [
 def test_numbers_and_layers_that_can_not_be(config, n_experts, how, why):
     with pytest.raises(ValueError, match=why):
         grow(config.build(D), n_experts, how=how)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnConfig(ProductKeyConfig):
-    """A layer of product keys that no file of init/growth knows."""
-
-    def build(self, d_model):
-        return Own(d_model, self)
-
-
-class Own(ProductKeyFFN):
-    param_roles: ClassVar = {
-        **ProductKeyFFN.param_roles,
-        "read": Role(fan_in=1, group="table"),
-        "written": Role(fan_in=None, group="table"),
-    }
-
-    def __init__(self, d_model, config):
-        super().__init__(config, d_model)
-        shape = (config.n_experts, d_model)
-        self.read, self.written = (nn.Parameter(torch.randn(shape)) for _ in range(2))
-
-    def output_weights(self):
-        return (self.written,)
-
-    def forward(self, x):
-        indices, gates = self.route(x.flatten(0, -2))
-        hidden = torch.einsum("td,tkd->tk", x.flatten(0, -2), self.read[indices])
-        return torch.einsum("tk,tkd->td", hidden * gates, self.written[indices]).view_as(x)
-
-
-@pytest.mark.parametrize(("how", "bound"), [("bias", 0), ("copies", 1e-6), ("beside", 0)])
-def test_a_layer_of_product_keys_grows_by_the_roles_of_its_tables(how, bound):
-    layer, x = OwnConfig(**SMALL, query_norm="layer").build(D), torch.randn(2, 32, D)
-    grown = grow(layer, 64 * 4, how=how)
-    assert relative(grown(x), layer(x)) <= bound
-    assert sum(len(p) for n, p in grown.named_parameters() if n.endswith("read")) == 64 * 4
