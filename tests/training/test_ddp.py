@@ -41,10 +41,7 @@ def _run_ranks(n_ranks, *module):
             "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", *module,
         ],
         env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
+        capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 

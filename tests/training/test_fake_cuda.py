@@ -108,13 +108,9 @@ def steps(compose_raw, tmp_path_factory):
     def run(cases, compiled=False):
         given = [{"raw": compose_raw(*SIZE, *c), "compiled": compiled} for c in cases.values()]
         (folder / "cases.json").write_text(json.dumps(given))
-        done = subprocess.run(
-            [sys.executable, CHILD, folder / "cases.json"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=3000,
-        )
+        command = [sys.executable, CHILD, folder / "cases.json"]
+        how = {"env": environment, "capture_output": True, "text": True, "timeout": 3000}
+        done = subprocess.run(command, **how)
         assert done.returncode == 0, done.stderr
         return dict(zip(cases, json.loads(done.stdout.splitlines()[-1]), strict=True))
 

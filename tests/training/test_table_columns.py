@@ -62,17 +62,11 @@ def _by_ranks(folder, *, ways=(), runs=(), dies=False):
     done = subprocess.run(
         [sys.executable, "-m", "tests.training.columns", path],
         env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
+        capture_output=True, text=True, check=False, timeout=900,
+    )  # fmt: skip
     assert (done.returncode != 0) == dies, done.stdout + done.stderr
-    return {
-        (n, name): torch.load(folder / f"{n} {name}.pt")
-        for n, names in ways.items()
-        for name in names
-    }
+    found = [(n, name) for n, names in ways.items() for name in names]
+    return {(n, name): torch.load(folder / f"{n} {name}.pt") for n, name in found}
 
 
 def _check(name, found, n=RANKS):

@@ -178,17 +178,11 @@ SCRIPT = """
 """
 
 
-def script(rest):
-    """What a process runs that has a W&B run with one row."""
-    return [sys.executable, "-c", textwrap.dedent(SCRIPT) + textwrap.dedent(rest)]
-
-
 def call(rest, folder):
-    """Runs it; what it left, and how long it took."""
-    start = time.monotonic()
-    command = [*script(rest), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    return done, time.monotonic() - start
+    """What a process leaves that has a W&B run with one row, and does the rest."""
+    code = textwrap.dedent(SCRIPT) + textwrap.dedent(rest)
+    command = [sys.executable, "-c", code, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def rows(folder, name="first"):
@@ -228,7 +222,7 @@ def test_a_dead_or_hanging_wandb_is_one_warning(tmp_path, signal, whose):
         run.finish({{"val_loss": 2.0}})
         print("finished")
     """
-    done, _ = call(rest, tmp_path)
+    done = call(rest, tmp_path)
     assert (done.returncode, done.stdout) == (0, "finished\n"), done.stderr
     assert done.stderr.count("W&B logging stopped") == 1
     ours_died = (signal, whose) == ("SIGKILL", "ours")
@@ -251,7 +245,7 @@ def test_signals_that_end_the_training_do_not_end_its_logging(tmp_path):
         run.log({"n_tokens": 2})
         run.finish({"val_loss": 3.0})
     """
-    done, _ = call(rest, tmp_path)
+    done = call(rest, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     found = rows(tmp_path)
     assert [row["n_tokens"] for row in found.history] == [1, 2]
@@ -265,7 +259,7 @@ def test_a_killed_training_leaves_its_rows_and_no_process(tmp_path):
         print(*processes(run), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    done, _ = call(rest, tmp_path)
+    done = call(rest, tmp_path)
     assert done.returncode == -9, done.stderr
     end = time.monotonic() + 60
     while any(alive(int(pid)) for pid in done.stdout.split()):
@@ -343,15 +337,11 @@ def sync(tmp_path, nobody):
     command = ["make", "-s", "-f", str(REPOSITORY / "Makefile"), "-o", ".venv/.ready"]
 
     def call(*arguments, key="0" * 40):
-        python = f"{REPOSITORY / 'src'}"
+        own = {"WANDB_API_KEY": key, "PYTHONPATH": f"{REPOSITORY / 'src'}"}
         return subprocess.run(
-            [*command, f"BIN={tools}", "wandb-sync", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "WANDB_API_KEY": key, "PYTHONPATH": python},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+            [*command, f"BIN={tools}", "wandb-sync", *arguments], cwd=tmp_path,
+            env=os.environ | own, capture_output=True, text=True, check=False,
+        )  # fmt: skip
 
     return call
 
