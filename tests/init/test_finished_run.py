@@ -79,7 +79,7 @@ def test_the_digest_is_of_the_weights_and_not_of_their_place(peer, tmp_path):
     assert source(copy).digest(tmp_path) != digest
 
 
-def test_a_layer_beside_is_read_back(peer, child):
+def test_a_layer_beside_is_read_back(child):
     run_dir = started(child, *BESIDE)
     shape = source(run_dir).shape(cache_of(run_dir))
     first, second = (build(node, "ffn") for node in shape.ffns)

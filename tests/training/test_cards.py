@@ -71,6 +71,7 @@ def test_a_rank_takes_its_gpu_first_and_lightning_the_same(
     gpus, make, monkeypatch, n, environment, own
 ):
     asked, trainers = gpus(n, **environment), []
+    eight = ("trainer.devices=4", "trainer.num_nodes=2", "ladder.batch_size=8")
 
     def fit(trainer, *_, **__):
         trainers.append(trainer)
@@ -80,7 +81,7 @@ def test_a_rank_takes_its_gpu_first_and_lightning_the_same(
     # the other ranks, which would say what they find on their disks, are not there
     monkeypatch.setattr(agreement, "told_by_all", lambda ranks, mine: [mine])
     with pytest.raises(Begun):
-        execute(make("trainer.devices=4", "trainer.num_nodes=2", "ladder.batch_size=8"))
+        execute(make("size=1", "budget=1e9", *eight))
     assert asked[0] == own
     assert set(asked[1:]) == {"start"}  # of the function that is compiled as a test
     (trainer,) = trainers

@@ -252,7 +252,7 @@ def test_bytes_per_token_are_those_of_the_text_that_was_scored(make):
     assert scores["bytes_per_token"] != record.bytes_per_token
 
 
-def test_float32_is_not_rounded_to_tf32(make, monkeypatch):
+def test_float32_is_not_rounded_to_tf32(make):
     """Whatever a container has set."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")

@@ -116,7 +116,7 @@ def test_what_ends_us_does_not_reach_it(guest, tmp_path):
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())  # ours is as before
 
 
-def test_kill_ends_what_hangs_below_it_too(guest, tmp_path):
+def test_kill_ends_what_hangs_below_it_too(guest):
     child = guest(
         """
         import subprocess, sys, time

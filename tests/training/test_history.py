@@ -90,7 +90,7 @@ def test_a_damaged_file_is_repaired_at_a_resume(broken, whole, name):
     assert exact(broken) == whole[1]
 
 
-def test_a_finished_run_whose_record_is_lost_has_its_file_repaired(broken, whole):
+def test_a_finished_run_whose_record_is_lost_has_its_file_repaired(broken):
     """It trains no more, and so reaches no hook of training."""
     execute(broken)
     expected = (broken.run_dir / "history.csv").read_bytes()
