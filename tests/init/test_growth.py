@@ -348,12 +348,7 @@ REFUSED = [
     (PEER, 100, "bias", "n_experts=100 must be a multiple of 8.*nearest: 96, 104"),
     (PEER, 100, "copies", "n_experts=100 must be a multiple of 64.*nearest: 64, 128"),
     (PEER, 66, "beside", "must be a multiple of 8"),
-    (
-        PEER,
-        128,
-        "double",
-        f"'double' {WAYS}",
-    ),
+    (PEER, 128, "double", f"'double' {WAYS}"),
     (DenseConfig(), 128, "bias", "Dense has no experts"),
     (MOE, 8, "bias", "is no way in which MoE grows; set how=copies"),
     (MOE, 8, "beside", "is no way in which MoE grows; set how=copies"),

@@ -113,15 +113,15 @@ def wrapped(mlp):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "path", "message"),
     [
-        (scaled, r"layers.1.mlp \(ScaledMLP\) is no sum over its neurons"),
-        (wrapped, "has a up_proj of type Sequential, no plain matrix"),
+        (scaled, LAYERS, r"layers.1.mlp \(ScaledMLP\) is no sum over its neurons"),
+        (wrapped, None, "has a up_proj of type Sequential, no plain matrix"),
     ],
 )
-def test_the_same_names_with_another_sum_are_refused(change, message):
+def test_the_same_names_with_another_sum_are_refused(change, path, message):
     model = tiny("Llama")
     change(model.model.layers[1].mlp)
-    (slot,) = find_slots(model, [1], LAYERS)
+    (slot,) = find_slots(model, [1], path)
     with pytest.raises(ValueError, match=message):
         read_mlp(slot)
