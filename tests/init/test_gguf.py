@@ -253,7 +253,7 @@ def test_one_file_must_be_named_where_there_are_several(tmp_path):
 
 
 def in_cache(cache: Path, sha256: str) -> SmolLM2:
-    """The model whose file the cache has by that hash, and it is another's."""
+    """A model whose file the cache has by that hash, and it is another's."""
     folder = cache / "weights" / sha256[:16]
     folder.mkdir(parents=True)
     write(folder / "b.gguf")

@@ -1,4 +1,4 @@
-"""What no run can start as, or has no effect on what it trains, is refused in one line."""
+"""Starts that no run can have, and settings without effect on what it trains, are refused."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The vocabulary of all exports."""
+"""Vocabulary of all exports."""
 
 import pytest
 

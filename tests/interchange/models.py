@@ -157,7 +157,7 @@ def exported(model, folder, vocabulary, name="peer", **values):
 
 
 def loaded(folder, auto="AutoModelForCausalLM", **options):
-    """What transformers reads of the folder, in evaluation mode."""
+    """Folder's model as transformers reads it, in evaluation mode."""
     import transformers
 
     options = {"trust_remote_code": True, **options}

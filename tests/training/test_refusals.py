@@ -1,4 +1,4 @@
-"""What no run can do is refused in one line, before anything is read or made."""
+"""Runs that can not be are refused in one line, before anything is read or made."""
 
 import pytest
 

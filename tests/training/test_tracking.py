@@ -179,7 +179,7 @@ SCRIPT = """
 
 
 def call(rest, folder):
-    """What a process leaves that has a W&B run with one row, and does the rest."""
+    """Runs a process that has a W&B run with one row, and does the rest; how it ended."""
     code = textwrap.dedent(SCRIPT) + textwrap.dedent(rest)
     command = [sys.executable, "-c", code, str(folder)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
