@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.figures.plot import Plot
 from analysis.fitting.clusters import drawn_counts
+from analysis.report.page.blocks import Drawing
 from experiments.records.files import write_record
 from tests.conftest import REPOSITORY
 from tests.records.test_record import record
@@ -57,6 +59,18 @@ def few_draws() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("analysis.laws.fit.drawn_counts", few)
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of a report are empty, but for their captions: drawing is most of its seconds."""
+
+    def empty(folder: Path, models: Any, unit: str, plot: Plot) -> Drawing:
+        svg = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
+        return Drawing(name=plot.name, caption=plot.caption, svg=svg)
+
+    monkeypatch.setattr("analysis.report.gallery._draw", empty)
+    monkeypatch.setattr("analysis.processes._cores", lambda: 1)  # another would not know it
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Each subcommand on a sweep's records: what it prints, writes and refuses."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -66,15 +67,11 @@ def test_a_brief_isoflop_says_where_there_is_no_minimum(tmp_path, capsys):
     assert any(line.split()[:5] == ["1e+18", "m", "-", "-", "-"] for line in row), row
 
 
-def test_json_is_all_that_is_printed_when_asked(sweep, capsys):
-    assert main(["isoflop", str(sweep), "--json", "--x", "n_active_params"]) == 0
-    assert json.loads(capsys.readouterr().out)["x_name"] == "n_active_params"
-
-
-def test_isoflop_takes_a_method_a_window_and_a_noise(sweep, capsys):
+def test_json_is_all_that_is_printed_of_a_size_a_method_a_window_and_a_noise(sweep, capsys):
     options = ["--method", "akima", "--n-nearest", "4", "--noise", "0.01", "--json"]
-    assert main(["isoflop", str(sweep), *options]) == 0
+    assert main(["isoflop", str(sweep), *options, "--x", "n_active_params"]) == 0
     fits = json.loads(capsys.readouterr().out)
+    assert fits["x_name"] == "n_active_params"
     assert (fits["method"], fits["n_nearest"]) == ("akima", 4)
     assert {curve["n_points"] for curve in fits["curves"]} == {4}
     assert {curve["noise"] for curve in fits["curves"]} == {0.01}
@@ -278,23 +275,13 @@ def test_each_command_has_a_help(command, capsys):
     assert "--column OURS=THEIRS" in text
 
 
-def test_another_analysis_in_the_working_folder_does_not_hide_the_console_script(tmp_path):
-    (tmp_path / "analysis.py").write_text("print('another')")
-
-    def said(*words):
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
-        return done.stdout
-
-    assert said(sys.executable, "-m", "analysis", "--version") == "another\n"
+def test_a_reader_that_has_read_enough_and_another_analysis_in_the_folder_are_no_errors(sweep):
+    """The console script's folder goes before the one that it is started in."""
+    (sweep / "analysis.py").write_text("print('another')")
+    run = functools.partial(subprocess.run, cwd=sweep, capture_output=True, text=True, check=False)
+    assert run([sys.executable, "-m", "analysis", "--version"]).stdout == "another\n"
     script = Path(sys.executable).with_name("experiments-analysis")
-    assert said(script, "--version").startswith("expert-isoflops")
-
-
-def test_a_reader_that_has_read_enough_is_no_error(sweep):
-    command = f"{sys.executable} -m analysis isoflop {sweep} | head -1"
-    done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False
-    )
+    done = run(["bash", "-c", f"set -o pipefail; {script} isoflop {sweep} | head -1"])
     assert done.stdout.startswith("Held-out perplexity")
     assert done.stderr == ""
     assert done.returncode == 0

@@ -94,6 +94,7 @@ def test_a_table_is_fitted_as_it_is(tmp_path, capsys, make, per_byte):
     assert found[:, 2] == pytest.approx(expected[:, 2] / (4.4 if per_byte else 1), rel=1e-6)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_bits_per_byte_are_called_that_on_screen_and_on_the_page(tmp_path, capsys):
     path = write(tmp_path / "results.csv", nanochat)
     assert main(["isoflop", path]) == 0
@@ -126,6 +127,7 @@ def open_athena(path):
     return str(path)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_datasets_are_not_merged_in_silence(tmp_path, capsys):
     path = open_athena(tmp_path / "runs.csv")
     assert main(["isoflop", path]) == 0

@@ -288,7 +288,12 @@ def test_a_fit_has_the_face_of_fits(kind):
     assert (predicted.value <= predicted.upper).all()
     values = fit.to_dict()
     if kind.__name__ != "IsoFLOPFit":  # its curves and laws hold theirs
-        assert set(values["params"]) == set(values["bse"]) == set(values["conf_int"]) == set(names)
+        assert values["params"] == fit.params  # to the digit
+        assert values["bse"] == {n: None if np.isnan(v) else v for n, v in fit.bse.items()}
+        assert set(values["conf_int"]) == set(names)
+        assert all(values["conf_int"][name] == frame.loc[name].tolist() for name in known)
+        assert tuple(values.get("estimates", ())) == getattr(fit, "estimates", ())
+        assert "draws" not in values
 
 
 # What is new in a curve's face, beside the runs it is of

@@ -9,17 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import processes
 from analysis.__main__ import main
 from analysis.differences.models import compare_models
 from analysis.experts.fit import fit_runs
-from analysis.figures.plot import Plot
 from analysis.fitting.power_law import fit_frontier, fit_power_law
 from analysis.isoflop.fit import fit_isoflop
 from analysis.multiplier.fit import compute_multipliers
 from analysis.parametric import fit_parametric
-from analysis.report import write
-from analysis.report.page.blocks import Section
 from experiments.records.files import read_record, write_record
 from tests.records.test_record import record
 
@@ -78,7 +74,7 @@ def plain(value):
 
 
 @pytest.fixture
-def calls(monkeypatch):
+def calls(monkeypatch, undrawn):
     """(function, arguments) -> how often, wherever in the package it is called from."""
     found = Counter()
 
@@ -101,17 +97,7 @@ def calls(monkeypatch):
             for name, value in list(vars(module).items()):
                 if value is function:
                     monkeypatch.setattr(module, name, counted(function))
-    monkeypatch.setattr(write, "draw_all", undrawn)
-    monkeypatch.setattr(processes, "_cores", lambda: 1)  # calls of other processes are not counted
     return found
-
-
-def undrawn(drafts, *_):
-    """The sections without their figures."""
-    return [
-        Section(title=draft.title, blocks=[p for p in draft.parts if not isinstance(p, Plot)])
-        for draft in drafts
-    ]
 
 
 def report(folder, *options):
