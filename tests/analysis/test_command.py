@@ -39,6 +39,7 @@ def test_isoflop_writes_the_table_the_fits_and_the_figure(sweep, capsys):
     assert (sweep / "isoflop.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_brief_isoflop_is_a_line_a_curve(sweep, capsys):
     assert main(["isoflop", str(sweep), "--brief"]) == 0
     title, head, *rows = capsys.readouterr().out.split("\n\n")[0].split("\n")
@@ -57,6 +58,7 @@ def test_a_brief_isoflop_is_a_line_a_curve(sweep, capsys):
             assert row.endswith(", ".join(c["flags"]) or "none")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_brief_isoflop_says_where_there_is_no_minimum(tmp_path, capsys):
     """Losses that only bend downwards."""
     lines = [f"m,1e18,{n},{loss}" for n, loss in ((1e6, 3.0), (2e6, 3.1), (4e6, 3.1), (8e6, 3.0))]
@@ -77,6 +79,7 @@ def test_json_is_all_that_is_printed_of_a_size_a_method_a_window_and_a_noise(swe
     assert {curve["noise"] for curve in fits["curves"]} == {0.01}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_parametric_fits_each_model(sweep, capsys, tmp_path):
     out = tmp_path / "elsewhere"
     assert main(["parametric", str(sweep), "--draws", "50", "--out", str(out)]) == 0
@@ -96,6 +99,7 @@ def test_parametric_names_an_unknown_model(sweep, capsys):
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_experts_compares_laws(tmp_path, capsys):
     rows = [
         {"model": "peer", "n_experts": E, "n_active_params": N, "n_params": N * 2, "loss": loss}
@@ -142,6 +146,7 @@ def test_experts_of_a_joint_law_draws_the_others(tmp_path, capsys):
     assert main(plan) == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_few_runs_that_decide_are_said_unasked(published, tmp_path, capsys):
     path = str(published("chinchilla_epoch_245.csv"))
     how = ["--draws", "20", "--out", str(tmp_path)]
@@ -216,6 +221,7 @@ def test_plan_refuses_what_is_no_budget(sweep, capsys, budget):
     assert "must be a finite number of FLOPs above 0" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_foreign_table_is_mapped_and_its_notes_are_reported(published, capsys, tmp_path):
     path = published("porian_rw_tuned_121.csv")
     assert main(["isoflop", str(path), *PORIAN, "--method", "akima", "--out", str(tmp_path)]) == 0

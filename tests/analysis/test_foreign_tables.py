@@ -1,5 +1,7 @@
 """Tables of other projects through the command, from the file to the fit and its page."""
 
+import contextlib
+import io
 import json
 import math
 import re
@@ -12,7 +14,7 @@ from analysis.__main__ import main
 from analysis.table.load import load_table
 from tests.analysis.tables import HOFFMANN, best_size, surface
 
-pytestmark = pytest.mark.usefixtures("few_draws")
+pytestmark = pytest.mark.usefixtures("few_draws", "undrawn")
 
 BUDGETS = (1e18, 4e18, 16e18)
 BITS = 4.4 * math.log(2)  # nats/token of a bit/byte, of a tokenizer with 4.4 bytes a token
@@ -75,26 +77,35 @@ def letters(C, N, D, loss):
     return {"N": N, "D": D, "C (PFLOPs)": C / 1e15, "val_ppl": math.exp(loss), "peak_lr": 1e-3}
 
 
+def minima(*words):
+    """Budget, size and loss of each fitted minimum, by the command."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["isoflop", *words, "--json"]) == 0
+    curves = json.loads(printed.getvalue())["curves"]
+    return np.array([(c["budget"], c["x_opt"], c["loss_opt"]) for c in curves])
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Of the same runs, each column named by hand."""
+    path = tmp_path_factory.mktemp("plain") / "plain.csv"
+    write(path, lambda *row: dict(zip("CNDL", row, strict=True)))
+    ours = {"budget": "C", "n_params": "N", "n_tokens": "D", "loss": "L"}
+    given = [word for pair in ours.items() for word in ("--column", "=".join(pair))]
+    return minima(str(path), *given)
+
+
 @pytest.mark.parametrize(
     ("make", "per_byte"), [(nanochat, True), (marin, True), (olmo, False), (letters, False)]
 )
-def test_a_table_is_fitted_as_it_is(tmp_path, capsys, make, per_byte):
-    path = write(tmp_path / "runs.csv", make)
-    ours = {"budget": "C", "n_params": "N", "n_tokens": "D", "loss": "L"}
-    plain = write(tmp_path / "plain.csv", lambda *row: dict(zip("CNDL", row, strict=True)))
-    given = [word for name, theirs in ours.items() for word in ("--column", f"{name}={theirs}")]
-    minima = []
-    for words in ([path], [plain, *given]):
-        assert main(["isoflop", *words, "--json"]) == 0
-        fit = json.loads(capsys.readouterr().out)
-        minima.append([(c["budget"], c["x_opt"], c["loss_opt"]) for c in fit["curves"]])
-    found, expected = np.array(minima)
-    assert found[:, :2] == pytest.approx(expected[:, :2], rel=1e-6)
+def test_a_table_is_fitted_as_it_is(tmp_path, plain, make, per_byte):
+    found = minima(write(tmp_path / "runs.csv", make))
+    assert found[:, :2] == pytest.approx(plain[:, :2], rel=1e-6)
     # ln 2 * (bits/byte) is the loss over 4.4 bytes a token; a parabola is linear in its losses
-    assert found[:, 2] == pytest.approx(expected[:, 2] / (4.4 if per_byte else 1), rel=1e-6)
+    assert found[:, 2] == pytest.approx(plain[:, 2] / (4.4 if per_byte else 1), rel=1e-6)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_bits_per_byte_are_called_that_on_screen_and_on_the_page(tmp_path, capsys):
     path = write(tmp_path / "results.csv", nanochat)
     assert main(["isoflop", path]) == 0
@@ -127,7 +138,6 @@ def open_athena(path):
     return str(path)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_datasets_are_not_merged_in_silence(tmp_path, capsys):
     path = open_athena(tmp_path / "runs.csv")
     assert main(["isoflop", path]) == 0

@@ -224,10 +224,10 @@ def test_granularity_needs_three_of_each(sizes, tokens, grains, says):
 
 
 def test_granularity_of_sizes_that_hardly_differ_does_not_tell_alpha():
-    for seed in range(4):  # which way alpha drifts is rounding
-        table = granular([6e7, 6.01e7, 6.02e7], np.geomspace(1e9, 1e11, 4), [1, 2, 4, 8], 0, seed)
-        fit = fit_expert_law(table, "granularity", n_draws=0)
-        assert fit.status is not FitStatus.CONVERGED
+    """Whichever way it drifts, which is rounding."""
+    table = granular([6e7, 6.01e7, 6.02e7], np.geomspace(1e9, 1e11, 4), [1, 2, 4, 8])
+    fit = fit_expert_law(table, "granularity", n_draws=0)
+    assert fit.status is not FitStatus.CONVERGED
 
 
 def closed_slopes(form, N, E, p):
@@ -259,7 +259,7 @@ def test_slopes_are_those_by_hand(form):
 
 @pytest.mark.parametrize("form", ["loglinear", "clark"])
 def test_the_cutoff_is_given_as_an_interval_of_draws(form):
-    fit = fit_expert_law(runs_of(form, noise=0.005), form, n_draws=100)
+    fit = fit_expert_law(runs_of(form, noise=0.005), form, n_draws=40)
     low, high = fit.cutoff_interval()
     cutoffs = [10 ** (-b / c) if c > 0 else np.inf for b, c in fit.draws[:, 1:3]]
     assert low == pytest.approx(np.quantile(cutoffs, 0.025, method="nearest"))
@@ -267,7 +267,7 @@ def test_the_cutoff_is_given_as_an_interval_of_draws(form):
     truth = 10 ** (-TRUTHS[form]["b"] / TRUTHS[form]["c"])
     assert low < truth < high
     flat = dict(TRUTHS[form], c=-0.001)  # more experts help large models more: no such size
-    without = fit_expert_law(runs_of(form, flat, noise=0.003), form, n_draws=100)
+    without = fit_expert_law(runs_of(form, flat, noise=0.003), form, n_draws=40)
     assert without.cutoff_interval()[1] == np.inf
     assert fit_expert_law(runs_of(form), form, n_draws=0).cutoff_interval() is None
 

@@ -309,10 +309,7 @@ def test_where_only_forms_that_bend_are_left_a_warning_says_so():
 # Compared
 
 
-@pytest.mark.parametrize(
-    "hold_out",
-    [pytest.param(h, marks=pytest.mark.long if h != "compute" else ()) for h in HELD_OUT],
-)
+@pytest.mark.parametrize("hold_out", HELD_OUT)
 def test_what_made_the_runs_predicts_those_held_out(hold_out):
     found = compare_surfaces(N, D, runs("farseer", 0.001), FORMS, hold_out=hold_out, n_draws=0)
     held = {one.form_name: one.held_out_rmse for one in found.surfaces}

@@ -114,7 +114,7 @@ def test_two_losses_are_asked_for(tmp_path, capsys):
 
 TABLES = [RESULTS / "study/experts/table.csv", RESULTS / "study/isoflop/table.csv"]
 SWEEPS = sorted({path.parents[1] for path in RESULTS.rglob("record.json")})
-TABLES += [pytest.param(path, marks=pytest.mark.night) for path in SWEEPS]  # thousands of records
+TABLES += [pytest.param(path, marks=pytest.mark.night) for path in SWEEPS]  # 1,200 records
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: str(path.relative_to(RESULTS)))

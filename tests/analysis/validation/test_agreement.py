@@ -49,6 +49,11 @@ def runs(n_budgets=5, n_sizes=9, **options):
     return simulated(n_budgets, n_sizes, **options).copy()
 
 
+@functools.cache
+def compared(**options):
+    return compare_approaches(runs(**options))
+
+
 def rows(found, model="dense"):
     frame = found.to_frame()
     return frame[frame["model"] == model].set_index("approach")
@@ -97,7 +102,7 @@ def test_porian_s_best_runs_by_hand_and_rows_with_warnings(published):
 
 
 def test_all_agree_on_a_known_law():
-    found = compare_approaches(runs())
+    found = compared()
     frame = rows(found)
     assert list(frame.index) == APPROACHES
     # Curves of one shape at each budget: whatever finds their minima, all grow alike
@@ -118,7 +123,7 @@ def test_all_agree_on_a_known_law():
 
 def test_each_row_is_that_approach_s_fit():
     table = runs(noise=0.005)
-    frame = rows(compare_approaches(table))
+    frame = rows(compared(noise=0.005))
     for approach, method in (("2 (parabola)", "parabola"), ("2 (akima)", "akima")):
         laws = fit_isoflop(table, method=method, n_draws=0).law().laws
         row = frame.loc[approach]
@@ -154,7 +159,7 @@ def test_the_window_and_noise_are_those_of_the_curves_on_the_same_page():
         .laws["n_params"]
     )
     assert frame.loc["2 (parabola)", "a"] == pytest.approx(law.exponent)
-    assert frame.loc["2 (parabola)", "a"] != rows(compare_approaches(table))["a"]["2 (parabola)"]
+    assert frame.loc["2 (parabola)", "a"] != rows(compared(noise=0.005))["a"]["2 (parabola)"]
 
 
 def test_the_size_is_the_one_asked_for():
@@ -170,10 +175,10 @@ def test_the_size_is_the_one_asked_for():
 
 def test_sizes_of_one_rank_have_no_interval():
     # Each grid is laid about the optimum, so that the fifth is always best: nothing is measured
-    row = rows(compare_approaches(runs())).loc["1 (best run)"]
+    row = rows(compared()).loc["1 (best run)"]
     assert row[["a_lower", "a_upper", "size_lower", "size_upper"]].isna().all()
     assert row["note"].startswith("sizes of the grid only: no interval")
-    noisy = rows(compare_approaches(runs(noise=0.02))).loc["1 (best run)"]  # other ranks are best
+    noisy = rows(compared(noise=0.02)).loc["1 (best run)"]  # other ranks are best
     assert noisy["a_lower"] < noisy["a"] < noisy["a_upper"]
     assert "no interval" not in noisy["note"]
 
