@@ -363,13 +363,13 @@ def test_no_finished_run_is_refused():
 
 
 @pytest.mark.usefixtures("_curves_only")
-def test_what_is_wrong_with_an_option_is_reported():
+def test_what_is_wrong_with_an_option_is_reported(table):
     missing = why(analyse(curves(), noise=-1.0))
     assert "noise=-1.0 must be finite and above 0" in missing["isoFLOP curves"]
     assert "method='cubic'" in why(analyse(curves(), method="cubic"))["isoFLOP curves"]
-    missing = why(analyse(curves(), asymptote=10.0))
+    missing = why(analyse(table, asymptote=10.0))
     assert "asymptote=10.0 must be" in missing["compute multipliers"]
-    missing = why(analyse(curves("moe"), asymptote=1.0))
+    missing = why(analyse(table[table["model"] != "dense"], asymptote=1.0))
     assert "model='dense' has no minimum" in missing["compute multipliers"]
     with pytest.raises(ValueError, match="x='size' is not one of n_params"):
         analyse(curves(), "size")
