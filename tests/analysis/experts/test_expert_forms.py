@@ -259,7 +259,7 @@ def test_slopes_are_those_by_hand(form):
 
 @pytest.mark.parametrize("form", ["loglinear", "clark"])
 def test_the_cutoff_is_given_as_an_interval_of_draws(form):
-    fit = fit_expert_law(runs_of(form, noise=0.005), form, n_draws=40)
+    fit = fit_expert_law(runs_of(form, noise=0.005), form, n_draws=100)
     low, high = fit.cutoff_interval()
     cutoffs = [10 ** (-b / c) if c > 0 else np.inf for b, c in fit.draws[:, 1:3]]
     assert low == pytest.approx(np.quantile(cutoffs, 0.025, method="nearest"))
@@ -267,7 +267,7 @@ def test_the_cutoff_is_given_as_an_interval_of_draws(form):
     truth = 10 ** (-TRUTHS[form]["b"] / TRUTHS[form]["c"])
     assert low < truth < high
     flat = dict(TRUTHS[form], c=-0.001)  # more experts help large models more: no such size
-    without = fit_expert_law(runs_of(form, flat, noise=0.003), form, n_draws=40)
+    without = fit_expert_law(runs_of(form, flat, noise=0.003), form, n_draws=100)
     assert without.cutoff_interval()[1] == np.inf
     assert fit_expert_law(runs_of(form), form, n_draws=0).cutoff_interval() is None
 

@@ -269,6 +269,14 @@ def test_the_interval_of_a_new_run_by_hand(residual):
         assert abs(to(outer) - to(law.value)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_residuals_of_the_sparsity_law_are_of_its_runs():
+    table = joint_runs("sparsity", noise=0.003)
+    fit = fit_expert_law(table, "sparsity", n_draws=0)
+    left = residuals_of(fit, table)
+    assert len(left) == 120
+    assert np.sqrt((left["residual"] ** 2).mean()) == pytest.approx(fit.rmse, rel=1e-6)
+
+
 def test_what_is_in_experts_alone_says_so():
     fit = fit_expert_law(joint_runs("joint"), "joint", n_draws=0)
     assert not fit.of_experts_alone
