@@ -282,7 +282,7 @@ def test_each_command_has_a_help(command, capsys):
 
 
 def test_a_reader_that_has_read_enough_and_another_analysis_in_the_folder_are_no_errors(sweep):
-    """The console script's folder goes before the one that it is started in."""
+    """Console script's folder goes before the one that it is started in."""
     (sweep / "analysis.py").write_text("print('another')")
     run = functools.partial(subprocess.run, cwd=sweep, capture_output=True, text=True, check=False)
     assert run([sys.executable, "-m", "analysis", "--version"]).stdout == "another\n"

@@ -1,4 +1,4 @@
-"""The notebooks run from the first cell to the last, and are stored without their output."""
+"""Notebooks run from the first cell to the last, and are stored without their output."""
 
 import contextlib
 import io
@@ -51,7 +51,7 @@ def read(path):
 
 
 def run(path):
-    """The outputs of every code cell, executed in a kernel of its own."""
+    """Outputs of every code cell, executed in a kernel of its own."""
     from nbclient import NotebookClient
 
     notebook, cells = read(path)
