@@ -13,7 +13,7 @@ from analysis.options import pairs
 def _check(options: Options) -> None:
     if unit := pairs("unit", options.unit).get("loss"):
         raise ValueError(
-            f"--unit loss={unit} is of one column, and adaptation compares losses of several "
+            f"--table unit.loss={unit} is of one column, and adaptation compares losses of several "
             "texts, before and after: give all of them in nats/token"
         )
 

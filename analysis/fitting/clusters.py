@@ -32,8 +32,8 @@ def cluster_codes(groups: ArrayLike, n: int) -> np.ndarray:
     codes = np.asarray(pd.factorize(labels)[0])
     if codes.max() + 1 < _LEAST:
         raise ValueError(
-            f"groups has {codes.max() + 1} values: a bootstrap needs at least {_LEAST}; "
-            "name a column that has more"
+            f"a bootstrap needs {_LEAST} clusters of runs, and there are {codes.max() + 1}; name a "
+            "column that has more values"
         )
     return codes
 

@@ -18,6 +18,7 @@ from analysis.isoflop.flags import Flag
 from analysis.rates.cells import BestRate, best_rates, frame_of
 from analysis.rates.compare import RateForms, compare_forms
 from analysis.rates.curves import METHODS, Method
+from analysis.settings import setting
 from analysis.table.checks import finished, require
 from analysis.table.warned import warned
 
@@ -177,10 +178,12 @@ def _first_known(done: pd.DataFrame, names: Sequence[str]) -> str:
 
 def _check_batch(table: pd.DataFrame, batch: str) -> None:
     if batch not in table:
-        raise ValueError(f"batch={batch!r} is no column; found {', '.join(map(str, table))}")
+        raise ValueError(
+            f"{setting('batch', batch)} is no column; found {', '.join(map(str, table))}"
+        )
     values = pd.to_numeric(finished(table)[batch], errors="coerce").to_numpy(dtype=np.float64)
     if not (np.isfinite(values) & (values > 0)).all():
-        raise ValueError(f"batch={batch!r} has values that are no numbers above 0")
+        raise ValueError(f"{setting('batch', batch)} has values that are no numbers above 0")
 
 
 def _laws(

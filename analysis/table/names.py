@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from analysis.settings import setting
 from analysis.table.units import Unit, split_unit, unit_in_name
 
 ALIASES = {  # what it is called elsewhere -> here; only what can mean nothing else
@@ -148,7 +149,8 @@ def guess_notes(sources: dict[str, Match]) -> list[str]:
     taken = [f"{ours} is {match.name}" for ours, match in sources.items() if match.guessed]
     if not taken:
         return []
-    return [f"by their names: {', '.join(taken)}; columns={{'OURS': 'THEIRS'}} says otherwise"]
+    otherwise = setting("columns", {"OURS": "THEIRS"})
+    return [f"by their names: {', '.join(taken)}; {otherwise} says otherwise"]
 
 
 def _key(name: str) -> str:

@@ -8,7 +8,7 @@ from tests.analysis.test_bad_arguments import FILES, cases, refused, table
 
 CONTRAST = """
 contrast widths.csv --x width -> invalid choice: 'width'
-contrast widths.csv --x n_layers -> contrast needs n_layers: the table has none; load with --column
+contrast widths.csv --x n_layers -> contrast needs n_layers: the table has none; load with --table column
 contrast widths.csv --baseline pkm -> baseline='pkm' has no curve; there are dense, moe
 contrast widths.csv --layer pkm -> layer='pkm' has no curve; there are dense, moe
 contrast widths.csv --layer dense --baseline dense -> no two layers to compare: baseline='dense'
@@ -52,8 +52,8 @@ contrast two_sizes.csv -> do not identify the curvature and best sizes: more siz
 contrast down.csv -> the curves open downwards, so they have no lowest loss: take sizes nearer
 contrast text_loss.csv -> line 3: loss='four' is text; a plain number is wanted
 contrast failed.csv -> no finished run in the table: 1 failed
-contrast nobudget.csv -> say which it is: --column budget=MY_NAME
-contrast two_losses.csv -> loss may be any of loss, smooth loss; say which, e.g. --column loss=loss
+contrast nobudget.csv -> say which it is: --table column.budget=MY_NAME
+contrast two_losses.csv -> loss may be any of loss, smooth loss; say which, e.g. --table column.loss=loss
 """
 
 POWER = """
@@ -77,11 +77,11 @@ power widths.csv --half-width .01 --baseline= -> --baseline is empty; give a val
 power widths.csv --half-width .01 --baseline MOE -> baseline='MOE' has no finished run; the table
 power widths.csv --half-width .01 --where model=dense -> no model has a run of dense's seed at equal
 power widths.csv --half-width .01 --where seed=0 -> no model has two seeds or more beside dense at
-power widths.csv --half-width .01 --where seed=7 -> --where: no run has seed=7; they have 0, 1
-power widths.csv --half-width .01 --where seed=a -> --where: seed='a' is not a number
-power widths.csv --half-width .01 --budgets 1e30 -> --budgets: no run is within 0.01 of 1e+30
-power widths.csv --half-width .01 --column seed=loss -> seed=
-power widths.csv --half-width .01 --unit loss=GFLOP -> loss='GFLOP' is not one of nat, bit
+power widths.csv --half-width .01 --where seed=7 -> no run has seed=7; they have 0, 1
+power widths.csv --half-width .01 --where seed=a -> --where seed=a is not a number
+power widths.csv --half-width .01 --table budgets=1e30 -> no run is within 0.01 of the budgets 1e+30
+power widths.csv --half-width .01 --table column.seed=loss -> seed=
+power widths.csv --half-width .01 --table unit.loss=GFLOP -> loss='GFLOP' is not one of nat, bit
 power one_model.csv --half-width .01 -> no model has a run of dense's seed at equal FLOPs and
 power one_seed.csv --half-width .01 -> no model has two seeds or more beside dense at equal FLOPs
 power apart.csv --half-width .01 -> there are no pairs
@@ -128,7 +128,7 @@ next widths.csv --for N*@1e-300 --budget 1e13 --model moe -> beyond the budgets 
 next nothing --for a --budget 1e13 -> no record.json below nothing; run a sweep first
 next failed.csv --for a --budget 1e13 -> no finished run in the table: 1 failed
 next two_sizes.csv --for a --budget 1e13 --model moe -> no curve to fit: 6 budgets of 2 models
-next nobudget.csv --for a --budget 1e13 -> say which it is: --column budget=MY_NAME
+next nobudget.csv --for a --budget 1e13 -> say which it is: --table column.budget=MY_NAME
 """
 
 CURVES = """
@@ -148,15 +148,15 @@ curves curve.csv --skip nan -> --skip nan must be 0 or more steps
 curves curve.csv --skip 1e9 -> no history has 8 rows after step 1e+09; give longer ones, or skip
 curves curve.csv --delta 0 -> --delta 0 must be above 0
 curves curve.csv --draws 1 -> --draws 1 must be 2 to 100000
-curves curve.csv --unit loss=bit -> --unit is not for curves, which reads steps, losses and rates
-curves curve.csv --budgets 1e12 -> --budgets is not for curves, which reads steps, losses and rates
-curves curve.csv --flops 6nd -> --flops is not for curves, which reads steps, losses and rates
+curves curve.csv --table unit.loss=bit -> --table unit.is not for curves, which reads steps, losses and rates
+curves curve.csv --table budgets=1e12 -> --table budgets=is not for curves, which reads steps, losses and rates
+curves curve.csv --table flops=6nd -> --table flops=is not for curves, which reads steps, losses and rates
 curves curve.csv --where run=zzz -> where: no row has run=zzz
 curves curve.csv --where width=1 -> where: 'width' is no column; found run, step, loss, lr
 curves curve.csv --series width -> series: 'width' is no column; found run, step, loss, lr
-curves curve.csv --column loss=nll -> no column loss; found run, step, loss, lr; say which they are
+curves curve.csv --table column.loss=nll -> no column loss; found run, step, loss, lr; say which they are
 curves good.csv -> no column run or step or lr; found model, budget, n_params
-curves curve_nolr.csv -> no column lr; found run, step, loss; say which they are: --column lr=
+curves curve_nolr.csv -> no column lr; found run, step, loss; say which they are: --table column.lr=
 curves curve_nan.csv -> loss=nan is no finite number; a run that diverged has no law
 curves curve_text.csv -> loss=x is no finite number; a run that diverged has no law
 curves curve_negative.csv -> run a: losses must be above 0

@@ -18,7 +18,7 @@ from tests.analysis.tables import BESIROGLU, surface
 from tests.extending import follow
 
 pytestmark = pytest.mark.usefixtures("few_draws")
-PORIAN = ["--column", "n_params=params", "--column", "n_tokens=tokens"]
+PORIAN = ["--table", "column.n_params=params", "--table", "column.n_tokens=tokens"]
 
 
 def words(text):
@@ -61,7 +61,7 @@ def test_a_brief_isoflop_says_where_there_is_no_minimum(tmp_path, capsys):
     lines = [f"m,1e18,{n},{loss}" for n, loss in ((1e6, 3.0), (2e6, 3.1), (4e6, 3.1), (8e6, 3.0))]
     path = tmp_path / "runs.csv"
     path.write_text("\n".join(["model,budget,n_params,loss", *lines]))
-    assert main(["isoflop", str(path), "--flops", "6nd", "--brief"]) == 0
+    assert main(["isoflop", str(path), "--table", "flops=6nd", "--brief"]) == 0
     row = capsys.readouterr().out.split("\n")[-6:]
     assert any(line.split()[:5] == ["1e+18", "m", "-", "-", "-"] for line in row), row
 
@@ -235,8 +235,8 @@ def test_a_foreign_table_is_mapped_and_its_notes_are_reported(published, capsys,
         (["isoflop", "{here}"], "no record.json below"),
         (["report", "{here}"], "no record.json below"),
         (["experts", "{here}/runs.txt"], "its suffix is not .csv, .tsv or .parquet"),
-        (["isoflop", "{here}/runs.csv", "--column", "loss"], "must be OURS=THEIRS"),
-        (["isoflop", "{here}/runs.csv", "--column", "loss=lost"], "lost"),
+        (["isoflop", "{here}/runs.csv", "--table", "column.loss"], "must be OURS=THEIRS"),
+        (["isoflop", "{here}/runs.csv", "--table", "column.loss=lost"], "lost"),
         (["isoflop", "{here}/runs.csv", "--where", "model"], "must be COLUMN=VALUE[,VALUE]"),
         (["isoflop", "{here}/runs.csv", "--where", "model=moe"], "no run has model=moe"),
         (["experts", "{here}/experts.csv", "--size", "-1"], "--size -1 is no column; found series"),
@@ -275,7 +275,7 @@ def test_each_command_has_a_help(command, capsys):
     assert stop.value.code == 0
     text = words(capsys.readouterr().out)
     assert "a sweep's folder, a CSV or Parquet file" in text
-    assert "--column OURS=THEIRS" in text
+    assert "--table column.OURS=THEIRS" in text
 
 
 def test_another_analysis_in_the_working_folder_does_not_hide_the_console_script(tmp_path):

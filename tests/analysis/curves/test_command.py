@@ -109,7 +109,7 @@ def test_a_sweep_without_histories_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.drop(columns="lr"), "no column lr; found run, step, loss; .*--column lr="),
+        (lambda t: t.drop(columns="lr"), "no column lr; found run, step, loss; .*--table column.lr="),
         (lambda t: t.assign(loss=t["loss"].where(t.index != 7)), "line 9: loss=nan is no finite"),
         (lambda t: t.assign(lr=-t["lr"]), "rates must be 0 or more"),
         (lambda t: t.assign(lr=0.0), "some rates above 0"),
@@ -129,7 +129,7 @@ def test_a_bad_table_is_one_line(table, capsys, change, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--unit", "loss=bit"], "--unit is not for curves"),
+        (["--table", "unit.loss=bit"], "--table unit.is not for curves"),
         (["--predict", "cosine"], "--predict cosine without --steps"),
         (["--predict", "linear"], "--predict 'linear' is not cosine, wsd, constant, and no file"),
         (["--steps", "100"], "--steps 100 is of --predict"),

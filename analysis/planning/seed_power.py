@@ -11,8 +11,8 @@ from analysis import numbers
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.results import Warned
 from analysis.fitting.text import format_status, in_columns, pluralize
-from analysis.power.noise import ALPHA, PairNoise, Pool
-from analysis.power.seeds import detectable, half_width, seeds_planned
+from analysis.planning.half_widths import detectable, half_width, seeds_planned
+from analysis.planning.pair_noise import ALPHA, PairNoise, Pool
 
 SEEDS = tuple(range(2, 13))  # numbers of seeds that tables have
 POWERS = (0.8, 0.9)

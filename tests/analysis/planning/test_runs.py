@@ -11,15 +11,15 @@ from scipy import stats
 
 from analysis import FitError, fit_isoflop, next_runs
 from analysis.__main__ import main
-from analysis.design.arms import arm_of, errors_of
-from analysis.design.choose import NextRuns, half_of
-from analysis.design.steps import Run, ladder_of, new_budgets
-from analysis.design.sweep import experiment_yaml
-from analysis.design.targets import _laws, goal_of, parse_target
+from analysis.planning.arms import arm_of, errors_of
+from analysis.planning.runs import NextRuns, half_of
+from analysis.planning.steps import Run, ladder_of, new_budgets
+from analysis.planning.experiment import experiment_yaml
+from analysis.planning.targets import _laws, goal_of, parse_target
 from analysis.isoflop.slices import EXPONENTS
 from analysis.multiplier.fit import compute_multipliers
 from experiments.records.record import RunRecord
-from tests.analysis.design.simulated import FIRST, draw, measure
+from tests.analysis.planning.simulated_runs import FIRST, draw, measure
 from tests.analysis.isoflop.truths import hoffmann, noisy, runs
 
 BUDGETS = (1e18, 1e19, 1e20)

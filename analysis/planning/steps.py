@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.design.arms import Arm
 from analysis.fitting.intervals import Array
 from analysis.isoflop.shape import SAME
+from analysis.planning.arms import Arm
 from analysis.table.checks import finished
 
 _SETS = (3, 4, 5)  # sizes of a curve at a new budget

@@ -10,10 +10,10 @@ from scipy import integrate, stats
 
 from analysis import FitError, check_table, seed_power
 from analysis.__main__ import main
-from analysis.power.noise import pool_noise
-from analysis.power.pairs import find_blocks
-from analysis.power.seeds import detectable, half_width, seeds_by_stein, seeds_planned
-from tests.analysis.power.simulated import ALIKE, Way, coverage
+from analysis.planning.pair_noise import pool_noise
+from analysis.planning.pairs import find_blocks
+from analysis.planning.half_widths import detectable, half_width, seeds_by_stein, seeds_planned
+from tests.analysis.planning.simulated_seeds import ALIKE, Way, coverage
 
 
 def runs(losses, budget=1e12, n_layers=2, seeds=None, **more):

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.fitting.intervals import Array
-from analysis.power.pairs import Block
+from analysis.planning.pairs import Block
 
 Pool = Literal["all", "model", "budget", "cell"]
 POOLS: tuple[Pool, ...] = ("all", "model", "budget", "cell")  # in the order they are tried

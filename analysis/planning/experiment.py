@@ -7,8 +7,8 @@ from itertools import groupby
 import numpy as np
 
 from analysis import numbers
-from analysis.design.choose import NextRuns
-from analysis.design.steps import Run
+from analysis.planning.runs import NextRuns
+from analysis.planning.steps import Run
 from analysis.table.configs import flattened
 from experiments.records.record import RunRecord
 

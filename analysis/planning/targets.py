@@ -9,9 +9,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from analysis.design.arms import Arm, errors_of
 from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitError
+from analysis.planning.arms import Arm, errors_of
+from analysis.settings import setting
 
 Kind = Literal["N*", "a", "alpha", "multiplier", "difference"]
 FORMS = "N*@FLOPS, a, alpha, multiplier@FLOPS or MODEL-MODEL@FLOPS"
@@ -44,7 +45,7 @@ def parse_target(text: str, models: tuple[str, ...], model: str | None, baseline
             return str(asked)
         if asked is None and len(models) == 1:
             return models[0]
-        said = f"{role}={asked!r} must be" if asked else f"{text!r} needs a model:"
+        said = f"{setting(role, asked)} must be" if asked else f"{text!r} needs a model:"
         raise ValueError(f"{said} one of {', '.join(models) or 'none'}")
 
     def two(one: str, other: str) -> tuple[str, str]:
@@ -66,7 +67,7 @@ def parse_target(text: str, models: tuple[str, ...], model: str | None, baseline
     if found and at:
         pair = two(known(found[1], "model"), known(found[2], "model"))
         return Target(name=text, kind="difference", models=pair, budget=budget)
-    raise ValueError(f"for={text!r} must be {FORMS}")
+    raise ValueError(f"{setting('target', text)} must be {FORMS}")
 
 
 def _flops(text: str, flops: str) -> float:
@@ -75,7 +76,7 @@ def _flops(text: str, flops: str) -> float:
     except ValueError:
         value = float("nan")
     if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"for={text!r}: {flops!r} must be a number of FLOPs above 0")
+        raise ValueError(f"{setting('target', text)}: {flops!r} must be a number of FLOPs above 0")
     return value
 
 

@@ -8,10 +8,11 @@ from analysis.fitting.checks import check_level, positive
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.status import FitError
 from analysis.fitting.text import noise_cautions, pluralize
-from analysis.power.noise import ALPHA, POOLS, ROUNDING, PairNoise, Pool, pool_noise
-from analysis.power.pairs import Block, find_blocks
-from analysis.power.result import PairCell, SeedPower
-from analysis.power.seeds import half_width, seeds_by_stein
+from analysis.planning.half_widths import half_width, seeds_by_stein
+from analysis.planning.pair_noise import ALPHA, POOLS, ROUNDING, PairNoise, Pool, pool_noise
+from analysis.planning.pairs import Block, find_blocks
+from analysis.planning.seed_power import PairCell, SeedPower
+from analysis.settings import setting
 from analysis.table.warned import warned
 
 LEAST = 2  # pairs that a cell needs
@@ -38,12 +39,12 @@ def seed_power(
     numbers are Stein's with these as the pilot.
     Raises ValueError for a bad argument, FitError if no cell has two pairs.
     """
-    positive("half_width", target)
+    positive("target", target)
     check_level(level)
     if pool is not None and pool not in POOLS:
-        raise ValueError(f"pool={pool!r} is not one of {', '.join(POOLS)}")
+        raise ValueError(f"{setting('pool', pool)} is not one of {', '.join(POOLS)}")
     if pilot is not None and pilot < LEAST:
-        raise ValueError(f"pilot={pilot} must be 2 or more: one seed has no scatter")
+        raise ValueError(f"{setting('pilot', pilot)} must be 2 or more: one seed has no scatter")
     blocks = find_blocks(table, baseline)
     kept, left_out = _with_pairs(blocks, baseline)
     if not kept:
@@ -54,8 +55,8 @@ def seed_power(
     most = max(len(b.seeds(m, baseline)) for b in kept for m in b.losses if m != baseline)
     if pilot is not None and pilot > most:
         raise ValueError(
-            f"pilot={pilot} is more than the {most} seeds that a cell has at most: give the number "
-            "that the needed seeds were planned from, or none"
+            f"{setting('pilot', pilot)} is more than the {most} seeds that a cell has at most: "
+            "give the number that the needed seeds were planned from, or none"
         )
     pooled = pool_noise(kept, baseline, pool, pilot)
     cells = [

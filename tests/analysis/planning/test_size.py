@@ -14,7 +14,7 @@ from analysis.experts.fit import fit_expert_law
 from analysis.fitting.status import FitStatus
 from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
-from analysis.planner import plan
+from analysis.planning.size import plan
 from analysis.synthetic import (
     ChinchillaSurface,
     ClarkSurface,

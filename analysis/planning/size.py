@@ -17,6 +17,7 @@ from analysis.flatness import cost_of
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.laws.law import Variables
 from analysis.parametric import ParametricFit
+from analysis.settings import setting
 from analysis.surfaces.compare import SurfaceComparison
 from analysis.surfaces.optimum import FLOPS_PER_PARAM_TOKEN
 
@@ -76,9 +77,9 @@ def plan(
     are not there.
     """
     if not (np.isfinite(budget) and budget > 0):
-        raise ValueError(f"budget={budget!r} must be a finite number of FLOPs above 0")
+        raise ValueError(f"{setting('budget', budget)} must be a finite number of FLOPs above 0")
     if not min_gain > 0:
-        raise ValueError(f"min_gain={min_gain!r} must be above 0 nats per doubling")
+        raise ValueError(f"{setting('min_gain', min_gain)} must be above 0 nats per doubling")
     positive("flops_per_param_token", flops_per_param_token)
     warned = Warnings()
     if isinstance(fit, IsoFLOPFit):
@@ -87,7 +88,7 @@ def plan(
         low, high = next(iter(laws.laws.values())).x_range
     else:
         low, high = (flops_per_param_token * nd for nd in fit.nd_range)
-    factor = times_beyond(f"budget={budget:g}", budget, low, high)
+    factor = times_beyond(setting("budget", budget), budget, low, high)
     if isinstance(fit, IsoFLOPFit):
         for text in fit.of_table:
             warned.add(text)

@@ -10,6 +10,7 @@ from analysis import numbers
 from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitError
 from analysis.fitting.text import join_first
+from analysis.settings import setting
 from analysis.table.checks import finished, require
 
 _SHAPE = ("n_layers", "d_model")  # what a size is, where a table says it
@@ -50,7 +51,8 @@ def find_blocks(table: pd.DataFrame, baseline: str) -> list[Block]:
     names = list(dict.fromkeys(done["series"]))
     if baseline not in names:
         raise ValueError(
-            f"baseline={baseline!r} has no finished run; the table has {join_first(names, 8)}"
+            f"{setting('baseline', baseline)} has no finished run; the table has "
+            f"{join_first(names, 8)}"
         )
     shape = [name for name in _SHAPE if name in done and done[name].notna().all()]
     by = ["budget", *(shape or ["n_params"])]

@@ -14,9 +14,6 @@ import numpy as np
 import pandas as pd
 
 from analysis import numbers
-from analysis.design.arms import Arm, arm_of
-from analysis.design.steps import Ladder, Run, ladder_of, new_budgets, options, reach_of
-from analysis.design.targets import Goal, Target, goal_of, parse_target
 from analysis.fitting.checks import check_level, positive, times_beyond
 from analysis.fitting.power_law import FrontierFit
 from analysis.fitting.results import Warned
@@ -27,7 +24,11 @@ from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.offsets import at_budgets
 from analysis.multiplier.fit import compute_multipliers
 from analysis.multiplier.result import ComputeMultipliers
+from analysis.planning.arms import Arm, arm_of
+from analysis.planning.steps import Ladder, Run, ladder_of, new_budgets, options, reach_of
+from analysis.planning.targets import Goal, Target, goal_of, parse_target
 from analysis.progress import Say, silent
+from analysis.settings import setting
 from analysis.table.load import finished
 from analysis.table.warned import warned
 
@@ -136,7 +137,9 @@ def next_runs(
     asked = parse_target(target, names, model, baseline)  # before the fit, which takes seconds
     known = done["budget"].dropna().to_numpy(dtype=np.float64)
     if np.isfinite(asked.budget) and known.size:
-        times_beyond(f"for={target!r}", asked.budget, float(known.min()), float(known.max()))
+        times_beyond(
+            setting("target", target), asked.budget, float(known.min()), float(known.max())
+        )
     fit = fit_isoflop(table, x)
     names = tuple(dict.fromkeys(c.model for c in fit.curves if c.inside))
     asked = parse_target(target, names, model, baseline)

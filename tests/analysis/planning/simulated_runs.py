@@ -1,6 +1,6 @@
 """The table of docs/analysis.md: what the chosen runs give, beside the whole grid once more.
 
-    python -m tests.analysis.design.simulated 14 60000 multiplier@1e20 p-m@1e20
+    python -m tests.analysis.planning.simulated_runs 14 60000 multiplier@1e20 p-m@1e20
 
 Draws, the first one's seed, and targets (all).
 
@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis.contrast.compute import contrast
-from analysis.design.choose import next_runs
+from analysis.planning.runs import next_runs
 from analysis.fits import multipliers_of
 from analysis.fitting.power_law import FrontierFit, PowerLaw
 from analysis.isoflop.fit import fit_isoflop

@@ -1,6 +1,6 @@
 """The table of docs/analysis.md: coverage of intervals whose number of seeds was not fixed.
 
-    python -m tests.analysis.power.simulated 2000
+    python -m tests.analysis.planning.simulated_seeds 2000
 
 Losses are normal. Each cell begins with three seeds, by which it is chosen how noise is pooled, and
 stops at its half-width.
@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from analysis.power.noise import Pool, pool_noise
-from analysis.power.pairs import Block
-from analysis.power.seeds import half_width, seeds_by_stein
+from analysis.planning.pair_noise import Pool, pool_noise
+from analysis.planning.pairs import Block
+from analysis.planning.half_widths import half_width, seeds_by_stein
 
 FIRST = 10_000  # seed; the method was found on others
 PILOT = 3
