@@ -232,7 +232,7 @@ SHARED = f"""
 # Settings of --table, each a field of the options once they are checked
 _NESTED = ("column", "unit")  # these are NAME.COLUMN=VALUE
 _OF_TABLES = (*_NESTED, "separator", "budgets", "budget_tolerance", "flops")
-_ARGUMENTS = {"columns": "column", "units": "unit"}  # of load_table -> of --table
+_TYPED = {"columns": "column", "units": "unit", "groups": "cluster"}  # arguments -> as typed
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -351,7 +351,7 @@ def pairs(option: str, given: Sequence[str]) -> dict[str, str]:
 
 def as_option(declared: Iterable[Option], name: str, value: object) -> str:
     """A setting as it is typed, e.g. "--series a,b"; name: the argument's, as in Python."""
-    name = _ARGUMENTS.get(name, name)
+    name = _TYPED.get(name, name)
     if name in _OF_TABLES:
         if isinstance(value, Mapping):
             return " ".join(f"--table {name}.{ours}={_word(its)}" for ours, its in value.items())
@@ -369,4 +369,4 @@ def _after(mark: str, value: object) -> str:
 def _word(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(_word, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else shlex.quote(str(value))
+    return f"{value:g}".replace("e+", "e") if isinstance(value, float) else shlex.quote(str(value))

@@ -9,7 +9,7 @@ NOT_SAID = object()  # a value that a message leaves open
 
 
 def _in_python(name: str, value: object) -> str:
-    return f"{name}=" if value is NOT_SAID else f"{name}={value!r}"
+    return name if value is NOT_SAID else f"{name}={value!r}"
 
 
 _named: ContextVar[Named] = ContextVar("how a message names a setting", default=_in_python)

@@ -131,7 +131,8 @@ def _runs(options: Options, table: pd.DataFrame) -> Output:
 
 def _seeds(options: Options, table: pd.DataFrame) -> Output:
     at = at_budgets(table)
-    found = seed_power(at.table, target=options.half_width, **given(options, seed_power))
+    how = {**given(options, seed_power), "target": options.half_width}
+    found = seed_power(at.table, **how)
     return Output.of(found, at.how)
 
 

@@ -113,12 +113,11 @@ def histories_of_table(
     for name, values in (where or {}).items():
         if name not in frame:
             raise ValueError(
-                f"{setting('where', {name: list(values)})}: there is no such column; found "
-                f"{', '.join(map(str, frame))}"
+                f"{setting('where')}: {name!r} is no column; found {', '.join(map(str, frame))}"
             )
         frame = frame[frame[name].astype(str).isin(list(values))]
         if frame.empty:
-            raise ValueError(f"no row has {setting('where', {name: list(values)})}")
+            raise ValueError(f"{setting('where')}: no row has {name}={','.join(values)}")
     given = {name: (columns or {}).get(name, name) for name in (*COLUMNS, "series")}
     absent = [name for name in COLUMNS if given[name] not in frame]
     if absent:
@@ -135,7 +134,7 @@ def histories_of_table(
     for name in named:
         if name not in frame:
             raise ValueError(
-                f"{setting('series', [name])} is no column; found {', '.join(map(str, frame))}"
+                f"{setting('series')}: {name!r} is no column; found {', '.join(map(str, frame))}"
             )
     label = frame[named].astype(str).agg(" ".join, axis=1) if named else "all"
     frame = frame.assign(_series=label)

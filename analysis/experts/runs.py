@@ -194,7 +194,9 @@ def _the_model(done: pd.DataFrame, model: str | None, baseline: str | None) -> s
     with_experts = set(done.loc[done["n_experts"].notna(), "model"]) - {baseline}
     if len(with_experts) != 1:
         have = ", ".join(sorted(with_experts)) or "none"
-        raise ValueError(f"models with experts: {have}; choose one with {setting('model')}")
+        raise ValueError(
+            f"models with experts: {have}; choose one with {setting('model', 'MODEL')}"
+        )
     return with_experts.pop()
 
 

@@ -107,7 +107,7 @@ def _nearest(
         )
     if counted.isna().all():
         raise ValueError(
-            f"{setting('budgets', list(budgets))}: the table has no budget; "
+            f"{setting('budgets')}: the table has no budget; "
             f"{setting('columns', {'budget': 'MY_NAME'})} names it"
         )
     off = np.abs(counted.to_numpy()[:, None] / named - 1)
@@ -118,8 +118,8 @@ def _nearest(
     if empty:
         have = sorted(counted.dropna().unique())
         raise ValueError(
-            f"no run is within {tolerance:.3g} of the budgets {', '.join(empty)}; they have "
-            f"{join_first([f'{value:.4g}' for value in have], 12)}; "
+            f"{setting('budgets')}: no run is within {tolerance:.3g} of {', '.join(empty)}; they "
+            f"have {join_first([f'{value:.4g}' for value in have], 12)}; "
             f"{setting('budget_tolerance', 0.05)} takes runs from further off"
         )
     joined = pd.Series(np.where(within, named[at], np.nan), index=counted.index)

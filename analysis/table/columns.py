@@ -101,12 +101,10 @@ def pick_columns(
     chosen = dict(columns or {})
     for name, given in chosen.items():
         if name not in COLUMNS:
-            raise ValueError(
-                f"{setting('columns', {name: given})} is of no column of ours: {', '.join(COLUMNS)}"
-            )
+            raise ValueError(f"{setting('columns')}: {name!r} is not one of {', '.join(COLUMNS)}")
         if given not in frame:
             raise ValueError(
-                f"{setting('columns', {name: given})} is not there; found {_listed(frame)}"
+                f"{setting('columns')}: {name}={given!r} is not there; found {_listed(frame)}"
             )
     sources = _sources(frame, chosen, needs, notes)
     if "loss" in chosen and _usual_loss(frame) not in (None, chosen["loss"]):
@@ -197,7 +195,7 @@ def _units_of(
     for name in given:
         if name not in sources:
             raise ValueError(
-                f"{setting('units', {name: given[name].name})}: there is no {name}; "
+                f"{setting('units')}: there is no {name}; "
                 f"{setting('columns', {name: 'MY_NAME'})} names it"
             )
     of_names = {name: match.unit for name, match in sources.items() if match.unit is not None}

@@ -30,7 +30,7 @@ def parse_separator(text: str) -> str:
     mark = SEPARATORS.get(text, "\t" if text == "\\t" else text)
     if len(mark) != 1 or mark.isalnum() or mark in "\"'\n\r.-+":
         names = ", ".join(SEPARATORS)
-        raise ValueError(f"{setting('separator', text)} is none: {names}, or one mark")
+        raise ValueError(f"{setting('separator')} {text!r} is none: {names}, or one mark")
     return mark
 
 

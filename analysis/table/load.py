@@ -100,8 +100,7 @@ def rows_with(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.Dat
         name = column_of(table, given)
         if name not in table:
             raise ValueError(
-                f"{setting('where', {given: list(values)})}: there is no such column; found "
-                f"{', '.join(map(str, table))}"
+                f"{setting('where')}: {name!r} is no column; found {', '.join(map(str, table))}"
             )
         column = table[name]
         keep = pd.Series(False, index=table.index)
@@ -110,7 +109,8 @@ def rows_with(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.Dat
             if not has.any():
                 have = sorted({"" if pd.isna(v) else f"{v}" for v in column})
                 raise ValueError(
-                    f"no run has {name}={value}; they have {join_first(have, _LISTED)}"
+                    f"{setting('where')}: no run has {name}={value}; they have "
+                    f"{join_first(have, _LISTED)}"
                 )
             keep |= has
         table = table[keep]
@@ -129,9 +129,7 @@ def has_value(column: pd.Series, value: str) -> pd.Series:
     try:
         number = float(value)
     except ValueError:
-        raise ValueError(
-            f"{setting('where', {str(column.name): [value]})} is not a number"
-        ) from None
+        raise ValueError(f"{setting('where')}: {column.name}={value!r} is not a number") from None
     return (column.astype("float64") == number).fillna(False)
 
 

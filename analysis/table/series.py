@@ -41,7 +41,7 @@ def named_by(table: pd.DataFrame, frame: pd.DataFrame, names: Sequence[str]) -> 
         name = column_of(table, given)
         if name not in frame and name not in table:
             found = join_first([str(column) for column in table], 40)
-            raise ValueError(f"{setting('series', [name])} is no column; found {found}")
+            raise ValueError(f"{setting('series')}: {name!r} is no column; found {found}")
         values = (frame if name in frame else table)[name].loc[table.index]
         if name.endswith("_target_"):
             values = _class_names(values)

@@ -40,7 +40,7 @@ def read_source(path: str | Path, separator: str | None = None) -> Source:
     path = Path(path)
     if separator is not None and (path.is_dir() or path.suffix.lower() == ".parquet"):
         raise ValueError(
-            f"{setting('separator', separator)} is of a CSV, and {path} is none; leave it out"
+            f"{setting('separator')} {separator!r} is of a CSV, and {path} is none; leave it out"
         )
     if path.is_dir():
         return _read_records(path)

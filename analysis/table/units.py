@@ -76,8 +76,7 @@ def parse_unit(column: str, text: str) -> Unit:
     """
     if column not in COLUMNS_WITH_UNITS:
         raise ValueError(
-            f"{setting('units', {column: text})} is of no column with units: "
-            f"{', '.join(COLUMNS_WITH_UNITS)}"
+            f"{setting('units')}: {column!r} is not one of {', '.join(COLUMNS_WITH_UNITS)}"
         )
     found = _known(column, text)
     if found is None:
@@ -88,7 +87,7 @@ def parse_unit(column: str, text: str) -> Unit:
         if not 0 < factor < float("inf"):
             known = ", ".join(_units_of(column))
             raise ValueError(
-                f"{setting('units', {column: text})} is not one of {known}, or a factor above 0"
+                f"{setting('units')}: {column}={text!r} is not one of {known}, or a factor above 0"
             )
         found = _times(text, factor)
     return found

@@ -176,31 +176,31 @@ isoflop good.csv --noise 0 -> --noise 0 must be a finite number of nats above 0
 isoflop good.csv --noise=-1 -> --noise -1 must be a finite number of nats above 0
 isoflop good.csv --noise nan -> --noise nan must be a finite number of nats above 0
 isoflop good.csv --noise inf -> --noise inf must be a finite number of nats above 0
-isoflop good.csv --table column.loss -> --table column.loss must be column.OURS=THEIRS, unit.OURS=UNIT
-isoflop good.csv --table column.=loss -> --table column.=loss must be column.OURS=THEIRS, unit.OURS=UNIT
-isoflop good.csv --table column.loss= -> --table column.loss= must be column.OURS=THEIRS, unit.OURS=UNIT
-isoflop good.csv --table column.width=loss -> --table column.width=loss is of no column of ours: series, model
-isoflop good.csv --table column.loss=width -> --table column.loss=width is not there; found model
-isoflop good.csv --table column.loss=a --table column.loss=b -> --table column.loss is given twice; give one
-isoflop good.csv --table unit.budget -> --table unit.budget must be column.OURS=THEIRS, unit.OURS=UNIT
-isoflop good.csv --table unit.budget=GFLAP -> --table unit.budget=GFLAP is not one of FLOP, kFLOP, MFLOP
-isoflop good.csv --table unit.budget=0 -> --table unit.budget=0 is not one of FLOP
-isoflop good.csv --table unit.loss=GFLOP -> --table unit.loss=GFLOP is not one of nat, bit, nat/byte
-isoflop good.csv --table unit.seed=M -> --table unit.seed=M is of no column with units: budget, n_params
-isoflop good.csv --table unit.budget=M --table unit.budget=k -> --table unit.budget is given twice; give one
-isoflop good.csv --table unit.flops_per_token=GFLOP -> --table unit.flops_per_token=GFLOP: there is no flops_per_token; --table
+isoflop good.csv --table column.loss -> --table column.loss must be column.OURS=THEIRS,
+isoflop good.csv --table column.=loss -> --table column.=loss must be column.OURS=THEIRS,
+isoflop good.csv --table column.loss= -> --table column.loss= must be column.OURS=THEIRS,
+isoflop good.csv --table column.width=loss -> --table column: 'width' is not one of series, model
+isoflop good.csv --table column.loss=width -> --table column: loss='width' is not there; found model
+isoflop good.csv --table column.loss=a --table column.loss=b -> --table column.loss is given twice;
+isoflop good.csv --table unit.budget -> --table unit.budget must be column.OURS=THEIRS,
+isoflop good.csv --table unit.budget=GFLAP -> --table unit: budget='GFLAP' is not one of FLOP,
+isoflop good.csv --table unit.budget=0 -> --table unit: budget='0' is not one of FLOP
+isoflop good.csv --table unit.loss=GFLOP -> --table unit: loss='GFLOP' is not one of nat, bit,
+isoflop good.csv --table unit.seed=M -> --table unit: 'seed' is not one of budget, n_params
+isoflop good.csv --table unit.budget=M --table unit.budget=k -> --table unit.budget is given twice;
+isoflop good.csv --table unit.flops_per_token=GFLOP -> --table unit: there is no flops_per_token;
 isoflop good.csv --series= -> --series is empty
 isoflop good.csv --series model, -> --series 'model,' must be COLUMN[,COLUMN], each once, or none
-isoflop good.csv --series width -> --series width is no column; found series, model
+isoflop good.csv --series width -> --series: 'width' is no column; found series, model
 isoflop good.csv --series seed --table column.series=seed -> both name the series; give one
 experts good.csv --series seed -> --series is not for experts, which compares models; --table
-isoflop nothing --table separator=tab -> --table separator=tab is of a CSV, and nothing is none; leave it out
-isoflop good.csv --table separator=,, -> --table separator=,, is none: comma, semicolon, tab, pipe, or
+isoflop nothing --table separator=tab -> --table separator 'tab' is of a CSV, and nothing is none;
+isoflop good.csv --table separator=,, -> --table separator ',,' is none: comma, semicolon, tab,
 isoflop good.csv --where model -> --where 'model' must be COLUMN=VALUE[,VALUE]
 isoflop good.csv --where model=a --where model=b -> --where model is given twice; give model=a,b
-isoflop good.csv --where model=pkm -> no run has model=pkm; they have dense, moe
-isoflop good.csv --where width=1 -> --where width=1: there is no such column; found series, model
-isoflop good.csv --where budget=much -> --where budget=much is not a number
+isoflop good.csv --where model=pkm -> --where: no run has model=pkm; they have dense, moe
+isoflop good.csv --where width=1 -> --where: 'width' is no column; found series, model
+isoflop good.csv --where budget=much -> --where: budget='much' is not a number
 parametric good.csv --draws 0 -> --draws 0 must be 2 to 100000
 parametric good.csv --draws 1 -> --draws 1 must be 2 to 100000
 parametric good.csv --draws=-5 -> --draws -5 must be 2 to 100000
@@ -235,16 +235,16 @@ isoflop good.csv --table budget=1 -> --table budget=1 must be column.OURS=THEIRS
 plan good.csv -> --budget is required by what size, tokens and experts a budget should buy
 plan good.csv --for a -> --budget is required by which runs would narrow an interval most per FLOP
 plan good.csv --for a --half-width 1 -> --for and --half-width ask two questions; give one of them
-plan good.csv --half-width .01 --budget 1e13 -> --budget is not for a plan of seeds, which reads pairs
+plan good.csv --half-width .01 --budget 1e13 -> --budget is not for a plan of seeds, which reads
 plan good.csv --budget 1e13 --pilot 3 -> --pilot is of how many seeds differences between models
 plan good.csv --for a --budget 1e13 --form joint -> --form is of what size, tokens and experts
 plan good.csv --for a --budget 1e13 --x n_tokens -> --x n_tokens is of a plan by isoFLOP curves
-plan good.csv --budget 1e13 --out x -> --out is not for a plan of size, which reads a budget and prints
+plan good.csv --budget 1e13 --out x -> --out is not for a plan of size, which reads a budget and
 plan good.csv --budget 1e13 --method surfaces --n-nearest 3 -> --n-nearest is of isoFLOP curves
 plan good.csv --budget 0 -> --budget 0 must be a finite number of FLOPs above 0
 plan good.csv --budget=-1 -> --budget -1 must be a finite number of FLOPs above 0
 plan good.csv --budget nan -> --budget nan must be a finite number of FLOPs above 0
-plan good.csv --budget 1e300 -> --budget 1e+300 is 6.25e+286 times beyond the budgets
+plan good.csv --budget 1e300 -> --budget 1e300 is 6.25e+286 times beyond the budgets
 plan good.csv --budget 1e-290 -> --budget 1e-290 is 1e+302 times beyond the budgets
 plan good.csv --budget 1e-310 -> --budget 1e-310 is inf times beyond the budgets
 plan good.csv --budget 1e13 --model pkm -> must name one whose laws were fitted: dense, moe
@@ -284,12 +284,12 @@ isoflop noloss.csv -> no column loss; found model, budget, n_params, n_tokens, n
 isoflop noloss.csv -> say which it is: --table column.loss=MY_NAME
 isoflop nosize.csv -> say which it is: --table column.n_params=MY_NAME
 isoflop nothing.csv -> no column loss, budget, n_params or n_active_params; found size, cost, nll
-isoflop nothing.csv -> --table column.loss=MY_NAME --table column.budget=MY_NAME --table column.n_params=MY_NAME
-isoflop nothing.csv --x n_tokens -> --table column.loss=MY_NAME --table column.n_params=MY_NAME --table column.budget
-plan nothing.csv --budget 1e13 -> --table column.loss=MY_NAME --table column.budget=MY_NAME --table column.n_params
-parametric nothing.csv -> --table column.loss=MY_NAME --table column.n_params=MY_NAME --table column.n_tokens=MY_NAME
-report nothing.csv -> say which they are: --table column.loss=MY_NAME --table column.n_params=MY_NAME
-isoflop nobudget.csv -> say which it is: --table column.budget=MY_NAME, or budget by --table flops=6nd
+isoflop nothing.csv -> --table column.loss=MY_NAME --table column.budget=MY_NAME --table
+isoflop nothing.csv --x n_tokens -> --table column.loss=MY_NAME --table column.n_params=MY_NAME
+plan nothing.csv --budget 1e13 -> --table column.loss=MY_NAME --table column.budget=MY_NAME --table
+parametric nothing.csv -> --table column.loss=MY_NAME --table column.n_params=MY_NAME --table
+report nothing.csv -> say which they are: --table column.loss=MY_NAME --table
+isoflop nobudget.csv -> say which it is: --table column.budget=MY_NAME, or budget by --table
 isoflop losses.csv -> say which, e.g. --table column.loss=val_loss
 isoflop bad.parquet -> bad.parquet
 isoflop text_loss.csv -> line 3: loss='four' is text; a plain number is wanted
@@ -324,8 +324,8 @@ isoflop torn -> 1 of 1 records are damaged: torn/a/record.json (not a run record
 isoflop deep -> 1 of 1 records are damaged: deep/a/record.json (not a run record
 isoflop nothing -> no record.json below nothing
 isoflop names.csv -> if a model's name is of one run, --series none makes all runs one curve
-isoflop counted.csv -> --table budgets=6e18,1e19 or --table budget_tolerance=0.05 joins those that are one
-isoflop good.csv --table budget_tolerance=0.5 -> --table budget_tolerance=0.5 must be 0 or more, and below 0.5
+isoflop counted.csv -> --table budgets=6e18,1e19 or --table budget_tolerance=0.05 joins those that
+isoflop good.csv --table budget_tolerance=0.5 -> --table budget_tolerance=0.5 must be 0 or more, and
 plan good.csv --budget 1e13 --unique-tokens 1e9 -> --unique-tokens is of --method surfaces; give
 plan good.csv --budget 1e13 --method surfaces --x n_tokens -> --method surfaces plans a size
 plan good.csv --budget 1e13 --size -1 -> --size is of a law of experts; give --form, or leave
@@ -339,7 +339,7 @@ rates good.csv --baseline dense -> --baseline dense is of the differences of --u
 rates good.csv --noise 0 -> --noise 0 must be a finite number of nats above 0
 flatness good.csv --within 0 -> --within 0 must be a number of nats above 0, or of percents
 flatness good.csv --within 100% -> --within 100% must be a number of nats above 0, or of percents
-isoflop good.csv --table budgets=1e30 -> no run is within 0.01 of the budgets 1e+30; they have
+isoflop good.csv --table budgets=1e30 -> --table budgets: no run is within 0.01 of 1e+30; they have
 isoflop one.csv -> no curve to fit: dense at C=6e+12: 1 size, and a curve needs 3
 isoflop two.csv -> no curve to fit: dense at C=6e+12: 2 sizes, and a curve needs 3
 parametric one.csv -> no model could be fitted: dense: 1 distinct

@@ -11,7 +11,6 @@ import pytest
 
 from analysis import commands
 from analysis.__main__ import main
-from analysis.options import as_typed
 from analysis.parser import find_commands
 from tests.analysis.expert_laws import joint_runs
 from tests.analysis.tables import BESIROGLU, surface
@@ -191,7 +190,7 @@ def test_surfaces_and_influence_of_a_table(tmp_path, capsys):
     assert "depends on most" not in capsys.readouterr().out
     planned = table.assign(budget=6.2 * table["n_params"] * table["n_tokens"], epochs=2.0)
     planned.to_csv(path, index=False)
-    how = ["plan", str(path), "--budget", "1e23", "--surfaces", "--unique-tokens", "1e13"]
+    how = ["plan", str(path), "--budget", "1e23", "--method", "surfaces", "--unique-tokens", "1e13"]
     assert main(how) == 0
     text = capsys.readouterr().out
     assert "note: dense: C = 6.2 ND, 1e+13 unique tokens; by" in text
@@ -255,10 +254,6 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, arguments, message):
     assert err.count("\n") == 1
 
 
-def test_too_few_clusters_are_told_by_the_option():
-    assert as_typed("groups has 1 values: a bootstrap") == "--cluster has 1 values: a bootstrap"
-
-
 def test_each_file_of_commands_is_a_command():
     files = Path(commands.__path__[0]).glob("[!_]*.py")
     assert list(find_commands()) == sorted(path.stem for path in files)
@@ -275,7 +270,7 @@ def test_each_command_has_a_help(command, capsys):
     assert stop.value.code == 0
     text = words(capsys.readouterr().out)
     assert "a sweep's folder, a CSV or Parquet file" in text
-    assert "--table column.OURS=THEIRS" in text
+    assert "--table SETTING=VALUE how a foreign table is read" in text
 
 
 def test_another_analysis_in_the_working_folder_does_not_hide_the_console_script(tmp_path):

@@ -82,7 +82,8 @@ def test_a_table_is_fitted_as_it_is(tmp_path, capsys, make, per_byte):
     path = write(tmp_path / "runs.csv", make)
     ours = {"budget": "C", "n_params": "N", "n_tokens": "D", "loss": "L"}
     plain = write(tmp_path / "plain.csv", lambda *row: dict(zip("CNDL", row, strict=True)))
-    given = [word for name, theirs in ours.items() for word in ("--table", f"column.{name}={theirs}")]
+    told = [f"column.{name}={theirs}" for name, theirs in ours.items()]
+    given = [word for one in told for word in ("--table", one)]
     minima = []
     for words in ([path], [plain, *given]):
         assert main(["isoflop", *words, "--json"]) == 0
@@ -219,7 +220,7 @@ def test_units_and_separators_that_are_given(tmp_path, capsys):
     assert main(["isoflop", str(path)]) == 2
     assert "mixed units?" in capsys.readouterr().err
     units = ("budget=GFLOP", "n_params=M", "n_tokens=B", "loss=bit")
-    words = [word for unit in units for word in ("--unit", unit)]
+    words = [word for unit in units for word in ("--table", f"unit.{unit}")]
     assert main(["isoflop", str(path), *words, "--table", "separator=semicolon", "--json"]) == 0
     curves = json.loads(capsys.readouterr().out)["curves"]
     assert [c["budget"] for c in curves] == list(BUDGETS)
@@ -249,7 +250,8 @@ def test_step_law_loads_by_alias_and_names_the_batch(published, tmp_path, capsys
     assert main(["parametric", str(path), "--draws", "20", "--out", str(tmp_path)]) == 0
     assert "model (lowest over bs)\n" in capsys.readouterr().out
     assert main(["isoflop", str(path), "--out", str(tmp_path)]) == 2
-    assert "--table column.budget=MY_NAME, or budget by --table flops=6nd" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--table column.budget=MY_NAME, or budget by --table flops=6nd" in error
 
 
 def test_clarks_routers_are_not_merged_in_silence(published):

@@ -18,10 +18,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis.contrast.compute import contrast
-from analysis.planning.runs import next_runs
 from analysis.fits import multipliers_of
 from analysis.fitting.power_law import FrontierFit, PowerLaw
 from analysis.isoflop.fit import fit_isoflop
+from analysis.planning.runs import next_runs
 from analysis.table.load import check_table
 from tests.analysis.isoflop.truths import hoffmann, noisy, optimum, runs
 from tests.analysis.tables import HOFFMANN

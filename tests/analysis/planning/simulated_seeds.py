@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from analysis.planning.half_widths import half_width, seeds_by_stein
 from analysis.planning.pair_noise import Pool, pool_noise
 from analysis.planning.pairs import Block
-from analysis.planning.half_widths import half_width, seeds_by_stein
 
 FIRST = 10_000  # seed; the method was found on others
 PILOT = 3

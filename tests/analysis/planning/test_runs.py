@@ -11,16 +11,16 @@ from scipy import stats
 
 from analysis import FitError, fit_isoflop, next_runs
 from analysis.__main__ import main
-from analysis.planning.arms import arm_of, errors_of
-from analysis.planning.runs import NextRuns, half_of
-from analysis.planning.steps import Run, ladder_of, new_budgets
-from analysis.planning.experiment import experiment_yaml
-from analysis.planning.targets import _laws, goal_of, parse_target
 from analysis.isoflop.slices import EXPONENTS
 from analysis.multiplier.fit import compute_multipliers
+from analysis.planning.arms import arm_of, errors_of
+from analysis.planning.experiment import experiment_yaml
+from analysis.planning.runs import NextRuns, half_of
+from analysis.planning.steps import Run, ladder_of, new_budgets
+from analysis.planning.targets import _laws, goal_of, parse_target
 from experiments.records.record import RunRecord
-from tests.analysis.planning.simulated_runs import FIRST, draw, measure
 from tests.analysis.isoflop.truths import hoffmann, noisy, runs
+from tests.analysis.planning.simulated_runs import FIRST, draw, measure
 
 BUDGETS = (1e18, 1e19, 1e20)
 
@@ -325,7 +325,7 @@ def test_what_can_t_be_is_one_line(table):
 def test_the_command_prints_a_table(table, tmp_path, capsys):
     path = tmp_path / "runs.csv"
     table.to_csv(path, index=False)
-    words = ["next", str(path), "--for", "N*@1e20", "--budget", "2e20", "--model", "m"]
+    words = ["plan", str(path), "--for", "N*@1e20", "--budget", "2e20", "--model", "m"]
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["half"]) == len(found["runs"]) + 1

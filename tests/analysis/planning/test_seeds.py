@@ -10,9 +10,9 @@ from scipy import integrate, stats
 
 from analysis import FitError, check_table, seed_power
 from analysis.__main__ import main
+from analysis.planning.half_widths import detectable, half_width, seeds_by_stein, seeds_planned
 from analysis.planning.pair_noise import pool_noise
 from analysis.planning.pairs import find_blocks
-from analysis.planning.half_widths import detectable, half_width, seeds_by_stein, seeds_planned
 from tests.analysis.planning.simulated_seeds import ALIKE, Way, coverage
 
 
@@ -217,16 +217,16 @@ def test_coverage_at_the_stop_over_many_draws():
 def test_the_command_prints_seeds_powers_and_cells(two, tmp_path, capsys):
     path = tmp_path / "runs.csv"
     two.to_csv(path, index=False)
-    assert main(["power", str(path), "--half-width", "0.015", "--json"]) == 0
+    assert main(["plan", str(path), "--half-width", "0.015", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["pool"], found["left_out"], len(found["cells"])) == ("all", 2, 4)
     assert len(found["by_seeds"]) == 11
-    assert main(["power", str(path), "--half-width", "0.015", "--level", "0.9"]) == 0
+    assert main(["plan", str(path), "--half-width", "0.015", "--level", "0.9"]) == 0
     text = capsys.readouterr().out
     assert "90% intervals" in text
     assert "2 cells with one pair left out" in text
     with pytest.raises(SystemExit):
-        main(["power", "--help"])
+        main(["plan", "--help"])
     help_ = " ".join(capsys.readouterr().out.split())
     assert "never by the sign of its difference" in help_
 
