@@ -1,1 +1,1 @@
-"""The runs that shrink a named interval most per FLOP, before they are run."""
+"""What to run next: of what size (size), which runs (runs), how many seeds (seeds)."""
