@@ -9,6 +9,7 @@ counts once.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
@@ -18,6 +19,7 @@ from scipy import stats
 from analysis.fitting.intervals import Array
 from analysis.planning.pairs import Block
 
+Cell = tuple[str, int]  # a model, and the position of its block
 Pool = Literal["all", "model", "budget", "cell"]
 POOLS: tuple[Pool, ...] = ("all", "model", "budget", "cell")  # in the order they are tried
 ALPHA = 0.1  # of the test of equal variances: high, for the cells have few seeds to show it with
@@ -56,7 +58,48 @@ class Pooled:
 
     pool: Pool
     chances: dict[Pool, float]
-    noises: dict[tuple[str, int], PairNoise]
+    noises: dict[Cell, PairNoise]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Layout:
+    """The pairs that tell the noise: of each cell the `first` seeds, or all where it is None.
+
+    A cell is a model and the position of its block.
+    """
+
+    blocks: Sequence[Block]
+    baseline: str
+    first: int | None
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        return [
+            (name, i)
+            for i, block in enumerate(self.blocks)
+            for name in block.losses
+            if name != self.baseline and self.seeds((name, i))
+        ]
+
+    def seeds(self, cell: Cell) -> list[int]:
+        return self.blocks[cell[1]].seeds(cell[0], self.baseline)[: self.first]
+
+    def differences(self, cell: Cell) -> Array:
+        return self.blocks[cell[1]].differences(cell[0], self.baseline, self.first)
+
+    def groups(self, pool: Pool) -> dict[str, list[Cell]]:
+        """Name -> the cells that share a noise."""
+        found: dict[str, list[Cell]] = {}
+        for name, i in self.cells:
+            at = f"{self.blocks[i].budget:.3g}"
+            group = {
+                "all": "all cells",
+                "model": name,
+                "budget": f"C={at}",
+                "cell": f"{name} C={at} {self.blocks[i].size}",
+            }[pool]
+            found.setdefault(group, []).append((name, i))
+        return found
 
 
 def pool_noise(
@@ -65,71 +108,39 @@ def pool_noise(
     """The noise of every cell. pool: how; by default the first of POOLS whose test of equal
     variances does not reject at ALPHA. first: only so many seeds of each cell, the lowest ones.
     """
-    cells = [
-        (name, i)
-        for i, block in enumerate(blocks)
-        for name in block.losses
-        if name != baseline and block.seeds(name, baseline)
-    ]
+    layout = _Layout(blocks=blocks, baseline=baseline, first=first)
     chances: dict[Pool, float] = {}
     for tried in POOLS[:-1] if pool is None else ():
-        chances[tried] = _chance(blocks, baseline, cells, tried, first)
+        chances[tried] = _chance(layout, tried)
         if not chances[tried] < ALPHA:
             pool = tried
             break
     pool = pool or "cell"
-    noises: dict[tuple[str, int], PairNoise] = {}
-    for name, members in _groups(blocks, cells, pool).items():
-        noise = _noise(blocks, baseline, members, name, pool, first)
-        noises |= dict.fromkeys(members, noise)
-    return Pooled(pool=pool, chances=chances, noises={cell: noises[cell] for cell in cells})
+    noises: dict[Cell, PairNoise] = {}
+    for name, members in layout.groups(pool).items():
+        noises |= dict.fromkeys(members, _noise(layout, members, name))
+    return Pooled(pool=pool, chances=chances, noises={cell: noises[cell] for cell in layout.cells})
 
 
-def _groups(
-    blocks: Sequence[Block], cells: Sequence[tuple[str, int]], pool: Pool
-) -> dict[str, list[tuple[str, int]]]:
-    """Name -> the cells that share a noise."""
-    found: dict[str, list[tuple[str, int]]] = {}
-    for name, i in cells:
-        at = f"{blocks[i].budget:.3g}"
-        group = {
-            "all": "all cells",
-            "model": name,
-            "budget": f"C={at}",
-            "cell": f"{name} C={at} {blocks[i].size}",
-        }[pool]
-        found.setdefault(group, []).append((name, i))
-    return found
-
-
-def _noise(
-    blocks: Sequence[Block],
-    baseline: str,
-    members: Sequence[tuple[str, int]],
-    name: str,
-    pool: Pool,
-    first: int | None,
-) -> PairNoise:
+def _noise(layout: _Layout, members: Sequence[Cell], name: str) -> PairNoise:
     squares, dof, n_free = 0.0, 0, 0
     for i in dict.fromkeys(i for _, i in members):
-        models = [model for model, at in members if at == i]
-        own, free = _squares(blocks[i], baseline, models, first)
+        own, free = _squares(layout, [cell for cell in members if cell[1] == i])
         squares, dof = squares + own, dof + free
-        n_free += len(models)
+        n_free += sum(at == i for _, at in members)
     sd = float(np.sqrt(squares / dof)) if dof else float("nan")
     return PairNoise(of=name, sd=sd, dof=dof, n_cells=len(members), n_free=n_free)
 
 
-def _squares(
-    block: Block, baseline: str, models: Sequence[str], first: int | None
-) -> tuple[float, int]:
+def _squares(layout: _Layout, cells: Sequence[Cell]) -> tuple[float, int]:
     """The sum of squares whose mean is the variance of a difference, and its degrees of freedom:
-    twice the residuals' of the two-way layout of these models and the baseline. Of one model it is
-    that of the differences about their mean.
+    twice the residuals' of the two-way layout of the models of a block's cells and the baseline.
+    Of one model it is that of the differences about their mean.
     """
-    seeds = {model: block.seeds(model, baseline)[:first] for model in models}
+    block = layout.blocks[cells[0][1]]
+    seeds = {cell[0]: layout.seeds(cell) for cell in cells}
     every = sorted({seed for own in seeds.values() for seed in own})
-    seeds[baseline] = every
+    seeds[layout.baseline] = every
     rows = [(model, seed) for model, own in seeds.items() for seed in own]
     losses = np.array([block.losses[model][seed] for model, seed in rows])
     names = list(seeds)
@@ -143,13 +154,7 @@ def _squares(
     return 2 * float(off @ off), len(rows) - int(rank)
 
 
-def _chance(
-    blocks: Sequence[Block],
-    baseline: str,
-    cells: Sequence[tuple[str, int]],
-    pool: Pool,
-    first: int | None,
-) -> float:
+def _chance(layout: _Layout, pool: Pool) -> float:
     """The chance, under equal noise of all runs, of cells' variances within a group that are as
     unequal by Bartlett's statistic; 1 where no group has two cells with variances.
 
@@ -157,18 +162,18 @@ def _chance(
     share the baseline's runs. An effect that the runs of a seed share is in no difference.
     """
     groups = [
-        [cell for cell in members if len(_of(blocks, baseline, cell, first)) > 1]
-        for members in _groups(blocks, cells, pool).values()
+        [cell for cell in members if len(layout.seeds(cell)) > 1]
+        for members in layout.groups(pool).values()
     ]
     groups = [members for members in groups if len(members) > 1]
     if not groups:
         return 1.0
     tested = [cell for members in groups for cell in members]
-    dof = np.array([len(_of(blocks, baseline, cell, first)) - 1.0 for cell in tested])
-    seen = np.array([float(np.var(_of(blocks, baseline, cell, first), ddof=1)) for cell in tested])
+    dof = np.array([len(layout.seeds(cell)) - 1.0 for cell in tested])
+    seen = np.array([float(np.var(layout.differences(cell), ddof=1)) for cell in tested])
     if float(seen.max()) < ROUNDING**2:
         return 1.0
-    drawn = _drawn(blocks, baseline, tested, first)
+    drawn = _drawn(layout, tested)
     ends = np.cumsum([0, *(len(members) for members in groups)])
 
     def total(variances: Array) -> Array:
@@ -180,21 +185,15 @@ def _chance(
     return (beyond + 1) / (len(drawn) + 1)
 
 
-def _of(blocks: Sequence[Block], baseline: str, cell: tuple[str, int], first: int | None) -> Array:
-    return blocks[cell[1]].differences(cell[0], baseline, first)
-
-
-def _drawn(
-    blocks: Sequence[Block], baseline: str, cells: Sequence[tuple[str, int]], first: int | None
-) -> Array:
+def _drawn(layout: _Layout, cells: Sequence[Cell]) -> Array:
     """Variances (draws, cells) of differences of runs with unit noise."""
     rng = np.random.default_rng(0)
     found = []
     shared: dict[int, dict[int, Array]] = {}
-    for name, i in cells:
-        seeds = blocks[i].seeds(name, baseline)[:first]
+    for cell in cells:
+        seeds = layout.seeds(cell)
         own = rng.standard_normal((_DRAWS, len(seeds)))
-        of_block = shared.setdefault(i, {})
+        of_block = shared.setdefault(cell[1], {})
         for seed in seeds:
             if seed not in of_block:
                 of_block[seed] = rng.standard_normal(_DRAWS)

@@ -2,12 +2,15 @@
 named in every line.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from analysis import hold_to, read_registration
-from analysis.options import as_typed, check_options
+from analysis.options import as_option, check_options, declared
 from analysis.parser import make_parser
+from analysis.settings import settings_named
 from tests.analysis.contrast.test_contrast import made
 from tests.analysis.contrast.test_parts import rates_file
 
@@ -45,7 +48,8 @@ GIVEN = {
     "level": ["0.5"],
     "mark": ["a: 1 2"],
 }
-MARKED = {"column", "unit", "series", "separator", "budgets", "budget_tolerance", "flops", "rates"}
+OF_TABLE = {"column", "unit", "separator", "budgets", "budget_tolerance", "flops"}
+MARKED = {*OF_TABLE, "series", "rates"}
 FREE = {"json", "out", "mark", "layer", "baseline"}
 PARSER = make_parser("")
 
@@ -67,9 +71,18 @@ def held(here, monkeypatch, *words, file="registered.yaml"):
     """What the command prints and saves, without drawing it."""
     monkeypatch.chdir(here)
     options = PARSER.parse_args(["contrast", "runs.csv", "--preregistered", file, *words])
-    check_options(options)
-    options.chosen.check(options)
-    return options.chosen.compute(options, options.chosen.read(options))
+    with settings_named(partial(as_option, declared(options))):
+        check_options(options)
+        options.chosen.check(options)
+        return options.chosen.compute(options, options.chosen.read(options))
+
+
+def typed(name):
+    """The words that give an option its value of GIVEN."""
+    if name in OF_TABLE:
+        nested = name in ("column", "unit")
+        return ["--table", f"{name}{'.' if nested else '='}{GIVEN[name][0]}"]
+    return [f"--{name}", *GIVEN[name]]
 
 
 def numbers(found):
@@ -82,7 +95,9 @@ def numbers(found):
 
 def test_each_option_of_the_command_is_here():
     known = vars(PARSER.parse_args(["contrast", "runs.csv"]))
-    assert set(known) - {"path", "preregistered", "command", "chosen", "version"} == set(GIVEN)
+    assert set(known) - {"path", "preregistered", "command", "chosen", "version", "table"} == (
+        set(GIVEN) - OF_TABLE
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +109,13 @@ def plain(here):
 @pytest.mark.parametrize("name", sorted(GIVEN.keys() - MARKED - FREE))
 def test_an_option_that_is_not_registered_is_refused_by_name(here, monkeypatch, name):
     with pytest.raises(ValueError, match=r"is not registered in registered\.yaml") as refused:
-        held(here, monkeypatch, f"--{name}", *GIVEN[name])
-    assert as_typed(str(refused.value)).startswith(f"--{name} ")
+        held(here, monkeypatch, *typed(name))
+    assert str(refused.value).startswith(f"--{name} ")
 
 
 @pytest.mark.parametrize("name", sorted(FREE))
 def test_an_option_that_chooses_lines_moves_no_number(here, monkeypatch, plain, name):
-    found = held(here, monkeypatch, f"--{name}", *GIVEN[name])
+    found = held(here, monkeypatch, *typed(name))
     own = numbers(found)
     shared = own.keys() & plain.keys()
     assert {"gain", "trend"} <= shared
@@ -113,7 +128,7 @@ def test_what_no_file_can_say_is_named_in_every_line(here, monkeypatch, name):
     if name == "rates":
         rates_file(here / "rates.json")
     shown = name.replace("_", "-")
-    found = held(here, monkeypatch, f"--{shown}", *GIVEN[name])
+    found = held(here, monkeypatch, *typed(name))
     assert f"\nnot as registered: {shown} {GIVEN[name][0]}" in found.text
     every = found.values["every"]
     n = sum(len(every[kind]) for kind in ("noises", "minima", "differences", "slopes"))
@@ -131,12 +146,11 @@ def test_what_the_file_says_moves_a_number_and_nothing_else_does(here, monkeypat
         (here / "other.yaml").write_text(f"{name}: {value}\n{FILE}")
         own = held(here, monkeypatch, file="other.yaml")
         assert numbers(own)["gain"] != plain["gain"], name
-        words = [f"--{name}", *GIVEN[name]]
-        again = held(here, monkeypatch, *words, file="other.yaml")
+        again = held(here, monkeypatch, *typed(name), file="other.yaml")
         assert again.values == own.values
         assert own.values["moved"] == []
     (here / "other.yaml").write_text(f"level: 0.5\n{FILE}")
-    with pytest.raises(ValueError, match=r"level=0\.9 is not what other\.yaml registered: 0\.5"):
+    with pytest.raises(ValueError, match=r"--level 0\.9 is not what other\.yaml registered: 0\.5"):
         held(here, monkeypatch, "--level", "0.9", file="other.yaml")
 
 
