@@ -5,10 +5,9 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from analysis.fitting.checks import LEVELS
 from analysis.settings import NOT_SAID
@@ -56,8 +55,7 @@ def number_or_range(text: str) -> float | tuple[float, float]:
     return ends[0], ends[1]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Word:
+class Word(NamedTuple):
     """A value by its word: how it is read, and what each number of it must be."""
 
     read: Callable[[str], Any]
@@ -69,65 +67,37 @@ def _above_0(value: float) -> bool:
     return math.isfinite(value) and value > 0
 
 
-# A value of any other word is a text
-_WORDS = {
-    "FLOPS": Word(read=float, fits=_above_0, rule="must be a finite number of FLOPs above 0"),
-    "NATS": Word(
-        read=float,
-        fits=lambda value: 0 < value <= MAX_LOSS,
-        rule=f"must be a finite number of nats above 0, and {MAX_LOSS:g} at most, which no loss "
-        "exceeds",
-    ),
-    "NATS[,NATS]": Word(
-        read=number_or_range,
-        fits=lambda value: math.isfinite(value) and value >= 0,
-        rule="must be a finite number of nats, 0 or more, and below every loss",
-    ),
-    "BITS": Word(read=float, fits=math.isfinite, rule="must be a finite number of bits/byte"),
-    "TOKENS": Word(read=float, fits=_above_0, rule="must be a finite number of tokens above 0"),
-    "STEPS": Word(read=float, fits=lambda value: value >= 0, rule="must be 0 or more steps"),
-    "LEVEL": Word(
-        read=float,
-        fits=lambda value: LEVELS[0] <= value <= LEVELS[1],
-        rule="must be between 0 and 1, e.g. 0.95, and 1e-9 from both at least",
-    ),
-    "DELTA": Word(
-        read=float, fits=lambda value: value > 0, rule="must be above 0; inf is least squares"
-    ),
-    "N": Word(
-        read=int,
-        fits=lambda value: value >= 3,
-        rule="must be 3 or more: a parabola has 3 parameters",
-    ),
-    "SEEDS": Word(
-        read=int, fits=lambda value: value >= 2, rule="must be 2 or more: one seed has no scatter"
-    ),
-    "DRAWS": Word(
-        read=int,
-        fits=lambda value: 2 <= value <= _MAX_DRAWS,
-        rule=f"must be 2 to {_MAX_DRAWS}: intervals are percentiles of the draws",
-    ),
-    **dict.fromkeys(("DIR", "FILE", "YAML"), Word(read=named_path)),
-    **dict.fromkeys(("JSON", "REGISTRATION"), Word(read=named_file)),
+_NATS = f"must be a finite number of nats above 0, and {MAX_LOSS:g} at most, which no loss exceeds"
+_NATS_OR_0 = "must be a finite number of nats, 0 or more, and below every loss"
+_LEVEL = "must be between 0 and 1, e.g. 0.95, and 1e-9 from both at least"
+_DRAWS = f"must be 2 to {_MAX_DRAWS}: intervals are percentiles of the draws"
+_WORDS = {  # a value of any other word is a text
+    "FLOPS": Word(float, _above_0, "must be a finite number of FLOPs above 0"),
+    "TOKENS": Word(float, _above_0, "must be a finite number of tokens above 0"),
+    "NATS": Word(float, lambda value: 0 < value <= MAX_LOSS, _NATS),
+    "NATS[,NATS]": Word(number_or_range, lambda value: 0 <= value < math.inf, _NATS_OR_0),
+    "BITS": Word(float, math.isfinite, "must be a finite number of bits/byte"),
+    "STEPS": Word(float, lambda value: value >= 0, "must be 0 or more steps"),
+    "LEVEL": Word(float, lambda value: LEVELS[0] <= value <= LEVELS[1], _LEVEL),
+    "DELTA": Word(float, lambda value: value > 0, "must be above 0; inf is least squares"),
+    "N": Word(int, lambda value: value >= 3, "must be 3 or more: a parabola has 3 parameters"),
+    "SEEDS": Word(int, lambda value: value >= 2, "must be 2 or more: one seed has no scatter"),
+    "DRAWS": Word(int, lambda value: 2 <= value <= _MAX_DRAWS, _DRAWS),
+    **dict.fromkeys(("DIR", "FILE", "YAML"), Word(named_path)),
+    **dict.fromkeys(("JSON", "REGISTRATION"), Word(named_file)),
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Option:
+class Option(NamedTuple):
     """An option as it is declared. value: its word, "" of a switch; many: it may be repeated."""
 
-    name: str
+    flag: str
     dest: str
     value: str
     default: str | None
-    required: bool
     many: bool
     can_be_off: bool
     help: str
-
-    @property
-    def flag(self) -> str:
-        return f"--{self.name}"
 
     def add_to(self, parser: argparse._ActionsContainer) -> None:
         more: dict[str, Any] = {"dest": self.dest, "help": self.help}
@@ -138,11 +108,9 @@ class Option:
         if self.value[0] == "{":
             more |= {"choices": self.value[1:-1].split(",")}
         else:
-            more |= {"metavar": self.value}
-        if self.value in _WORDS:
-            more |= {"type": _WORDS[self.value].read}
+            more |= {"metavar": self.value, "type": _WORDS.get(self.value, Word(str)).read}
         more |= {"action": "append", "default": []} if self.many else {"default": self.default}
-        parser.add_argument(self.flag, required=self.required, **more)
+        parser.add_argument(self.flag, **more)
 
     def check(self, value: Any) -> None:
         """Raises ValueError for the first number out of range, and for an empty text."""
@@ -155,7 +123,7 @@ class Option:
 
 
 _DECLARED = re.compile(
-    r"--(?P<no>\[no-\])?(?P<name>[\w-]+)(?P<must>!)?(:(?P<dest>\w+))?(=(?P<default>\S+))?"
+    r"--(?P<no>\[no-\])?(?P<name>[\w-]+)(:(?P<dest>\w+))?(=(?P<default>\S+))?"
     r"( (?P<value>\S+?)(?P<many>\.\.\.)?)?  +(?P<help>.+)"
 )
 
@@ -164,19 +132,17 @@ def read_options(text: str) -> list[Option]:
     """Options as they are written down, e.g. "--draws=500 DRAWS  of the bootstrap".
 
     The value's word says its type and range, {a,b} is a choice, none a switch; ... after it:
-    repeatable; ! after the name: required; :name: the field, if it has another. Help may go on
-    below.
+    repeatable; :name: the field, if it has another. Help may go on below.
     """
     found = []
     for entry in filter(None, re.split(r"\n(?=--)", text.strip())):
         said = _DECLARED.fullmatch(" ".join(entry.split("\n")))
         assert said, f"no option: {entry}"
         option = Option(
-            name=said["name"],
+            flag=f"--{said['name']}",
             dest=said["dest"] or said["name"].replace("-", "_"),
             value=said["value"] or "",
             default=said["default"],
-            required=bool(said["must"]),
             many=bool(said["many"]),
             can_be_off=bool(said["no"]),
             help=re.sub(" +", " ", said["help"]).strip(),
@@ -232,6 +198,10 @@ SHARED = f"""
 # Settings of --table, each a field of the options once they are checked
 _NESTED = ("column", "unit")  # these are NAME.COLUMN=VALUE
 _OF_TABLES = (*_NESTED, "separator", "budgets", "budget_tolerance", "flops")
+_RULES: dict[str, tuple[Callable[[list[float]], bool], str]] = {
+    "budgets": (lambda of: all(map(_above_0, of)), "numbers of FLOPs above 0, e.g. 6e18,1e19"),
+    "budget_tolerance": (lambda of: len(of) == 1 and 0 <= of[0] < 0.5, "0 or more, and below 0.5"),
+}
 _TYPED = {"columns": "column", "units": "unit", "groups": "cluster"}  # arguments -> as typed
 
 
@@ -282,8 +252,11 @@ def _settings(typed: Sequence[str]) -> dict[str, Any]:
     pairs("column", found["column"])
     for column, unit in pairs("unit", found["unit"]).items():
         parse_unit(column, unit)
-    _budgets(found["budgets"])
-    found["budget_tolerance"] = _tolerance(found["budget_tolerance"])
+    for name, (fits, rule) in _RULES.items():
+        if found[name] is not None and not fits(_floats(found[name])):
+            raise ValueError(f"--table {name}={found[name]} must be {rule}")
+    if found["budget_tolerance"] is not None:
+        found["budget_tolerance"] = float(found["budget_tolerance"])
     if found["flops"] not in (None, "6nd"):
         raise ValueError(f"--table flops={found['flops']} must be 6nd, or left out")
     if found["separator"] is not None:
@@ -291,33 +264,17 @@ def _settings(typed: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _tolerance(text: str | None) -> float | None:
-    if text is None:
-        return None
+def _floats(text: str) -> list[float]:
+    """Numbers with commas between them; NaN where one is none."""
     try:
-        found = float(text)
+        return [float(part) for part in text.split(",")]
     except ValueError:
-        found = math.nan
-    if not 0 <= found < 0.5:
-        raise ValueError(f"--table budget_tolerance={text} must be 0 or more, and below 0.5")
-    return found
+        return [math.nan]
 
 
 def budgets_of(options: argparse.Namespace) -> list[float] | None:
     """The FLOPs of --table budgets; None without it."""
-    return _budgets(options.budgets)
-
-
-def _budgets(text: str | None) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or not all(map(_above_0, found)):
-        raise ValueError(f"--table budgets={text} must be numbers of FLOPs above 0, e.g. 6e18,1e19")
-    return found
+    return None if options.budgets is None else _floats(options.budgets)
 
 
 def series_of(options: argparse.Namespace) -> list[str] | None:

@@ -1,9 +1,10 @@
 """Laws of whole loss curves under a schedule, and what they predict of others."""
 
-import math
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from analysis.command import Command, Options, Output, records_of, table_of
 from analysis.curves.compare import EACH, compare_curves
@@ -15,7 +16,11 @@ from analysis.figures.curves import draw_curves
 from analysis.options import given, one_of, pairs, series_of
 from analysis.table.sources import read_source
 
-_SHARES = {"decay": "decay", "final_lr": "final"}  # as typed -> as named_schedule takes them
+_SHARE = r"0?\.\d+|[01]\.?0*"
+_SCHEDULE = re.compile(
+    rf"(?P<kind>{'|'.join(KINDS)}):(?P<steps>\d+)"
+    rf"(,decay=(?P<decay>{_SHARE}))?(,final_lr=(?P<final>{_SHARE}))?"
+)
 _OPTIONS = f"""
 --law {one_of(FORMS)}...  repeatable (default: all)
 --hold-out RUN[,RUN]...  fit the others, and print the end that they predict beside the measured
@@ -31,30 +36,16 @@ _OPTIONS = f"""
 """
 
 
-def _parse(text: str) -> tuple[str, int, dict[str, float]] | Path:
-    """A schedule's kind, steps and shares, or the path of a CSV. Raises ValueError for neither."""
-    kind, _, rest = text.partition(":")
-    if kind not in KINDS:
-        if not Path(text).is_file():
-            raise ValueError(f"--predict {text!r} is not {', '.join(KINDS)}, and no file")
+def _parse(text: str) -> dict[str, Any] | Path:
+    """Read a schedule as named_schedule takes it, or the path of a CSV; ValueError for neither."""
+    found = _SCHEDULE.fullmatch(text)
+    if found is None and Path(text).is_file():
         return Path(text)
-    steps, *settings = rest.split(",")
-    if not steps.isdecimal() or int(steps) < 2:
-        raise ValueError(f"--predict {text} must say its steps, 2 or more, e.g. {kind}:10000")
-    found: dict[str, float] = {}
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        try:
-            share = float(value)
-        except ValueError:
-            share = math.nan
-        if name not in _SHARES or not 0 <= share <= 1:
-            raise ValueError(
-                f"--predict {text}: {setting!r} must be {' or '.join(_SHARES)}, a share from 0 to "
-                "1, e.g. decay=0.2"
-            )
-        found[_SHARES[name]] = share
-    return kind, int(steps), found
+    if found is None:
+        form = f"{one_of(KINDS)}:STEPS[,decay=SHARE][,final_lr=SHARE]"
+        raise ValueError(f"--predict {text!r} is not {form}, shares from 0 to 1, and no file")
+    shares = {name: float(found[name]) for name in ("decay", "final") if found[name]}
+    return {"kind": found["kind"], "n_steps": int(found["steps"]), **shares}
 
 
 def _check(options: Options) -> None:
@@ -81,14 +72,12 @@ def _read(options: Options) -> list[History]:
 
 
 def _schedules(options: Options, like: History) -> list[History]:
-    found = []
-    for one in map(_parse, options.predict):
-        if isinstance(one, Path):
-            found.append(schedule_of_csv(one, like.series))
-        else:
-            kind, steps, shares = one
-            found.append(named_schedule(kind, steps, like, **shares))
-    return found
+    return [
+        schedule_of_csv(one, like.series)
+        if isinstance(one, Path)
+        else named_schedule(like=like, **one)
+        for one in map(_parse, options.predict)
+    ]
 
 
 def _compute(options: Options, histories: Sequence[History]) -> Output:

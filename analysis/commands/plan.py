@@ -136,11 +136,6 @@ def _seeds(options: Options, table: pd.DataFrame) -> Output:
     return Output.of(found, at.how)
 
 
-def _needs(options: Options) -> tuple[str, ...]:
-    tokens = ["n_tokens"] if options.method == _SURFACES else []
-    return ("budget", options.x, *tokens)
-
-
 _SHARED = f"""
 --budget FLOPS  in training FLOPs: of the run to plan, or to spend on the next runs
 --baseline BASELINE  the model that others are compared with (default: dense; of a law of experts
@@ -164,7 +159,10 @@ _QUESTIONS = {
 --min-gain NATS  a doubling of the experts must gain this much ({MIN_GAIN})
 """,
         check=_check_size,
-        read=lambda options: table_of(options, needs=_needs(options)),
+        read=lambda options: table_of(
+            options,
+            needs=("budget", options.x, *(["n_tokens"] if options.method == _SURFACES else [])),
+        ),
         compute=_size,
         writes=False,
         unused=("out",),

@@ -200,10 +200,6 @@ def _the_model(done: pd.DataFrame, model: str | None, baseline: str | None) -> s
     return with_experts.pop()
 
 
-def _has_granularity(form: str) -> bool:
-    return bool(set(OF_EXPERTS[form].needs) & {"granularity", "sparsity"})
-
-
 def _refuse_variants(rows: pd.DataFrame, model: str, forms: Sequence[str]) -> None:
     """Raises ValueError for runs that differ by more than a form has terms for.
 
@@ -214,7 +210,8 @@ def _refuse_variants(rows: pd.DataFrame, model: str, forms: Sequence[str]) -> No
     mixed: dict[str, list[str]] = {}
     blind = []
     for form in forms:
-        with_terms = {"n_heads", "top_k"} if _has_granularity(form) else set()
+        needs = {"granularity", "sparsity"} & set(OF_EXPERTS[form].needs)
+        with_terms = {"n_heads", "top_k"} if needs else set()
         found = [name for name in several if name not in with_terms]
         if found:
             blind.append(form)

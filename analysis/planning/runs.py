@@ -7,7 +7,7 @@ degrees of freedom bring. Such a rule may spend all on what is cheap. So what ga
 it costs is tried too, and the narrower of both taken; neither is sure to be the best.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,10 +147,8 @@ def next_runs(
     arms = {name: arm_of(fit, name, at) for name in asked.models}
     ladders = {name: ladder_of(table, name, x) for name in asked.models}
     goal = goal_of(asked, arms, _asymptote(fit, asked, level))
-    found = []
-    for how, gain in (("per FLOP", _per_flop), ("whatever it costs", _in_all)):
-        found.append(_greedy(goal, arms, ladders, budget, level, gain, say, how))
-    runs, half = min(found, key=lambda one: one[1][-1])
+    ways = [_greedy(goal, arms, ladders, budget, level, say, per_flop=f) for f in (True, False)]
+    runs, half = min(ways, key=lambda one: one[1][-1])
     warnings = [_UNSEEN]
     if any(arm.is_lack for arm in arms.values()):
         lacking = ", ".join(name for name, arm in arms.items() if arm.is_lack)
@@ -221,28 +219,20 @@ def _asymptote(fit: IsoFLOPFit, target: Target, level: float) -> float:
     return 0.0
 
 
-Gain = Callable[[float, float, float], float]
-
-
-def _per_flop(before: float, after: float, flops: float) -> float:
-    return float(np.log(before / after)) / flops
-
-
-def _in_all(before: float, after: float, flops: float) -> float:
-    return float(np.log(before / after)) + 0 * flops
-
-
 def _greedy(
     goal: Goal,
     arms: Mapping[str, Arm],
     ladders: Mapping[str, Ladder],
     budget: float,
     level: float,
-    gain: Gain,
     say: Say,
-    how: str,
+    *,
+    per_flop: bool,
 ) -> tuple[list[Run], list[float]]:
-    """Runs in their order, and the half-widths before and after each."""
+    """Runs in their order, and the half-widths before and after each. per_flop: what is most a
+    FLOP is taken, else most whatever it costs.
+    """
+    how = "per FLOP" if per_flop else "whatever it costs"
     now, left = dict(arms), budget
     places = {name: (new_budgets(arm), reach_of(arm)) for name, arm in arms.items()}
     taken: dict[str, dict[tuple[float, int], int]] = {name: {} for name in arms}
@@ -258,7 +248,7 @@ def _greedy(
                     continue
                 moved = arm.plus(at, ladders[name].u[positions].tolist())
                 after = goal.half_width({**now, name: moved}, level)
-                value = gain(half[-1], after, cost)
+                value = float(np.log(half[-1] / after)) / (cost if per_flop else 1)
                 if after < half[-1] * (1 - _LEAST) and value > most:
                     best, most = (name, at, positions, moved, after), value
         if best is None:

@@ -139,7 +139,8 @@ def fit_rates(
     require(table, ["lr", "loss"], "rates")
     done = finished(table)
     positive("lr", done["lr"])
-    width = width or _first_known(done, WIDTHS)
+    known = (name for name in WIDTHS if name in done and done[name].notna().all())
+    width = width or next(known, WIDTHS[1])
     if width not in WIDTHS:
         raise ValueError(f"width={width!r} is not one of {', '.join(WIDTHS)}")
     if horizon not in HORIZONS:
@@ -170,10 +171,6 @@ def fit_rates(
         skipped=cells.skipped,
         why_no_laws=why,
     )
-
-
-def _first_known(done: pd.DataFrame, names: Sequence[str]) -> str:
-    return next((name for name in names if name in done and done[name].notna().all()), names[1])
 
 
 def _check_batch(table: pd.DataFrame, batch: str) -> None:

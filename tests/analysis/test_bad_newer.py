@@ -135,13 +135,13 @@ CURVES = """
 curves curve.csv --law cubic -> invalid choice: 'cubic'
 curves curve.csv --hold-out zzz -> --hold-out 'zzz' is in no run's name; they are a, b
 curves curve.csv --hold-out= -> --hold-out '' is in no run's name; they are a, b
-curves curve.csv --predict sine -> --predict 'sine' is not cosine, wsd, constant, and no file
-curves curve.csv --predict cosine -> --predict cosine must say its steps, 2 or more, e.g.
-curves curve.csv --predict cosine:0 -> --predict cosine:0 must say its steps, 2 or more
-curves curve.csv --predict cosine:1e3 -> --predict cosine:1e3 must say its steps, 2 or more
-curves curve.csv --predict wsd:1000,decay=2 -> 'decay=2' must be decay or final_lr, a share from 0
-curves curve.csv --predict wsd:1000,decay=nan -> 'decay=nan' must be decay or final_lr, a share from
-curves curve.csv --predict wsd:1000,final_lr=-1 -> 'final_lr=-1' must be decay or final_lr
+curves curve.csv --predict sine -> --predict 'sine' is not {cosine,wsd,constant}:STEPS[,decay=SHARE]
+curves curve.csv --predict cosine -> --predict 'cosine' is not {cosine,wsd,constant}:STEPS
+curves curve.csv --predict cosine:0 -> steps=0 is no longer than the warm-up
+curves curve.csv --predict cosine:1e3 -> --predict 'cosine:1e3' is not {cosine,wsd,constant}:STEPS
+curves curve.csv --predict wsd:1000,decay=2 -> shares from 0 to 1, and no file
+curves curve.csv --predict wsd:1000,decay=nan -> shares from 0 to 1, and no file
+curves curve.csv --predict wsd:1000,final_lr=-1 -> shares from 0 to 1, and no file
 curves curve.csv --skip=-1 -> --skip -1 must be 0 or more steps
 curves curve.csv --skip nan -> --skip nan must be 0 or more steps
 curves curve.csv --skip 1e9 -> no history has 8 rows after step 1e+09; give longer ones, or skip

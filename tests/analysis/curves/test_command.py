@@ -133,9 +133,9 @@ def test_a_bad_table_is_one_line(table, capsys, change, message):
     ("words", "message"),
     [
         (["--table", "unit.loss=bit"], "--table unit is not for curves"),
-        (["--predict", "cosine"], "--predict cosine must say its steps"),
-        (["--predict", "linear"], "--predict 'linear' is not cosine, wsd, constant, and no file"),
-        (["--predict", "wsd:9,decay=2"], "'decay=2' must be decay or final_lr, a share"),
+        (["--predict", "cosine"], "--predict 'cosine' is not {cosine,wsd,constant}:STEPS"),
+        (["--predict", "linear"], "--predict 'linear' is not {cosine,wsd,constant}:STEPS"),
+        (["--predict", "wsd:9,decay=2"], "shares from 0 to 1, and no file"),
         (["--hold-out", "nothing"], "--hold-out 'nothing' is in no run's name"),
         (["--where", "run=x"], "no row has run=x"),
         (["--predict", "cosine:20"], "no longer than the warm-up"),
