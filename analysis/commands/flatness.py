@@ -31,6 +31,10 @@ def _within(text: str) -> dict[str, float]:
     return {"within_compute": value / 100} if percents else {"within": value}
 
 
+def _check(options: Options) -> None:
+    _within(options.within)
+
+
 COMMAND = Command(
     help="say what other sizes than the best cost, budget by budget",
     options=f"""{CURVES}{NOISE}
@@ -38,7 +42,7 @@ COMMAND = Command(
     this share of compute, e.g. 5%%
 --baseline BASELINE  the model whose best loss the sizes are compared with
 """,
-    check=lambda options: _within(options.within) and None,
+    check=_check,
     read=lambda options: table_of(options, needs=("budget", options.x)),
     compute=_compute,
 )
