@@ -38,8 +38,8 @@ def _check(options: Options) -> None:
 COMMAND = Command(
     help="say what other sizes than the best cost, budget by budget",
     options=f"""{CURVES}{NOISE}
---within={WITHIN} COST  give the sizes that cost this much (%(default)s): nats, or a share of compute,
-    e.g. 5%%
+--within={WITHIN} COST  give the sizes that cost this much (%(default)s): nats, or a share of
+    compute, e.g. 5%%
 --baseline BASELINE  the model whose best loss the sizes are compared with
 """,
     check=_check,
