@@ -313,7 +313,8 @@ def as_option(declared: Iterable[Option], name: str, value: object) -> str:
         if isinstance(value, Mapping):
             return " ".join(f"--table {name}.{ours}={_word(its)}" for ours, its in value.items())
         return f"--table {name}{_after('=', value)}"
-    flag = next((option.flag for option in declared if option.dest == name), f"--{name}")
+    flags = (option.flag for option in declared if option.dest == name)
+    flag = next(flags, f"--{name.replace('_', '-')}")
     if isinstance(value, Mapping):
         return " ".join(f"{flag} {column}={_word(its)}" for column, its in value.items())
     return f"{flag}{_after(' ', value)}"
