@@ -59,11 +59,13 @@ def seed_power(
             "give the number that the needed seeds were planned from, or none"
         )
     pooled = pool_noise(kept, baseline, pool, pilot)
-    cells = [
-        _cell(kept[i], model, baseline, noise, target, level)
-        for (model, i), noise in pooled.noises.items()
-    ]
-    runs = _missing(kept, baseline, cells)
+    cells: list[PairCell] = []
+    missing: dict[tuple[int, str], int] = {}  # of the baseline's, what the cell of most needs
+    for (model, i), noise in pooled.noises.items():
+        cell = _cell(kept[i], model, baseline, noise, target, level)
+        cells.append(cell)
+        for name, n in _missing(kept[i], (model, baseline), cell.needed).items():
+            missing[i, name] = max(missing.get((i, name), 0), n)
     return SeedPower(
         baseline=baseline,
         level=level,
@@ -73,8 +75,8 @@ def seed_power(
         pilot=pilot,
         cells=tuple(cells),
         left_out=left_out,
-        n_runs=sum(runs.values()),
-        flops=sum(n * budget for (budget, _, _), n in runs.items()),
+        n_runs=sum(missing.values()),
+        flops=sum(n * kept[i].budget for (i, _), n in missing.items()),
         warnings=tuple(_warnings(cells, pooled.chances, pooled.pool, left_out)),
     )
 
@@ -103,9 +105,7 @@ def _cell(
     half = half_width(noise.sd, noise.dof, n, level)
     wanted = seeds_by_stein(noise.sd, noise.dof, target, level)
     needed = None if wanted is None else max(wanted, n)
-    missing = 0
-    if needed is not None and needed > n:
-        missing = sum(max(needed - len(block.losses[m]), 0) for m in (model, baseline))
+    missing = sum(_missing(block, (model, baseline), needed).values())
     return PairCell(
         model=model,
         budget=block.budget,
@@ -119,23 +119,11 @@ def _cell(
     )
 
 
-def _missing(
-    blocks: Sequence[Block], baseline: str, cells: Sequence[PairCell]
-) -> dict[tuple[float, str, str], int]:
-    """(budget, size, model) -> runs that are missing; the baseline's are those of the cell that
-    needs most.
-    """
-    have: Mapping[tuple[float, str], Block] = {(b.budget, b.size): b for b in blocks}
-    found: dict[tuple[float, str, str], int] = {}
-    for cell in cells:
-        if cell.needed is None or cell.needed <= cell.n_pairs:
-            continue
-        block = have[cell.budget, cell.size]
-        for model in (cell.model, baseline):
-            key = (cell.budget, cell.size, model)
-            more = max(cell.needed - len(block.losses[model]), 0)
-            found[key] = max(found.get(key, 0), more)
-    return found
+def _missing(block: Block, models: tuple[str, str], needed: int | None) -> dict[str, int]:
+    """Model -> runs that are missing for so many pairs of the two; none where there are enough."""
+    if needed is None or needed <= len(block.seeds(*models)):
+        return {}
+    return {model: max(needed - len(block.losses[model]), 0) for model in models}
 
 
 def _warnings(
