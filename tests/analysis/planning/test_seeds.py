@@ -232,7 +232,7 @@ def test_the_command_prints_seeds_powers_and_cells(two, tmp_path, capsys):
 
 
 def test_what_can_t_be_is_one_line(two):
-    with pytest.raises(ValueError, match=r"half_width=-1\.0 must be finite and above 0"):
+    with pytest.raises(ValueError, match=r"target=-1\.0 must be finite and above 0"):
         seed_power(two, target=-1)
     with pytest.raises(ValueError, match="pilot=1 must be 2 or more"):
         seed_power(two, target=1, pilot=1)
