@@ -35,7 +35,7 @@ def named_path(text: str) -> Path:
 
 
 def named_file(text: str) -> Path:
-    """The path of a file that is there."""
+    """Path of a file that is there."""
     path = named_path(text)
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"{text!r} is no file")
@@ -158,13 +158,13 @@ def declare(parser: argparse._ActionsContainer, text: str) -> None:
 
 
 def declared(options: argparse.Namespace) -> list[Option]:
-    """The options of the command that was typed."""
+    """Options of the command that was typed."""
     command = options.chosen
     return read_options("\n".join([SHARED, command.options, *command.groups.values()]))
 
 
 def given(options: argparse.Namespace, function: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments of a function that are options of the same names.
+    """Arguments of a function that are options of the same names.
 
     An option that was not typed leaves the function's own default.
     """
@@ -225,7 +225,7 @@ def check_options(options: argparse.Namespace) -> None:
     for name in _OF_TABLES:
         if getattr(options, name) and name in command.unused:
             raise ValueError(f"--table {name} {reads}")
-    if series_of(options) is not None and command.by_model:
+    if choose_series(options) is not None and command.by_model:
         raise ValueError(
             f"--series is not for {options.command}, which compares models; "
             "--table column.model=COLUMN says what they are"
@@ -272,13 +272,13 @@ def _floats(text: str) -> list[float]:
         return [math.nan]
 
 
-def budgets_of(options: argparse.Namespace) -> list[float] | None:
-    """The FLOPs of --table budgets; None without it."""
+def parse_budgets(options: argparse.Namespace) -> list[float] | None:
+    """FLOPs of --table budgets; None without it."""
     return None if options.budgets is None else _floats(options.budgets)
 
 
-def series_of(options: argparse.Namespace) -> list[str] | None:
-    """The columns of --series; [] for "none", None without the option."""
+def choose_series(options: argparse.Namespace) -> list[str] | None:
+    """Columns of --series; [] for "none", None without the option."""
     if options.series is None:
         return None
     if options.series.strip() == "none":

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.experts.fit import fit_expert_law
 from analysis.experts.law import ExpertLawFit
 from analysis.experts.runs import BACKBONE
@@ -159,7 +159,7 @@ _QUESTIONS = {
 --min-gain NATS  a doubling of the experts must gain this much ({MIN_GAIN})
 """,
         check=_check_size,
-        read=lambda options: table_of(
+        read=lambda options: load_runs(
             options,
             needs=("budget", options.x, *(["n_tokens"] if options.method == _SURFACES else [])),
         ),
@@ -177,7 +177,7 @@ _QUESTIONS = {
 --base EXPERIMENT  whose setting the experiment has (default: the one that the runs are of)
 """,
         check=_check_runs,
-        read=lambda options: table_of(options, needs=("budget", options.x)),
+        read=lambda options: load_runs(options, needs=("budget", options.x)),
         compute=_runs,
     ),
     "seeds": Command(
@@ -189,7 +189,7 @@ _QUESTIONS = {
 --pilot SEEDS  only the first so many seeds of a cell tell the noise (Stein's two-stage rule): give
     the number that the needed seeds were planned from (default: all seeds)
 """,
-        read=lambda options: table_of(options, needs=("budget", "seed")),
+        read=lambda options: load_runs(options, needs=("budget", "seed")),
         compute=_seeds,
         unused=("budget", "model", "x"),
         reads="pairs of runs of one seed at every budget and size",

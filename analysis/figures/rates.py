@@ -54,7 +54,7 @@ def draw_rates(found: Rates) -> Figure:
 
 
 def _strongest(law: RateLaw | None, found: Rates) -> str:
-    """The law's strongest variable, or else the first column that varies."""
+    """Law's strongest variable, or else the first column that varies."""
     if law is not None and law.columns:
         effects = {
             name: abs(law.exponents[name]) * np.log(law.ranges[name][1] / law.ranges[name][0])
@@ -84,7 +84,7 @@ def _places(found: Rates, x: str) -> list[float]:
 
 
 def _moved(cell: BestRate, law: RateLaw | None, others: Mapping[str, float]) -> float:
-    """The factor to the rate that the law gives at the others' middles."""
+    """Factor to the rate that the law gives at the others' middles."""
     factor = 1.0
     for name, value in others.items():
         assert law is not None
@@ -97,7 +97,7 @@ def _rate(cell: BestRate) -> float:
 
 
 def _ends(cell: BestRate, factor: float) -> list[float]:
-    """The axis shows a cell's rate, and a bounded interval as far as rates were tried."""
+    """Axis shows a cell's rate, and a bounded interval as far as rates were tried."""
     low, high = cell.lr_interval
     bounded = cell.inside and 0 < low <= high < np.inf
     within = [max(low, min(cell.lrs)), min(high, max(cell.lrs))] if bounded else []

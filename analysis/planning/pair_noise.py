@@ -1,4 +1,4 @@
-"""The noise of a pair's difference: pooled over cells as far as their variances are alike.
+"""Noise of a pair's difference: pooled over cells as far as their variances are alike.
 
 A cell is a model at a budget and size; its pairs are its runs beside the baseline's of one seed.
 All cells of a budget and size share the baseline's runs, so their differences are not independent.
@@ -42,7 +42,7 @@ class PairNoise:
     n_free: int
 
     def interval(self, level: float) -> tuple[float, float]:
-        """The interval of the standard deviation, by chi-squared."""
+        """Interval of the standard deviation, by chi-squared."""
         if self.dof < 1:
             return float("nan"), float("nan")
         ends = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], self.dof)
@@ -63,7 +63,7 @@ class Pooled:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Layout:
-    """The pairs that tell the noise: of each cell the `first` seeds, or all where it is None.
+    """Pairs that tell the noise: of each cell the `first` seeds, or all where it is None.
 
     A cell is a model and the position of its block.
     """
@@ -105,7 +105,7 @@ class _Layout:
 def pool_noise(
     blocks: Sequence[Block], baseline: str, pool: Pool | None = None, first: int | None = None
 ) -> Pooled:
-    """The noise of every cell. pool: how; by default the first of POOLS whose test of equal
+    """Noise of every cell. pool: how; by default the first of POOLS whose test of equal
     variances does not reject at ALPHA. first: only so many seeds of each cell, the lowest ones.
     """
     layout = _Layout(blocks=blocks, baseline=baseline, first=first)
@@ -133,7 +133,7 @@ def _noise(layout: _Layout, members: Sequence[Cell], name: str) -> PairNoise:
 
 
 def _squares(layout: _Layout, cells: Sequence[Cell]) -> tuple[float, int]:
-    """The sum of squares whose mean is the variance of a difference, and its degrees of freedom:
+    """Sum of squares whose mean is the variance of a difference, and its degrees of freedom:
     twice the residuals' of the two-way layout of the models of a block's cells and the baseline.
     Of one model it is that of the differences about their mean.
     """
@@ -155,7 +155,7 @@ def _squares(layout: _Layout, cells: Sequence[Cell]) -> tuple[float, int]:
 
 
 def _chance(layout: _Layout, pool: Pool) -> float:
-    """The chance, under equal noise of all runs, of cells' variances within a group that are as
+    """Chance, under equal noise of all runs, of cells' variances within a group that are as
     unequal by Bartlett's statistic; 1 where no group has two cells with variances.
 
     By draws of the same layout: the chi-squared distribution is far off at three seeds, and cells

@@ -173,7 +173,7 @@ def _unit_remedy(median: float) -> str:
 
 
 def finished(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs that are done. Raises ValueError if there is none."""
+    """Runs that are done. Raises ValueError if there is none."""
     if "status" not in table:
         raise ValueError("the table has no status; pass it through check_table first")
     done = table[table["status"] == "done"]

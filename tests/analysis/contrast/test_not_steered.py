@@ -78,7 +78,7 @@ def held(here, monkeypatch, *words, file="registered.yaml"):
 
 
 def typed(name):
-    """The words that give an option its value of GIVEN."""
+    """Words that give an option its value of GIVEN."""
     if name in OF_TABLE:
         nested = name in ("column", "unit")
         return ["--table", f"{name}{'.' if nested else '='}{GIVEN[name][0]}"]
