@@ -47,6 +47,7 @@ class FinishedRun:
             tie_head=config.ladder.tie_head,
             positions=node_of(config.trunk.positions),
             norm=node_of(config.trunk.norm),
+            residual=node_of(config.trunk.residual),
             ffns=tuple(node_of(ffn) for ffn in placed(config)),
             name=record.model,
         )

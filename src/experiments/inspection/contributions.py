@@ -45,8 +45,14 @@ def contributions(
     """Those of each layer; the model is in evaluation mode.
 
     ids: (T,) of one text, at most as long as the model reads. targets: (T,), by default the next
-    ids, and at the end the likeliest.
+    ids, and at the end the likeliest. Raises ValueError for a residual path that norms outputs.
     """
+    residual = model.config.residual
+    if not residual.adds_outputs:
+        raise ValueError(
+            f"{type(residual).__name__} norms what a layer writes: what an expert adds to a logit "
+            "is known where it is added as it is (residual=pre_norm or parallel)"
+        )
     heard: dict[str, tuple[Tensor, Tokens | None, Tensor]] = {}
     stream: list[Tensor] = []
 

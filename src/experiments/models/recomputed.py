@@ -24,9 +24,10 @@ class Recomputed:
         self.model, self._again = model, []
         for i in range(len(model.blocks)):
             block = block_of(model, i)
-            attends = _runs_alone(block.attention_norm, block.attention)
             recomputes = "recomputes" in vars(type(block.ffn))
-            self._again.append((attends, recomputes and _runs_alone(block.ffn_norm, block.ffn)))
+            norms = [block.norm(name) for name in block.residual.norms]
+            attends, feeds = _runs_alone(*norms, block.attention), _runs_alone(*norms, block.ffn)
+            self._again.append((attends, recomputes and feeds))
 
     def describe(self) -> str:
         """How the trunk is computed, as a record says it."""
@@ -45,8 +46,8 @@ class Recomputed:
             if is_hooked(block):
                 x = block(x, seen, None, handed)
                 continue
-            x = _half(block.attention_half, attends, x, seen)
-            x = _half(block.ffn_half, feeds, x, handed)
+            attended = _half(block.residual.attention_half, attends, block, x, seen, None)
+            x = _half(block.residual.ffn_half, feeds, block, x, attended, handed)
         return model.logits(x)
 
 

@@ -32,6 +32,7 @@ def memory_of(draft: Draft, table_ranks: int = 1) -> Memory:
         moments=moment_bytes(config.optim, transformer, table_ranks),
         table_ranks=table_ranks,
         recompute=config.trainer.recompute,
+        n_norms=max(1, len(transformer.residual.norms) // 2),
     )
 
 

@@ -12,7 +12,7 @@ from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
 from experiments.config import former_trunk
 from experiments.config.effects import Ineffective, Run, ineffective
 from experiments.config.optim import Optim
-from experiments.config.schema import RunConfig, read_run_config
+from experiments.config.schema import OF_TRUNK, RunConfig, read_run_config
 from experiments.config.trainer import StrategyChoice
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, train_folder
@@ -108,9 +108,7 @@ def _read(raw: Mapping[str, Any]) -> Draft:
         seq_len=config.data.seq_len,
         tie_head=ladder.tie_head,
         ffns=drawn(config),
-        positions=trunk.positions,
-        norm=trunk.norm,
-        attention=trunk.attention,
+        **{part: getattr(trunk, part) for part in OF_TRUNK},
     )
     for part in parts:
         transformer = part.shape(config, transformer)
