@@ -151,8 +151,10 @@ def here(point: Point) -> Point:
     if card is None:
         return point
     found = replace(point, device=device_here(point.config))
-    if found.device.precision != point.device.precision:  # memory is another then
-        found = replace(found, plan=make_point({**point.raw, "cluster": None}).plan)
+    precision = found.device.precision
+    if precision != point.device.precision:
+        memory = memory_of(point.draft, point.table_ranks, precision)
+        found = replace(found, plan=replace(point.plan, memory=memory))
     check_card(card, found.device, found.plan.memory.total)
     return found
 

@@ -35,15 +35,15 @@ def outcome_of(run_dir: Path) -> Outcome | None:
         return None
 
 
-def is_finished(run_dir: Path) -> bool:
-    """Whether the run in this folder needs no more work: done, or cut short as it would be again.
+def ended_record(run_dir: Path) -> RunRecord | None:
+    """The record of a run that needs no more work: done, or cut short as it would be again.
 
     A damaged record says nothing: the run goes on from its checkpoint, and writes it again.
     """
-    try:
-        return read_record(run_dir / RECORD_NAME).status != "failed"
-    except (FileNotFoundError, NotADirectoryError, DamagedError):
-        return False
+    with suppress(FileNotFoundError, NotADirectoryError, DamagedError):
+        record = read_record(run_dir / RECORD_NAME)
+        return None if record.status == "failed" else record
+    return None
 
 
 def finished_record(run_dir: Path) -> RunRecord:

@@ -27,7 +27,7 @@ from experiments.records.files import (
     set_aside,
     write_record,
 )
-from experiments.records.finished import is_finished
+from experiments.records.finished import ended_record
 from experiments.records.record import RunRecord
 from experiments.system import distributed, environment, interruption
 from experiments.system.claims import Claim, RunningElsewhereError, claimed, log_event
@@ -68,10 +68,9 @@ def execute(
     """
     point = here(point)
     if distributed.is_other_rank(point.ranks):
-        if is_finished(point.run_dir):
-            record = read_record(point.run_dir / RECORD_NAME)
-            if not _goes_on(point, record):
-                return record
+        ended = ended_record(point.run_dir)
+        if ended is not None and not _goes_on(point, ended):
+            return ended
         return _other_rank(point, n_threads)
     with claimed(point.run_dir) as claim:
         finished = _finished(point.run_dir)
