@@ -16,8 +16,7 @@ from experiments.sweep.entering import enter_branches
 from experiments.sweep.trunks import trunks_of
 from experiments.system.interruption import Interrupted
 from experiments.training.checkpoints import LAST
-from experiments.training.execute import _planned_record as planned_record
-from experiments.training.execute import execute
+from experiments.training.execute import execute, planned_record
 from experiments.training.starting import checkpoint_of
 from tests.conftest import TINY, Killed, Nursery, kill_at
 

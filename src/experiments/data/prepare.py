@@ -91,9 +91,12 @@ def prepare_data(data: Data, cache: Path) -> PreparedData:
 
     def text(part: Corpus, split: str, name: str) -> PackedText:
         limit = data.max_train_tokens if split == TRAIN else data.max_validation_tokens
-        folder = packed_folder(part, split, data.tokenizer, corpus, cache, limit)
-        tokens = pack(part, split, vocabulary, folder, cache, limit)
-        _check_length(tokens, name, data.seq_len)
+        tokens = _packed(data, part, split, limit, vocabulary, cache)
+        if n_windows(len(tokens), data.seq_len) < 1:
+            raise ValueError(
+                f"the {name} split has {len(tokens)} tokens, fewer than one window of "
+                f"seq_len={data.seq_len}; use a longer text or a shorter ladder.seq_len"
+            )
         return tokens
 
     stream = data.corpus if isinstance(data.corpus, DomainStream) else None
@@ -118,14 +121,25 @@ def prepare_sets(
     """The named sets in the run's own tokens: `name`, or `name/split` of a set with several."""
     packed = {}
     for name, chosen in sets.items():
-        base = base_of(data.corpus)
-        corpus = base if chosen.corpus is None else chosen.corpus
+        corpus = base_of(data.corpus) if chosen.corpus is None else chosen.corpus
         for split in chosen.splits:
-            limit = chosen.max_tokens
-            folder = packed_folder(corpus, split, data.tokenizer, base, cache, limit)
             label = name if len(chosen.splits) == 1 else f"{name}/{split}"
-            packed[label] = pack(corpus, split, vocabulary, folder, cache, limit)
+            packed[label] = _packed(data, corpus, split, chosen.max_tokens, vocabulary, cache)
     return packed
+
+
+def _packed(
+    data: Data,
+    corpus: Corpus,
+    split: str,
+    limit: int | None,
+    vocabulary: Vocabulary,
+    cache: Path,
+) -> PackedText:
+    """A split's tokens by the run's tokenizer. limit: of tokens."""
+    base = base_of(data.corpus)
+    folder = packed_folder(corpus, split, data.tokenizer, base, cache, limit)
+    return pack(corpus, split, vocabulary, folder, cache, limit)
 
 
 def training_batches(
@@ -170,11 +184,3 @@ def _stages(
         shares = tuple(stream.domain_shares.values())
         return [Stage(n_steps=stage_steps[0], sources=texts, shares=shares)]
     return [Stage(n_steps=n, sources=(text,)) for n, text in zip(stage_steps, texts, strict=True)]
-
-
-def _check_length(tokens: PackedText, split: str, seq_len: int) -> None:
-    if n_windows(len(tokens), seq_len) < 1:
-        raise ValueError(
-            f"the {split} split has {len(tokens)} tokens, fewer than one window of "
-            f"seq_len={seq_len}; use a longer text or a shorter ladder.seq_len"
-        )

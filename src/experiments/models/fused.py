@@ -18,7 +18,7 @@ from experiments.models.ffn._base import beside_input
 from experiments.models.norms.rms import RMSNorm
 from experiments.models.positions.positions import Seen
 from experiments.models.residuals.residual import Block
-from experiments.models.transformer import Transformer, TransformerConfig, block_of
+from experiments.models.transformer import Transformer, TransformerConfig
 
 HEAD = "head"
 
@@ -33,7 +33,7 @@ class Fused:
     def __init__(self, model: Transformer) -> None:
         self.model = model
         self.eager = eager_parts(model)
-        self._called = [is_hooked(block_of(model, i)) for i in range(len(model.blocks))]
+        self._called = [is_hooked(block) for block in model.blocks]
         self._turns: dict[int, tuple[Tensor, Tensor]] = {}  # of the last length
 
     def look_again(self) -> None:
@@ -81,8 +81,8 @@ class Fused:
         seen: Seen | None = None
         handed = model.handed(tokens)
         x = model.embedding(tokens)
-        for i in range(len(model.blocks)):
-            block = block_of(model, i)
+        for i, block in enumerate(model.blocks):
+            assert isinstance(block, Block)
             if self._called[i]:
                 x = block(x, seen := seen or model.seen(tokens), None, handed)
                 continue
@@ -128,8 +128,8 @@ def _eager(model: Transformer) -> Iterator[tuple[str, str]]:
         heads = f"{type(positions).__name__} adds to scores"
     elif d_head % UNIT or d_head > MOST_D_HEAD:
         heads = f"d_head={d_head} is no multiple of {UNIT} up to {MOST_D_HEAD}"
-    for i in range(len(model.blocks)):
-        block = block_of(model, i)
+    for i, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
         whole = called or is_hooked(block)
         path = width or block.residual.why_not_fused()
         if path is not None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from experiments.models.fused import is_hooked
-from experiments.models.transformer import Transformer, block_of
+from experiments.models.residuals.residual import Block
+from experiments.models.transformer import Transformer
 
 
 class Recomputed:
@@ -22,8 +23,8 @@ class Recomputed:
 
     def __init__(self, model: Transformer) -> None:
         self.model, self._again = model, []
-        for i in range(len(model.blocks)):
-            block = block_of(model, i)
+        for block in model.blocks:
+            assert isinstance(block, Block)
             recomputes = "recomputes" in vars(type(block.ffn))
             norms = [block.norm(name) for name in block.residual.norms]
             attends, feeds = _runs_alone(*norms, block.attention), _runs_alone(*norms, block.ffn)
@@ -41,8 +42,8 @@ class Recomputed:
             return whole
         seen, handed = model.seen(tokens), model.handed(tokens)
         x = model.embedding(tokens)
-        for i, (attends, feeds) in enumerate(self._again):
-            block = block_of(model, i)
+        for block, (attends, feeds) in zip(model.blocks, self._again, strict=True):
+            assert isinstance(block, Block)
             if is_hooked(block):
                 x = block(x, seen, None, handed)
                 continue
