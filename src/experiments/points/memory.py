@@ -19,6 +19,7 @@ def memory_of(draft: Draft, table_ranks: int = 1, precision: str | None = None) 
     precision: Lightning's name; None: that of the draft's device.
     """
     config, transformer, ranks = draft.config, draft.transformer, draft.ranks
+    moments = moment_bytes(config.optim, transformer, table_ranks)
     return plan_memory(
         draft.cost,
         transformer.block_costs(),
@@ -31,7 +32,7 @@ def memory_of(draft: Draft, table_ranks: int = 1, precision: str | None = None) 
         table_gradient=config.optim.table_gradient,
         table_dtype=getattr(config.model, "table_dtype", "float32"),
         n_models=1 + sum(part.n_models for part in draft.parts),
-        moments=moment_bytes(config.optim, transformer, table_ranks),
+        moments=moments,
         table_ranks=table_ranks,
         recompute=config.trainer.recompute,
         n_norms=max(1, len(transformer.residual.norms) // 2),

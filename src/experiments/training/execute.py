@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
@@ -53,15 +54,15 @@ def execute(
     Of several ranks, rank 0 writes; the others return its record as planned.
     """
     point = here(point)
-    if distributed.is_other_rank(point.ranks):
-        ended = ended_record(point.run_dir)
-        if ended is not None and not _goes_on(point, ended):
-            return ended
-        return _run(point, n_threads, None)
-    with claimed(point.run_dir) as claim:
-        ended = ended_record(point.run_dir, aside=True)
-        if ended is not None and not _goes_on(point, ended):
-            return ended
+    other = distributed.is_other_rank(point.ranks)
+    with nullcontext() if other else claimed(point.run_dir) as claim:
+        ended = ended_record(point.run_dir, aside=not other)
+        if ended is not None:
+            more = ended.status == "done" and ended.n_steps < point.plan.n_steps
+            if not (point.is_trunk and more):  # one that ended where branches asked for goes on
+                return ended
+        if claim is None:
+            return _run(point, n_threads, None)
         if ended is not None:
             remove(point.run_dir / RECORD_NAME)  # its state is running now
         remove_leftovers(point.run_dir)
@@ -91,12 +92,6 @@ class _First:
     progress: Sink
 
 
-def _goes_on(point: Point, ended: RunRecord) -> bool:
-    """Whether it is a trunk that ended where the branches before asked for, and is to go on."""
-    done = ended.status == "done"
-    return point.is_trunk and done and ended.n_steps < point.plan.n_steps
-
-
 def _run(point: Point, n_threads: int | None, first: _First | None) -> RunRecord:
     """Another rank takes its share of the training, and of scoring where none can do that alone:
     its record is as planned.
@@ -106,7 +101,11 @@ def _run(point: Point, n_threads: int | None, first: _First | None) -> RunRecord
     record = planned_record(point)
     try:
         if first is not None:
-            _write_surroundings(point)
+            config = OmegaConf.to_yaml(OmegaConf.create(dict(point.raw)))
+            write_text_atomically(point.run_dir / "config.yaml", config)
+            found = environment.snapshot_environment(point.device.accelerator)
+            text = json.dumps(found, indent=1) + "\n"
+            write_text_atomically(point.run_dir / "environment.json", text, mode=0o600)
         record = _train_and_evaluate(point, record, first)
     except DivergedError as error:
         n_tokens = error.n_steps * point.plan.batch_tokens
@@ -134,15 +133,6 @@ def _run(point: Point, n_threads: int | None, first: _First | None) -> RunRecord
     for part in point.parts:
         part.ended(point, record)
     return record
-
-
-def _write_surroundings(point: Point) -> None:
-    """config.yaml and environment.json."""
-    accelerator, config = point.device.accelerator, OmegaConf.create(dict(point.raw))
-    surroundings = environment.snapshot_environment(accelerator)
-    write_text_atomically(point.run_dir / "config.yaml", OmegaConf.to_yaml(config))
-    text = json.dumps(surroundings, indent=1) + "\n"
-    write_text_atomically(point.run_dir / "environment.json", text, mode=0o600)
 
 
 def planned_record(point: Point) -> RunRecord:
