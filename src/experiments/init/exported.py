@@ -65,7 +65,7 @@ def _read_layer(node: Any) -> dict[str, Any]:
     return layer_node(build(node, "ffns", _LAYER))
 
 
-def _read_parts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _read_parts(values: Mapping[str, Any]) -> dict[str, Any]:
     """The nodes of the trunk's parts; of an earlier export, which had a number of each. Raises
     ValueError.
     """

@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
@@ -21,7 +21,7 @@ from experiments.records.files import RECORD_NAME, write_record
 from experiments.records.finished import ended_record
 from experiments.records.record import RunRecord
 from experiments.system import distributed, environment, interruption
-from experiments.system.claims import RunningElsewhereError, claimed, log_event
+from experiments.system.claims import Claim, RunningElsewhereError, claimed, log_event
 from experiments.system.credentials import cut
 from experiments.system.device import peak_memory
 from experiments.system.disk import remove, remove_leftovers, write_text_atomically
@@ -55,7 +55,8 @@ def execute(
     """
     point = here(point)
     other = distributed.is_other_rank(point.ranks)
-    with nullcontext() if other else claimed(point.run_dir) as claim:
+    held: AbstractContextManager[Claim | None] = nullcontext() if other else claimed(point.run_dir)
+    with held as claim:
         ended = ended_record(point.run_dir, aside=not other)
         if ended is not None:
             more = ended.status == "done" and ended.n_steps < point.plan.n_steps
@@ -177,7 +178,9 @@ def planned_record(point: Point) -> RunRecord:
 def _train_and_evaluate(point: Point, record: RunRecord, first: _First | None) -> RunRecord:
     """first: it scores the model, alone unless none can, and its record says what is found."""
     config, begun = point.config, begin(point, scores=first is not None)
-    wandb_run, sinks, guards, hopeless = None, tuple[Sink, ...](), Guards(), None
+    wandb_run: WandbRun | None = None
+    hopeless: Hopeless | None = None
+    sinks, guards = tuple[Sink, ...](), Guards()
     if first is not None:
         record = with_columns(record, begun.columns)
         wandb_run = WandbRun(

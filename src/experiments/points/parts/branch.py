@@ -138,7 +138,8 @@ class BranchSteps(RunPart):
             _check_trunk(branch)
         there = {path.name: n for n, path in kept.usable(branch.folder, branch.n_steps)}
         # rank 0's list: a file may come to the others' disks a little later
-        other, found, taken = distributed.is_other_rank(point.ranks), None, 0
+        other, taken = distributed.is_other_rank(point.ranks), 0
+        found: Path | None = None
         for name, n_steps in json.loads(told_by_all(point.ranks, json.dumps(there))[0]).items():
             path = branch.folder / name
             why = point.look_at(path).why
