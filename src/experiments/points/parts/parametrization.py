@@ -27,8 +27,9 @@ class Parametrization(RunPart):
         given = f"optim.parametrization={optim.parametrization}"
         if config.init is not None:
             raise ValueError(
-                f"{given} says how weights start and what logits are multiplied by, and a run that "
-                "starts from weights has those of another; set optim.parametrization=sp, or init=none"
+                f"{given} says how weights start and what logits are multiplied by, and a run "
+                "that starts from weights has those of another; set optim.parametrization=sp, or "
+                "init=none"
             )
         base = Base(
             d_model=optim.lr_d_model,
@@ -46,8 +47,8 @@ class Parametrization(RunPart):
                 why = str(error)
         if why is not None:
             raise ValueError(
-                f"optim.lr_d_model={base.d_model} with {given} must be the width of a model, {why}; "
-                "change ladder.lr_d_model, at which ladder.lr is right"
+                f"optim.lr_d_model={base.d_model} with {given} must be the width of a model, "
+                f"{why}; change ladder.lr_d_model, at which ladder.lr is right"
             )
         return replace(transformer, base=base)
 
