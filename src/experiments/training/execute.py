@@ -63,7 +63,8 @@ def execute(
             if not (point.is_trunk and more):  # one that ended where branches asked for goes on
                 return ended
         if claim is None:
-            return _run(point, n_threads, None)
+            set_up_process(point, n_threads)
+            return _run(point, None)
         if ended is not None:
             remove(point.run_dir / RECORD_NAME)  # its state is running now
         remove_leftovers(point.run_dir)
@@ -80,7 +81,8 @@ def execute(
 
         guards = Guards(check=claim.check, on_stall=stalled)
         with interruption.told(tell):
-            record = _run(point, n_threads, _First(guards=guards, progress=progress))
+            set_up_process(point, n_threads)
+            record = _run(point, _First(guards=guards, progress=progress))
         log_event(point.run_dir, record.status)
         return record
 
@@ -93,18 +95,16 @@ class _First:
     progress: Sink
 
 
-def _run(point: Point, n_threads: int | None, first: _First | None) -> RunRecord:
+def _run(point: Point, first: _First | None) -> RunRecord:
     """Another rank takes its share of the training, and of scoring where none can do that alone:
     its record is as planned.
     """
-    started = time.perf_counter()
-    set_up_process(point, n_threads)  # before the record, which says how many threads there are
-    record = planned_record(point)
+    started, record = time.perf_counter(), planned_record(point)
     try:
         if first is not None:
+            found = environment.snapshot_environment(point.device.accelerator)
             config = OmegaConf.to_yaml(OmegaConf.create(dict(point.raw)))
             write_text_atomically(point.run_dir / "config.yaml", config)
-            found = environment.snapshot_environment(point.device.accelerator)
             text = json.dumps(found, indent=1) + "\n"
             write_text_atomically(point.run_dir / "environment.json", text, mode=0o600)
         record = _train_and_evaluate(point, record, first)
