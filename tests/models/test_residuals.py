@@ -195,6 +195,14 @@ def test_norms_of_outputs_start_as_what_writes_to_the_stream():
     assert block.norm("ffn_norm").weight.tolist() == [1.0] * 48
 
 
+def test_norms_are_in_the_planned_memory(compose_raw):
+    def activations(name):
+        raw = compose_raw("size=2", "budget=1e9", *TINY, f"residual={name}")
+        return make_point(raw).plan.memory.activations
+
+    assert activations("parallel") == activations("pre_norm") < activations("sandwich")
+
+
 class _Unweighted(NormConfig):
     """A norm without weights."""
 
