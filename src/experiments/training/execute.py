@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -226,7 +227,7 @@ def _trained(point: Point, begun: Begun, trained: Fit, record: RunRecord, loss: 
     trunk = "compiled" if module.is_compiled else "eager"
     if module.trunk is not None:
         trunk = module.trunk.describe()
-    n_tokens, speeds = trained.n_steps * point.plan.batch_tokens, dict[str, float]()
+    n_tokens, speeds = trained.n_steps * point.plan.batch_tokens, dict[str, Any]()
     if trained.n_steps_here:
         tokens_per_second = trained.n_steps_here * point.plan.batch_tokens / trained.seconds
         flops_per_second = tokens_per_second * point.plan.cost.training_flops
