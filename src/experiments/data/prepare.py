@@ -136,7 +136,7 @@ def _packed(
     vocabulary: Vocabulary,
     cache: Path,
 ) -> PackedText:
-    """A split's tokens by the run's tokenizer. limit: of tokens."""
+    """Tokens of a split by the run's tokenizer, at least `limit` of them if it has as many."""
     base = base_of(data.corpus)
     folder = packed_folder(corpus, split, data.tokenizer, base, cache, limit)
     return pack(corpus, split, vocabulary, folder, cache, limit)

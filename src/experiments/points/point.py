@@ -105,7 +105,7 @@ class Point:
 
     @property
     def draft(self) -> Draft:
-        """The point without its steps."""
+        """Point without its steps."""
         return Draft(
             raw=self.raw,
             config=self.config,

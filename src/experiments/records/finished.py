@@ -38,7 +38,7 @@ def outcome_of(run_dir: Path) -> Outcome | None:
 
 
 def ended_record(run_dir: Path, *, aside: bool = False) -> RunRecord | None:
-    """The record of a run that needs no more work: done, or cut short as it would be again.
+    """Record of a run that needs no more work: done, or cut short as it would be again.
 
     A damaged record says nothing: the run goes on from its checkpoint, and writes it again. aside:
     it then gets another name, with a warning, unless it can't be read; for who holds the run.

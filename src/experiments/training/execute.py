@@ -90,15 +90,15 @@ def execute(
 
 @dataclass(frozen=True, kw_only=True)
 class _First:
-    """What the first process of a run has, which alone writes and tells; others have none."""
+    """Duties of the first process of a run, which alone writes and tells; others have none."""
 
     guards: Guards
     progress: Sink
 
 
 def _run(point: Point, first: _First | None) -> RunRecord:
-    """Another rank takes its share of the training, and of scoring where none can do that alone:
-    its record is as planned.
+    """Train, evaluate and, as the first process, write the record. Another one takes its share of
+    training, and of scoring where none can do that alone; its record is as planned.
     """
     started, record = time.perf_counter(), planned_record(point)
     try:
@@ -222,7 +222,7 @@ def _train_and_evaluate(point: Point, record: RunRecord, first: _First | None) -
 
 
 def _trained(point: Point, begun: Begun, trained: Fit, record: RunRecord, loss: float) -> RunRecord:
-    """The record with what training came to, and the speed of the steps taken in this process."""
+    """Record with what training came to, and the speed of the steps taken in this process."""
     module, own = begun.module, begun.prepared.train
     trunk = "compiled" if module.is_compiled else "eager"
     if module.trunk is not None:
@@ -257,7 +257,7 @@ def _trained(point: Point, begun: Begun, trained: Fit, record: RunRecord, loss: 
 
 
 def _scored(point: Point, begun: Begun, record: RunRecord) -> RunRecord:
-    """The record with scores of the validation split, of its documents, and of the named sets."""
+    """Record with scores of the validation split, of its documents, and of the named sets."""
     begun.module.model.to(torch.device(point.device.accelerator))
     result, documents = begun.scores.validation_by_document()
     return replace(

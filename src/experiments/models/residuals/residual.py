@@ -32,7 +32,7 @@ class Residual(ABC):
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """A block's norms, by name. Each keeps what it takes in for the backward pass."""
+        """A block's norms, by name."""
         return tuple(name for name in self.modules if name not in ("attention", "ffn"))
 
     @abstractmethod
@@ -43,14 +43,12 @@ class Residual(ABC):
 
     @abstractmethod
     def ffn_input(self, block: "Block", x: Tensor, attended: Tensor) -> Tensor:
-        """What the feed-forward layer reads. x: what the block takes in; attended: the stream after
-        attention.
-        """
+        """Input of the feed-forward layer. x: that of the block; attended: the stream after attention."""
 
     def ffn_half(
         self, block: "Block", x: Tensor, attended: Tensor, tokens: Tokens | None
     ) -> Tensor:
-        """What the block gives. x, attended: as ffn_input has them; tokens: those of x, for a layer
+        """Output of the block. x, attended: as ffn_input has them; tokens: those of x, for a layer
         that looks at them.
         """
         return block.add(attended, block.feed(self.ffn_input(block, x, attended), tokens))
@@ -100,7 +98,7 @@ class Block(nn.Module):
         return self.residual.ffn_half(self, x, attended, tokens)
 
     def norm(self, name: str) -> nn.Module:
-        """The norm of that name. Raises AttributeError for a form that has none."""
+        """Norm of that name. Raises AttributeError for a form that has none."""
         found: nn.Module = getattr(self, name)
         return found
 
@@ -110,10 +108,10 @@ class Block(nn.Module):
         return y
 
     def feed(self, x: Tensor, tokens: Tokens | None) -> Tensor:
-        """The feed-forward layer's outputs for its inputs (batch, n, d_model)."""
+        """Outputs of the feed-forward layer for its inputs (batch, n, d_model)."""
         y: Tensor = self.ffn(x, *beside_input(self.ffn, tokens))
         return y
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """The stream x with y added, times the multiplier."""
+        """Stream x with y added, times the multiplier."""
         return x + (y if self.multiplier == 1 else self.multiplier * y)
