@@ -43,7 +43,7 @@ class Residual(ABC):
 
     @abstractmethod
     def ffn_input(self, block: "Block", x: Tensor, attended: Tensor) -> Tensor:
-        """Input of the feed-forward layer. x: that of the block; attended: the stream after attention."""
+        """Input of the feed-forward layer. x: the block's; attended: the stream after attention."""
 
     def ffn_half(
         self, block: "Block", x: Tensor, attended: Tensor, tokens: Tokens | None
