@@ -6,7 +6,7 @@ import torch
 from experiments.config.hydra_hints import choice_names
 from experiments.init.exported import exported_shape, exported_state
 from experiments.init.how._blocks import ffn_inputs
-from experiments.init.source import node_of
+from experiments.init.source import make_node
 from experiments.inspection.contributions import contributions
 from experiments.inspection.interface import inspected_layers
 from experiments.models.ffn.dense import DenseConfig
@@ -149,7 +149,7 @@ def test_an_export_says_the_same_and_is_read_back(residual, name, tmp_path):
     made = model(residual(name)).float()
     exported(made, tmp_path / "hf", vocabulary_in(tmp_path / "cache"))
     shape = exported_shape(tmp_path / "hf")
-    assert shape.residual == node_of(residual(name))
+    assert shape.residual == make_node(residual(name))
     again = trunk_config(shape, 24).build()
     again.load_state_dict(exported_state(tmp_path / "hf", shape))
     assert torch.equal(again.eval()(TOKENS), made(TOKENS))

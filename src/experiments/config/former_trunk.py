@@ -16,7 +16,7 @@ class _Former(NamedTuple):
     default: Any = None
 
     def node(self, value: Any) -> dict[str, Any]:
-        """The part as it is written today."""
+        """Part as it is written today."""
         return {"_target_": self.target} | ({self.setting: value} if self.setting else {})
 
 
@@ -31,7 +31,7 @@ _FORMER = (
 
 
 def today(trunk: Mapping[str, Any]) -> dict[str, Any]:
-    """The node as it is written today. Raises ValueError for a key that has no effect."""
+    """Node as it is written today. Raises ValueError for a key that has no effect."""
     found = dict(trunk)
     for former in _FORMER:
         part, key = former.part, former.key
@@ -45,7 +45,7 @@ def today(trunk: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def before(trunk: Mapping[str, Any]) -> dict[str, Any]:
-    """The node as ids have it: of these classes the setting, where it is not the default."""
+    """Node as ids have it: of these classes the setting, where it is not the default."""
     found = dict(trunk)
     for former in _FORMER:
         part, key = former.part, former.key

@@ -1,4 +1,4 @@
-"""The two forms of an export: a native architecture of transformers, or our own modeling file."""
+"""Two forms of an export: a native architecture of transformers, or our own modeling file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from experiments.config.schema import OF_TRUNK
 from experiments.init.exported import FLOAT_EPS, MODEL_TYPE, layer_node
 from experiments.init.llama import from_trunk
 from experiments.init.slots import evaluating
-from experiments.init.source import Shape, node_of
+from experiments.init.source import Shape, make_node
 from experiments.models.attention.gqa import GQAConfig
 from experiments.models.batch_norm import BatchNorm
 from experiments.models.ffn._base import second_names
@@ -49,8 +49,8 @@ class Form:
     logits: Tensor
 
 
-def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
-    """The model as transformers loads it.
+def find_form(model: Transformer, model_name: str, end_of_text: int) -> Form:
+    """Model as transformers loads it.
 
     A Llama where positions are rotary, the path is pre-norm by RMS norms and all blocks hold the
     same dense layer with a gate, an Arcee where it has none: the arithmetic is theirs. Otherwise
@@ -149,17 +149,17 @@ def _said(model: Transformer, end_of_text: int) -> tuple[Tensor, Tensor]:
 
 
 def _shape(config: TransformerConfig, model_name: str) -> Shape:
-    """The trunk, as the sources of weights describe one."""
+    """Trunk, as the sources of weights describe one."""
     return Shape(
         n_layers=len(config.ffns),
         d_model=config.d_model,
         d_head=config.d_head,
-        attention=node_of(config.attention.explicit(config.n_heads)),
+        attention=make_node(config.attention.explicit(config.n_heads)),
         vocab_size=config.vocab_size,
         tie_head=config.tie_head,
-        positions=node_of(config.positions),
-        norm=node_of(config.norm),
-        residual=node_of(config.residual),
+        positions=make_node(config.positions),
+        norm=make_node(config.norm),
+        residual=make_node(config.residual),
         ffns=tuple(layer_node(ffn) for ffn in config.ffns),
         name=model_name,
     )

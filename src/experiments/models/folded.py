@@ -6,11 +6,11 @@ import torch
 
 from experiments.models.ffn._base import share
 from experiments.models.parametrization import Multipliers
-from experiments.models.transformer import Transformer, block_of
+from experiments.models.transformer import Transformer, get_block
 
 
 def folded(model: Transformer) -> Transformer:
-    """The same function without multipliers, which are in its weights; the model, if it has none.
+    """Same function without multipliers, which are in its weights; the model, if it has none.
 
     A tied head is untied. Equal to the bit where the multipliers are powers of two.
     """
@@ -23,7 +23,7 @@ def folded(model: Transformer) -> Transformer:
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     state["head.weight"] *= m.head
     for i in range(len(model.blocks)):
-        block = block_of(model, i)
+        block = get_block(model, i)
         for name, rows in block.attention.query_rows():
             state[f"blocks.{i}.attention.{name}"][rows] *= m.attention
         written = {id(weight) for weight in block.residual.written(block)}

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.kernels.trunk import eps_of, head_losses, why_not_linear, why_not_weights
+from experiments.kernels.trunk import find_eps, head_losses, why_not_linear, why_not_weights
 from experiments.kernels.trunk_passes import MOST_D_HEAD, UNIT, load_trunk
 from experiments.models.documents import first_seen
 from experiments.models.ffn._base import beside_input
@@ -51,14 +51,14 @@ class Fused:
         return f"fused {kernel.level}" + (f" ({parts})" if parts else "")
 
     def losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean cross entropy of (batch, seq) targets, and each one, (T,), without a gradient.
+        """Mean cross entropy of (batch, seq) targets, and each one, (T,), without a gradient.
 
         Targets of -100 count nowhere, and have a loss of 0.
         """
         model, flat = self.model, targets.flatten()
         if HEAD not in self.eager:
             norm = _known(model.norm)
-            weights, numbers = (norm.weight, model.head.weight), (eps_of(norm), model.multiplier)
+            weights, numbers = (norm.weight, model.head.weight), (find_eps(norm), model.multiplier)
             return head_losses(self._hidden(tokens), *weights, flat, *numbers)
         logits = self.logits(tokens).flatten(0, 1).float()
         each = F.cross_entropy(logits.detach(), flat, reduction="none")
@@ -101,7 +101,7 @@ class Fused:
 
 
 def eager_parts(model: Transformer) -> dict[str, str]:
-    """The parts of a model that have no fused form, and why; it may be on the meta device."""
+    """Parts of a model that have no fused form, and why; it may be on the meta device."""
     return dict(_eager(model))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from experiments.config.fields import columns_of
+from experiments.config.fields import list_columns
 from experiments.kernels.select import resolve_kernel
 from experiments.points.planning import here
 from experiments.points.point import DivergedError, Point
@@ -172,7 +172,7 @@ def planned_record(point: Point) -> RunRecord:
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         environment={**environment.describe(point.device.accelerator), "kernel": reads},
         config=dict(point.raw),
-        layer=columns_of(point.config.model),
+        layer=list_columns(point.config.model),
     )
 
 

@@ -1,4 +1,4 @@
-"""The training of one run, from its last whole checkpoint, by one process or several."""
+"""Training of one run, from its last whole checkpoint, by one process or several."""
 
 import logging
 import random

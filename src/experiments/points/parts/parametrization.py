@@ -1,4 +1,4 @@
-"""The parametrization in which a learning rate is carried to other sizes: optim.parametrization."""
+"""Parametrization in which a learning rate is carried to other sizes: optim.parametrization."""
 
 from dataclasses import dataclass, replace
 
