@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Options, Output, table_of
+from analysis.compare.question import Question, answered, is_typed
 from analysis.contrast.compute import contrast
 from analysis.contrast.curves import CENTRES, CURVATURES
 from analysis.contrast.held import Held, hold_to
 from analysis.contrast.noise import SOURCES
 from analysis.contrast.pairs import FORM
 from analysis.contrast.parts import ContrastsByPart, contrast_parts
-from analysis.contrast.points import SIZES
 from analysis.contrast.preregistration import read_registration
 from analysis.contrast.result import Contrasts
 from analysis.figures.contrast import draw_contrasts, draw_parts
@@ -25,7 +25,7 @@ from analysis.isoflop.offsets import at_budgets
 from analysis.options import one_of
 from analysis.rates.saved import read_rates
 from analysis.table.documents import BY, Documents
-from analysis.table.sources import read_source
+from analysis.table.sources import Source
 
 # Options that are arguments of contrast, and their names there if they have others
 _FITTED = (
@@ -34,7 +34,9 @@ _FITTED = (
 )  # fmt: skip
 _ARGUMENTS = {"layer": "layers", "baseline": "baselines"}
 # Beside a registration: options that move no number, and those that say how the table is read
-_FREE = ("path", "json", "out", "mark", "preregistered", "command", "chosen", "typed")
+_FREE = (
+    "path", "json", "out", "mark", "preregistered", "question", "command", "chosen", "typed",
+)  # fmt: skip
 _READING = ("column", "unit", "series", "separator", "budgets", "budget_tolerance", "flops")
 _FILES = {None: "contrast", "domain": "domains", "targets": "targets"}  # by --by
 
@@ -81,6 +83,8 @@ def parse_marks(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
 
 
 def _check(options: Options) -> None:
+    if options.by not in (None, *BY):
+        raise ValueError(f"--by {options.by} is not one of {', '.join(BY)}, which contrast takes")
     parse_classes(options.classes)
     parse_marks(options.mark)
     if options.rates is not None:
@@ -94,12 +98,11 @@ def _check_registered(options: Options) -> None:
     that is new to this file is refused, so that none moves a registered number unseen.
     """
     others = {name: value for name, value in vars(options).items()
-              if name not in (*_FITTED, *_FREE, *_READING) and value not in (None, [])}  # fmt: skip
+              if name not in (*_FITTED, *_FREE, *_READING) and is_typed(value)}  # fmt: skip
     read_registration(options.preregistered).arguments({**_how(options), **others})
 
 
-def _read(options: Options) -> Read:
-    source = read_source(options.path, options.separator)
+def _read(options: Options, source: Source) -> Read:
     rated = options.rates is not None or options.preregistered is not None
     keep = ("batch_tokens",) if rated and source.records else ()
     table = table_of(options, source, keep=keep, needs=("budget",))
@@ -120,19 +123,14 @@ def _compute(options: Options, read: Read) -> Output:
     else:
         found = contrast(at.table, **how)
         drawings = _drawings(found, options)
-    return Output(
-        values=found.to_dict(),
-        text="\n".join([*at.how, found.summary()]),
-        figures=drawings,
-        tables={_FILES[options.by]: found.to_frame()},
-    )
+    return answered(options, found, said=at.how, name=_FILES[options.by], figures=drawings)
 
 
 def _how(options: Options) -> dict[str, Any]:
     """The arguments of contrast that were given."""
     given = {_ARGUMENTS.get(name, name): getattr(options, name) for name in _FITTED}
     given["classes"] = parse_classes(options.classes)
-    return {name: value for name, value in given.items() if value not in (None, [])}
+    return {name: value for name, value in given.items() if is_typed(value)}
 
 
 def _unregistered(options: Options) -> tuple[str, ...]:
@@ -140,7 +138,7 @@ def _unregistered(options: Options) -> tuple[str, ...]:
     return tuple(
         f"{name.replace('_', '-')} {' '.join(value) if isinstance(value, list) else value}"
         for name in _READING
-        if (value := getattr(options, name)) not in (None, [])
+        if is_typed(value := getattr(options, name))
     )
 
 
@@ -153,15 +151,10 @@ def _drawings(found: Contrasts, options: Options) -> dict[str, Callable[[], Figu
     return drawings
 
 
-COMMAND = Command(
-    help="compare lowest losses of layers by curves that are fitted together",
-    description="Compare the lowest losses of layers: one curve a layer and budget in ln(size), "
-    "all with one curvature, seeds as replicates, noise by class of layers and budget. Choose the "
-    "sizes by --where, e.g. n_layers=3,4,5: far from the best a curve is no parabola.",
+QUESTION = Question(
+    help="lowest losses of layers, by curves of all layers and budgets that are fitted together",
+    order=6,
     options=f"""
---x {one_of(SIZES)}  the size (default: d_model where it is known for all)
---baseline LAYER...  the layer that others are compared with (default: dense, with --layer
-    all others); repeatable
 --layer LAYER...  only this one's differences (default: of all); repeatable
 --primary {FORM}...  a difference that Holm's correction is for, e.g. peer-none@3e13, or the mean
     over budgets (default: all that are printed); repeatable
@@ -176,13 +169,11 @@ COMMAND = Command(
 --stop NATS  the half-width at which to stop: how many more seeds each difference needs for it
 --rates JSON  the rates.json of the law that rates are by (analysis rates): intervals hold besides
     that these are not the best
---by {one_of(BY)}  by domain of the held-out text, or by its targets: repeated ones, which a model
-    that copies can know, and new ones; from the losses of documents in records
---level LEVEL  of intervals (default: 0.95)
 --mark STRIPE...  'NAME: LOW HIGH' in contrast_multipliers.png, e.g. of another study; repeatable
 --preregistered REGISTRATION  a yaml of what was registered before the runs: its contrasts are
     primary, all others exploratory (docs/analysis.md)
 """,
+    takes=("baseline", "by", "x"),
     check=_check,
     read=_read,
     compute=_compute,

@@ -4,17 +4,16 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from analysis.command import Command, Options, Output, records_of, table_of
+from analysis.command import Options, Output, records_of, table_of
+from analysis.compare.question import Question, answered, only_baseline, typed
 from analysis.figures.forgetting import draw_forgetting
 from analysis.forgetting.compare import compare_forgetting, has_learnt
 from analysis.forgetting.ways import unreadable
-from analysis.options import given
-from analysis.table.sources import read_source
+from analysis.table.sources import Source
 from experiments.records.record import RunRecord
 
 
-def _read(options: Options) -> list[RunRecord]:
-    source = read_source(options.path, options.separator)
+def _read(options: Options, source: Source) -> list[RunRecord]:
     records = []
     for record in records_of(source, table_of(options, source, by_cell=False)):
         why = unreadable(record) if has_learnt(record) else None
@@ -26,17 +25,21 @@ def _read(options: Options) -> list[RunRecord]:
 
 
 def _compute(options: Options, records: Sequence[RunRecord]) -> Output:
-    found = compare_forgetting(records, **given(options, compare_forgetting))
-    return Output.of(found, figures={"forgetting": partial(draw_forgetting, found)})
+    how = {**typed(options, compare_forgetting), "baseline": only_baseline(options)}
+    found = compare_forgetting(records, **how)
+    return answered(options, found, figures={"forgetting": partial(draw_forgetting, found)})
 
 
-COMMAND = Command(
-    help="compare ways to go on learning from a stream",
+QUESTION = Question(
+    help="ways to go on learning from a stream of domains: what is learnt, and what forgotten",
+    order=1,
     options="""
 --learning BITS  compare forgetting where each has learnt this much, in bits/byte (default: what
     most ways have learnt)
---baseline WAY  the way that others are compared with there (default: full fine-tuning)
 """,
+    takes=("baseline",),
+    suits=lambda _, source: any(map(has_learnt, source.records)),
+    check=only_baseline,
     read=_read,
     compute=_compute,
     by_model=True,

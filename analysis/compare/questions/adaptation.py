@@ -1,0 +1,42 @@
+"""Gains on their domain of runs that started from weights, and losses on other text."""
+
+from functools import partial
+
+import pandas as pd
+
+from analysis.adaptation import GENERAL, columns_of_starts, compare_adaptations
+from analysis.command import Options, Output, table_of
+from analysis.compare.question import Question, answered, typed, under_our_names
+from analysis.figures.adaptation import draw_adaptation
+from analysis.options import pairs
+
+
+def _check(options: Options) -> None:
+    if unit := pairs("unit", options.unit).get("loss"):
+        raise ValueError(
+            f"--unit loss={unit} is of one column, and adaptation compares losses of several "
+            "texts, before and after: give all of them in nats/token"
+        )
+
+
+def _columns(options: Options) -> tuple[str, ...]:
+    return columns_of_starts(options.general or GENERAL)
+
+
+def _compute(options: Options, table: pd.DataFrame) -> Output:
+    found = compare_adaptations(table, **typed(options, compare_adaptations))
+    return answered(options, found, figures={"adaptation": partial(draw_adaptation, found)})
+
+
+QUESTION = Question(
+    help="ways to adapt a model to a domain: the gain there, and the change on other text",
+    order=3,
+    options=f"""
+--general SET  the set that stands for other text (default: {GENERAL})
+""",
+    suits=lambda options, source: set(_columns(options)) <= set(under_our_names(options, source)),
+    check=_check,
+    read=lambda options, source: table_of(options, source, keep=_columns(options), by_cell=False),
+    compute=_compute,
+    by_model=True,
+)
