@@ -7,85 +7,136 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from inspect import signature
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from analysis.command import Options, Output
+from analysis.command import Command, Options, Output
 from analysis.compare import questions
 from analysis.comparison import Comparison
 from analysis.fitting.plain import plain
-from analysis.options import one_of, pairs
-from analysis.table.sources import Source, read_source
+from analysis.options import check_options, pairs
+from analysis.table.sources import read_source
 
 T = TypeVar("T")
-SHARED = ("question", "level")  # options that every question takes
+_EVERY = ("question", "level")  # options that every question takes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question(Generic[T]):
-    """A question; the file in questions/ that has it as QUESTION names it.
+class Question(Command[T]):
+    """A question; the file in questions/ that has it as QUESTION names it. read finds what was read
+    of the path as options.source.
 
-    help: a line. suits: whether a table, as it stands in a source, is made for it; of several the
-    one of the lowest order is taken. read: what to compute from, of the source, None where
-    of_table is no. compute: the output, by `answered`. options: its own, as options.declare reads
-    them, none with a default, so that what is typed is known; takes: those of SEVERAL. check:
-    raises ValueError for options that don't go together, before anything is read. by_model, unused,
-    reads: as in Command.
+    order: of several that suit a table the lowest is taken. suits: whether runs, under our names,
+    are made for it; without a source, whether the path is. options: none with a default, so that
+    it is known which were typed; takes: those of several questions.
     """
 
-    help: str
     order: int
-    read: Callable[[Options, Source], T]
-    compute: Callable[[Options, T], Output]
-    suits: Callable[[Options, Source], bool] = lambda _, __: False
-    options: str = ""
+    suits: Callable[[Options, pd.DataFrame], bool] = lambda _, __: False
     takes: Sequence[str] = ()
-    check: Callable[[Options], None] = lambda _: None
-    of_table: bool = True
-    by_model: bool = False
-    unused: Sequence[str] = ()
-    reads: str = ""
+    of_source: bool = True
 
     @property
-    def known(self) -> tuple[str, ...]:
+    def known(self) -> set[str]:
         """The options that it takes, beside those of all commands."""
-        return (*SHARED, *self.takes, *names_in(self.options))
-
-
-def names_in(declared: str) -> tuple[str, ...]:
-    """The names of options that are written down."""
-    names = re.findall(r"^--(?:\[no-\])?([\w-]+)", declared, re.MULTILINE)
-    return tuple(name.replace("-", "_") for name in names)
+        names = re.findall(r"^--([\w-]+)", self.options, re.MULTILINE)
+        return {*_EVERY, *self.takes, *(name.replace("-", "_") for name in names)}
 
 
 @cache
 def find_questions() -> Mapping[str, Question[Any]]:
-    """By name, the first to be taken first."""
+    """By name, in their order."""
     names = sorted(module.name for module in pkgutil.iter_modules(questions.__path__))
     found = {n: importlib.import_module(f"{questions.__name__}.{n}").QUESTION for n in names}
     return dict(sorted(found.items(), key=lambda item: item[1].order))
 
 
-def typed(options: Options, function: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments of a function that were typed as options of the same names."""
-    known = signature(function).parameters
-    return {k: v for k, v in vars(options).items() if k in known and is_typed(v)}
+def choose(options: Options) -> None:
+    """Puts the question that was named, or that options and runs are for, in the command's place.
+
+    Raises ValueError for options that no question takes together, or runs that are for none.
+    """
+    every = find_questions()
+    asked = {name for one in every.values() for name in one.known if is_typed(options, name)}
+    for name in sorted(asked - {*_EVERY}):
+        takers = [n for n, one in every.items() if name in one.known]
+        if options.question not in (None, *takers):
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for {' and '.join(takers)}, and not for "
+                f"{options.question}; leave it out"
+            )
+    able = [name for name, one in every.items() if asked <= one.known]
+    if options.question is not None:
+        able = [options.question]
+    if not able:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(asked))
+        raise ValueError(f"no question takes {flags} together; leave out those of another")
+    name, *others = able if len(able) == 1 else _suiting(options, able)
+    question = every[name]
+    options.chosen, options.command = question, name  # files and messages are the question's
+    check_options(options)
+    question.check(options)
+    if question.of_source and "source" not in options:
+        options.source = read_source(options.path, options.separator)
+    if options.question is None and not options.json:
+        more = f"; for another: --question {', '.join(others)}" if others else ""
+        print(f"question: {name}, {question.help}{more}")
 
 
-def is_typed(value: object) -> bool:
+def _suiting(options: Options, names: Sequence[str]) -> list[str]:
+    """Those questions that the path is for, the first to be taken first."""
+    every = find_questions()
+    try:
+        options.source = read_source(options.path, options.separator)
+    except ValueError:
+        apart = [n for n in names if not every[n].of_source and every[n].suits(options, _NOTHING)]
+        if not apart:
+            raise
+        return apart
+    renamed = {theirs: ours for ours, theirs in pairs("column", options.column).items()}
+    runs = options.source.frame.rename(columns=renamed)
+    found = [name for name in names if every[name].of_source and every[name].suits(options, runs)]
+    if not found:
+        listed = "; ".join(f"{name}: {every[name].help}" for name in names)
+        raise ValueError(f"{options.path} is for no question by itself; give --question: {listed}")
+    return found
+
+
+_NOTHING = pd.DataFrame()
+
+
+def is_typed(options: Options, name: str) -> bool:
+    value = getattr(options, name)
     return value is not None and value is not False and value != []
 
 
-def only_baseline(options: Options) -> str | None:
-    """The baseline, of a question that takes one; None if none was typed."""
-    names = options.baseline
-    if len(names) > 1:
+def typed(options: Options, function: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of a function that were typed as options of the same names."""
+    names = [name for name in signature(function).parameters if name in options]
+    return {name: getattr(options, name) for name in names if is_typed(options, name)}
+
+
+def check_choice(options: Options, name: str, known: Sequence[str]) -> None:
+    """Raises ValueError for a choice that other questions have, and this one doesn't."""
+    value = getattr(options, name)
+    if value is not None and value not in known:
         raise ValueError(
-            f"--baseline {names[1]} is the second, and {options.command} compares with one: "
-            f"{names[0]}"
+            f"--{name} {value} is not one of {', '.join(known)}, which {options.command} takes"
         )
-    return names[0] if names else None
+
+
+def only_baseline(options: Options) -> str | None:
+    """The baseline, of a question that compares with one; None if none was typed."""
+    first, *more = options.baseline or [None]
+    if first == "":
+        raise ValueError("--baseline is empty; give a value, or leave it out")
+    if more:
+        raise ValueError(
+            f"--baseline {more[0]} is the second, and {options.command} compares with one: {first}"
+        )
+    return first
 
 
 def answered(
@@ -94,7 +145,7 @@ def answered(
     *,
     said: Sequence[str] = (),
     name: str | None = None,
-    figures: Mapping[str, Callable[[], Any]] = {},
+    figures: Mapping[str, Callable[[], Figure]] = {},
 ) -> Output:
     """A comparison as the command writes and prints it. said: lines above; name: of the table's
     file, if not the question's.
@@ -107,73 +158,3 @@ def answered(
         figures=figures,
         tables={name or options.command: frame},
     )
-
-
-def choose(options: Options) -> tuple[str, Source | None, Sequence[str]]:
-    """The question that was asked for, or that the options and the table are for; the source, if it
-    reads one; and the others that could be asked.
-
-    Raises ValueError for options that no question takes together, and for a table that is for none.
-    """
-    every = find_questions()
-    asked = [name for name in _names_of_all() if is_typed(getattr(options, name))]
-    if options.question is not None:
-        _refuse_others(options.question, asked)
-        source = _source(options) if every[options.question].of_table else None
-        return options.question, source, ()
-    able = [name for name, one in every.items() if set(asked) <= {*one.known}]
-    if not able:
-        raise ValueError(f"{'; '.join(map(_whose, asked))}: no question takes them together")
-    if len(able) == 1:
-        return able[0], _source(options) if every[able[0]].of_table else None, ()
-    try:
-        source = _source(options)
-    except ValueError:
-        apart = [n for n in able if not every[n].of_table and every[n].suits(options, _NOTHING)]
-        if not apart:
-            raise
-        return apart[0], None, ()
-    suited = [n for n in able if every[n].of_table and every[n].suits(options, source)]
-    if not suited:
-        listed = "; ".join(f"{name}: {every[name].help}" for name in able)
-        raise ValueError(
-            f"{options.path} does not tell its question; give --question NAME, {listed}"
-        )
-    return suited[0], source, suited[1:]
-
-
-_NOTHING = Source(frame=pd.DataFrame())
-
-
-def _source(options: Options) -> Source:
-    """What the path has, a foreign table's columns under our names."""
-    return read_source(options.path, options.separator)
-
-
-def under_our_names(options: Options, source: Source) -> pd.DataFrame:
-    """The frame of a source, a foreign table's columns renamed as --column says."""
-    given = pairs("column", options.column)
-    return source.frame.rename(columns={theirs: ours for ours, theirs in given.items()})
-
-
-def _names_of_all() -> tuple[str, ...]:
-    return tuple(
-        dict.fromkeys(
-            name for one in find_questions().values() for name in one.known if name not in SHARED
-        )
-    )
-
-
-def _whose(name: str) -> str:
-    takers = [n for n, question in find_questions().items() if name in question.known]
-    return f"--{name.replace('_', '-')} is for {' and '.join(takers)}"
-
-
-def _refuse_others(question: str, asked: Sequence[str]) -> None:
-    for name in asked:
-        if name not in find_questions()[question].known:
-            raise ValueError(f"{_whose(name)}, and not for {question}; leave it out")
-
-
-def question_names() -> str:
-    return one_of(find_questions())

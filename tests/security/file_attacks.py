@@ -81,7 +81,7 @@ def _registered(here: Place) -> list[str]:
         f"where: {{n_layers: [3, 4, 5, 6, 7]}}\nprimaries:\n- {primary}\n"
     )
     study = str(REPOSITORY / "results" / "study" / "isoflop")
-    return ["analysis", "contrast", study, "--preregistered", str(path), "--out", "out"]
+    return ["analysis", "compare", study, "--preregistered", str(path), "--out", "out"]
 
 
 def _named_patch(here: Place) -> list[str]:
@@ -113,7 +113,7 @@ FILE_ATTACKS: dict[str, Callable[[Place], list[str]]] = {
             ("last.ckpt", ("experiments.generate", "RUN", "a")),
             ("last.ckpt", INIT_RUN),
             ("patch.json", ("experiments.generate", "RUN", "a", "patch=FILE")),
-            ("r.yaml", ("analysis", "contrast", "results/stranger", "--preregistered", "FILE")),
+            ("r.yaml", ("analysis", "compare", "results/stranger", "--preregistered", "FILE")),
             ("table.csv", ("analysis", "isoflop", "FILE")),
         )
     },

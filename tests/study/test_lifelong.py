@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from analysis.comparison import shown
 from analysis.forgetting.compare import compare_forgetting
 from analysis.forgetting.equal import _at, _curves
 from analysis.forgetting.ways import order_of, way_of
-from analysis.ways import shown
 from experiments.records.files import find_records, read_record
 from tests.conftest import REPOSITORY
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.adaptation import GENERAL, columns_of_starts, compare_adaptations
 from analysis.command import Options, Output, table_of
-from analysis.compare.question import Question, answered, typed, under_our_names
+from analysis.compare.question import Question, answered, typed
 from analysis.figures.adaptation import draw_adaptation
 from analysis.options import pairs
 
@@ -34,9 +34,9 @@ QUESTION = Question(
     options=f"""
 --general SET  the set that stands for other text (default: {GENERAL})
 """,
-    suits=lambda options, source: set(_columns(options)) <= set(under_our_names(options, source)),
+    suits=lambda options, runs: set(_columns(options)) <= set(runs),
     check=_check,
-    read=lambda options, source: table_of(options, source, keep=_columns(options), by_cell=False),
+    read=lambda options: table_of(options, options.source, keep=_columns(options), by_cell=False),
     compute=_compute,
     by_model=True,
 )

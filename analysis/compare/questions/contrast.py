@@ -10,13 +10,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.command import Options, Output, table_of
-from analysis.compare.question import Question, answered, is_typed
+from analysis.compare.question import Question, answered, check_choice, is_typed
 from analysis.contrast.compute import contrast
 from analysis.contrast.curves import CENTRES, CURVATURES
 from analysis.contrast.held import Held, hold_to
 from analysis.contrast.noise import SOURCES
 from analysis.contrast.pairs import FORM
 from analysis.contrast.parts import ContrastsByPart, contrast_parts
+from analysis.contrast.points import SIZES
 from analysis.contrast.preregistration import read_registration
 from analysis.contrast.result import Contrasts
 from analysis.figures.contrast import draw_contrasts, draw_parts
@@ -25,7 +26,6 @@ from analysis.isoflop.offsets import at_budgets
 from analysis.options import one_of
 from analysis.rates.saved import read_rates
 from analysis.table.documents import BY, Documents
-from analysis.table.sources import Source
 
 # Options that are arguments of contrast, and their names there if they have others
 _FITTED = (
@@ -36,6 +36,7 @@ _ARGUMENTS = {"layer": "layers", "baseline": "baselines"}
 # Beside a registration: options that move no number, and those that say how the table is read
 _FREE = (
     "path", "json", "out", "mark", "preregistered", "question", "command", "chosen", "typed",
+    "source",
 )  # fmt: skip
 _READING = ("column", "unit", "series", "separator", "budgets", "budget_tolerance", "flops")
 _FILES = {None: "contrast", "domain": "domains", "targets": "targets"}  # by --by
@@ -83,8 +84,8 @@ def parse_marks(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
 
 
 def _check(options: Options) -> None:
-    if options.by not in (None, *BY):
-        raise ValueError(f"--by {options.by} is not one of {', '.join(BY)}, which contrast takes")
+    check_choice(options, "by", BY)
+    check_choice(options, "x", SIZES)
     parse_classes(options.classes)
     parse_marks(options.mark)
     if options.rates is not None:
@@ -98,11 +99,12 @@ def _check_registered(options: Options) -> None:
     that is new to this file is refused, so that none moves a registered number unseen.
     """
     others = {name: value for name, value in vars(options).items()
-              if name not in (*_FITTED, *_FREE, *_READING) and is_typed(value)}  # fmt: skip
+              if name not in (*_FITTED, *_FREE, *_READING) and is_typed(options, name)}  # fmt: skip
     read_registration(options.preregistered).arguments({**_how(options), **others})
 
 
-def _read(options: Options, source: Source) -> Read:
+def _read(options: Options) -> Read:
+    source = options.source
     rated = options.rates is not None or options.preregistered is not None
     keep = ("batch_tokens",) if rated and source.records else ()
     table = table_of(options, source, keep=keep, needs=("budget",))
@@ -128,9 +130,10 @@ def _compute(options: Options, read: Read) -> Output:
 
 def _how(options: Options) -> dict[str, Any]:
     """The arguments of contrast that were given."""
-    given = {_ARGUMENTS.get(name, name): getattr(options, name) for name in _FITTED}
-    given["classes"] = parse_classes(options.classes)
-    return {name: value for name, value in given.items() if is_typed(value)}
+    given = {name: getattr(options, name) for name in _FITTED if is_typed(options, name)}
+    if "classes" in given:
+        given["classes"] = parse_classes(options.classes)
+    return {_ARGUMENTS.get(name, name): value for name, value in given.items()}
 
 
 def _unregistered(options: Options) -> tuple[str, ...]:
@@ -138,7 +141,8 @@ def _unregistered(options: Options) -> tuple[str, ...]:
     return tuple(
         f"{name.replace('_', '-')} {' '.join(value) if isinstance(value, list) else value}"
         for name in _READING
-        if is_typed(value := getattr(options, name))
+        if is_typed(options, name)
+        for value in [getattr(options, name)]
     )
 
 

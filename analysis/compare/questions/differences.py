@@ -5,18 +5,12 @@ from typing import Any
 import pandas as pd
 
 from analysis.command import Options, Output, table_of
-from analysis.compare.question import Question, answered, only_baseline, under_our_names
+from analysis.compare.question import Question, answered, only_baseline
 from analysis.comparison import Comparison
 from analysis.differences.by_column import compare_by
 from analysis.differences.correction import holm
 from analysis.differences.models import compare_models, seed_noise
 from analysis.isoflop.offsets import at_budgets
-from analysis.table.sources import Source
-
-
-def _suits(options: Options, source: Source) -> bool:
-    frame = under_our_names(options, source)
-    return "seed" in frame and frame["seed"].nunique() > 1
 
 
 def _check(options: Options) -> None:
@@ -53,8 +47,8 @@ QUESTION = Question(
 --holm  the p of each difference, alone and after Holm's correction for all of them
 """,
     takes=("baseline", "by"),
-    suits=_suits,
+    suits=lambda _, runs: "seed" in runs and runs["seed"].nunique() > 1,
     check=_check,
-    read=lambda options, source: table_of(options, source, needs=("budget", "seed")),
+    read=lambda options: table_of(options, options.source, needs=("budget", "seed")),
     compute=_compute,
 )

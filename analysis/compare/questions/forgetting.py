@@ -9,13 +9,12 @@ from analysis.compare.question import Question, answered, only_baseline, typed
 from analysis.figures.forgetting import draw_forgetting
 from analysis.forgetting.compare import compare_forgetting, has_learnt
 from analysis.forgetting.ways import unreadable
-from analysis.table.sources import Source
 from experiments.records.record import RunRecord
 
 
-def _read(options: Options, source: Source) -> list[RunRecord]:
-    records = []
-    for record in records_of(source, table_of(options, source, by_cell=False)):
+def _read(options: Options) -> list[RunRecord]:
+    table, records = table_of(options, options.source, by_cell=False), []
+    for record in records_of(options.source, table):
         why = unreadable(record) if has_learnt(record) else None
         if why is None:
             records.append(record)
@@ -38,7 +37,7 @@ QUESTION = Question(
     most ways have learnt)
 """,
     takes=("baseline",),
-    suits=lambda _, source: any(map(has_learnt, source.records)),
+    suits=lambda options, _: any(map(has_learnt, options.source.records)),
     check=only_baseline,
     read=_read,
     compute=_compute,

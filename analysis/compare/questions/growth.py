@@ -6,17 +6,11 @@ from functools import partial
 import pandas as pd
 
 from analysis.command import Options, Output, table_of
-from analysis.compare.question import Question, answered, typed, under_our_names
+from analysis.compare.question import Question, answered, typed
 from analysis.figures.growth import draw_growth
 from analysis.growth import COLUMNS, compare_growth, has_grown, read_curves
 from analysis.options import as_typed
-from analysis.table.sources import Source
 from experiments.records.finished import lacking_rows, rows_note
-
-
-def _suits(options: Options, source: Source) -> bool:
-    frame = under_our_names(options, source)
-    return set(COLUMNS) <= set(frame) and bool(has_grown(frame).any())
 
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
@@ -31,8 +25,8 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 QUESTION = Question(
     help="runs that grew, and runs of more experts throughout",
     order=2,
-    suits=_suits,
-    read=lambda options, source: table_of(options, source, keep=COLUMNS, by_cell=False),
+    suits=lambda _, runs: set(COLUMNS) <= set(runs) and bool(has_grown(runs).any()),
+    read=lambda options: table_of(options, options.source, keep=COLUMNS, by_cell=False),
     compute=_compute,
     by_model=True,
 )

@@ -6,28 +6,23 @@ from functools import partial
 import pandas as pd
 
 from analysis.command import Options, Output, table_of
-from analysis.compare.question import Question, answered, only_baseline, typed, under_our_names
+from analysis.compare.question import Question, answered, check_choice, only_baseline, typed
 from analysis.figures.multipliers import draw_forest, draw_multipliers
 from analysis.fits import multipliers_of
-from analysis.isoflop.fit import fit_isoflop
+from analysis.isoflop.fit import X_NAMES, fit_isoflop
 from analysis.isoflop.methods import METHODS
 from analysis.multiplier.fit import compute_multipliers, lowest_points
 from analysis.multiplier.profile import SLOPES
 from analysis.options import one_of
 from analysis.study import check_choices
-from analysis.table.sources import Source
 from analysis.table.warned import warnings_of_table
 
 _LOWEST = "lowest"
 
 
-def _suits(options: Options, source: Source) -> bool:
-    frame = under_our_names(options, source)
-    return "budget" in frame and frame["budget"].nunique() > 1
-
-
 def _check(options: Options) -> None:
     only_baseline(options)
+    check_choice(options, "x", X_NAMES)
     for flag, values in (("at", options.at), ("at-loss", options.at_loss)):
         if len(set(values)) < len(values):
             twice = next(value for value in values if values.count(value) > 1)
@@ -72,10 +67,10 @@ QUESTION = Question(
 --at-loss NATS...  state them at this loss; repeatable
 """,
     takes=("baseline", "x"),
-    suits=_suits,
+    suits=lambda _, runs: "budget" in runs and runs["budget"].nunique() > 1,
     check=_check,
-    read=lambda options, source: table_of(
-        options, source, needs=("budget", options.x or "n_params")
+    read=lambda options: table_of(
+        options, options.source, needs=("budget", options.x or "n_params")
     ),
     compute=_compute,
 )

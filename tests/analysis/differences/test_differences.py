@@ -21,6 +21,8 @@ from analysis import (
 from analysis.__main__ import main
 from analysis.figures.seconds import training_seconds
 
+DIFFERENCES = ("compare", "--question", "differences")
+
 
 def rows(model, losses, *, n_params=1e6, budget=1e12, lr=1e-2, **more):
     return [
@@ -79,7 +81,7 @@ def test_p_values_are_corrected_for_all_that_are_compared(capsys, tmp_path):
     }  # fmt: skip
     runs = pd.DataFrame([row for model, of in losses.items() for row in rows(model, of)])
     runs.to_csv(tmp_path / "runs.csv", index=False)
-    assert main(["differences", str(tmp_path / "runs.csv"), "--holm", "--json"]) == 0
+    assert main([*DIFFERENCES, str(tmp_path / "runs.csv"), "--holm", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     others = [model for model in losses if model != "dense"]
     sd = math.sqrt(np.mean([np.var(of, ddof=1) for of in losses.values()]) * 2 / 3)
@@ -92,7 +94,7 @@ def test_p_values_are_corrected_for_all_that_are_compared(capsys, tmp_path):
             p[m] * sum(p[other] >= p[m] for other in others) for m in others if p[m] <= p[model]
         ]
         assert found["p_holm"][model] == pytest.approx(min(1, max(steps)), rel=1e-9)
-    assert main(["differences", str(tmp_path / "runs.csv"), "--holm"]) == 0
+    assert main([*DIFFERENCES, str(tmp_path / "runs.csv"), "--holm"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"upper +p +p_holm$", text, re.M)
 
@@ -219,7 +221,7 @@ def test_where_no_setting_has_seeds_another_budget_s_noise_serves(table, tmp_pat
     ]
     path = tmp_path / "runs.csv"
     pd.concat([table[table["budget"] == 1e12], pd.DataFrame(runs)]).to_csv(path, index=False)
-    words = ["differences", str(path), "--out", str(tmp_path), "--budget", "1e13"]
+    words = [*DIFFERENCES, str(path), "--out", str(tmp_path), "--budget", "1e13"]
     assert main([*words, "--by", "n_layers"]) != 0
     assert "at C=1e+13: no setting was run with two seeds" in capsys.readouterr().err
     assert main([*words, "--by", "n_layers", "--noise-of", "1e12"]) == 0
@@ -249,7 +251,7 @@ def test_a_column_to_compare_by_must_be_there_and_have_the_baseline_everywhere(n
 def test_the_command_compares_by_a_column(norms, tmp_path, capsys):
     path = tmp_path / "runs.csv"
     norms.to_csv(path, index=False)
-    words = ["differences", str(path), "--out", str(tmp_path), "--by", "n_experts"]
+    words = [*DIFFERENCES, str(path), "--out", str(tmp_path), "--by", "n_experts"]
     assert main([*words, "--baseline", "peer query_norm=batch"]) == 0
     out = capsys.readouterr().out
     assert "n_experts=256: C = 1e+12 FLOPs" in out
@@ -266,7 +268,7 @@ def test_the_command_compares_by_a_column(norms, tmp_path, capsys):
 def test_the_command_prints_and_writes(table, tmp_path, capsys):
     path = tmp_path / "runs.csv"
     table.to_csv(path, index=False)
-    assert main(["differences", str(path), "--out", str(tmp_path)]) == 0
+    assert main([*DIFFERENCES, str(path), "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "C = 1e+12 FLOPs" in out
     assert "4 degrees of freedom in 2 settings" in out
@@ -323,7 +325,7 @@ def test_the_command_compares_only_the_runs_asked_for(tmp_path, capsys):
         for seed in (0, 1)
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
-    words = ["differences", str(tmp_path / "runs.csv"), "--json", "--where", "model=dense,moe"]
+    words = [*DIFFERENCES, str(tmp_path / "runs.csv"), "--json", "--where", "model=dense,moe"]
     assert main(words) == 0
     found = json.loads(capsys.readouterr().out)
     assert [mean["model"] for mean in found["means"]] == ["moe", "dense"]
