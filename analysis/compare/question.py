@@ -5,7 +5,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from typing import Any, TypeVar
 
@@ -113,9 +113,17 @@ def is_typed(options: Options, name: str) -> bool:
 
 
 def typed(options: Options, function: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments of a function that were typed as options of the same names."""
+    """The arguments of a function that were typed as options of the same names; one baseline."""
     names = [name for name in signature(function).parameters if name in options]
-    return {name: getattr(options, name) for name in names if is_typed(options, name)}
+    found = {name: getattr(options, name) for name in names if is_typed(options, name)}
+    first, *more = found.get("baseline", [None])
+    if more:
+        raise ValueError(
+            f"--baseline {more[0]} is the second, and {options.command} compares with one: {first}"
+        )
+    if first == "":
+        raise ValueError("--baseline is empty; give a value, or leave it out")
+    return found if first is None else {**found, "baseline": first}
 
 
 def check_choice(options: Options, name: str, known: Sequence[str]) -> None:
@@ -127,16 +135,19 @@ def check_choice(options: Options, name: str, known: Sequence[str]) -> None:
         )
 
 
-def only_baseline(options: Options) -> str | None:
-    """The baseline, of a question that compares with one; None if none was typed."""
-    first, *more = options.baseline or [None]
-    if first == "":
-        raise ValueError("--baseline is empty; give a value, or leave it out")
-    if more:
-        raise ValueError(
-            f"--baseline {more[0]} is the second, and {options.command} compares with one: {first}"
-        )
-    return first
+def by(
+    function: Callable[..., Comparison], **drawn: Callable[[Any], Figure]
+) -> Callable[[Options, Any], Output]:
+    """The compute of a question: a function of what was read, and of what was typed. drawn: the
+    names of figures, and what draws them.
+    """
+
+    def compute(options: Options, read: Any) -> Output:
+        found = function(read, **typed(options, function))
+        figures = {name: partial(draw, found) for name, draw in drawn.items()}
+        return answered(options, found, figures=figures)
+
+    return compute
 
 
 def answered(

@@ -1,12 +1,8 @@
 """Gains on their domain of runs that started from weights, and losses on other text."""
 
-from functools import partial
-
-import pandas as pd
-
 from analysis.adaptation import GENERAL, columns_of_starts, compare_adaptations
-from analysis.command import Options, Output, table_of
-from analysis.compare.question import Question, answered, typed
+from analysis.command import Options, table_of
+from analysis.compare.question import Question, by
 from analysis.figures.adaptation import draw_adaptation
 from analysis.options import pairs
 
@@ -23,11 +19,6 @@ def _columns(options: Options) -> tuple[str, ...]:
     return columns_of_starts(options.general or GENERAL)
 
 
-def _compute(options: Options, table: pd.DataFrame) -> Output:
-    found = compare_adaptations(table, **typed(options, compare_adaptations))
-    return answered(options, found, figures={"adaptation": partial(draw_adaptation, found)})
-
-
 QUESTION = Question(
     help="ways to adapt a model to a domain: the gain there, and the change on other text",
     order=3,
@@ -37,6 +28,6 @@ QUESTION = Question(
     suits=lambda options, runs: set(_columns(options)) <= set(runs),
     check=_check,
     read=lambda options: table_of(options, options.source, keep=_columns(options), by_cell=False),
-    compute=_compute,
+    compute=by(compare_adaptations, adaptation=draw_adaptation),
     by_model=True,
 )

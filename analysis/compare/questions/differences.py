@@ -1,11 +1,9 @@
 """Models against a baseline, beside the noise of seeds."""
 
-from typing import Any
-
 import pandas as pd
 
 from analysis.command import Options, Output, table_of
-from analysis.compare.question import Question, answered, only_baseline
+from analysis.compare.question import Question, answered, typed
 from analysis.comparison import Comparison
 from analysis.differences.by_column import compare_by
 from analysis.differences.correction import holm
@@ -14,7 +12,6 @@ from analysis.isoflop.offsets import at_budgets
 
 
 def _check(options: Options) -> None:
-    only_baseline(options)
     if options.by and options.holm:
         raise ValueError(
             f"--by {options.by} and --holm don't go together; for one value give --holm "
@@ -24,9 +21,7 @@ def _check(options: Options) -> None:
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
     at = at_budgets(table)
-    how: dict[str, Any] = {"baseline": only_baseline(options) or "dense", "budget": options.budget}
-    if options.level is not None:
-        how["level"] = options.level
+    how = typed(options, compare_models)
     if options.noise_of is not None:
         how["noise"] = seed_noise(at.table, budget=options.noise_of)
     found: Comparison

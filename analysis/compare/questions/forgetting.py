@@ -1,11 +1,9 @@
 """Learning and forgetting of runs that learnt a stream of domains."""
 
 import sys
-from collections.abc import Sequence
-from functools import partial
 
-from analysis.command import Options, Output, records_of, table_of
-from analysis.compare.question import Question, answered, only_baseline, typed
+from analysis.command import Options, records_of, table_of
+from analysis.compare.question import Question, by
 from analysis.figures.forgetting import draw_forgetting
 from analysis.forgetting.compare import compare_forgetting, has_learnt
 from analysis.forgetting.ways import unreadable
@@ -23,12 +21,6 @@ def _read(options: Options) -> list[RunRecord]:
     return records
 
 
-def _compute(options: Options, records: Sequence[RunRecord]) -> Output:
-    how = {**typed(options, compare_forgetting), "baseline": only_baseline(options)}
-    found = compare_forgetting(records, **how)
-    return answered(options, found, figures={"forgetting": partial(draw_forgetting, found)})
-
-
 QUESTION = Question(
     help="ways to go on learning from a stream of domains: what is learnt, and what forgotten",
     order=1,
@@ -38,9 +30,8 @@ QUESTION = Question(
 """,
     takes=("baseline",),
     suits=lambda options, _: any(map(has_learnt, options.source.records)),
-    check=only_baseline,
     read=_read,
-    compute=_compute,
+    compute=by(compare_forgetting, forgetting=draw_forgetting),
     by_model=True,
     unused=("column", "unit", "flops"),
     reads="the stages of records, in bits/byte",

@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 
 from analysis.command import Options, Output, table_of
-from analysis.compare.question import Question, answered, check_choice, only_baseline, typed
+from analysis.compare.question import Question, answered, check_choice, typed
 from analysis.figures.multipliers import draw_forest, draw_multipliers
 from analysis.fits import multipliers_of
 from analysis.isoflop.fit import X_NAMES, fit_isoflop
@@ -21,7 +21,6 @@ _LOWEST = "lowest"
 
 
 def _check(options: Options) -> None:
-    only_baseline(options)
     check_choice(options, "x", X_NAMES)
     for flag, values in (("at", options.at), ("at-loss", options.at_loss)):
         if len(set(values)) < len(values):
@@ -36,9 +35,8 @@ def _check(options: Options) -> None:
 
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
-    baseline = only_baseline(options) or "dense"
-    check_choices(table, baseline, options.asymptote)
-    how = {**typed(options, compute_multipliers), "baseline": baseline}
+    how = {"baseline": "dense", **typed(options, compute_multipliers)}
+    check_choices(table, how["baseline"], options.asymptote)
     if options.method == _LOWEST:
         found = compute_multipliers(lowest_points(table), **how)
     else:
