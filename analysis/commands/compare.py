@@ -4,27 +4,28 @@ from typing import NoReturn
 
 from analysis.command import Command
 from analysis.compare.question import choose, find_questions
-from analysis.contrast.points import SIZES
-from analysis.isoflop.fit import X_NAMES
 from analysis.options import one_of
 
-_SEVERAL = f"""
---question {one_of(find_questions())}  which question (default: the first of these whose options are
-    given and whose runs the table has)
---level LEVEL  of intervals (default: 0.95)
---baseline NAME...  the model, layer or way that others are compared with (default: dense; of
-    forgetting full fine-tuning; of contrast, which takes several, all others if --layer is given)
---by COLUMN  differences: at each value of a column, e.g. n_experts, and on the average; contrast:
-    domain or targets of the held-out text, targets being repeated ones, which a model that copies
-    can know, and new ones, by the losses of documents in records
---x {one_of(dict.fromkeys((*X_NAMES, *SIZES)))}  the size (default: n_params; of contrast d_model
-    where it is known for all)
-"""
+
+def _said(name: str) -> str:
+    """What an option of several questions is for each of them."""
+    taken = {question: one.takes[name] for question, one in find_questions().items()
+             if name in one.takes}  # fmt: skip
+    return "; ".join(f"{question}: {text}" for question, text in taken.items())
 
 
 def _in_its_place(*_: object) -> NoReturn:
     raise AssertionError("the question that was chosen reads and computes")
 
+
+_SEVERAL = f"""
+--question {one_of(find_questions())}  which question (default: the first of these whose options are
+    given and whose runs the table has)
+--level LEVEL  of intervals (default: 0.95)
+--baseline NAME...  that others are compared with. {_said("baseline")}
+--by COLUMN  in parts. {_said("by")}
+--x SIZE  the size. {_said("x")}
+"""
 
 COMMAND = Command(
     help="compare runs: models, layers, ways to grow, adapt, go on learning, choose adapters",

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from inspect import signature
 from typing import Any, TypeVar
@@ -30,12 +30,12 @@ class Question(Command[T]):
 
     order: of several that suit a table the lowest is taken. suits: whether runs, under our names,
     are made for it; without a source, whether the path is. options: none with a default, so that
-    it is known which were typed; takes: those of several questions.
+    it is known which were typed; takes: what those of several questions are here, by their names.
     """
 
     order: int
     suits: Callable[[Options, pd.DataFrame], bool] = lambda _, __: False
-    takes: Sequence[str] = ()
+    takes: Mapping[str, str] = field(default_factory=dict)
     of_source: bool = True
 
     @property

@@ -15,7 +15,7 @@ from analysis.contrast.multipliers import Frontier, multiplier_of
 from analysis.contrast.parts import points_in
 from analysis.contrast.points import Points, points_of
 from analysis.contrast.preregistration import Primary, Registered
-from analysis.contrast.result import NOT_REGISTERED, Contrasts, Needed, beside_moved
+from analysis.contrast.result import Contrasts, Needed
 from analysis.contrast.settings import Settings
 from analysis.contrast.slopes import slope_of
 from analysis.contrast.sources import sources_of
@@ -28,6 +28,7 @@ from analysis.table.documents import Documents
 from analysis.table.load import has_value, rows_with
 from analysis.table.warned import warned
 
+NOT_REGISTERED = "not as registered"  # the column of lines that were moved
 _SAME = 1e-6
 
 
@@ -83,7 +84,7 @@ class Held(Comparison):
         slopes = tuple(one for one in self.every.slopes if one.name not in names["slope"])
         every = self.every.differences
         others = tuple(one for one in every if one.name not in names["difference"])
-        return replace(self.every, differences=others or every, slopes=slopes, moved=self.moved)
+        return replace(self.every, differences=others or every, slopes=slopes)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -118,14 +119,16 @@ class Held(Comparison):
             rows=self.verdicts,
             columns=_VERDICTS.format("value|own"),
             shown=_VERDICTS.format("value=text"),
-            beside=beside_moved(self.moved),
             head=head,
             notes=notes,
         )
         exploratory = self.exploratory.tables()
         said = format_status(self.exploratory.status, self.exploratory.warnings)
         last = replace(exploratory[-1], notes=[*exploratory[-1].notes, *said])
-        return [primary, *exploratory[:-1], last]
+        names = ", ".join(text.split()[0] for text in self.moved)
+        beside = {NOT_REGISTERED: names} if names else {}
+        every = [primary, *exploratory[:-1], last]
+        return [replace(table, beside=beside) for table in every]
 
     def unsaid(self) -> list[str]:
         return [text for text in self.warnings if text not in self.exploratory.warnings]

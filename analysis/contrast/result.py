@@ -13,7 +13,6 @@ from analysis.contrast.slopes import Slope
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.text import join_first, pluralize
 
-NOT_REGISTERED = "not as registered"  # the column of lines that were moved
 _UNEQUAL = 0.05  # chance of curvatures so unequal: less is a warning
 
 
@@ -108,7 +107,7 @@ class Contrasts(Comparison):
     nan if not tested; holds, lacks: the errors that are in the intervals, and those that are not;
     slopes: of each two layers that are compared at several budgets, none where the multipliers
     don't exist; margin: nats, of equivalence; stop: the half-width wanted, needed: the seeds for
-    it, of the primary differences; left_out: what has no curve; moved: Held's.
+    it, of the primary differences; left_out: what has no curve.
     """
 
     x_name: str
@@ -132,7 +131,6 @@ class Contrasts(Comparison):
     stop: float | None
     needed: tuple[Needed, ...]
     left_out: tuple[str, ...]
-    moved: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -193,7 +191,6 @@ class Contrasts(Comparison):
             rows=self.differences,
             columns=_DIFFERENCES,
             shown=_DIFFERENCES.replace("multiplier|own", "multiplier|interval"),
-            beside=beside_moved(self.moved),
             skip_empty=True,
             notes=[said],
         )
@@ -224,17 +221,10 @@ class Contrasts(Comparison):
         ]
         n = sum(d.primary for d in self.differences)
         holm = f", Holm's correction for {pluralize(n, 'primary one')}" if n else ""
-        beside = beside_moved(self.moved)
+        lowest = ["", "lowest losses:"]
         return [
-            Table(rows=self.noises, columns=_NOISES, digits=3, head=head, beside=beside),
-            Table(
-                rows=self.minima,
-                columns=_MINIMA,
-                named=self.x_name,
-                digits=5,
-                head=["", "lowest losses:"],
-                beside=beside,
-            ),
+            Table(rows=self.noises, columns=_NOISES, digits=3, head=head),
+            Table(rows=self.minima, columns=_MINIMA, named=self.x_name, digits=5, head=lowest),
             replace(self.of_differences, head=["", f"differences of lowest losses{holm}:"]),
             *self._slopes(),
             *self._needed(),
@@ -257,9 +247,7 @@ class Contrasts(Comparison):
 
     def _slopes(self) -> list[Table]:
         said = "slopes of ln(multiplier) over ln(compute), 0: the same saving at all budgets:"
-        beside, head = beside_moved(self.moved), ["", said]
-        table = Table(rows=self.slopes, columns=_SLOPES, head=head, beside=beside)
-        return [table] if self.slopes else []
+        return [Table(rows=self.slopes, columns=_SLOPES, head=["", said])] if self.slopes else []
 
     def _needed(self) -> list[Table]:
         """The seeds that are missing for the half-width, by width alone and never by a sign."""
@@ -281,8 +269,6 @@ class Contrasts(Comparison):
 
 
 _CENTRES = {"free": "free", "layer+budget": "= of the layer + of the budget"}
-
-
 _DIFFERENCES = (
     "layer, minus=baseline, budget=budgets|budgets, difference=value|+.4f, dof|.1f, p|.2g, "
     "p_holm|.2g, p_equal|.2g, multiplier|own, sources|each .0%, moves|each +.4f"
@@ -296,8 +282,3 @@ _SLOPES = "layer, minus=baseline, budgets|list, slope=value|own +.3f, p|.2g"
 _NEEDED = (
     "difference=name, half-width=half_width|fourth, more seeds of each size=more, runs, FLOPs=cost"
 )
-
-
-def beside_moved(moved: tuple[str, ...]) -> dict[str, str]:
-    """The column that names, in every line, the options that moved it and were not registered."""
-    return {NOT_REGISTERED: ", ".join(text.split()[0] for text in moved)} if moved else {}

@@ -7,7 +7,7 @@ import pytest
 from tests.analysis.test_bad_arguments import FILES, cases, refused, table
 
 CONTRAST = """
-contrast widths.csv --x width -> invalid choice: 'width'
+contrast widths.csv --x width -> --x width is not one of d_model, n_layers, n_active_params
 contrast widths.csv --x n_layers -> contrast needs n_layers: the table has none; load with --column
 contrast widths.csv --baseline pkm -> baseline='pkm' has no curve; there are dense, moe
 contrast widths.csv --layer pkm -> layer='pkm' has no curve; there are dense, moe

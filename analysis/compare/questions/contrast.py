@@ -177,7 +177,12 @@ QUESTION = Question(
 --preregistered REGISTRATION  a yaml of what was registered before the runs: its contrasts are
     primary, all others exploratory (docs/analysis.md)
 """,
-    takes=("baseline", "by", "x"),
+    takes={
+        "baseline": "the layer (default: dense; with --layer all others); repeatable",
+        "by": "domain of the held-out text, or its targets: repeated ones, which a model that "
+        "copies can know, and new ones; from the losses of documents in records",
+        "x": f"one of {', '.join(SIZES)} (default: d_model where it is known for all)",
+    },
     check=_check,
     read=_read,
     compute=_compute,

@@ -41,7 +41,10 @@ QUESTION = Question(
 --noise-of FLOPS  the budget whose seeds give the noise (default: the one compared)
 --holm  the p of each difference, alone and after Holm's correction for all of them
 """,
-    takes=("baseline", "by"),
+    takes={
+        "baseline": "the model (default: dense)",
+        "by": "at each value of a column, e.g. n_experts, and on the average",
+    },
     suits=lambda _, runs: "seed" in runs and runs["seed"].nunique() > 1,
     check=_check,
     read=lambda options: table_of(options, options.source, needs=("budget", "seed")),

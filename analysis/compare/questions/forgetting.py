@@ -28,7 +28,7 @@ QUESTION = Question(
 --learning BITS  compare forgetting where each has learnt this much, in bits/byte (default: what
     most ways have learnt)
 """,
-    takes=("baseline",),
+    takes={"baseline": "the way (default: full fine-tuning)"},
     suits=lambda options, _: any(map(has_learnt, options.source.records)),
     read=_read,
     compute=by(compare_forgetting, forgetting=draw_forgetting),

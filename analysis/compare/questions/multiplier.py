@@ -64,7 +64,10 @@ QUESTION = Question(
     repeatable
 --at-loss NATS...  state them at this loss; repeatable
 """,
-    takes=("baseline", "x"),
+    takes={
+        "baseline": "the model (default: dense)",
+        "x": f"of the curves, one of {', '.join(X_NAMES)} (default: n_params)",
+    },
     suits=lambda _, runs: "budget" in runs and runs["budget"].nunique() > 1,
     check=_check,
     read=lambda options: table_of(
