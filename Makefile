@@ -22,7 +22,7 @@ demo: $(READY)  ## train the demo sweep (minutes on 2 cores), fit and draw its i
 RETROFIT := $$(dirname $$(ls -t results/retrofit_demo/*/record.json | head -1))
 retrofit-demo: $(READY)  ## put a PEER layer into SmolLM2, adapt it to a domain, export it (10 minutes, or an hour: docs/retrofit.md)
 	$(BIN)/python -m experiments.run experiment=retrofit_demo
-	@$(BIN)/python -m analysis compare results/retrofit_demo
+	@$(BIN)/python -m analysis compare results/retrofit_demo --question adaptation
 	@$(BIN)/python -m experiments.generate $(RETROFIT) "To make the soup," max_tokens=40
 	@$(BIN)/python -m experiments.export $(RETROFIT) $(RETROFIT)/hf
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -50,6 +50,10 @@ class DifferencesBy(Comparison):
         frames = [part.to_frame().assign(**{self.by: value}) for value, part in self.parts.items()]
         table = pd.concat(frames, ignore_index=True)
         return table[[self.by, *(name for name in table if name != self.by)]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Each part with its own status and warnings."""
+        return {**super().to_dict(), "parts": {k: v.to_dict() for k, v in self.parts.items()}}
 
     def tables(self) -> list[Table]:
         """The average over all values, a row a model, the lowest first."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -26,6 +26,9 @@ class Corrected(Comparison):
     @property
     def warnings(self) -> tuple[str, ...]:
         return (*self.of_table, *self.differences.warnings)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "differences": self.differences.to_dict()}
 
     def tables(self) -> list[Table]:
         (table,) = self.differences.tables()
