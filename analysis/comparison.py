@@ -91,7 +91,7 @@ class Comparison(Warned):
         """What is printed; the first is what the comparison is as a frame."""
 
     def unsaid(self) -> Sequence[str]:
-        """The warnings that are printed below the tables: all, unless a table has some."""
+        """Warnings that are printed below the tables: all, unless a table has some."""
         return self.warnings
 
     def to_frame(self) -> pd.DataFrame:
@@ -169,7 +169,7 @@ def to_row(row: Any) -> dict[str, object]:
 
 
 def pooled_noise(values: pd.Series, groups: list[pd.Series]) -> tuple[float, int]:
-    """The standard deviation of one value about the mean of its group, and its degrees of freedom;
+    """Standard deviation of one value about the mean of its group, and its degrees of freedom;
     nan without any. groups: columns as values has rows.
     """
     by = values.groupby(groups, dropna=False)

@@ -40,7 +40,7 @@ class Question(Command[T]):
 
     @property
     def known(self) -> set[str]:
-        """The options that it takes, beside those of all commands."""
+        """Options that it takes, beside those of all commands."""
         names = re.findall(r"^--([\w-]+)", self.options, re.MULTILINE)
         return {*_EVERY, *self.takes, *(name.replace("-", "_") for name in names)}
 
@@ -113,7 +113,7 @@ def is_typed(options: Options, name: str) -> bool:
 
 
 def typed(options: Options, function: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments of a function that were typed as options of the same names; one baseline."""
+    """Arguments of a function that were typed as options of the same names; one baseline."""
     names = [name for name in signature(function).parameters if name in options]
     found = {name: getattr(options, name) for name in names if is_typed(options, name)}
     first, *more = found.get("baseline", [None])
@@ -138,7 +138,7 @@ def check_choice(options: Options, name: str, known: Sequence[str]) -> None:
 def by(
     function: Callable[..., Comparison], **drawn: Callable[[Any], Figure]
 ) -> Callable[[Options, Any], Output]:
-    """The compute of a question: a function of what was read, and of what was typed. drawn: the
+    """Compute of a question: a function of what was read, and of what was typed. drawn: the
     names of figures, and what draws them.
     """
 

@@ -17,7 +17,7 @@ from analysis.differences.models import (
     seed_noise,
 )
 from analysis.fitting.intervals import Estimate, t_quantile
-from analysis.table.layer import column_of
+from analysis.table.layer import find_column
 from analysis.table.load import finished, rows_with
 from analysis.table.warned import warned
 
@@ -56,7 +56,7 @@ class DifferencesBy(Comparison):
         return {**super().to_dict(), "parts": {k: v.to_dict() for k, v in self.parts.items()}}
 
     def tables(self) -> list[Table]:
-        """The average over all values, a row a model, the lowest first."""
+        """Average over all values, a row a model, the lowest first."""
         if not self.average:
             return []
         baseline = next(iter(self.parts.values())).baseline
@@ -100,7 +100,7 @@ def compare_by(
     at one value. The average is of those models that every value has, each value counting the same.
     Raises ValueError as keep_rows and compare_models do.
     """
-    column = column_of(table, by)
+    column = find_column(table, by)
     if column not in table:
         raise ValueError(f"by={by!r} is no column; found {', '.join(map(str, table))}")
     if by in _NO_PARTS:
@@ -133,7 +133,7 @@ def compare_by(
 
 
 def _average(pairs: Sequence[tuple[ModelMean, ModelMean]], width: float) -> Estimate:
-    """The mean of differences that share no run; width: half the interval of a single run."""
+    """Mean of differences that share no run; width: half the interval of a single run."""
     value = float(np.mean([model.difference.value for model, _ in pairs]))
     squares = sum(1 / model.n_seeds + 1 / baseline.n_seeds for model, baseline in pairs)
     return Estimate.around(value, width * float(np.sqrt(squares)) / len(pairs))

@@ -1,4 +1,4 @@
-"""The noise of a loss by seeds, and how models differ beside it."""
+"""Noise of a loss by seeds, and how models differ beside it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class SeedNoise(Warned):
         return (*self.of_table, *noise_cautions(self.dof))
 
     def line(self, at: float | None = None) -> str:
-        """The noise, and the budgets that it was measured at, if that is not `at` alone."""
+        """Noise, and the budgets that it was measured at, if that is not `at` alone."""
         of = " and ".join(f"{budget:.3g}" for budget in self.budgets)
         return (
             f"noise of one run: {self.sd:.4f} nats/token, of {pluralize(self.dof, 'degree')} of "
@@ -100,7 +100,7 @@ class Differences(Comparison):
 
 @warned()
 def seed_noise(table: pd.DataFrame, *, budget: float | None = None) -> SeedNoise:
-    """The standard deviation of a finished run's loss over seeds, all else equal.
+    """Standard deviation of a finished run's loss over seeds, all else equal.
 
     Pooled over the settings (model, budget, size, learning rate) with two seeds or more, as if it
     were the same in all: of every budget, or of one. Raises FitError if there is none.
@@ -205,7 +205,7 @@ def _few_seeds(means: Sequence[ModelMean]) -> list[str]:
 
 
 def _seeded_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """The finished runs, whose budget, size and seed must be known."""
+    """Finished runs, whose budget, size and seed must be known."""
     require(table, ["budget", "n_params", "seed"], "the comparison of seeds")
     return finished(table)
 

@@ -75,15 +75,15 @@ class ComputeMultipliers(Comparison):
 
     @property
     def asymptotes(self) -> tuple[float, float]:
-        """The lowest and highest E that an F test at `level` does not exclude."""
+        """Lowest and highest E that an F test at `level` does not exclude."""
         kept = self.profile.asymptotes[self._kept]
         return float(kept.min()), float(kept.max())
 
     @property
     def alphas(self) -> dict[str, float]:
-        """The exponent of each model, at that E."""
+        """Exponent of each model, at that E."""
         p = self.profile
-        return {name: float(p.theta[p.best, p.slope_of(name)]) for name in p.models}
+        return {name: float(p.theta[p.best, p.slope_index(name)]) for name in p.models}
 
     @property
     def noise(self) -> float:
@@ -96,7 +96,7 @@ class ComputeMultipliers(Comparison):
         u = float(np.log(positive("budget", budget)))
         p = self._checked(model)
         x = np.stack([p.row(self.baseline, u) - p.row(model, u), np.zeros(p.theta.shape[1])])
-        x[1, p.slope_of(self.baseline)] = 1
+        x[1, p.slope_index(self.baseline)] = 1
         top, slope = (p.theta @ x.T).T
         v = x @ p.unscaled @ x.T
         room = self._room
@@ -118,7 +118,7 @@ class ComputeMultipliers(Comparison):
             target = np.log(loss - p.asymptotes)  # nan or -inf: no compute reaches it
         log_c, gradient = {}, np.zeros_like(p.theta)
         for name, sign in ((self.baseline, 1.0), (model, -1.0)):
-            i, j = p.models.index(name), p.slope_of(name)
+            i, j = p.models.index(name), p.slope_index(name)
             away = (p.theta[:, i] - target) / p.theta[:, j]
             gradient[:, i] += sign / p.theta[:, j]
             gradient[:, j] -= sign * away / p.theta[:, j]
@@ -204,7 +204,7 @@ class ComputeMultipliers(Comparison):
         return [one for _, one in found]
 
     def over_compute(self, model: str, n: int = _N_CURVE) -> list[Multiplier]:
-        """The curve over the computes that both laws have runs for; empty if there are none."""
+        """Curve over the computes that both laws have runs for; empty if there are none."""
         own, other = (np.log(self.points[name][0]) for name in (model, self.baseline))
         ends = np.array([own.min(), own.max()])
         # The baseline's compute is a line in the model's, both as logarithms
@@ -215,14 +215,14 @@ class ComputeMultipliers(Comparison):
         return [self.at_compute(model, float(c)) for c in np.exp(np.linspace(low, high, n))]
 
     def over_loss(self, model: str, n: int = _N_CURVE) -> list[Multiplier]:
-        """The same over losses, highest first."""
+        """Same over losses, highest first."""
         ends = self.over_compute(model, 2)
         if not ends:
             return []
         return [self.at_loss(model, v) for v in np.linspace(ends[0].loss, ends[1].loss, n).tolist()]
 
     def some_budgets(self) -> list[float]:
-        """The budgets of the baseline; of many the lowest, a middle and the highest."""
+        """Budgets of the baseline; of many the lowest, a middle and the highest."""
         budgets = sorted(set(self.points[self.baseline][0]))
         return (
             budgets

@@ -129,7 +129,7 @@ def tree(folder):
 
 
 def refused(here, capsys, monkeypatch, words, code):
-    """The line on stderr."""
+    """Line on stderr."""
     monkeypatch.chdir(here)
     before = tree(here)
     try:
@@ -367,7 +367,7 @@ def cases(text):
 
 
 def asked(words):
-    """The words of a command; of a question that is named alone, those of compare."""
+    """Words of a command; of a question that is named alone, those of compare."""
     named = words and words[0] in find_questions()
     return ["compare", "--question", *words] if named else words
 

@@ -1,4 +1,4 @@
-"""The one command of comparisons: which question it takes, and what each refuses."""
+"""One command of comparisons: which question it takes, and what each refuses."""
 
 import json
 

@@ -1,1 +1,1 @@
-"""The questions of `python -m analysis compare`: each file here is one, with a QUESTION."""
+"""Questions of `python -m analysis compare`: each file here is one, with a QUESTION."""

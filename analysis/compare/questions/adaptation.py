@@ -1,7 +1,7 @@
 """Gains on their domain of runs that started from weights, and losses on other text."""
 
 from analysis.adaptation import GENERAL, columns_of_starts, compare_adaptations
-from analysis.command import Options, table_of
+from analysis.command import Options, load_runs
 from analysis.compare.question import Question, by
 from analysis.figures.adaptation import draw_adaptation
 from analysis.options import pairs
@@ -27,7 +27,7 @@ QUESTION = Question(
 """,
     suits=lambda options, runs: set(_columns(options)) <= set(runs),
     check=_check,
-    read=lambda options: table_of(options, options.source, keep=_columns(options), by_cell=False),
+    read=lambda options: load_runs(options, options.source, keep=_columns(options), by_cell=False),
     compute=by(compare_adaptations, adaptation=draw_adaptation),
     by_model=True,
 )

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.command import Options, Output, table_of
+from analysis.command import Options, Output, load_runs
 from analysis.compare.question import Question, answered, check_choice, is_typed
 from analysis.contrast.compute import contrast
 from analysis.contrast.curves import CENTRES, CURVATURES
@@ -107,7 +107,7 @@ def _read(options: Options) -> Read:
     source = options.source
     rated = options.rates is not None or options.preregistered is not None
     keep = ("batch_tokens",) if rated and source.records else ()
-    table = table_of(options, source, keep=keep, needs=("budget",))
+    table = load_runs(options, source, keep=keep, needs=("budget",))
     return Read(table=table, documents=source.documents)
 
 
@@ -129,7 +129,7 @@ def _compute(options: Options, read: Read) -> Output:
 
 
 def _how(options: Options) -> dict[str, Any]:
-    """The arguments of contrast that were given."""
+    """Arguments of contrast that were given."""
     given = {name: getattr(options, name) for name in _FITTED if is_typed(options, name)}
     if "classes" in given:
         given["classes"] = parse_classes(options.classes)
@@ -137,7 +137,7 @@ def _how(options: Options) -> dict[str, Any]:
 
 
 def _unregistered(options: Options) -> tuple[str, ...]:
-    """The options that say how the table is read, which no registration has, as they were typed."""
+    """Options that say how the table is read, which no registration has, as they were typed."""
     return tuple(
         f"{name.replace('_', '-')} {' '.join(value) if isinstance(value, list) else value}"
         for name in _READING

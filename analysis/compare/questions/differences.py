@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis.command import Options, Output, table_of
+from analysis.command import Options, Output, load_runs
 from analysis.compare.question import Question, answered, typed
 from analysis.comparison import Comparison
 from analysis.differences.by_column import compare_by
@@ -47,6 +47,6 @@ QUESTION = Question(
     },
     suits=lambda _, runs: "seed" in runs and runs["seed"].nunique() > 1,
     check=_check,
-    read=lambda options: table_of(options, options.source, needs=("budget", "seed")),
+    read=lambda options: load_runs(options, options.source, needs=("budget", "seed")),
     compute=_compute,
 )

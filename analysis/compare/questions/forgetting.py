@@ -2,7 +2,7 @@
 
 import sys
 
-from analysis.command import Options, records_of, table_of
+from analysis.command import Options, load_records, load_runs
 from analysis.compare.question import Question, by
 from analysis.figures.forgetting import draw_forgetting
 from analysis.forgetting.compare import compare_forgetting, has_learnt
@@ -11,8 +11,8 @@ from experiments.records.record import RunRecord
 
 
 def _read(options: Options) -> list[RunRecord]:
-    table, records = table_of(options, options.source, by_cell=False), []
-    for record in records_of(options.source, table):
+    table, records = load_runs(options, options.source, by_cell=False), []
+    for record in load_records(options.source, table):
         why = unreadable(record) if has_learnt(record) else None
         if why is None:
             records.append(record)

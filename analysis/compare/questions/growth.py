@@ -1,11 +1,11 @@
-"""The share that growing gains of what more experts throughout would."""
+"""Share that growing gains of what more experts throughout would."""
 
 import sys
 from functools import partial
 
 import pandas as pd
 
-from analysis.command import Options, Output, table_of
+from analysis.command import Options, Output, load_runs
 from analysis.compare.question import Question, answered, typed
 from analysis.figures.growth import draw_growth
 from analysis.growth import COLUMNS, compare_growth, has_grown, read_curves
@@ -26,7 +26,7 @@ QUESTION = Question(
     help="runs that grew, and runs of more experts throughout",
     order=2,
     suits=lambda _, runs: set(COLUMNS) <= set(runs) and bool(has_grown(runs).any()),
-    read=lambda options: table_of(options, options.source, keep=COLUMNS, by_cell=False),
+    read=lambda options: load_runs(options, options.source, keep=COLUMNS, by_cell=False),
     compute=_compute,
     by_model=True,
 )

@@ -5,10 +5,10 @@ from functools import partial
 
 import pandas as pd
 
-from analysis.command import Options, Output, table_of
+from analysis.command import Options, Output, load_runs
 from analysis.compare.question import Question, answered, check_choice, typed
 from analysis.figures.multipliers import draw_forest, draw_multipliers
-from analysis.fits import multipliers_of
+from analysis.fits import find_multipliers
 from analysis.isoflop.fit import X_NAMES, fit_isoflop
 from analysis.isoflop.methods import METHODS
 from analysis.multiplier.fit import compute_multipliers, lowest_points
@@ -40,7 +40,7 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
     if options.method == _LOWEST:
         found = compute_multipliers(lowest_points(table), **how)
     else:
-        found = multipliers_of(fit_isoflop(table, **typed(options, fit_isoflop)), **how)
+        found = find_multipliers(fit_isoflop(table, **typed(options, fit_isoflop)), **how)
     found = found.with_warnings(warnings_of_table(table))
     found = replace(found, stated=tuple(found.at(options.at, options.at_loss)))
     drawings = {"forest": partial(draw_forest, found, options.at, options.at_loss)}
@@ -70,7 +70,7 @@ QUESTION = Question(
     },
     suits=lambda _, runs: "budget" in runs and runs["budget"].nunique() > 1,
     check=_check,
-    read=lambda options: table_of(
+    read=lambda options: load_runs(
         options, options.source, needs=("budget", options.x or "n_params")
     ),
     compute=_compute,

@@ -1,4 +1,4 @@
-"""The noise of seeds, differences and multipliers beside it, against numbers worked out by hand."""
+"""Noise of seeds, differences and multipliers beside it, against numbers worked out by hand."""
 
 import json
 import math
