@@ -1,0 +1,407 @@
+"""Numbers of results/study/first.md: the first edition's noise, sizes, seconds, experts, causes."""
+
+import json
+import math
+from collections import defaultdict
+from functools import cache
+
+import numpy as np
+from scipy import stats
+
+from analysis.differences.models import compare_models
+from analysis.figures.seconds import training_seconds
+from analysis.multiplier.fit import compute_multipliers
+from analysis.table.load import load_table
+from tests.study.records import (
+    MODELS,
+    RESULTS,
+    SEEDED,
+    Seeds,
+    by,
+    column,
+    find,
+    losses,
+    one_loss,
+    records,
+    seeds,
+    student,
+    welch,
+)
+
+SWEEPS = ("tuning", "isoflop", "experts", "causes")
+FOREIGN = ("hpo", "mueller", "recipes")
+BASE = ("dense", "none", "pkm")
+USUAL = {"heads": 4, "top_k": 16, "query_norm": "batch"}  # of PEER
+NUMBERS = (4096, 16384, 65536, 262144)  # of experts
+mean, minus, at = seeds.mean, seeds.minus, seeds.at
+
+
+@cache
+def distinct():
+    """The 252 runs: six of the isoFLOP sweep are also runs of the experts' sweep."""
+    of_all = [r for name in SWEEPS for r in records(f"study/{name}")]
+    return list({r.run_id: r for r in sorted(of_all, key=lambda r: r.sweep)}.values())
+
+
+@cache
+def one(model, budget, n_experts=None, n_layers=None):
+    """A run at that budget's seeded size, of the settings compared."""
+    more = {"n_experts": n_experts, **USUAL} if n_experts else {}
+    sweep = "study/experts" if n_experts else "study/isoflop"
+    where = {"model": model, "budget": budget, "n_layers": n_layers or SEEDED[budget]}
+    return find(sweep, **where, **more)[0]
+
+
+# compute multipliers
+
+
+def slope(model, low, high):
+    """Nats that a factor e of compute is worth."""
+    return (mean(model, low) - mean(model, high)) / math.log(high / low)
+
+
+def one_law(baseline, asymptote):
+    """PEER's multiplier by one power law for both."""
+    points = {m: (list(SEEDED), [mean(m, b) for b in SEEDED]) for m in (baseline, "peer")}
+    fit = compute_multipliers(points, baseline, asymptote=asymptote, slopes="one")
+    return fit.at_compute("peer", 1e13)
+
+
+def rate_used(model):
+    return column(one(model, 3e12), "rate")
+
+
+def tuning(model, **gate):
+    """Losses at 3e12 of the three rates."""
+    found = one_loss("study/tuning", "rate", model=model, budget=3e12, **gate)
+    assert len(found) == 3
+    return [found[rate,] for rate in (4e-3, 8e-3, 1.6e-2)]
+
+
+def at_share(model, share):
+    """The loss at 3e13 and five blocks of seed 0 at this share of the tuned rate."""
+    where = {"model": model, "budget": 3e13, "n_layers": 5, "seed": 0}
+    found = [*find("study/tuning", **where), *find("study/isoflop", **where)]
+    rates = {column(r, "rate") / rate_used(model): r.val_loss for r in found}
+    (loss,) = (v for ratio, v in rates.items() if abs(ratio / share - 1) < 0.02)  # two digits
+    return loss
+
+
+def tuned(model):
+    return at_share(model, 1)
+
+
+def gain_of_half(model):
+    return tuned(model) - at(model, 3e13)[0]
+
+
+def lead_at_better():
+    """PEER below `none` at 3e13, each at the better of two rates."""
+    peer, none = (min(tuned(m), at(m, 3e13)[0]) for m in ("peer", "none"))
+    return none - peer
+
+
+def multipliers_at_better():
+    """PEER's against `none` with that lead: at 3e13, and the mean of the budgets."""
+    last = math.exp(lead_at_better() / slope("none", 1e13, 3e13))
+    first = [found[0] for found in seeds.multipliers("peer", "none")[:2]]
+    return last, math.exp(np.mean(np.log([*first, last])))
+
+
+# noise
+
+
+@cache
+def settings_with_seeds():
+    """(model, budget): the losses of each setting of the study that has several seeds."""
+    found, cells = defaultdict(list), defaultdict(list)
+    for r in distinct():
+        parts = json.dumps([r.config[of] for of in ("ladder", "model", "optim")], sort_keys=True)
+        found[r.model, r.budget, r.n_layers, r.n_params, parts].append(r.val_loss)
+    for (model, budget, *_), own in found.items():
+        if len(own) > 1:
+            cells[model, budget].append(np.array(own))
+    return cells
+
+
+def noise_of_settings(*models):
+    """Standard deviation and degrees of freedom of each budget, as text."""
+    found = []
+    for budget in SEEDED:
+        own = [each for m in models for each in settings_with_seeds()[m, budget]]
+        dof = sum(len(each) - 1 for each in own)
+        squares = sum(each.var() * len(each) for each in own)
+        found.append([math.sqrt(squares / dof), dof])
+    return found
+
+
+def variance_of_peer():
+    """At 1e13, of four numbers of experts."""
+    own = settings_with_seeds()["peer", 1e13]
+    assert len(own) == 4
+    return np.mean([each.var(ddof=1) for each in own])
+
+
+def peer_with_its_noise(other):
+    """PEER below another at 1e13."""
+    pair = variance_of_peer() / 3, seeds.own[other] / 3
+    return -welch(minus("peer", other, 1e13), *pair, dof=8, dof_of_other=6)
+
+
+def variance(*models):
+    return np.mean([seeds.own[m] for m in models])
+
+
+def significant(pairs):
+    """'`a` below `b`, `c`; `d` below `b`' of pairs."""
+    below = {low: [m for m in MODELS if (low, m) in pairs] for low in reversed(MODELS)}
+    named = {low: ", ".join(f"`{m}`" for m in more) for low, more in below.items() if more}
+    return "; ".join(f"`{low}` below {more}" for low, more in named.items())
+
+
+def dunnett(budget):
+    """Pairs with dense; p is an integral by Monte Carlo, to some 1e-4."""
+    others = [at(m, budget) for m in MODELS[1:]]
+    generator = np.random.default_rng(0)
+    p = stats.dunnett(*others, control=at("dense", budget), random_state=generator).pvalue
+    assert min(abs(p - 0.05)) > 0.005
+    return {(m, "dense") for m, value in zip(MODELS[1:], p, strict=True) if value < 0.05}
+
+
+def below(model, other):
+    """By pooled noise: at which budgets it is significantly lower; and lower at all."""
+    found = [seeds.by_pooled(model, other, b) for b in SEEDED]
+    return [d.value < 0 and d.p < 0.05 for d in found], [d.value < 0 for d in found]
+
+
+# experts, heads, causes
+
+
+def experts(n_experts, budget, **more):
+    """Losses of the usual PEER with so many experts."""
+    found = losses("study/experts", n_experts=n_experts, budget=budget, **USUAL | more)
+    assert len(found) == 3
+    return found
+
+
+def experts_apart(n_experts, budget):
+    """From 4,096, below it: the interval is by the noise of the four numbers."""
+    own = {n: experts(n, budget) for n in NUMBERS}
+    half = math.sqrt(np.mean([each.var(ddof=1) for each in own.values()]) * 2 / 3)
+    return student(own[4096].mean() - own[n_experts].mean(), half, 8)
+
+
+def p_of_experts():
+    """Of the closest number to the fewest by Dunnett's test, and of all four by an F test."""
+    few, *more = (experts(n, 1e13) for n in NUMBERS)
+    p = stats.dunnett(*more, control=few, random_state=np.random.default_rng(0)).pvalue
+    return p.min(), stats.f_oneway(few, *more).pvalue
+
+
+def gain_of_tokens():
+    """262,144 experts with the tokens of 4,096, below these at 3e12."""
+    few, *ends = experts_apart(262144, 3e12)
+    more = experts(262144, 3e12).mean() - with_tokens()
+    return [few + more, *(end + more for end in ends)]
+
+
+def with_tokens():
+    found = losses("study/causes", model="peer", n_experts=262144, budget=3.78e12)
+    assert len(found) == 3
+    return found.mean()
+
+
+def at_table_lr(rate):
+    where = {"model": "peer", "n_experts": 262144, "budget": 3e12}
+    own = by("study/causes", "table_lr", **where)
+    assert {key: len(found) for key, found in own.items()} == {(1,): 3, (4,): 3}
+    return np.mean([r.val_loss for r in own[rate,]])
+
+
+def at_parameters(model, budget):
+    """Parameters, FLOPs a token and mean loss; of PEER with 4,096 experts."""
+    if model == "peer":
+        found = find("study/experts", budget=budget, n_experts=4096, **USUAL)
+    else:
+        found = find("study/isoflop", model=model, budget=budget, n_layers=SEEDED[budget])
+    assert len(found) == 3
+    return found[0].n_params, found[0].flops_per_token, np.mean([r.val_loss for r in found])
+
+
+def peer_minus_fine(budget):
+    few, fine = experts(4096, budget), at("moe_fine", budget)
+    return welch(few.mean() - fine.mean(), few.var(ddof=1) / 3, fine.var(ddof=1) / 3, dof=2)
+
+
+def suspect(**where):
+    """Losses of PEER with 16,384 experts and a change that may be why eight heads are worse."""
+    found = losses("study/causes", model="peer", n_experts=16384, **where)
+    assert len(found) == 3
+    return found
+
+
+def usage(budget, norm, name):
+    """Of the four numbers of experts, means of three seeds; usage in per cent."""
+    where = {"heads": 4, "top_k": 16, "query_norm": norm, "budget": budget}
+    found = [find("study/experts", n_experts=n, **where) for n in NUMBERS]
+    return [np.mean([column(r, name) for r in own]) * (100 if name == "usage" else 1)
+            for own in found]  # fmt: skip
+
+
+def by_token():
+    """One run at L = 2 with token choice and a balance loss: how far expert choice is above it."""
+    (loss,) = losses("study/causes", n_layers=2, routing="token_choice")
+    return mean("moe", 3e12, 2) - loss
+
+
+def causes_rows():
+    """Losses at L = 2 and 3: of four layers, then of each suspect of `moe`, where there is one."""
+    means = [[mean(m, 3e12, n) for n in (2, 3)] for m in ("dense", "none", "moe_fine", "moe")]
+    one_of = {"routing": "expert_choice", "capacity": 1, "n_experts": 32}
+    suspects = [{"n_experts": n} for n in (4, 8, 128)] + [{"capacity": c} for c in (2, 4)]
+    suspects += [{"routing": "token_choice"}, {"n_experts": 128, "capacity": 7}]
+    found = [[losses("study/causes", model="moe", n_layers=n, **one_of | each) for n in (2, 3)]
+             for each in suspects]  # fmt: skip
+    assert sum(len(own) for both in found for own in both) == 10
+    return means, found
+
+
+def noise_of_pairs():
+    """Of a difference of two runs at 3e12: pooled, and of sparse layers."""
+    sparse = variance("moe", "moe_fine", "pkm", "peer")
+    return [math.sqrt(2 * v) for v in (seeds.pooled(3e12), sparse)]
+
+
+# over sizes, other text
+
+
+def over_sizes_by(rule, budget):
+    """`moe_fine` minus dense. Four single runs and the mean of three: (4 + 1/3) / 25."""
+    weight = (4 + 1 / 3) / 25
+    value = seeds.over_sizes("moe_fine", "dense", budget).mean()
+    if rule == "own":
+        return welch(value, seeds.own["moe_fine"] * weight, seeds.own["dense"] * weight)
+    return student(value, math.sqrt(2 * seeds.pooled(budget) * weight), 12)
+
+
+def columns_where(holds):
+    """In how many of the fifteen columns of size and budget. holds: of the losses by model."""
+    cells = [(b, n) for b in SEEDED for n in seeds.sizes(b)]
+    return sum(holds({m: mean(m, b, n) for m in MODELS}) for b, n in cells)
+
+
+def on_domain(name):
+    return Seeds(lambda r: r.evaluations[f"packages/{name}@max_tokens=131072"]["loss"])
+
+
+FOREIGN_MEAN = Seeds(lambda r: np.mean([on_domain(name).score(r) for name in FOREIGN]))
+
+
+@cache
+def below_dense_on(domain, budget):
+    """PEER below dense on a foreign domain by the analysis."""
+    scored = f"packages/{domain}@max_tokens=131072.loss"
+    found = compare_models(
+        load_table(RESULTS / "isoflop", columns={"loss": scored}), budget=budget
+    ).means
+    return tuple(-next(m.difference for m in found if m.model == "peer"))
+
+
+# seconds
+
+
+@cache
+def seconds():
+    runs = load_table(RESULTS / "isoflop")
+    runs = runs.assign(seconds=training_seconds(runs))
+    runs = runs[runs["n_layers"] == runs["budget"].map(SEEDED)]
+    return runs.groupby(["series", "budget"])["seconds"].mean().to_dict()
+
+
+def at_equal_seconds(model, other):
+    found = []
+    for budget in SEEDED:
+        longer = math.log(seconds()[model, budget] / seconds()[other, budget])
+        d, worth = seeds.by_own(model, other, budget), slope(other, 3e12, 3e13) * longer
+        found.append([each + worth for each in d])
+    return found
+
+
+# costs
+
+
+def share_of_layer(model, budget, n_layers=None):
+    """Of the compute, in per cent."""
+    layer, none = (one(m, budget, n_layers=n_layers).flops_per_token for m in (model, "none"))
+    return 100 * (1 - none / layer)
+
+
+def text_of(budget):
+    """PEER's tokens, dense's = 100."""
+    return 100 * one("peer", budget).n_tokens / one("dense", budget).n_tokens
+
+
+def adam(record):
+    """What a step of Adam adds to the counted compute, in per cent."""
+    return 100 * 12 * record.n_params / (record.batch_tokens * record.flops_per_token)
+
+
+def overcharge(record):
+    """Per cent of the counted compute that is a backward pass of scores that did not win."""
+    winners = record.config["model"]["top_k"] / math.sqrt(record.n_experts)
+    return 100 * 2 / 3 * (1 - winners) * record.flops_shares["ffn.keys"]
+
+
+def elementwise(n_layers):
+    """What is not counted of dense's forward pass, in per cent."""
+    r = one("dense", 3e13 if n_layers == 7 else 3e12, n_layers=n_layers)
+    d, vocab = r.d_model, r.config["ladder"]["vocab_size"]
+    softmax = 5 * (n_layers * (d // 16) * (256 + 1) / 2 + vocab)
+    norms, gelu = 5 * (2 * n_layers + 1) * d, 8 * n_layers * 4 * d
+    rotary, residual = 3 * n_layers * 2 * d, n_layers * 2 * d
+    return 100 * (softmax + norms + gelu + rotary + residual) / (r.flops_per_token / 3)
+
+
+def finding(budget):
+    """What finding experts costs, their own FLOPs = 1."""
+    s = one("peer", budget).flops_shares
+    return (s["ffn.query"] + s["ffn.keys"] + s["ffn.pairs"]) / s["ffn.experts"]
+
+
+def dirty(sweep, **where):
+    return sum(bool(r.environment["git_dirty"]) for r in find(sweep, **where))
+
+
+def cost(found):
+    """FLOPs and core hours."""
+    hours = sum(r.wall_seconds for r in found) / 3600
+    return sum(r.achieved_flops for r in found), hours
+
+
+# rates at the second budget, seed 0
+
+
+@cache
+def tried(model):
+    found = one_loss("study/tuning", "rate", model=model, budget=1e13)
+    return {rate: found[rate,] for (rate,) in sorted(found)}
+
+
+def parabola(found):
+    """Its lowest loss, of {rate: loss}."""
+    a, b, c = np.polyfit(np.log(list(found)), list(found.values()), 2)
+    return c - b**2 / (4 * a)
+
+
+USED = {"dense": 1e-2, "peer": 1.1e-2}
+
+
+def leads_at_rates():
+    """PEER minus dense: at the rates used, the best tried, by parabolas, and with a fourth rate."""
+    ways = (
+        lambda m: at(m, 1e13)[0],
+        lambda m: min(tried(m).values()),
+        lambda m: parabola(tried(m)),
+        lambda m: parabola(tried(m) | {USED[m]: at(m, 1e13)[0]}),
+    )
+    return [way("peer") - way("dense") for way in ways]
