@@ -8,12 +8,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 from experiments.config.paths import conf_dir
 from experiments.records.files import find_records, read_record
+from experiments.records.uncommitted import uncommitted_note
 
 ROOT = conf_dir().parent
 RESULTS = ROOT / "results" / "study"
@@ -73,11 +75,11 @@ def committed():
     """Records that git has, by sweep: runs of one's own are beside them."""
     listed = ["git", "ls-files", "-z", "results/*record.json"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout
-    found = defaultdict(list)
-    for path in (ROOT / name for name in names.split("\0") if name):
-        sweep = path.parent.parent.relative_to(ROOT / "results").as_posix()
-        found[sweep].append(read_record(path))
-    return found
+    known = defaultdict(set)
+    for path in map(Path, names.split("\0")[:-1]):
+        known[path.parts[1:-2]].add(path.parts[-2])
+    sweeps = {"/".join(parts): ids for parts, ids in known.items()}
+    return {s: [r for r in records(s) if r.run_id in ids] for s, ids in sweeps.items()}
 
 
 def _counted(holds):
@@ -88,6 +90,12 @@ def _counted(holds):
 def dirty_in():
     """Sweep: how many records are of uncommitted code."""
     return _counted(lambda r: bool(r.environment.get("git_dirty")))
+
+
+def noted():
+    """A command's note counts them too."""
+    own = dirty_in().items()
+    return all(f"{n} of a working tree" in uncommitted_note(committed()[s]) for s, n in own)
 
 
 def of_no_commit():
