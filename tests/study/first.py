@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import cache
 
 import numpy as np
@@ -12,6 +12,7 @@ from analysis.differences.models import compare_models
 from analysis.figures.seconds import training_seconds
 from analysis.multiplier.fit import compute_multipliers
 from analysis.table.load import load_table
+from tests.study.planned import planned
 from tests.study.records import (
     MODELS,
     RESULTS,
@@ -50,6 +51,50 @@ def one(model, budget, n_experts=None, n_layers=None):
     sweep = "study/experts" if n_experts else "study/isoflop"
     where = {"model": model, "budget": budget, "n_layers": n_layers or SEEDED[budget]}
     return find(sweep, **where, **more)[0]
+
+
+# plans
+
+
+def apart_from_rate(point):
+    """Settings of the optimizer that are the same for all."""
+    o = point.config.optim
+    return (o.table_lr, o.key_lr, o.weight_decay, o.beta2, o.warmup, o.grad_clip, o.schedule)
+
+
+def rates_tuned():
+    """(model, gate): the rates that were planned at 3e12."""
+    found = defaultdict(set)
+    for p in planned("study_tuning"):
+        if p.config.budget == 3e12:
+            found[layer(p.config)].add(p.config.ladder.lr)
+    return found
+
+
+def layer(config):
+    return config.model_name, getattr(config.model, "gate", None)
+
+
+@cache
+def best_tuned():
+    """Of each model, the gate and rate of the lowest run: a parabola's lowest point, two digits."""
+    found = {}
+    for (model, gate), own in by("study/tuning", "model", "gate", budget=3e12).items():
+        of = {column(r, "rate"): r.val_loss for r in own}
+        a, b, _ = np.polyfit(np.log([*of]), [*of.values()], 2)
+        best = (min(of.values()), float(f"{np.exp(-b / a / 2):.2g}"), gate)
+        found[model] = min(found.get(model, best), best)
+    return found
+
+
+def experts_planned():
+    """(experts, heads, top_k, norm): how many runs at each budget."""
+    found = defaultdict(list)
+    for p in planned("study_experts"):
+        m = p.config.model
+        key = (m.n_experts, m.n_heads, m.top_k, m.query_norm)
+        found[key].append((p.config.budget, p.config.seed))
+    return found
 
 
 # compute multipliers

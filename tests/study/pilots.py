@@ -105,7 +105,7 @@ def correlation(model):
 BUDGET, BLOCKS = 3e13, 4
 SCHEDULES = ("cosine to a tenth", "WSD", "line to zero")
 FIRST, C, W = (0, 0), (0, 1), (1, 1)  # a schedule and the place of its rate: cosine twice, WSD
-RATES = {"dense": (5e-3, 3.5e-3, 2.5e-3), "peer": (5.5e-3, 3.9e-3, 2.75e-3)}
+PEAKS = {"dense": (5e-3, 3.5e-3, 2.5e-3), "peer": (5.5e-3, 3.9e-3, 2.75e-3)}
 
 
 def _schedule(optim):
@@ -121,7 +121,7 @@ def wsd():
     for r in [r for sweep in ("isoflop", "wsd_pilot", "wsd") for r in records(f"study/{sweep}")]:
         own = r.val_loss is not None and (r.budget, r.n_layers) == (BUDGET, BLOCKS)
         lr = r.config["ladder"]["lr"]
-        if own and lr in RATES.get(r.model, ()):
+        if own and lr in PEAKS.get(r.model, ()):
             key = r.model, _schedule(r.config["optim"]), lr
             found.setdefault(key, {})[r.seed] = r.val_loss
     return {key: dict(sorted(of.items())) for key, of in found.items()}
@@ -129,18 +129,18 @@ def wsd():
 
 def wsd_rows():
     """Layer, schedule, peak rate, losses of each seed, and their mean."""
-    keys = [(m, s, lr) for m in RATES for s in SCHEDULES for lr in RATES[m]]
+    keys = [(m, s, lr) for m in PEAKS for s in SCHEDULES for lr in PEAKS[m]]
     own = [(*key, wsd()[key]) for key in keys if key in wsd()]
     return [[m, s, f"{lr:.3g}", *of.values(), np.mean([*of.values()])] for m, s, lr, of in own]
 
 
 def wsd_minus(model, one, other):
     """Over how many seeds, and the difference."""
-    a, b = (wsd()[model, SCHEDULES[s], RATES[model][i]] for s, i in (one, other))
+    a, b = (wsd()[model, SCHEDULES[s], PEAKS[model][i]] for s, i in (one, other))
     return len(a.keys() & b.keys()), paired(a, b)
 
 
-def verdict():
+def ruling():
     """By the rule of conf/experiment/study_wsd.yaml, which was written before any of them ran."""
     cosine = np.mean([*wsd()["dense", SCHEDULES[0], 5e-3].values()])
     own = np.mean([*wsd()["dense", SCHEDULES[1], 3.5e-3].values()])

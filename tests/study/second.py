@@ -2,7 +2,7 @@
 
 import math
 from functools import cache
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ from experiments.records.files import find_records
 from tests.analysis.contrast.reference import Reference
 from tests.study.pilots import by_targets, gap
 from tests.study.planned import planned
-from tests.study.rates import fits_2
+from tests.study.rates import LAYERS, by_law, fits_2
 from tests.study.records import RESULTS, by, find, records
 
 FOLDER, SMALLER = RESULTS / "edition_2", RESULTS / "edition_2_smaller"
@@ -111,6 +111,12 @@ def moved(model):
     return best(model, 1e14, with_smaller()).loss.value - best(model, 1e14).loss.value
 
 
+def off_law_rates():
+    """The largest share by which a planned run's rate is off the law."""
+    of = [p.plan.lr / by_law(p.config.model_name, p.plan.n_tokens) for p in main_2()]
+    return max(abs(ratio - 1) for ratio in of)
+
+
 def of_a_fit_written_out():
     """The gain by tests/analysis/contrast/reference.py, without documents and rates."""
     runs = pd.DataFrame(
@@ -150,9 +156,44 @@ def at_six(model, which):
     return round(targets(model, 1e14, 6)[which], 3)
 
 
+def registered():
+    """The runs in the registered order: budget, layer, blocks and seed, a set a stage."""
+    stages = ((1e13, LAYERS), (3e13, THREE), (1e14, THREE), (3e13, ("dense", "pkm")))
+    middle = {1e13: (4, 3), 3e13: (5, 3), 1e14: (6, 2)}  # blocks, seeds
+    found = []
+    for budget, layers in stages:
+        n, seeds = middle[budget]
+        each = [*((n, seed) for seed in range(seeds)), (n - 1, 0), (n + 1, 0)]
+        found.append({(budget, layer, *own) for layer in layers for own in each})
+    return found
+
+
+def planned_main():
+    """The same of the plan, cut where the stages end."""
+    of = [(p.config.budget, p.config.model_name, p.config.size, p.config.seed) for p in main_2()]
+    ends = np.cumsum([len(stage) for stage in registered()])
+    assert len(of) == len(set(of)) == ends[-1]
+    return [set(of[a:b]) for a, b in pairwise([0, *ends])]
+
+
+def main_2():
+    return planned("study_main_2")
+
+
+def params_of_dense(point):
+    """A sparse layer's, those of a dense one of its width = 1."""
+    size = point.config.size
+    (trunk,) = {
+        p.plan.cost.n_params
+        for p in main_2()
+        if (p.config.model_name, p.config.size) == ("none", size)
+    }
+    return (point.plan.cost.n_params - trunk) / (8 * (16 * size) ** 2)
+
+
 def most_tokens():
     """Of the planned runs, those of the search = 1."""
-    most = max(p.plan.n_tokens for p in planned("study_main_2"))
+    most = max(p.plan.n_tokens for p in main_2())
     return most / fits_2()[1]["ranges"]["n_tokens"][1]
 
 

@@ -31,6 +31,7 @@ import yaml
 from tests.study.records import ROOT
 
 CLAIMS = Path(__file__).parent / "claims"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
 
@@ -79,7 +80,7 @@ class Claim:
 @cache
 def read(path: Path) -> list[Claim]:
     """The rows of a file."""
-    table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    table = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     return [_claim(row, table) for row in table["claims"]]
 
 
@@ -93,7 +94,7 @@ def _claim(row: dict[str, Any], table: dict[str, Any]) -> Claim:
 def remade(path: Path) -> str:
     """The file with the numbers that the records have now."""
     text = path.read_text(encoding="utf-8")
-    rows = dict(_items(yaml.compose(text)))["claims"].value
+    rows = dict(_items(yaml.compose(text, _LOADER)))["claims"].value
     for claim, row in reversed(list(zip(read(path), rows, strict=True))):
         node = dict(_items(row))["says"]
         start, end = node.start_mark.index, node.end_mark.index

@@ -3,8 +3,6 @@
 import csv
 import json
 import re
-from collections import Counter, defaultdict
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -18,101 +16,20 @@ from tests.study import appendix
 from tests.study.estimators import together
 from tests.study.others import SWEEPS_OF_RETROFIT
 from tests.study.planned import planned
-from tests.study.rates import by_law
-from tests.study.records import MODELS, RESULTS, ROOT, SEEDED, by, column, find, records, seeds
+from tests.study.records import MODELS, RESULTS, ROOT, SEEDED, find, records, seeds
 from tests.study.second import FOLDER, SMALLER, held
-from tests.study.zoo import CHANGED, LARGE, best_trials, cells_of
+from tests.study.zoo import CHANGED, cells_of
 
 SWEEPS = ("tuning", "isoflop", "experts", "causes")
 N_TOKENS = 43_513_045  # of the packages' training split, in whole windows
 
 
-def points(name):
-    return planned(f"study_{name}")
-
-
 # the first edition
-
-
-def test_every_model_has_five_sizes_at_three_budgets():
-    sizes = defaultdict(set)
-    for p in points("isoflop"):
-        if p.config.seed == 0:
-            sizes[p.config.model_name, p.config.budget].add(p.config.size)
-    budgets = sorted({budget for _, budget in sizes})
-    assert len(budgets) == 3
-    assert all(b / a >= 3 for a, b in pairwise(budgets))
-    assert set(sizes) == {(model, budget) for model in MODELS for budget in budgets}
-    assert all(len(found) == 5 for found in sizes.values())
-    assert len({frozenset(sizes[model, budgets[0]]) for model in MODELS}) == 1
-
-
-def test_every_model_was_tuned_at_the_same_rates_and_only_there():
-    rates = defaultdict(set)
-    for p in points("tuning"):
-        if p.config.budget == 3e12:
-            layer = (p.config.model_name, getattr(p.config.model, "gate", None))
-            rates[layer].add(p.config.ladder.lr)
-    assert {model for model, _ in rates} == set(MODELS)
-    assert {frozenset(found) for found in rates.values()} == {frozenset({4e-3, 8e-3, 1.6e-2})}
-    for name in ("isoflop", "experts"):
-        used = Counter((m, b) for m, b, _ in
-                       {(p.config.model_name, p.config.budget, p.config.ladder.lr)
-                        for p in points(name)})  # fmt: skip
-        assert set(used.values()) == {1}
-
-
-def test_the_rates_used_are_those_that_the_tuning_found():
-    """The lowest point of a parabola in ln(rate), at two digits; of a layer's gates the best.
-
-    At the largest budget it is half of that, for every layer.
-    """
-    found = {}
-    for (model, gate), own in by("study/tuning", "model", "gate", budget=3e12).items():
-        losses = {column(r, "rate"): r.val_loss for r in own}
-        a, b, _ = np.polyfit(np.log([*losses]), [*losses.values()], 2)
-        best = (min(losses.values()), float(f"{np.exp(-b / a / 2):.2g}"), gate)
-        found[model] = min(found.get(model, best), best)
-    for p in points("isoflop"):
-        _, rate, gate = found[p.config.model_name]
-        share = 0.5 if p.config.budget == 3e13 else 1.0
-        assert p.config.ladder.lr == pytest.approx(rate * share, rel=1e-9)
-        assert getattr(p.config.model, "gate", None) == gate
-
-
-def test_the_trunk_the_text_and_the_optimizer_are_the_same_for_all():
-    of_all = [p for name in SWEEPS for p in points(name)]
-    assert len({repr(p.config.data) for p in of_all}) == 1
-    assert len({repr(p.config.trunk) for p in of_all}) == 1
-    assert {p.config.ladder.name for p in of_all} == {"cpu"}
-    assert max(p.plan.n_tokens for p in of_all) <= 4 * N_TOKENS
-    apart_from_rate = {
-        repr((o.table_lr, o.key_lr, o.weight_decay, o.beta2, o.warmup, o.grad_clip, o.schedule))
-        for o in (p.config.optim for name in SWEEPS[:-1] for p in points(name))
-    }  # the causes are changes of these
-    assert len(apart_from_rate) == 1
-
-
-def test_what_varies_over_experts_heads_and_norms_has_three_seeds():
-    found = defaultdict(set)
-    for p in points("experts"):
-        layer = p.config.model
-        key = (layer.n_experts, layer.n_heads, layer.top_k, layer.query_norm)
-        found[key].add((p.config.budget, p.config.seed))
-    assert all(len(own) % 3 == 0 for own in found.values())
-    norms = defaultdict(set)
-    for n_experts, n_heads, top_k, norm in found:
-        if (n_heads, top_k) == (4, 16):
-            norms[norm].add(n_experts)
-    squares = {64**2, 128**2, 256**2, 512**2}
-    assert norms == {"batch": squares, "none": squares}
-    active = Counter(h * k for n, h, k, norm in found if (n, norm) == (128**2, "batch"))
-    assert sum(count > 1 for count in active.values()) >= 3  # several heads at equal h k
 
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_the_committed_records_are_runs_of_the_sweep(name):
-    of = {p.run_id: p for p in points(name)}
+    of = {p.run_id: p for p in planned(f"study_{name}")}
     assert records(f"study/{name}")
     for r in records(f"study/{name}"):
         assert r.run_id in of, f"{r.run_id} ({r.model}) is not of study_{name}"
@@ -156,34 +73,6 @@ def test_the_page_says_what_the_records_do():
 # the second edition
 
 
-def test_the_main_runs_are_those_that_were_registered():
-    """62 runs in the registered order, all sparse layers with the parameters of 64 dense ones."""
-    plan = points("main_2")
-    cells = [(p.config.budget, p.config.model_name, p.config.size, p.config.seed) for p in plan]
-    assert len(cells) == len(set(cells)) == 62
-    stages = [
-        (1e13, {"dense", "none", "moe_fine", "pkm", "peer"}, 25),
-        (3e13, {"none", "moe_fine", "peer"}, 15),
-        (1e14, {"none", "moe_fine", "peer"}, 12),
-        (3e13, {"dense", "pkm"}, 10),
-    ]
-    at = 0
-    for budget, layers, n in stages:
-        middle, n_seeds = {1e13: (4, 3), 3e13: (5, 3), 1e14: (6, 2)}[budget]
-        each = {(middle, s) for s in range(n_seeds)} | {(middle - 1, 0), (middle + 1, 0)}
-        expected = {(budget, layer, *one) for layer in layers for one in each}
-        assert set(cells[at : at + n]) == expected
-        at += n
-    trunk = {p.config.size: p.plan.cost.n_params for p in plan if p.config.model_name == "none"}
-    for p in plan:
-        if p.config.model_name in ("moe_fine", "pkm", "peer"):
-            dense = 8 * (16 * p.config.size) ** 2
-            more = p.plan.cost.n_params - trunk[p.config.size]
-            assert more / dense == pytest.approx(64, rel=0.03)
-        assert p.plan.lr == pytest.approx(by_law(p.config.model_name, p.plan.n_tokens), rel=0.01)
-    assert {p.run_id for p in plan} == {r.run_id for r in records("study/edition_2")}
-
-
 @pytest.mark.parametrize(("folder", "n"), [(FOLDER, 14), (SMALLER, 2)])
 def test_learning_curves_are_of_the_records(folder, n):
     curves = pd.read_csv(folder / "learning_curves.csv")
@@ -210,20 +99,6 @@ def test_the_committed_contrasts_are_those_of_the_records():
 
 
 # layers since 2024
-
-
-def test_each_rate_is_that_of_the_best_trial():
-    best = best_trials()
-    assert len(best) == 12 + len(LARGE)
-    assert best.keys() == cells_of("zoo").keys() >= LARGE
-    yaml = OmegaConf.load(conf_dir() / "experiment" / "zoo.yaml")
-    grids = {(g["model"], g.get("n_experts")): g["ladder.lr"] for g in yaml.hydra.sweeper.grids}
-    assert grids == pytest.approx({(m, n if (m, n) in LARGE else None): lr
-                                   for (m, n), lr in best.items()})  # fmt: skip
-    for cell, own in cells_of("zoo").items():
-        assert {(r.seed, r.lr, r.status) for r in own} == {
-            (s, best[cell], "done") for s in (1, 2, 3)
-        }
 
 
 @pytest.mark.long

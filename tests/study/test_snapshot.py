@@ -59,7 +59,7 @@ def _shown():
             yield pytest.param(command, [x for x in lines if x != "..."], id=command[19:80])
 
 
-@pytest.mark.parametrize(("command", "lines"), _shown())
+@pytest.mark.parametrize(("command", "lines"), list(_shown()))
 def test_what_a_document_shows_is_what_its_command_prints(command, lines, printed):
     found = {line.rstrip() for line in printed(command).split("\n")}
     assert lines
@@ -81,7 +81,7 @@ def _claimed():
                     )
 
 
-@pytest.mark.parametrize(("command", "numbers"), _claimed())
+@pytest.mark.parametrize(("command", "numbers"), list(_claimed()))
 def test_a_claim_s_command_prints_its_numbers(command, numbers, printed):
     found = " ".join(printed(command).split())
     assert [number for number in numbers.split(", ") if number not in found] == []

@@ -3,9 +3,10 @@
 from functools import cache
 
 import numpy as np
+from omegaconf import OmegaConf
 from scipy import stats
 
-from tests.study.records import RESULTS, by, find, holm
+from tests.study.records import RESULTS, ROOT, by, find, holm
 
 ZOO = (  # model and experts, in the order of the table
     ("engram", 131072), ("peer", 16384), ("memory_plus", 32400), ("stem", None),
@@ -117,6 +118,12 @@ def zoo_seconds(model):
     text = FIRST.read_text()
     table = text[text.index("| layer, 1e13 |") :]
     return int(table[table.index(f"| `{model}` | ") :].partition("\n")[0].split("|")[-2])
+
+
+def rates_of_yaml():
+    """(model, experts that are given): the rate of conf/experiment/zoo.yaml."""
+    yaml = OmegaConf.load(ROOT / "conf" / "experiment" / "zoo.yaml")
+    return {(g["model"], g.get("n_experts")): g["ladder.lr"] for g in yaml.hydra.sweeper.grids}
 
 
 def away_from_peer():
