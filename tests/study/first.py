@@ -87,8 +87,14 @@ def best_tuned():
     return found
 
 
+def sizes_planned():
+    """(model, budget, blocks): how many runs."""
+    each = (p.config for p in planned("study_isoflop"))
+    return Counter((c.model_name, c.budget, c.size) for c in each)
+
+
 def experts_planned():
-    """(experts, heads, top_k, norm): how many runs at each budget."""
+    """(experts, heads, top_k, norm): the budgets and seeds of its runs."""
     found = defaultdict(list)
     for p in planned("study_experts"):
         m = p.config.model
