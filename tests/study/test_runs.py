@@ -14,7 +14,7 @@ from experiments.config.paths import conf_dir
 from experiments.points.planning import make_point, run_id_of
 from tests.study import appendix
 from tests.study.estimators import together
-from tests.study.others import SWEEPS_OF_RETROFIT
+from tests.study.learnt import SWEEPS_OF_RETROFIT
 from tests.study.planned import planned
 from tests.study.records import MODELS, RESULTS, ROOT, SEEDED, find, records, seeds
 from tests.study.second import FOLDER, SMALLER, held
