@@ -5,7 +5,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from tests.study.first import USUAL, mean, one
+from tests.study.first import USUAL, at, mean, one, variance
 from tests.study.records import (
     SEEDED,
     by,
