@@ -249,12 +249,15 @@ FOREIGN_MEAN = Seeds(lambda r: np.mean([on_domain(name).score(r) for name in FOR
 
 
 @cache
-def below_dense_on(domain, budget):
-    """PEER below dense on a foreign domain by the analysis."""
+def scored_on(domain):
+    """The isoFLOP sweep with its loss on a foreign domain."""
     scored = f"packages/{domain}@max_tokens=131072.loss"
-    found = compare_models(
-        load_table(RESULTS / "isoflop", columns={"loss": scored}), budget=budget
-    ).means
+    return load_table(RESULTS / "isoflop", columns={"loss": scored})
+
+
+def below_dense_on(domain, budget):
+    """PEER below dense there, by the analysis."""
+    found = compare_models(scored_on(domain), budget=budget).means
     return tuple(-next(m.difference for m in found if m.model == "peer"))
 
 
