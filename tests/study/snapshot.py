@@ -91,6 +91,18 @@ def _claim(row: dict[str, Any], table: dict[str, Any]) -> Claim:
     return Claim(**row, holds=of, documents=documents, names=tuple(table["names"]))
 
 
+def unheld(document: str, claims: Iterable[Claim]) -> list[str]:
+    """Numbers of three decimals or more that no row holds, but of commands and what they print."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    text = re.sub(r"\n\| claim \|(?:.*\n\|)*.*", "", re.sub(r"(?s)```.*?```", "", text))
+    line = " ".join(text.split())
+    for claim in claims:
+        if document in claim.documents:
+            held = _BRACES.sub("held", " ".join(claim.says.split()))
+            line = line.replace(claim.said(), held)
+    return re.findall(r"(?<![\w.:/-])[-+]?\d+\.\d{3,}(?!\w)", line)
+
+
 def remade(path: Path) -> str:
     """The file with the numbers that the records have now."""
     text = path.read_text(encoding="utf-8")
