@@ -52,10 +52,9 @@ def held():
     return hold_to(registered, table, documents=documents, rates=RATES)
 
 
-@cache
 def differences():
-    table, documents = read()
-    return contrast(table, documents=documents, **_COMMON).differences
+    """PEER minus each layer at each budget, by the same curves."""
+    return [one for one in held().every.differences if one.layer == "peer"]
 
 
 @cache
