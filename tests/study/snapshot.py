@@ -45,7 +45,6 @@ class Claim:
     holds: tuple[str, ...] = ()
     documents: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
-    night: bool = False
 
     def __str__(self) -> str:
         return f"{self.documents[0]}: {self.said()[:60]}"
