@@ -52,9 +52,11 @@ def held():
     return hold_to(registered, table, documents=documents, rates=RATES)
 
 
+@cache
 def differences():
-    """PEER minus each layer at each budget, by the same curves."""
-    return [one for one in held().every.differences if one.layer == "peer"]
+    """PEER minus each layer at each budget, by curves of all runs."""
+    table, documents = read()
+    return contrast(table, documents=documents, **_COMMON).differences
 
 
 @cache
