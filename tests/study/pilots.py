@@ -7,7 +7,8 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
-from tests.study.records import RESULTS, holm, paired, records
+from analysis.differences.correction import corrected
+from tests.study.records import RESULTS, paired, records
 
 ENDED = (3e12, 3, 196608)  # FLOPs, blocks and held-out tokens of results/study/ends
 ENDS = ("cosine to a tenth", "line to zero", "line to zero, double batch")
@@ -42,7 +43,7 @@ def minus_cosine():
     """(model, end, weights): the difference, and p corrected for all ten."""
     others = [(m, *case) for m in BOTH for case in CASES[1:]]
     found = {key: paired(ended()[key], ended()[key[0], *COSINE]) for key in others}
-    p = holm({key: d.p for key, d in found.items()})
+    p = corrected({key: d.p for key, d in found.items()})
     return {key: (found[key], p[key]) for key in others}
 
 
