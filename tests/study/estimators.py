@@ -74,7 +74,7 @@ def _interval(d):
 
 
 def three(model, other, budget):
-    """The difference by each estimator."""
+    """Difference by each estimator."""
     return [each(model, other, budget) for each in (seeds.by_own, by_curves, by_joint_fit)]
 
 
@@ -83,7 +83,7 @@ def significant_by(model, other, budget):
 
 
 def largest():
-    """The budget of PEER's largest lead over dense by each estimator."""
+    """Budget of PEER's largest lead over dense by each estimator."""
     of = {b: [d.value for d in three("peer", "dense", b)] for b in SEEDED}
     return [min(SEEDED, key=lambda b, i=i: of[b][i]) for i in range(3)]
 

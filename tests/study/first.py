@@ -128,7 +128,7 @@ def tuning(model, **gate):
 
 
 def at_share(model, share):
-    """The loss at 3e13 and five blocks of seed 0 at this share of the tuned rate."""
+    """Loss at 3e13 and five blocks of seed 0 at this share of the tuned rate."""
     where = {"model": model, "budget": 3e13, "n_layers": 5, "seed": 0}
     found = [*find("study/tuning", **where), *find("study/isoflop", **where)]
     rates = {column(r, "rate") / rate_used(model): r.val_loss for r in found}

@@ -13,7 +13,7 @@ from analysis import numbers
 from analysis.adaptation import columns_of_starts, compare_adaptations
 from analysis.forgetting.compare import compare_forgetting
 from analysis.forgetting.equal import _at, _curves
-from analysis.forgetting.ways import order_of, way_of
+from analysis.forgetting.ways import find_way, read_order
 from analysis.growth import COLUMNS, compare_growth
 from analysis.table.load import load_table
 from analysis.ways import shown
@@ -40,7 +40,7 @@ def grown():
 
 
 def closed(small, seed):
-    """The share that growing by `bias` closes."""
+    """Share that growing by `bias` closes."""
     low, high = (grown()[None, None, n, seed].val_loss for n in (small, 16384))
     return (low - grown()["bias", small, 16384, seed].val_loss) / (low - high)
 
@@ -206,9 +206,9 @@ def replay_by_order(which):
 
 @cache
 def one_stream(learning=None):
-    """The first order of seed 0, which has all rates."""
+    """First order of seed 0, which has all rates."""
     own = [r for r in records("lifelong/streams") if r.seed == 0]
-    own = [r for r in own if order_of(r)[0] == "licences" and len(order_of(r)) == 6]
+    own = [r for r in own if read_order(r)[0] == "licences" and len(read_order(r)) == 6]
     return compare_forgetting(own, **({"learning": learning} if learning else {}))
 
 
@@ -226,10 +226,10 @@ def of_stream(name, *of, learning=None):
 def streams():
     """Of each way with three orders of three seeds, at its rate."""
     names = [name for name in WAYS if name.partition(", ")[2] not in ("joint", "one domain")]
-    own = [(way_of(r), r) for r in records("lifelong/streams")]
+    own = [(find_way(r), r) for r in records("lifelong/streams")]
     rates = {name: WAYS[name] for name in ("dense", FULL, f"{FULL}, replay 0.05")}
     return {
-        (name, r.seed, tuple(order_of(r)))
+        (name, r.seed, tuple(read_order(r)))
         for name, r in own
         if name in names and r.config["ladder"]["lr"] == rates.get(name, r.config["ladder"]["lr"])
     }
@@ -243,7 +243,7 @@ def facts():
         inside, outside = (r.evaluations[f"tasks/facts_held_{name}"] for name in ("in", "out"))
         start, end = (r.stages[i]["scores"]["base"]["bits_per_byte"] for i in (0, -1))
         scores = inside["acc"], inside["bits_per_byte"], outside["acc"], end - start
-        found[ways.index(way_of(r).removesuffix(", one domain")), r.lr] = r.lr, *scores
+        found[ways.index(find_way(r).removesuffix(", one domain")), r.lr] = r.lr, *scores
     return [found[key] for key in sorted(found)]
 
 
@@ -271,7 +271,7 @@ def moved_by_later():
 
 
 def of_committed_runs(report):
-    """The report's runs have one seed, begin with its base and are of its adapters."""
+    """Report's runs have one seed, begin with its base and are of its adapters."""
     runs = {r.run_id: r for r in records("adapters/domains")}
     named = [runs[run_id] for run_id in report["runs"]]
     domains = [r.config["data"]["corpus"]["domain"] for r in named]

@@ -67,7 +67,7 @@ def leads():
 
 
 def less_noise(of, other):
-    """The ratio of two standard deviations over the same seeds, and its 95 % interval.
+    """Ratio of two standard deviations over the same seeds, and its 95 % interval.
 
     Two variances of paired numbers are equal where their sum and difference do not correlate
     (Morgan 1939, Biometrika 31, 13; Pitman 1939, the same, 9). The interval has the ratios that
@@ -180,7 +180,7 @@ def copying_rows():
 
 
 def copied(model, budget=BUDGET):
-    """The columns of these four numbers (4, runs)."""
+    """Columns of these four numbers (4, runs)."""
     own = [four(r) for r in copying() if (r["model"], r["budget"]) == (model, budget)]
     return np.array(own).T
 

@@ -1,4 +1,4 @@
-"""The best rate of each layer: readings of the searches in results/study/rates and rates_2.
+"""Best rate of each layer: readings of the searches in results/study/rates and rates_2.
 
 All readings of the first are of the trials in results/study/rates (seed 0) and of the means of the
 isoFLOP sweep at the rates used. A reading says what each layer gains at its best rate; a difference
@@ -32,7 +32,7 @@ SHOWN = (("dense", 1e13), ("none", 1e13), ("dense", 3e13), ("none", 3e13))
 
 @cache
 def compared(method="parabola"):
-    """The fit of the search, and what it moves."""
+    """Fit of the search, and what it moves."""
     fit = fit_rates(load_table(RESULTS / "rates"), method=method, noise=NOISE)
     return fit, compare_rates(fit, load_table(RESULTS / "isoflop"))
 
@@ -128,7 +128,7 @@ def rate(value):
 
 
 def cell(model, budget):
-    """The rate used, the best with its interval, and what it gains."""
+    """Rate used, the best with its interval, and what it gains."""
     found = gains()[model, budget]
     return rate(found.lr), f"{rate(found.cell.lr_opt)} ({ends(found.cell)})", f"{found.gain:.3f}"
 
@@ -172,7 +172,7 @@ OF_2 = (1e12, 3e12, 1e13)
 
 @cache
 def fits_2():
-    """The cells, by layer and budget, and the law of all layers that was chosen."""
+    """Cells, by layer and budget, and the law of all layers that was chosen."""
     read = json.loads((RESULTS / "rates_2" / "rates.json").read_text())
     cells = {(each["model"], each["budget"]): each for each in read["cells"]}
     (of_all,) = (form for form in read["forms"] if len(form["models"]) > 1)

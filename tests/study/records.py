@@ -1,4 +1,4 @@
-"""The committed records, and what the seeds of the first edition say: apart from analysis/, from
+"""Committed records, and what the seeds of the first edition say: apart from analysis/, from
 the records alone, so that the two can disagree.
 """
 
@@ -45,7 +45,7 @@ def column(record, name):
 
 
 def find(sweep, **where):
-    """The sweep's records with these values, by seed."""
+    """Sweep's records with these values, by seed."""
     found = [r for r in records(sweep) if all(column(r, k) == v for k, v in where.items())]
     return sorted(found, key=lambda r: r.seed)
 
@@ -115,7 +115,7 @@ def lacking():
 
 
 def one_loss(sweep, *names, **where):
-    """The loss of the only run with these values of the columns."""
+    """Loss of the only run with these values of the columns."""
     return {key: r.val_loss for key, (r,) in by(sweep, *names, **where).items()}
 
 
@@ -153,7 +153,7 @@ def welch(value, variance, other, dof=6, dof_of_other=None):
 
 
 def paired(of, other):
-    """The mean difference of two {seed: loss} over the seeds of both, by a paired t test."""
+    """Mean difference of two {seed: loss} over the seeds of both, by a paired t test."""
     apart = np.array([of[seed] - other[seed] for seed in sorted(of.keys() & other.keys())])
     return student(apart.mean(), apart.std(ddof=1) / math.sqrt(len(apart)), len(apart) - 1)
 
@@ -192,7 +192,7 @@ class Seeds:
         return sorted(n for model, b, n in self.cells if (model, b) == ("peer", budget))
 
     def over_sizes(self, model, other, budget):
-        """The difference at each size of the budget, smallest first."""
+        """Difference at each size of the budget, smallest first."""
         return np.array([self.minus(model, other, budget, n) for n in self.sizes(budget)])
 
     @cached_property
@@ -201,7 +201,7 @@ class Seeds:
         return {m: np.mean([self.at(m, b).var(ddof=1) for b in SEEDED]) for m in MODELS}
 
     def pooled(self, budget):
-        """The variance of one run, pooled over the models: 12 degrees of freedom."""
+        """Variance of one run, pooled over the models: 12 degrees of freedom."""
         return np.mean([self.at(m, budget).var(ddof=1) for m in MODELS])
 
     def by_own(self, model, other, budget):
@@ -216,7 +216,7 @@ class Seeds:
         return welch(value, self.own[model] / 9, self.own[other] / 9)
 
     def after_holm(self, rule, budget):
-        """The pairs, lower loss first, that are significant at 5 % among all of the budget."""
+        """Pairs, lower loss first, that are significant at 5 % among all of the budget."""
         found = {pair: getattr(self, rule)(*pair, budget) for pair in combinations(MODELS, 2)}
         p = holm({pair: d.p for pair, d in found.items()})
         return {pair if found[pair].value < 0 else pair[::-1] for pair in found if p[pair] <= 0.05}

@@ -61,7 +61,7 @@ def differences():
 
 @cache
 def differences_of_new():
-    """The same of new targets: the token before and the target have not stood together before."""
+    """Same of new targets: the token before and the target have not stood together before."""
     rows = contrast_parts(*read(), by="targets", **_COMMON).rows
     return [row.difference for row in rows if row.part == "new"]
 
@@ -113,13 +113,13 @@ def moved(model):
 
 
 def off_law_rates():
-    """The largest share by which a planned run's rate is off the law."""
+    """Largest share by which a planned run's rate is off the law."""
     of = [p.plan.lr / by_law(p.config.model_name, p.plan.n_tokens) for p in main_2()]
     return max(abs(ratio - 1) for ratio in of)
 
 
 def of_a_fit_written_out():
-    """The gain by tests/analysis/contrast/reference.py, without documents and rates."""
+    """Gain by tests/analysis/contrast/reference.py, without documents and rates."""
     runs = pd.DataFrame(
         [{"layer": r.model, "budget": r.budget, "size": r.d_model, "loss": r.val_loss}
          for r in records(RUNS)]
@@ -133,7 +133,7 @@ def gain():
 
 
 def agrees(found, written):
-    """The number is that of the fit written out, and its interval wider."""
+    """Number is that of the fit written out, and its interval wider."""
     (value, low, high), wide = written, found
     return abs(wide.value - value) < 1e-5 and wide.lower < low < high < wide.upper
 
@@ -145,7 +145,7 @@ def targets(model, budget, n_layers):
 
 
 def with_seeds():
-    """The cells of several seeds, in the order of the document's table."""
+    """Cells of several seeds, in the order of the document's table."""
     cells = by(RUNS, "model", "budget", "n_layers")
     order = ("none", "moe_fine", "peer", "dense", "pkm")
     keys = [key for key, own in cells.items() if len(own) > 1]
@@ -158,7 +158,7 @@ def at_six(model, which):
 
 
 def registered():
-    """The runs in the registered order: budget, layer, blocks and seed, a set a stage."""
+    """Runs in the registered order: budget, layer, blocks and seed, a set a stage."""
     stages = ((1e13, LAYERS), (3e13, THREE), (1e14, THREE), (3e13, ("dense", "pkm")))
     middle = {1e13: (4, 3), 3e13: (5, 3), 1e14: (6, 2)}  # blocks, seeds
     found = []
@@ -170,7 +170,7 @@ def registered():
 
 
 def planned_main():
-    """The same of the plan, cut where the stages end."""
+    """Same of the plan, cut where the stages end."""
     of = [(p.config.budget, p.config.model_name, p.config.size, p.config.seed) for p in main_2()]
     ends = np.cumsum([len(stage) for stage in registered()])
     assert len(of) == len(set(of)) == ends[-1]

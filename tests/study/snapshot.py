@@ -50,11 +50,11 @@ class Claim:
         return f"{self.documents[0]}: {self.said()[:60]}"
 
     def said(self) -> str:
-        """The words on one line, without braces."""
+        """Words on one line, without braces."""
         return " ".join(_BRACES.sub(r"\1", self.says).split())
 
     def computed(self, says: str | None = None) -> str:
-        """The words with the numbers that the records have now."""
+        """Words with the numbers that the records have now."""
         values = _flat(self._value(self.by))
         found = _BRACES.sub(lambda m: "{" + _fresh(m[1], values) + "}", says or self.says)
         left = list(values)
@@ -78,7 +78,7 @@ class Claim:
 
 @cache
 def read(path: Path) -> list[Claim]:
-    """The rows of a file."""
+    """Rows of a file."""
     table = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     return [_claim(row, table) for row in table["claims"]]
 
@@ -103,7 +103,7 @@ def unheld(document: str, claims: Iterable[Claim]) -> list[str]:
 
 
 def remade(path: Path) -> str:
-    """The file with the numbers that the records have now."""
+    """File with the numbers that the records have now."""
     text = path.read_text(encoding="utf-8")
     rows = dict(_items(yaml.compose(text, _LOADER)))["claims"].value
     for claim, row in reversed(list(zip(read(path), rows, strict=True))):

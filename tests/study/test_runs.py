@@ -1,4 +1,4 @@
-"""The committed runs are those that experiments plan, of what documents say that they have."""
+"""Committed runs are those that experiments plan, of what documents say that they have."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from analysis import numbers
 from experiments.config.paths import conf_dir
-from experiments.points.planning import make_point, run_id_of
+from experiments.points.planning import compute_run_id, make_point
 from tests.study import appendix
 from tests.study.estimators import together
 from tests.study.learnt import SWEEPS_OF_RETROFIT
@@ -175,4 +175,4 @@ def test_a_row_a_run_and_every_trial(found):
 
 def test_runs_have_the_ids_of_their_configs():
     for sweep in SWEEPS_OF_RETROFIT:
-        assert all(run_id_of(r.config) == r.run_id for r in records(sweep))
+        assert all(compute_run_id(r.config) == r.run_id for r in records(sweep))

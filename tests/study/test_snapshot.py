@@ -76,7 +76,7 @@ def test_what_a_document_shows_is_what_its_command_prints(command, lines, printe
 
 
 def _claimed():
-    """The numbers of a document's table of claims, by the command beside them."""
+    """Numbers of a document's table of claims, by the command beside them."""
     for document in DOCUMENTS:
         text = (ROOT / document).read_text(encoding="utf-8")
         short = dict(re.findall(r"`([A-Z])` is\s+`(python -m [^`]+)`", text))

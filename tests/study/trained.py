@@ -76,7 +76,7 @@ def best_cosine(model):
 
 
 def above_cosine(model):
-    """The best branch at 1e13, above the best cosine run."""
+    """Best branch at 1e13, above the best cosine run."""
     return min(branches(model, 1e13)) - best_cosine(model)
 
 
@@ -91,7 +91,7 @@ def saved():
 
 
 def alike():
-    """The settings of the pilot at 1e13 are those of the cosine runs, but for the schedule."""
+    """Settings of the pilot at 1e13 are those of the cosine runs, but for the schedule."""
     runs = {r.run_id: r for r in records("study/isoflop")}
     named = {"dense": "586d34796916", "peer": "00f04b5673c8"}
     for r in find("study/wsd_pilot", budget=1e13):
@@ -114,7 +114,7 @@ COLUMNS_OF_RATES = (("sp", 32), ("mup", 64), ("mup", 128), ("sp", 64), ("sp", 12
 
 @cache
 def muon():
-    """The cells' parabolas by their name."""
+    """Cells' parabolas by their name."""
     series = ["model", "optim.matrices"]
     table = load_table(RESULTS / "muon", series=series, keep=["batch_tokens"])
     return {c.model: c for c in fit_rates(table, method="parabola", noise=0.015).cells}
@@ -138,7 +138,7 @@ def lowest_run(model, optimizer):
 
 
 def muon_leads(less=0.0, unit=1.0):
-    """The lowest runs of Muon below those of AdamW: dense, PEER."""
+    """Lowest runs of Muon below those of AdamW: dense, PEER."""
     both = [lowest_run(m, "adamw") - lowest_run(m, "muon") for m in ("dense", "peer")]
     return [(each - less) / unit for each in both]
 
@@ -195,7 +195,7 @@ def best_rates(model):
 
 
 def rates_moved(*column):
-    """The best rates as shares of the base's."""
+    """Best rates as shares of the base's."""
     of = best_of_widths()
     return [of[m, *column][0] / of[m, "sp", 32][0] for m in PRECISE if of[m, *column]]
 

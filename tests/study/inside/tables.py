@@ -35,7 +35,7 @@ def ablation(layer):
 
 
 def taken_over(kind):
-    """The mass of new experts by domain or class of tokens; of domains what is lost without."""
+    """Mass of new experts by domain or class of tokens; of domains what is lost without."""
     lost = ("gain", "without_new", "without_old") if kind == "domain" else ()
     return [
         [ends(r, "share"), ends(r, "more"), small(r["p_holm"]), [ends(r, what) for what in lost]]
