@@ -79,3 +79,59 @@ def with_random_norm(layer):
     for parameter in layer.query_norm.parameters():
         torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
     return layer
+
+
+def retrieved(layer, tokens):
+    """Of each of (T, d_model) tokens its gates and the rows of its experts, for all heads one after
+    the other: by a scan over all pairs of sub-keys.
+    """
+    config, n_heads = layer.config, layer.n_heads
+    n_first, n_second = config.key_sets
+    if config.query_rank is None:
+        queries = tokens @ layer.query.weight.t()
+    else:
+        queries = tokens @ layer.query.down.weight.t() @ layer.query.up.weight.t()
+    queries = queries.view(len(tokens), n_heads, -1)
+    queries = normed(queries, config.query_norm, layer.query_norm.norm)
+    for of_token in queries:
+        found = []
+        for h in range(n_heads):
+            keys = layer.sub_keys if config.share_keys else layer.sub_keys[h]
+            keys = keys.reshape(n_first + n_second, -1)
+            q1, q2 = of_token[h].chunk(2)
+            pairs = [(i, j) for i in range(n_first) for j in range(n_second)]
+            best = torch.stack([q1 @ keys[i] + q2 @ keys[n_first + j] for i, j in pairs])
+            best = best.topk(config.top_k)
+            for gate, n in zip(layer.score(best.values), best.indices, strict=True):
+                i, j = pairs[n]
+                row = i if config.n_groups == 1 else i * n_heads + h
+                found.append((gate, row * n_second + j))
+        yield found
+
+
+def peer_written_out(layer, x):
+    """He 2024, Alg. 1 and Eq. 1-7, one token, head and expert at a time, in the layer's own type,
+    with each of the options that PEER has from its rivals.
+    """
+    config, tokens, out = layer.config, x.reshape(-1, x.shape[-1]), []
+    for token, found in zip(tokens, retrieved(layer, tokens), strict=True):
+        total = torch.zeros_like(token)
+        for gate, row in found:
+            unit = layer.w_down[row] @ token
+            if config.glu:
+                unit = layer.activation(layer.w_gate[row] @ token) * unit
+            else:
+                unit = layer.activation(unit)
+            total = total + gate * unit * layer.w_up[row]
+        if config.output_gate:
+            opened = layer.output.w_gate.weight @ token
+            total = layer.output.w_out.weight @ (total * opened * torch.sigmoid(opened))
+        if config.shared_width_factor:
+            hidden = layer.mlp.w_in.weight @ token
+            if config.glu:
+                hidden = layer.activation(layer.mlp.w_gate.weight @ token) * hidden
+            else:
+                hidden = layer.activation(hidden)
+            total = total + layer.mlp.w_out.weight @ hidden
+        out.append(total)
+    return torch.stack(out).view_as(x)

@@ -1,6 +1,7 @@
 """What every conf/model/*.yaml owes; a new one is tested without a new test."""
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from experiments.models.ffn.omni import OmniConfig
 from experiments.models.ffn.sgatlin import SgatlinConfig
 from experiments.models.ffn.stem import StemConfig
 from experiments.models.ffn.ultramem import UltraMemConfig
-from tests.models.ffn.reference import with_tokens
+from tests.models.ffn.reference import assert_as_by_reference, with_tokens
 
 NAMES = [name for name in choice_names("model") if name != "weights"]
 D_MODEL, SEQ = 32, 64
@@ -99,14 +100,18 @@ def config(variant, compose_raw):
     return build({**compose_raw(f"model={name}")["model"], **options}, "model")
 
 
-@pytest.fixture
-def layer(config):
+def built(config):
     layer = with_tokens(config.build(D_MODEL))
     with torch.no_grad():
         zeros = (p for p in layer.parameters() if not p.any())
         for weight in (*layer.output_weights(), *zeros):  # what is zero would hide every leak
             weight.normal_(std=D_MODEL**-0.5)
     return layer
+
+
+@pytest.fixture
+def layer(config):
+    return built(config)
 
 
 def test_keeps_the_shape(layer):
@@ -131,6 +136,18 @@ def test_every_parameter_gets_a_finite_gradient(layer):
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
         assert parameter.grad.abs().sum() > 0, parameter_name
+
+
+@only_layers_with_weights
+@pytest.mark.parametrize("gradient", ["dense", "rows"])
+@pytest.mark.parametrize("kernel", ["torch", "auto"])
+def test_kernels_and_gradients_of_rows_are_the_references(config, kernel, gradient):
+    """Tables of 16 bits too: their rows are read as they are, and summed in float32."""
+    dtypes = ("float32", "bfloat16") if hasattr(config, "table_dtype") else (None,)
+    for dtype in dtypes:
+        layer = built(replace(config, table_dtype=dtype) if dtype else config)
+        how = Execution(kernel=kernel, gradient=gradient)
+        assert_as_by_reference(layer, how, torch.randn(2, 9, D_MODEL))
 
 
 def test_parameters_are_counted_exactly(config, layer):

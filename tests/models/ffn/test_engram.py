@@ -4,14 +4,11 @@ import pytest
 import torch
 
 from experiments.benchmarks.coordinates import made_text
-from experiments.kernels.ops import Execution
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.engram import EngramConfig
 from experiments.models.fused import Fused
 from experiments.models.transformer import TransformerConfig
-from experiments.points.planning import make_point
-from tests.conftest import TINY
-from tests.models.ffn.reference import assert_as_by_reference, assert_same, tokens_of
+from tests.models.ffn.reference import assert_same, tokens_of
 from tests.rounding import assert_rounding
 
 D, END = 12, 3
@@ -151,16 +148,6 @@ def test_another_earlier_document_changes_nothing_and_an_earlier_token_does():
     assert torch.equal(layer(x, tokens_of(later, END))[:, :6], y[:, :6])
 
 
-@pytest.mark.parametrize("gradient", ["dense", "rows"])
-@pytest.mark.parametrize("kernel", ["torch", "auto"])
-def test_kernels_and_gradients_of_rows_are_the_references(kernel, gradient):
-    ids = tokens_of(torch.randint(0, 8, (2, 9)))
-    for dtype in ("float32", "bfloat16"):
-        layer, x = made(table_dtype=dtype), torch.randn(2, 9, D)
-        how = Execution(kernel=kernel, gradient=gradient)
-        assert_as_by_reference(layer, how, x, ids)
-
-
 def test_a_gate_at_nothing_is_a_half_and_finite():
     """The root's slope is without bound at 0, where a table that starts at zero puts it."""
     layer, x = made(gate_root=True, value_init="zero"), torch.randn(2, 9, D)
@@ -216,37 +203,3 @@ def test_a_trunk_of_it_learns_fused_as_it_is_written():
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     assert losses[-1] > 0
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n_experts": 61}, "n_experts=61 must be a multiple of the 4 tables .*nearest: 60, 64"),
-        ({"n_experts": 4 * (2**31 - 1)}, "a hash has 2147483647 values; lower n_experts"),
-        ({"max_order": 1}, "max_order=1 must be at least 2"),
-        ({"n_hashes": 0}, "n_hashes=0 must be at least 1"),
-        ({"d_row": 0}, "d_row=0 must be at least 1"),
-        ({"kernel_size": 0}, "kernel_size=0 must be at least 1"),
-        ({"dilation": 0}, "dilation=0 must be at least 1"),
-        ({"value_init": "ones"}, "value_init='ones' is not one of"),
-        ({"table_dtype": "int8"}, "table_dtype='int8' is not one of"),
-    ],
-)
-def test_refuses_what_it_cannot_be(options, message):
-    with pytest.raises(ValueError, match=message) as refusal:
-        made(**options)
-    assert "\n" not in str(refusal.value)
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (("n_experts=1001",), "must be a multiple of the 4 tables"),
-        (("n_experts=64", "trainer.trunk=fused"), "Engram has no fused form"),
-        (("n_experts=64", "model.max_order=1"), "model.max_order=1 must be at least 2"),
-    ],
-)
-def test_a_run_that_can_not_be_is_one_line_before_compute(compose_raw, words, line):
-    with pytest.raises(ValueError, match=line) as refusal:
-        make_point(compose_raw("model=engram", "budget=2e9", "size=2", *TINY, *words))
-    assert "\n" not in str(refusal.value)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from experiments.models.ffn.pkm import PKMConfig
-from tests.models.ffn.reference import assert_same, normed, with_random_norm
+from tests.models.ffn.reference import assert_same, retrieved, with_random_norm
 
 
 @pytest.mark.parametrize("query_norm", ["none", "layer", "batch"])
@@ -12,14 +12,9 @@ def test_output_and_gradients_are_a_weighted_sum_over_a_scan(query_norm):
     x = torch.randn(2, 4, 10, dtype=torch.float64)
 
     def naive(x):
-        tokens = x.reshape(-1, 10)
-        queries = (tokens @ layer.query.weight.t()).view(-1, 3, 8)
-        queries = normed(queries, query_norm, layer.query_norm.norm)
-        i = torch.arange(36)
-        keys = torch.cat([layer.sub_keys[0][i // 6], layer.sub_keys[1][i % 6]], dim=-1)
-        best = (queries @ keys.t()).topk(5, dim=-1)
-        gates = best.values.softmax(-1)
-        return torch.einsum("thk,thkd->td", gates, layer.values[best.indices]).view_as(x)
+        each = retrieved(layer, x.reshape(-1, 10))
+        rows = [sum(gate * layer.values[row] for gate, row in found) for found in each]
+        return torch.stack(rows).view_as(x)
 
     assert_same(layer, naive, x)
 
