@@ -33,7 +33,8 @@ if not torch.cuda.is_available():  # read when triton is imported, which lightni
 from experiments.config.composed import resolve
 from experiments.config.composition import is_choice
 from experiments.config.hydra_version import composing
-from experiments.points import point
+from experiments.points import planning, point
+from experiments.records.files import read_record
 from experiments.run import main
 from experiments.system import environment
 from tests.chromium import NAMES, Browser, find_chromium
@@ -57,6 +58,7 @@ TINY = (  # overrides for a model that trains in a second, on the nursery
     "logger=csv",
     "trainer.n_threads=1",
 )
+SMALL_PEER = ("model=peer", "n_experts=64", "model.n_heads=2", "model.top_k=4", "model.d_key=8")
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "while", "seven", "dogs", "ran", "past", "it")
 
 
@@ -178,6 +180,50 @@ def compose_raw() -> Callable[..., dict[str, Any]]:
 def cache() -> Path:
     """The data cache that runs use too: the real text is fetched once."""
     return Path(os.environ.get("EXPERIMENTS_CACHE", REPOSITORY / ".cache")).resolve()
+
+
+def cache_of(run_dir: Path) -> str:
+    """The override that names the cache of a run."""
+    return f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"
+
+
+@pytest.fixture(scope="session")
+def trained(
+    compose_raw: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """trained("model=peer", ...): the folder of a finished tiny run, which no test may change. It
+    is trained once for all that ask for the same.
+    """
+
+    @functools.cache
+    def train(*overrides: str) -> Path:
+        from experiments.training.execute import execute
+
+        top = tmp_path_factory.mktemp("trained")
+        paths = (f"paths.results={top / 'results'}", f"paths.cache={top / 'cache'}")
+        made = planning.make_point(compose_raw("size=2", "budget=2e9", *TINY, *overrides, *paths))
+        assert execute(made).status == "done"
+        return made.run_dir
+
+    return train
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[Any, str, str]]:
+    """command(module, word, ...): the exit code, stdout and stderr of its main()."""
+
+    def call(module: Any, *words: object) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
+        code: Any = 0
+        try:
+            module.main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture

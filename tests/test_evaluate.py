@@ -12,32 +12,15 @@ import torch
 
 from experiments import evaluate
 from experiments.evaluate import evaluate_run
-from experiments.points.planning import make_point
 from experiments.records.files import DamagedError, read_record, write_record
-from experiments.training.execute import execute
-from tests.conftest import TINY
+from tests.conftest import SMALL_PEER, cache_of
 from tests.rounding import relative
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, compose_raw):
-    """The folder of a finished tiny run."""
-    folder = tmp_path_factory.mktemp("trained")
-    paths = (f"paths.results={folder / 'results'}", f"paths.cache={folder / 'cache'}")
-    point = make_point(compose_raw("model=peer", "size=2", "budget=2e9", *TINY, *paths))
-    assert execute(point).status == "done"
-    return point.run_dir
 
 
 @pytest.fixture
 def run_dir(trained, tmp_path):
-    """A copy of it, to be scored."""
-    shutil.copytree(trained, tmp_path / "run")
-    return tmp_path / "run"
-
-
-def cache_of(run_dir):
-    return f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"
+    """A copy of a finished run, to be scored."""
+    return shutil.copytree(trained(*SMALL_PEER), tmp_path / "run")
 
 
 def score(run_dir, *overrides):
@@ -92,24 +75,8 @@ def test_refuses_runs_that_are_not_done(run_dir, tmp_path):
         score(run_dir)
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """command("RUN", "eval=[...]"): exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["experiments.evaluate", *arguments])
-        try:
-            evaluate.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return call
-
-
 def test_help_lists_the_sets(command):
-    code, out, _ = command("--help")
+    code, out, _ = command(evaluate, "--help")
     assert code == 0
     assert "eval=[NAME,...]             c4, curation, lambada" in out
 
@@ -141,7 +108,7 @@ print(sorted({{"torch", "lightning", "transformers"}} & set(sys.modules)))
 
 def test_the_command_scores_named_sets(run_dir, cache, command):
     sets = ("eval=[validation,wikitext2]", "evaluation.max_tokens=9600", f"paths.cache={cache}")
-    code, out, err = command(str(run_dir), *sets)
+    code, out, err = command(evaluate, run_dir, *sets)
     assert code == 0, err
     record = read_record(run_dir / "record.json")
     assert set(record.evaluations) == {f"{n}@max_tokens=9600" for n in ("validation", "wikitext2")}

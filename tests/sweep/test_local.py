@@ -21,30 +21,17 @@ from experiments.sweep.queues.local import Local
 from experiments.sweep.snapshot import take_snapshot
 from experiments.system.claims import claimed, read_events
 from experiments.system.environment import PACKAGE, git_state, usable_cores
-from tests.conftest import REPOSITORY, TINY
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
-def raws(compose_raw, tmp_path):
-    def make(*overrides, models=("dense", "peer"), seeds=(0,)):
-        out = []
-        for model in models:
-            for seed in seeds:
-                raw = compose_raw(
-                    f"model={model}",
-                    f"seed={seed}",
-                    "size=1",
-                    "budget=1e9",
-                    "sweep=s",
-                    *TINY,
-                    f"paths.results={tmp_path / 'results'}",
-                    f"paths.cache={tmp_path / 'cache'}",
-                    *overrides,
-                )
-                out.append(raw)
-        return out
+def raws(make):
+    """raws("seed=1", ..., models=("dense",)): the config of a point of each model."""
 
-    return make
+    def of(*overrides, models=("dense", "peer")):
+        return [make(f"model={model}", *overrides).raw for model in models]
+
+    return of
 
 
 def records(tmp_path):

@@ -167,19 +167,8 @@ def test_lost_lines_are_noted_and_their_runs_shown(made, tmp_path):
     assert found.points[-1] == whole[0]
 
 
-def main(monkeypatch, capsys, *arguments, command=status):
-    monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, arguments)])
-    try:
-        command.main()
-        code = 0
-    except SystemExit as end:
-        code = end.code
-    out = capsys.readouterr()
-    return code, out.out, out.err
-
-
-def test_status_says_the_sum_first_and_filters(made, monkeypatch, capsys):
-    code, out, _ = main(monkeypatch, capsys, made)
+def test_status_says_the_sum_first_and_filters(made, command):
+    code, out, _ = command(status, made)
     first, *rest = out.splitlines()
     assert code == 0
     assert first.startswith("sweep made: 100 points, 92 done, 2 waiting, 1 interrupted, 1 killed")
@@ -189,14 +178,14 @@ def test_status_says_the_sum_first_and_filters(made, monkeypatch, capsys):
     ]  # fmt: skip
     assert [int(line.split()[-1]) for line in table[1:5]] == [25] * 4
     assert sum(line.startswith("done ") for line in rest) == 92
-    _, out, _ = main(monkeypatch, capsys, made, "--state", "failed,killed")
+    _, out, _ = command(status, made, "--state", "failed,killed")
     points = out.rpartition("\n\n")[2].splitlines()[1:]
     assert [line.split()[0] for line in points] == ["killed", "failed"]
-    _, out, _ = main(monkeypatch, capsys, made, "--json", "--state", "damaged")
+    _, out, _ = command(status, made, "--json", "--state", "damaged")
     assert [json.loads(line)["state"] for line in out.splitlines()] == ["damaged"] * 2
 
 
-def test_on_a_terminal_what_needs_no_attention_is_left_out(made, monkeypatch, capsys):
+def test_on_a_terminal_what_needs_no_attention_is_left_out(made, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     text = status.status_text("made", read_sweep(made), (), shorten=True)
     assert "94 points that are done or waiting are not shown; --all shows them" in text
@@ -207,43 +196,43 @@ def test_on_a_terminal_what_needs_no_attention_is_left_out(made, monkeypatch, ca
     assert len(status.status_text("made", read_sweep(made), (), shorten=False).splitlines()) > 100
 
 
-def test_bad_options_are_one_line(made, monkeypatch, capsys):
+def test_bad_options_are_one_line(made, command):
     for arguments, words in (
         (("--every", 0), "--every 0 must be above 0 seconds"),
         (("--every", "nan"), "--every nan must be above 0 seconds"),
         (("--state", "broken"), "--state 'broken' is not one of done, running"),
         (("--state", ""), "--state '' is not one of done, running"),
     ):
-        code, _, err = main(monkeypatch, capsys, made, *arguments)
+        code, _, err = command(status, made, *arguments)
         assert code == 2
         assert err.startswith(f"error: {words}")
 
 
-def test_without_a_name_status_lists_the_sweeps(made, monkeypatch, capsys, tmp_path):
+def test_without_a_name_status_lists_the_sweeps(made, command, tmp_path):
     (tmp_path / "group").mkdir()
     (tmp_path / "group" / "a").symlink_to(made)
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "manifest.jsonl").touch()
     (tmp_path / "other").mkdir()
-    code, out, _ = main(monkeypatch, capsys, "--results", tmp_path)
+    code, out, _ = command(status, "--results", tmp_path)
     _, a, torn = out.splitlines()
     assert code == 0
     assert a.split()[:3] == ["group/a", "100", "92"]
     assert "1 failed, 2 damaged" in a
     assert "manifest.jsonl has no points: it is empty" in torn
-    code, _, err = main(monkeypatch, capsys, "nope", "--results", tmp_path)
+    code, _, err = command(status, "nope", "--results", tmp_path)
     assert (code, err) == (2, f"error: no sweep 'nope' in {tmp_path}; it has group/a, torn\n")
-    code, _, err = main(monkeypatch, capsys, "--results", tmp_path / "other")
+    code, _, err = command(status, "--results", tmp_path / "other")
     assert (code, err) == (
         2, f"error: no sweep in {tmp_path / 'other'}; --results names another folder\n"
     )  # fmt: skip
 
 
-def test_a_name_that_begins_with_a_dash_goes_behind_two(made, monkeypatch, capsys, tmp_path):
+def test_a_name_that_begins_with_a_dash_goes_behind_two(made, command, tmp_path):
     (tmp_path / "-x").symlink_to(made)
-    code, out, _ = main(monkeypatch, capsys, "--results", tmp_path, "--", "-x")
+    code, out, _ = command(status, "--results", tmp_path, "--", "-x")
     assert (code, out.partition(":")[0]) == (0, "sweep -x")
-    code, out, _ = main(monkeypatch, capsys, "--help")
+    code, out, _ = command(status, "--help")
     assert "put -- before one that begins with a dash" in " ".join(out.split())
 
 
@@ -327,10 +316,7 @@ def test_states_come_from_the_files(make, sweep):
     assert f"40/{running.n_steps}" in table
 
 
-@pytest.mark.parametrize("command", [status, cancel, retry, collect], ids=lambda c: c.__name__)
-def test_the_commands_name_what_they_cannot_find(tmp_path, monkeypatch, capsys, command):
-    monkeypatch.setattr(sys, "argv", [command.__name__, "nope", "--results", str(tmp_path)])
-    with pytest.raises(SystemExit) as end:
-        command.main()
-    assert end.value.code == 2
-    assert capsys.readouterr().err == f"error: no sweep 'nope' in {tmp_path}; it has none\n"
+@pytest.mark.parametrize("module", [status, cancel, retry, collect], ids=lambda m: m.__name__)
+def test_the_commands_name_what_they_cannot_find(tmp_path, command, module):
+    code, _, err = command(module, "nope", "--results", tmp_path)
+    assert (code, err) == (2, f"error: no sweep 'nope' in {tmp_path}; it has none\n")

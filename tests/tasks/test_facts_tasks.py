@@ -10,9 +10,8 @@ from experiments.evaluate import evaluate_run
 from experiments.tasks import facts
 from experiments.tasks.choice import choose
 from experiments.tasks.facts import NAMES, facts_tasks
-from tests.conftest import Nursery
+from tests.conftest import Nursery, cache_of
 from tests.data.facts_wheel import small_wheel
-from tests.tasks.conftest import cache_of
 
 CORPUS = Facts(n_facts=60, kinds=("technique", "software"))
 

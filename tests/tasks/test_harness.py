@@ -19,9 +19,8 @@ from experiments.tasks import harness
 from experiments.tasks.harness import load_tasks
 from experiments.tasks.harness_names import check_extra
 from experiments.training.execute import execute
-from tests.conftest import TINY, WORDS, Nursery
+from tests.conftest import TINY, WORDS, Nursery, cache_of
 from tests.rounding import relative
-from tests.tasks.conftest import cache_of
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None,

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import sys
 
 import pytest
 
@@ -14,7 +13,7 @@ from experiments.tasks.items import Item, read_task
 from experiments.tasks.local import numbers
 from experiments.tasks.scoring import Scored
 from experiments.tasks.table import tasks_table
-from tests.tasks.conftest import cache_of
+from tests.conftest import cache_of
 
 LN2 = math.log(2)
 
@@ -135,28 +134,21 @@ def test_names_the_line_of_an_answer_that_the_window_can_t_hold(run_dir, tmp_pat
     assert len(read_task(path).items) == 4
 
 
-def test_expert_choice_is_refused_with_the_reason(train, tmp_path):
-    run_dir = train("model=moe", "n_experts=4")
+def test_expert_choice_is_refused_with_the_reason(trained, tmp_path):
+    run_dir = shutil.copytree(trained("model=moe", "n_experts=4"), tmp_path / "run")
     (run_dir / "last.ckpt").write_bytes(b"not read")
     with pytest.raises(ValueError, match="expert choice, which routes by later tokens too"):
         evaluate_run(run_dir, [f"tasks=[{items_file(tmp_path)}]"])
 
 
-def test_the_command_prints_a_table_and_refuses_in_one_line(run_dir, tmp_path, monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["experiments.evaluate", str(run_dir), *words])
-        try:
-            evaluate.main()
-        except SystemExit as end:
-            return end.code, *capsys.readouterr()
-        return 0, *capsys.readouterr()
-
-    code, out, err = call("tasks=[none.jsonl]")
+def test_the_command_prints_a_table_and_refuses_in_one_line(run_dir, tmp_path, command):
+    code, out, err = command(evaluate, run_dir, "tasks=[none.jsonl]")
     assert (code, out) == (2, "")
     assert err == (
         "error: tasks=[none.jsonl]: none.jsonl does not exist; name a .jsonl file of items\n"
     )
-    code, out, err = call(f"tasks={items_file(tmp_path)}", cache_of(run_dir))
+    words = (f"tasks={items_file(tmp_path)}", cache_of(run_dir))
+    code, out, err = command(evaluate, run_dir, *words)
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "scoring own"
