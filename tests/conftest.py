@@ -105,10 +105,7 @@ def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _measured_once() -> Iterator[None]:
     """What each run takes a fifth of a second for, and is the same for all of this process."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in (
-            (point, "measured_peak_flops"),
-            (environment, "installed_packages"),
-        ):
+        for module, name in ((point, "measured_peak_flops"), (environment, "installed_packages")):
             patch.setattr(module, name, functools.cache(getattr(module, name)))
         yield
 

@@ -128,10 +128,7 @@ def test_a_killed_worker_is_tried_again_within_the_same_sweep(raws, tmp_path, ca
 
 def test_a_worker_that_is_always_killed_is_given_up(raws, tmp_path, capsys):
     points = raws("trainer.max_retries=1", models=("dense",))
-    with (
-        killing(tmp_path / "results" / "s", every_try=True),
-        pytest.raises(SystemExit) as end,
-    ):
+    with killing(tmp_path / "results" / "s", every_try=True), pytest.raises(SystemExit) as end:
         run_sweep(points, Local(n_workers=1))
     assert end.value.code == 1
     assert [k for k in kinds(tmp_path) if k != "started"] == ["tried again", "given up"]
@@ -144,10 +141,7 @@ def test_a_worker_that_is_always_killed_is_given_up(raws, tmp_path, capsys):
 
 def test_an_interrupted_run_is_no_failure(raws, tmp_path, capsys):
     points = raws("trainer.checkpoint_minutes=1e-3", "budget=5e9", models=("dense",))
-    with (
-        killing(tmp_path / "results" / "s", signal.SIGUSR2),
-        pytest.raises(SystemExit) as end,
-    ):
+    with killing(tmp_path / "results" / "s", signal.SIGUSR2), pytest.raises(SystemExit) as end:
         run_sweep(points, Local(n_workers=1))
     assert end.value.code == 130
     captured = capsys.readouterr()

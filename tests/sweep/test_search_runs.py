@@ -32,14 +32,8 @@ FIVE = "1.1,1.2,1.3,1.4,1.5"
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.n_trials=null"], "n_trials is not set"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.sampler=x"], "sampler=x is not one of tpe,"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.seed=-1"], "hydra.sweeper.seed=-1 must be"),
-        (
-            ["{ladder.lr: 'log(1, 2)'}", "ladder.lr=3"],
-            "lr=3 of the grid is to be tried",
-        ),
-        (
-            ["{ladder.lr: 'log(1, 2)'}", f"ladder.lr={FIVE}"],
-            "and the grid has 5 values",
-        ),
+        (["{ladder.lr: 'log(1, 2)'}", "ladder.lr=3"], "lr=3 of the grid is to be tried"),
+        (["{ladder.lr: 'log(1, 2)'}", f"ladder.lr={FIVE}"], "and the grid has 5 values"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.objective=loss"], "objective=loss is no"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.per=size"], "per=size must be a list of keys"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.per=[sizes]"], "per: sizes is not a key"),

@@ -18,12 +18,7 @@ import torch
 from experiments.points.planning import make_point
 from experiments.records.files import read_record
 from experiments.system import claims, processes
-from experiments.system.claims import (
-    RunningElsewhereError,
-    claimed,
-    is_claimed,
-    read_events,
-)
+from experiments.system.claims import RunningElsewhereError, claimed, is_claimed, read_events
 from experiments.system.processes import identity
 from experiments.training.execute import execute
 from tests.conftest import REPOSITORY, TINY
