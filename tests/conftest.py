@@ -4,6 +4,7 @@ import copy
 import functools
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -177,6 +178,12 @@ def compose_raw() -> Callable[..., dict[str, Any]]:
 def cache() -> Path:
     """The data cache that runs use too: the real text is fetched once."""
     return Path(os.environ.get("EXPERIMENTS_CACHE", REPOSITORY / ".cache")).resolve()
+
+
+def python(*words: object, **how: Any) -> subprocess.CompletedProcess[str]:
+    """Python with these words, to its end; what it prints is text."""
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **how)
 
 
 def cache_of(run_dir: Path) -> str:

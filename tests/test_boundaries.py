@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.records.files import CHECKPOINT_NAME
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, python
 
 TRAIN = ("torch", "lightning", "wandb", "hydra", "omegaconf", "tokenizers", "transformers")
 
@@ -76,12 +76,7 @@ def test_an_import_that_is_planted_is_caught(checkout, place, line, contract):
 
 def without_train(code, *words):
     """Python in a process where no package of [train] can be imported."""
-    return subprocess.run(
-        [sys.executable, "-c", BLOCKED + code, *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return python("-c", BLOCKED + code, *words)
 
 
 def test_the_analysis_needs_no_package_of_training(tmp_path):
@@ -101,15 +96,13 @@ def test_a_command_that_needs_torch_says_in_one_line_which_extra_to_install(comm
     run = tmp_path / "run"  # one that is there as a whole: what lacks is refused first
     shutil.copytree(RUN, run)
     (run / CHECKPOINT_NAME).touch()
-    words = (
-        (run, tmp_path / "new.json")
-        if command in ("evaluate", "generate", "export", "patch")
-        else ()
-    )
-    words = (run,) if command == "inspect" else words
-    words = (*words, "remove=[0]") if command == "patch" else words
-    words = (run, "experts=[0]") if command == "ablate" else words
-    done = without_train(code, *words)
+    words = {
+        **dict.fromkeys(("evaluate", "generate", "export"), (run, tmp_path / "new.json")),
+        "patch": (run, tmp_path / "new.json", "remove=[0]"),
+        "inspect": (run,),
+        "ablate": (run, "experts=[0]"),
+    }
+    done = without_train(code, *words.get(command, ()))
     assert done.returncode == 1
     assert done.stderr.endswith(
         " is not installed, which this command needs: pip install -e '.[train]' in a clone of the "

@@ -89,32 +89,6 @@ def test_without_safetensors_nothing_is_read(monkeypatch, tmp_path):
         export_run(tmp_path, tmp_path / "out")
 
 
-def test_a_run_and_a_place_are_refused_before_torch_is_imported(trained, tmp_path):
-    run_dir = trained("model=none")
-    (tmp_path / "mine.txt").touch()
-    code = f"""
-import sys
-from experiments import export, generate
-run, folder = "{run_dir}", "{tmp_path}"
-for command, words in ((export, [run, folder]), (export, [run + "x", "new"]),
-                       (generate, [run + "x", "The"]), (generate, [run, "", "top_p=0.5"])):
-    sys.argv[1:] = words
-    try:
-        command.main()
-    except SystemExit as end:
-        print(end.code)
-print(sorted({{"torch", "lightning", "transformers"}} & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["2"] * 4 + ["[]"]
-    lines = done.stderr.splitlines()
-    assert len(lines) == 4
-    assert "is not empty, and no earlier export" in lines[0]
-    assert "is not a finished run" in lines[1]
-    assert "is not a finished run" in lines[2]
-    assert "give temperature=1 too" in lines[3]
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -1,9 +1,9 @@
 """`python -m experiments.generate`: what it prints, and what it refuses."""
 
 import io
-import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ import torch
 from experiments import generate
 from experiments.finished import model as finished
 from experiments.finished.model import read_finished
+from experiments.models import generation
 from experiments.records.files import read_record, write_record
 from tests.conftest import SMALL_PEER, cache_of
 
@@ -119,13 +120,20 @@ def test_help_and_no_words(command):
         assert "temperature=T" in command(generate, *words)[1]
 
 
-def test_it_streams(run_dir):
-    """The first piece is there before the last is made."""
-    words = [str(run_dir), "the cat", "max_tokens=4000", "temperature=3", cache_of(run_dir)]
-    with subprocess.Popen(
-        [sys.executable, "-m", "experiments.generate", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        assert process.stdout.read(12)
-        assert process.poll() is None
-        process.kill()
+def test_it_streams(call, monkeypatch):
+    """A piece is there, whole, before the next token is made."""
+    shown, seen, next_token = [0], [], generation.next_token
+
+    class Out(io.StringIO):
+        def flush(self):
+            shown[0] = len(self.getvalue())
+
+    def made(*given):
+        seen.append(shown[0])
+        return next_token(*given)
+
+    monkeypatch.setattr(generation, "next_token", made)
+    monkeypatch.setattr(sys, "stdout", Out())
+    call("the cat", "max_tokens=20")
+    assert seen[0] == len("the cat")
+    assert all(before < after for before, after in pairwise(seen))

@@ -4,7 +4,6 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ import torch
 from experiments.kernels import build, cpp
 from experiments.kernels.select import resolve_kernel
 from experiments.points.planning import make_point
-from tests.conftest import TINY
+from tests.conftest import TINY, python
 
 
 def _has_compiler() -> bool:
@@ -311,10 +310,7 @@ def test_torch_and_the_library_share_one_pool_of_threads():
         "maps = open('/proc/self/maps').read().split();"
         "print(len({m for m in maps if 'libgomp' in m or 'libomp' in m or 'libiomp' in m}))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) == 1
+    assert python("-c", program).stdout == "1\n"
 
 
 def test_names_and_devices_that_there_are_not():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -22,7 +21,7 @@ from experiments.sweep.states import read_states, read_sweep
 from experiments.sweep.status_table import status_text
 from experiments.system.claims import claimed, log_event
 from experiments.training.execute import execute
-from tests.conftest import TINY
+from tests.conftest import TINY, python
 
 
 @pytest.fixture(scope="module")
@@ -278,11 +277,8 @@ def test_what_needs_no_torch_has_none(made, code):
         code.format(made=str(made)),
         f"print([m for m in {heavy} if m in sys.modules], file=sys.stderr)",
     )
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)],
-        capture_output=True, text=True, check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(cancel.__file__).parents[1])},
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(Path(cancel.__file__).parents[1])}
+    done = python("-c", "\n".join(lines), env=environment)
     assert done.stderr.splitlines()[-1] == "[]"
 
 

@@ -34,7 +34,7 @@ def make(compose_raw, tmp_path_factory):
 
     def point(folder):
         paths = (f"paths.results={top / folder}", f"paths.cache={top / 'cache'}")
-        fixed = ("model=dense", "size=2", "budget=1e10", "logger=csv")
+        fixed = ("model=dense", "size=2", "budget=5e9", "logger=csv")
         often = ("logger.log_every_n_steps=2", "trainer.checkpoint_minutes=1e-3")
         return make_point(compose_raw(*fixed, *TINY, *often, "trainer.n_threads=1", *paths))
 
