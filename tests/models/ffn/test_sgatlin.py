@@ -1,7 +1,6 @@
 """Sgatlin against its equations written out, one token, channel and pair at a time."""
 
 import copy
-import os
 from dataclasses import replace
 
 import pytest
@@ -13,10 +12,8 @@ from experiments.kernels.ops import Execution
 from experiments.models.ffn._base import Late
 from experiments.models.ffn.sgatlin import SgatlinConfig
 from experiments.training.evaluation import metered
+from tests.kernels.implementations import triton
 from tests.models.ffn.reference import assert_same
-
-if not torch.cuda.is_available():  # read when triton is imported
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 D = 12
 SMALL = {"n_experts": 64, "n_channels": 4, "top_k": 3, "d_key": 6}
@@ -75,11 +72,7 @@ def test_output_and_gradients_are_those_of_the_equations(options):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_triton_s_kernel_is_near_float64(dtype):
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pytest.importorskip("triton")
-    from experiments.kernels.triton_kernel import why_not
-
-    if (reason := why_not(device)) is not None:
-        pytest.skip(reason)
+    triton(device)
     layer = SgatlinConfig(**SMALL, activation="gelu", table_dtype=dtype).build(D).to(device)
     exact = copy.deepcopy(layer).double()  # of the same rows
     layer.execution = Execution(kernel="triton")
