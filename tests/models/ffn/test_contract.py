@@ -12,6 +12,7 @@ from experiments.config.reading import build
 from experiments.kernels.ops import Execution
 from experiments.models.ffn.engram import EngramConfig
 from experiments.models.ffn.omni import OmniConfig
+from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.models.ffn.sgatlin import SgatlinConfig
 from experiments.models.ffn.stem import StemConfig
 from experiments.models.ffn.ultramem import UltraMemConfig
@@ -69,6 +70,9 @@ STARTS = {
     UltraMemConfig(n_experts=1024, d_key=32, value_factor=0.5): {
         "query.weight": D**-0.5, "sub_keys": (-0.25, 0.25),
         "values": 48**-0.5, "w_out.weight": 48**-0.5,
+    },
+    PeerNarrowConfig(n_experts=1024, d_value=48, d_key=16): {
+        "w_in.weight": D**-0.5, "w_out.weight": 48**-0.5, "w_up": 48**-0.5,
     },
     SgatlinConfig(n_experts=1024, n_channels=4, top_k=2, d_key=16): {
         "query.weight": D**-0.5, "sub_keys": (-0.25, 0.25),

@@ -3,13 +3,8 @@
 import pytest
 import torch
 
-from experiments.benchmarks.coordinates import made_text
-from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.engram import EngramConfig
-from experiments.models.fused import Fused
-from experiments.models.transformer import TransformerConfig
 from tests.models.ffn.reference import assert_same, tokens_of
-from tests.rounding import assert_rounding
 
 D, END = 12, 3
 SMALL = {"n_experts": 60, "n_hashes": 2, "d_row": 5, "kernel_size": 3}
@@ -133,21 +128,6 @@ def test_rows_of_n_grams_are_spread_evenly():
     assert len(together.unique()) > 0.97 * len(pairs)  # what one table joins another keeps apart
 
 
-@torch.no_grad()
-def test_another_earlier_document_changes_nothing_and_an_earlier_token_does():
-    layer, x = made().double(), torch.randn(1, 8, D, dtype=torch.float64)
-    ids = torch.tensor([[1, 2, 4, END, 5, 6, 7, 4]])
-    other = torch.tensor([[6, 7, 1, END, 5, 6, 7, 4]])
-    changed = x.clone()
-    changed[:, :4] += 1
-    y = layer(x, tokens_of(ids, END))
-    assert torch.equal(layer(changed, tokens_of(other, END))[:, 4:], y[:, 4:])
-    free = layer(changed, tokens_of(other))[:, 4:] != layer(x, tokens_of(ids))[:, 4:]
-    assert free.any(-1)[0].tolist() == [True, True, True, False]  # a trigram, 2 positions on
-    later = torch.tensor([[1, 2, 4, END, 5, 6, 1, 1]])
-    assert torch.equal(layer(x, tokens_of(later, END))[:, :6], y[:, :6])
-
-
 def test_a_gate_at_nothing_is_a_half_and_finite():
     """The root's slope is without bound at 0, where a table that starts at zero puts it."""
     layer, x = made(gate_root=True, value_init="zero"), torch.randn(2, 9, D)
@@ -183,23 +163,3 @@ def test_a_zero_table_writes_zeros_and_learns_alone():
     (y - torch.randn_like(y)).square().sum().backward()
     assert layer.values.grad.isfinite().all()
     assert layer.values.grad.any()
-
-
-def test_a_trunk_of_it_learns_fused_as_it_is_written():
-    torch.manual_seed(0)
-    sizes = {"d_model": 32, "d_head": 16, "vocab_size": 16, "seq_len": 16, "tie_head": False}
-    ffns = (EngramConfig(**SMALL), DenseConfig())
-    model, text = TransformerConfig(**sizes, ffns=ffns, document_end=END).build(), made_text(0)
-    awake(model.blocks[0].ffn)
-    fused = Fused(model)
-    assert fused.eager == {"ffn 0": "Engram has no fused form"}
-    assert_rounding(fused.logits(text), model(text), n_blocks=2)
-    optimizer, losses = torch.optim.Adam(model.parameters(), lr=1e-2), []
-    for _ in range(20):
-        loss, _ = fused.losses(text[:, :-1], text[:, 1:])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
-    assert losses[-1] > 0

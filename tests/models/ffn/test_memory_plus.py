@@ -7,17 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from experiments.benchmarks.core.rivals import product_key_memory
 from experiments.init import grow
 from experiments.kernels.ops import Execution
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.memory_plus import MemoryPlusConfig
-from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.folded import folded
 from experiments.models.parametrization import Base
 from experiments.models.transformer import TransformerConfig
-from experiments.optim.gradients import clip_gradients
-from experiments.optim.groups import build_optimizer
 from experiments.points.planning import check_effects, make_point, read_point
 from tests.conftest import TINY
 from tests.models.ffn.reference import assert_same, retrieved, with_random_norm
@@ -48,18 +44,6 @@ def test_output_and_gradients_are_those_written_out(options):
     layer = with_random_norm(MemoryPlusConfig(**{**SMALL, **options}).build(D).double())
     x = torch.randn(2, 4, D, dtype=torch.float64)
     assert_same(layer, lambda x: written_out(layer, x), x)
-
-
-def test_it_is_the_memory_of_pypi_gated():
-    pytest.importorskip("product_key_memory", reason="product-key-memory is not installed")
-    options = {**SMALL, "query_norm": "none", "share_keys": False}
-    layer, memory = (c(**options).build(D).double() for c in (MemoryPlusConfig, PKMConfig))
-    with torch.no_grad():
-        for name in ("sub_keys", "values", "query.weight"):
-            memory.get_parameter(name).copy_(layer.get_parameter(name))
-    rival, x = product_key_memory(memory).double(), torch.randn(2, 7, D, dtype=torch.float64)
-    expected = layer.w_out(rival(x) * F.silu(layer.w_gate(x)))
-    torch.testing.assert_close(layer(x), expected, rtol=1e-9, atol=1e-10)
 
 
 def test_costs_by_hand():
@@ -141,38 +125,6 @@ def test_gradients_of_shared_values_are_the_sums_of_both_uses(gradient):
     for name, parameter in apart.named_parameters():
         if not name.endswith("values"):
             torch.testing.assert_close(parameter.grad, model.get_parameter(name).grad)
-
-
-def test_rows_of_shared_values_step_as_whole_tables_do(compose_raw):
-    """Three clipped steps, each of two micro-batches. AdamW by rows leaves the others alone, so
-    rows that no step has read are as they were; moments are one table's.
-    """
-    few = ("model=memory_plus", "n_experts=64", "model.top_k=4", "model.share_values=true")
-    few += ("size=2", "budget=2e9", "trunk.ffn_blocks=all", *TINY)
-    ends = {}
-    for way in ("dense", "rows"):
-        point = make_point(compose_raw(*few, f"optim.table_gradient={way}"))
-        torch.manual_seed(0)
-        model = point.transformer.build()
-        with torch.no_grad():
-            model.blocks[0].ffn.values.normal_(std=0.1)
-        optim = replace(point.config.optim, weight_decay=0.0)
-        optimizer = build_optimizer(model, 1e-2, optim, "torch")
-        losses = []
-        for step in range(3):
-            optimizer.zero_grad()
-            for micro in range(2):
-                loss = loss_of(model, 2 * step + micro)
-                loss.backward()
-                losses.append(loss.item())
-            clip_gradients(model.parameters(), 0.5)
-            optimizer.step()
-        n_tables = sum(p.shape == (64, model.config.d_model) for g in optimizer.param_groups
-                       for p in g["params"])  # fmt: skip
-        assert n_tables == 1
-        ends[way] = losses
-    assert ends["rows"][:2] == pytest.approx(ends["dense"][:2], rel=1e-6)
-    assert ends["rows"] == pytest.approx(ends["dense"], rel=1e-2)
 
 
 def test_a_folded_model_of_shared_values_shares_them_too():

@@ -75,21 +75,6 @@ def test_output_and_gradients_are_the_loops(options, naive):
     assert_same(layer, lambda x: naive(layer, x), x)
 
 
-def test_one_expert_is_the_dense_layer():
-    layer = MoEConfig(n_experts=1, routing="token_choice").build(D_MODEL)
-    x = torch.randn(1, 5, D_MODEL)
-    dense = F.gelu(x @ layer.w_in[0]) @ layer.w_out[0]
-    torch.testing.assert_close(layer(x), dense)
-
-
-def test_expert_choice_gives_every_expert_the_same_number_of_tokens():
-    layer = MoEConfig(n_experts=8, gate="sigmoid").build(D_MODEL).eval()
-    with metered([layer]) as (meter,), torch.no_grad():
-        layer(torch.randn(2, 32, D_MODEL))
-    assert (meter.weight > 0).all()
-    assert meter.weight.max() <= 64 / 8  # capacity times a gate of at most 1
-
-
 def test_expert_choice_depends_on_the_rest_of_the_batch_and_token_choice_does_not():
     for routing, depends in (("expert_choice", True), ("token_choice", False)):
         layer = MoEConfig(n_experts=4, routing=routing).build(D_MODEL).eval()

@@ -59,19 +59,6 @@ def test_the_gates_of_all_experts_add_up_to_one():
     torch.testing.assert_close(gates.sum(-1), torch.ones(7))
 
 
-def test_retrieved_experts_and_their_gates_are_what_is_measured():
-    layer = OmniConfig(n_experts=64, top_k=4).build(D_MODEL)
-    seen = []
-
-    class Meter:
-        def add(self, indices, gates):
-            seen.append((indices.shape, gates.shape))
-
-    layer.meter = Meter()
-    layer(torch.randn(2, 3, D_MODEL))
-    assert seen == [((6, 4), (6, 4))]
-
-
 def test_costs_by_hand():
     """d=1024: N=1024², 128 of them, an MLP of 2048 units, two times 1024 keys with a norm."""
     cost, shared = OmniConfig().cost(1024), 3 * 1024 * 2048

@@ -75,15 +75,6 @@ def test_costs_by_hand():
     assert beside(blocks_share_keys=True) == (0, 0)
 
 
-def test_experts_of_a_head_s_own_are_read_by_it_alone():
-    layer = peer(share_experts=False).build(D)
-    assert layer.config.key_sets == (4, 4)
-    indices, _ = layer.route(torch.randn(50, D))
-    heads = torch.arange(4).repeat_interleave(3)
-    assert (indices // 4 % 4 == heads).all()  # rows are (i, h, j)
-    assert all(len(row.unique()) == 12 for row in indices)
-
-
 def test_roles_and_sizes_of_what_options_add():
     layer = PEERConfig(n_experts=256, n_heads=8, d_key=32, **{**ALL, "share_experts": True})
     made = layer.build(64)
