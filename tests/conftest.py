@@ -231,6 +231,24 @@ def command(
 
 
 @pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """programs(sbatch="echo 28", ...): the folder of these shell scripts, which commands find
+    before the machine's programs.
+    """
+    folder = tmp_path / "bin"
+
+    def put(**scripts: str) -> Path:
+        folder.mkdir(exist_ok=True)
+        for name, text in scripts.items():
+            (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+            (folder / name).chmod(0o755)
+        return folder
+
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return put
+
+
+@pytest.fixture
 def run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[Any, str, str]]:
