@@ -364,32 +364,6 @@ def test_learning_lowers_the_loss_and_changes_keys_alone(three):
     assert all(p.requires_grad and p.grad is None for p in base.parameters())
 
 
-def test_bad_values_of_routes_are_one_line_each(three):
-    library = lora_library(three)
-    with pytest.raises(ValueError, match="attached to no model"):
-        by_text(library, texts(), tokens())
-    library.attach(model())
-    with pytest.raises(ValueError, match="top_k=0 must be at least 1"):
-        library.arrow(top_k=0)
-    with pytest.raises(ValueError, match="temperature=0 must be above 0"):
-        library.arrow(temperature=0)
-    with pytest.raises(ValueError, match=r"memory=0\.5 must be at least 1 token"):
-        library.arrow(memory=0.5)
-    with pytest.raises(ValueError, match="names no adapter"):
-        by_text(library, {}, tokens())
-    with pytest.raises(ValueError, match="no adapter 'x'"):
-        by_text(library, {"x": tokens()}, tokens())
-    with pytest.raises(ValueError, match=r"windows must be token ids \(n, seq\)"):
-        by_text(library, {"a": tokens()[0]}, tokens())
-    with pytest.raises(ValueError, match="route is Fixed; call by_text first"):
-        add_text(library, "a", tokens())
-    with pytest.raises(ValueError, match="route is Fixed; call by_text first"):
-        learn(library, tokens(), n_steps=1)
-    by_text(library, texts(), tokens())
-    with pytest.raises(ValueError, match="n_steps=0 must be at least 1"):
-        learn(library, tokens(), n_steps=0)
-
-
 def test_an_unused_place_is_never_chosen_by_arrow(three):
     library = lora_library(three)
     library.remove("b")
