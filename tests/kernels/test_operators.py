@@ -45,7 +45,7 @@ def test_wrong_arguments_are_refused(kernel, inputs):
 
 
 @pytest.mark.parametrize("n_groups", [1, 2])
-def test_search_is_a_scan_over_all_keys_and_so_are_itsgradients(kernel, n_groups):
+def test_search_is_a_scan_over_all_keys_and_so_are_its_gradients(kernel, n_groups):
     halves = torch.randn(T, 2, 2, 4, device=DEVICE)
     keys, bias = torch.randn(n_groups, 5 + 3, 4, device=DEVICE), torch.randn(5, device=DEVICE)
 
@@ -57,7 +57,7 @@ def test_search_is_a_scan_over_all_keys_and_so_are_itsgradients(kernel, n_groups
     assert_close(fast, gradients(scan, halves.double(), keys.double()), FLOAT32)
 
 
-def test_grouped_product_is_the_loop_and_so_are_itsgradients(kernel):
+def test_grouped_product_is_the_loop_and_so_are_its_gradients(kernel):
     ends = torch.tensor([3, 3, 5, 12])  # the second expert has no row
     for width, dtype in ((8, torch.float32), (3, torch.float32), (8, torch.float64)):
         x, weights = torch.randn(12, 8, dtype=dtype), torch.randn(4, 8, width, dtype=dtype)
