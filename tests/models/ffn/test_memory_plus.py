@@ -16,34 +16,8 @@ from experiments.models.parametrization import Base
 from experiments.models.transformer import TransformerConfig
 from experiments.points.planning import check_effects, make_point, read_point
 from tests.conftest import TINY
-from tests.models.ffn.reference import assert_same, retrieved, with_random_norm
 
 D, SMALL = 12, {"n_experts": 36, "n_heads": 3, "top_k": 5, "d_key": 8}
-
-
-def written_out(layer, x):
-    tokens, out = x.reshape(-1, D), []
-    for token, found in zip(tokens, retrieved(layer, tokens), strict=True):
-        memory = sum(gate * layer.values[row] for gate, row in found)
-        opened = layer.w_gate.weight @ token
-        out.append(layer.w_out.weight @ (memory * opened * torch.sigmoid(opened)))
-    return torch.stack(out).view_as(x)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"share_keys": False, "query_norm": "layer"},
-        {"query_norm": "none", "score": "sigmoid"},
-        {"n_heads": 1, "top_k": 36, "score": "relu"},
-    ],
-    ids=str,
-)
-def test_output_and_gradients_are_those_written_out(options):
-    layer = with_random_norm(MemoryPlusConfig(**{**SMALL, **options}).build(D).double())
-    x = torch.randn(2, 4, D, dtype=torch.float64)
-    assert_same(layer, lambda x: written_out(layer, x), x)
 
 
 def test_costs_by_hand():

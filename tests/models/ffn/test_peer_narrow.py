@@ -10,36 +10,8 @@ from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.points.planning import make_point
 from tests.conftest import TINY
 from tests.models.ffn.lives import assert_text_goes_on_as_without_a_cache, by_the_command, child_of
-from tests.models.ffn.reference import assert_same, retrieved, with_random_norm
 
 D, SMALL = 12, {"n_experts": 25, "n_heads": 2, "top_k": 4, "d_key": 6, "d_value": 5}
-
-
-def written_out(layer, x):
-    tokens, out = x.reshape(-1, D), []
-    for token, found in zip(tokens, retrieved(layer, tokens), strict=True):
-        narrow = layer.w_in.weight @ token
-        units = [gate * layer.activation(layer.w_down[i] @ narrow) for gate, i in found]
-        total = sum(unit * layer.w_up[i] for unit, (_, i) in zip(units, found, strict=True))
-        out.append(layer.w_out.weight @ total)
-    return torch.stack(out).view_as(x)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"share_keys": False, "query_norm": "layer"},
-        {"query_norm": "none", "score": "sigmoid", "activation": "identity"},
-        {"n_heads": 1, "top_k": 8, "score": "relu", "activation": "silu"},
-        {"d_value": 20},
-    ],
-    ids=str,
-)
-def test_output_and_gradients_are_those_written_out(options):
-    layer = with_random_norm(PeerNarrowConfig(**{**SMALL, **options}).build(D).double())
-    x = torch.randn(2, 5, D, dtype=torch.float64)
-    assert_same(layer, lambda x: written_out(layer, x), x)
 
 
 def test_costs_by_hand():
