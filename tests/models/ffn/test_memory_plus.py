@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from experiments.init import grow
 from experiments.kernels.ops import Execution
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.memory_plus import MemoryPlusConfig
@@ -29,16 +28,6 @@ def test_costs_by_hand():
     assert cost.n_active_params == routing + h * k * d + 2 * d**2
     of_router = 2 * d * h * q + 2 * h * 1024 * q + h * k**2
     assert cost.forward_flops == of_router + 2 * h * k * d + 4 * d**2
-
-
-def test_it_is_eager_by_name_and_grows_as_other_product_keys_do():
-    layer, x = MemoryPlusConfig(**SMALL).build(D).eval(), torch.randn(1, 9, D)
-    assert layer.why_not_fused() == "MemoryPlus has no fused form"
-    grown = grow(layer, 72)
-    assert grown.values.shape == (72, D)
-    assert torch.equal(grown(x), layer(x))
-    with pytest.raises(ValueError, match="must be a multiple of"):
-        grow(layer, 73)
 
 
 SHARED = MemoryPlusConfig(**{**SMALL, "n_experts": 64}, share_values=True)
@@ -129,5 +118,3 @@ def test_shared_values_are_planned_once_and_refused_where_they_cannot_be(compose
         point("optim.table_gradient=fused", "optim.grad_clip=null")
     with pytest.raises(ValueError, match="has no effect with one block of it"):
         check_effects(read_point(compose_raw(*few)))
-    with pytest.raises(ValueError, match="a layer whose values others read can't grow"):
-        grow(SHARED.build(16), 128)

@@ -6,12 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from experiments.init import grow, retrofit
-from experiments.init.growth.product_keys import GROWER
+from experiments.init import retrofit
 from experiments.init.neurons import neurons_of, seed_copies, seed_replace
 from experiments.kernels.ops import Execution
 from experiments.kernels.trunk_passes import load_trunk
-from experiments.models.ffn._base import Late
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.fused import Fused
@@ -153,42 +151,7 @@ def test_roles_and_sizes_of_what_options_add():
     torch.testing.assert_close(made.query(x), F.linear(x, made.query.weight), rtol=1e-4, atol=1e-5)
 
 
-GROWING = {name: option for name, option in OPTIONS.items() if name != "blocks_share_keys"}
-
-
-@pytest.fixture(params=[*GROWING.values(), {k: v for k, v in ALL.items() if k in GROWING}], ids=str)
-def growing(request):
-    return peer(**request.param).build(D).eval()
-
-
-@pytest.mark.parametrize(("how", "bound"), [("bias", 0), ("copies", 2e-6), ("beside", 0)])
-def test_it_grows_to_the_same_function(growing, how, bound):
-    """The allowance for copies: sums of float32 in another order."""
-    grown, x = grow(growing, 64 * 4, how=how), torch.randn(2, 16, D)
-    with torch.no_grad():
-        off = (grown(x) - growing(x)).norm() / growing(x).norm()
-    assert float(off) <= bound
-
-
-def test_a_grown_layer_keeps_numbers_and_maps_and_lets_new_experts_in(growing):
-    grown, x = grow(growing, 64 * 4), torch.randn(50, D)
-    old, new = dict(growing.named_parameters()), dict(grown.named_parameters())
-    for name in old:
-        if name not in ("sub_keys", "w_down", "w_up"):
-            assert torch.equal(old[name], new[name])
-    assert torch.equal(grown.w_up[:64], growing.w_up)
-    assert not grown.w_up[64:].any()
-    assert grown.w_down[64:].norm(dim=1).min() > 0.1
-    n_old = growing.config.key_sets[0]
-    grown.late = Late(n_old=n_old, bias=torch.tensor(-GROWER.late_depth(grown, x) - 1e-4))
-    assert torch.equal(grown.route(x)[0], growing.route(x)[0])
-    grown.late = None
-    assert (grown.route(x)[0] >= 64).any()
-
-
-def test_keys_that_blocks_share_do_not_grow_and_are_not_put_into_a_trained_model():
-    with pytest.raises(ValueError, match="blocks_share_keys=true: a layer whose keys others read"):
-        grow(peer(blocks_share_keys=True).build(D), 256)
+def test_keys_that_blocks_share_are_not_put_into_a_trained_model():
     pytest.importorskip("transformers")
     with pytest.raises(ValueError, match="blocks_share_keys=true: layers that are put into a mod"):
         retrofit(tiny("Llama"), [1], peer(query_norm="layer", blocks_share_keys=True))
@@ -234,12 +197,12 @@ def test_what_can_not_be_seeded_from_an_ffn_is_refused(options, seed, message):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("options", [*GROWING.values()], ids=str)
-def test_beside_the_mlps_of_a_trained_model_nothing_changes(options):
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "blocks_share_keys"])
+def test_beside_the_mlps_of_a_trained_model_nothing_changes(name):
     pytest.importorskip("transformers")
     model = tiny("Llama")
     base = logits(model)
-    retrofit(model, [1], peer(query_norm="layer", **options))
+    retrofit(model, [1], peer(query_norm="layer", **OPTIONS[name]))
     assert torch.equal(logits(model), base)
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.init import grow
 from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.points.planning import make_point
 from tests.conftest import TINY
@@ -35,15 +34,6 @@ def test_tables_have_rows_of_their_own_width():
     zero = replace(layer.config, value_init="zero").build(64)
     assert not zero.w_up.any()
     assert not zero(torch.randn(1, 3, 64)).any()
-
-
-def test_it_is_eager_by_name_and_other_ways_to_seed_it_are_refused_by_name(compose_raw):
-    layer = PeerNarrowConfig(**SMALL).build(D)
-    assert layer.why_not_fused() == "PeerNarrow has no fused form"
-    grown = grow(layer, 50)
-    assert grown.w_up.shape == (50, 5)
-    with pytest.raises(ValueError, match="must be a multiple of"):
-        grow(layer, 51)
 
 
 BESIDE = ("trunk.beside=true", "trunk.ffn_blocks=all")

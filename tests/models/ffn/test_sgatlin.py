@@ -1,15 +1,11 @@
 """Sgatlin against its equations written out, one token, channel and pair at a time."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 
-from experiments.init import grow
-from experiments.init.growth.product_keys import GROWER
 from experiments.kernels.ops import Execution
-from experiments.models.ffn._base import Late
 from experiments.models.ffn.sgatlin import SgatlinConfig
 from tests.kernels.implementations import triton
 from tests.models.ffn.reference import assert_same
@@ -125,53 +121,3 @@ def test_defaults_and_costs_are_the_papers():
     cost = config.cost(d)
     assert cost.n_params == 2 * 1024**2 * d + 128 * d + 16 * 2 * 256 * 128
     assert cost.n_active_params == 2 * 16 * 8 * d + 128 * d + 16 * 2 * 256 * 128
-
-
-LAYERS = {"identity": {}, "gelu": {"activation": "gelu"}}
-
-
-@pytest.fixture(params=LAYERS)
-def layer(request):
-    return SgatlinConfig(**SMALL, **LAYERS[request.param]).build(D)
-
-
-@pytest.mark.parametrize(("how", "bound"), [("bias", 0), ("copies", 2e-6), ("beside", 0)])
-def test_it_grows_to_the_same_function(layer, how, bound):
-    """The allowance for copies: sums of float32 in another order."""
-    grown, x = grow(layer, 64 * 4, how=how), torch.randn(2, 32, D)
-    assert relative(grown(x), layer(x)) <= bound
-    grown_again = grow(grown, 64 * 8, how="copies") if how == "copies" else None
-    if grown_again is not None:
-        assert relative(grown_again(x), layer(x)) < 2 * bound
-
-
-def test_old_experts_keep_their_numbers_and_channels_get_as_many(layer):
-    grown, x = grow(layer, 64 * 4), torch.randn(50, D)
-    assert grown.config.key_sets == (16, 4)
-    for name in ("w_down", "w_up"):
-        assert torch.equal(getattr(grown, name)[:64], getattr(layer, name))
-    assert not grown.w_up[64:].any()
-    assert grown.w_down[64:].norm(dim=1).min() > 0.1
-    assert torch.equal(grown.route(x)[0], layer.route(x)[0])
-    depth = GROWER.late_depth(grown, x)
-    grown.late = Late(n_old=4, bias=torch.tensor(-depth - 1e-4))
-    assert torch.equal(grown.route(x)[0], layer.route(x)[0])
-    grown.late = Late(n_old=4, bias=torch.tensor(-depth + 1e-2))
-    assert (grown.route(x)[0] >= 64).any()
-    grown.late = None
-    exact = copy.deepcopy(grown).double()
-    torch.testing.assert_close(exact(x.double()), equations(exact, x.double()))
-
-
-@pytest.mark.parametrize(
-    ("n_experts", "how", "why"),
-    [
-        (100, "bias", "n_experts=100 must be a multiple of 16, the experts of a sub-key"),
-        (100, "copies", "n_experts=100 must be a multiple of 64"),
-        (64 + 16, "beside", "80 leaves 16 for the layer beside.*top_k=5; give n_experts=96"),
-    ],
-)
-def test_numbers_that_it_can_not_grow_to(n_experts, how, why):
-    layer = replace(SgatlinConfig(**SMALL), top_k=5).build(D)
-    with pytest.raises(ValueError, match=why):
-        grow(layer, n_experts, how=how)

@@ -341,17 +341,11 @@ def test_costs_by_hand():
     assert theirs.forward_flops == of_matrices + h * search + 2 * h * k * d // 2
 
 
-def test_it_is_eager_by_name_and_grows_by_a_layer_beside():
+def test_it_grows_by_a_layer_beside():
     layer, x = UltraMemConfig(**SMALL).build(D).eval(), torch.randn(1, 9, D)
-    assert layer.why_not_fused() == "UltraMem has no fused form"
     expected = layer(x)
     grown = grow(copy.deepcopy(layer), 36 * 3, how="beside")
     assert grown.layer.values.shape == (72, D)
     assert grown.layer.sub_keys.shape == (2, 12 + 6, 4)
     assert torch.equal(grown(x), expected)
-    for how in ("bias", "copies"):
-        with pytest.raises(ValueError, match=f"how='{how}' is no way in which UltraMem.*how=besid"):
-            grow(layer, 36 * 4, how=how)
-    with pytest.raises(ValueError, match="top_k=5 must be at most 4, the sub-keys of a half of"):
-        grow(layer, 36 + 24, how="beside")
     assert replace(layer.config, n_first_keys=6).key_sets == (6, 6)
