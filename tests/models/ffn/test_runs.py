@@ -21,6 +21,7 @@ BY_LAYER = (*KEYS, "model.query_norm=layer")
 WORDS = {
     "engram": ("n_experts=512", "model.d_row=8", "data.mask_documents=true"),
     "memory_plus": BY_LAYER,
+    "omni": ("n_experts=64", "model.top_k=4"),
     "peer": (
         "n_experts=128", *BY_LAYER[1:], "model.n_heads=2", "model.share_experts=false",
         "model.output_gate=true", "model.d_query_rank=6", "model.shared_width_factor=1",

@@ -71,7 +71,7 @@ def test_triton_s_kernel_is_near_float64(dtype):
     layer = SgatlinConfig(**SMALL, activation="gelu", table_dtype=dtype).build(D).to(device)
     exact = copy.deepcopy(layer).double()  # of the same rows
     layer.execution = Execution(kernel="triton")
-    x = torch.randn(3, 5, D, device=device)
+    x = torch.randn(2, 2, D, device=device)
     wanted = equations(exact, x.double())
     y = layer(x)
     assert relative(y.double(), wanted) < FLOAT32
