@@ -93,7 +93,11 @@ def test_parameters_start_by_the_laws_that_are_written(config):
         assert low <= weights.min() <= weights.max() <= high, name
 
 
-@pytest.fixture(params=VARIANTS, ids=lambda v: " ".join([v[0], *map(str, v[1].items())]))
+def variant_id(variant):
+    return " ".join([variant[0], *map(str, variant[1].items())])
+
+
+@pytest.fixture(params=VARIANTS, ids=variant_id)
 def variant(request):
     return request.param
 
@@ -122,14 +126,8 @@ def test_keeps_the_shape(layer):
     assert layer(torch.randn(2, SEQ, D_MODEL)).shape == (2, SEQ, D_MODEL)
 
 
-def has_weights(variant):
-    return variant[0] != "none"
-
-
 only_layers_with_weights = pytest.mark.parametrize(
-    "variant",
-    [v for v in VARIANTS if has_weights(v)],
-    ids=lambda v: " ".join([v[0], *map(str, v[1].items())]),
+    "variant", [v for v in VARIANTS if v[0] != "none"], ids=variant_id
 )
 
 

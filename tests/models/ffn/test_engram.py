@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from experiments.models.ffn.engram import EngramConfig
-from tests.models.ffn.reference import assert_same, tokens_of
+from tests.models.ffn.reference import Told, assert_same, tokens_of
 
 D, END = 12, 3
 SMALL = {"n_experts": 60, "n_hashes": 2, "d_row": 5, "kernel_size": 3}
@@ -74,17 +74,6 @@ def written_out(layer, x, ids, end):
     return out
 
 
-class Told(torch.nn.Module):
-    """A layer that is called with these tokens."""
-
-    def __init__(self, layer, ids, end):
-        super().__init__()
-        self.layer, self.tokens = layer, tokens_of(ids, end)
-
-    def forward(self, x):
-        return self.layer(x, self.tokens)
-
-
 @pytest.mark.parametrize("end", [None, END])
 @pytest.mark.parametrize(
     "options",
@@ -102,7 +91,8 @@ class Told(torch.nn.Module):
 def test_output_and_gradients_are_those_written_out(options, end):
     layer, x = made(**options).double(), torch.randn(2, 9, D, dtype=torch.float64)
     ids = torch.randint(0, 8, (2, 9))
-    assert_same(Told(layer, ids, end), lambda x: written_out(layer, x, ids, end), x)
+    told = Told(layer, tokens_of(ids, end))
+    assert_same(told, lambda x: written_out(layer, x, ids, end), x)
 
 
 def test_the_hash_is_the_documented_formula_and_stays_what_it_is():

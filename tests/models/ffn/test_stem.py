@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from experiments.models.ffn.stem import StemConfig
-from tests.models.ffn.reference import assert_same, tokens_of
+from tests.models.ffn.reference import Told, assert_same, tokens_of
 
 D, VOCABULARY = 12, 9
 
@@ -27,16 +27,7 @@ def written_out(layer, x, ids):
 def test_output_and_gradients_are_those_written_out(options):
     layer, x = made(**options).double(), torch.randn(2, 5, D, dtype=torch.float64)
     ids = torch.randint(0, VOCABULARY, (2, 5))
-
-    class Told(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = layer
-
-        def forward(self, x):
-            return layer(x, tokens_of(ids))
-
-    assert_same(Told(), lambda x: written_out(layer, x, ids), x)
+    assert_same(Told(layer, tokens_of(ids)), lambda x: written_out(layer, x, ids), x)
 
 
 def test_rows_start_by_xaviers_rule():
