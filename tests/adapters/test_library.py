@@ -29,23 +29,29 @@ def library(three):
     return lora_library(three)
 
 
+@pytest.fixture
+def base(library):
+    """A model that the library is on."""
+    base = model()
+    library.attach(base)
+    return base
+
+
 @torch.no_grad()
 def logits(of, ids):
     return of(ids).logits
 
 
-def test_one_adapter_is_its_product_added_to_the_weights(library, three):
-    ids, base = tokens(), model()
-    library.attach(base)
+def test_one_adapter_is_its_product_added_to_the_weights(base, library, three):
+    ids = tokens()
     for lora in three:
         library.use(lora.name)
         torch.testing.assert_close(logits(base, ids), logits(merged([lora], [1]), ids), **EXACT)
         assert not torch.allclose(logits(base, ids), logits(model(), ids), atol=1e-3)
 
 
-def test_a_mixture_is_the_weighted_sum_and_the_mean_is_of_all(library, three):
-    ids, base = tokens(), model()
-    library.attach(base)
+def test_a_mixture_is_the_weighted_sum_and_the_mean_is_of_all(base, library, three):
+    ids = tokens()
     library.mix({"a": 0.7, "c": -0.3})
     expected = merged([three[0], three[2]], [0.7, -0.3])
     torch.testing.assert_close(logits(base, ids), logits(expected, ids), **EXACT)
@@ -66,9 +72,8 @@ def test_without_a_route_and_after_detach_the_model_is_the_base_to_the_bit(libra
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in base.modules())
 
 
-def test_an_addition_and_a_removal_leave_all_other_adapters_as_they_were(library):
-    ids, base = tokens(), model()
-    library.attach(base)
+def test_an_addition_and_a_removal_leave_all_other_adapters_as_they_were(base, library):
+    ids = tokens()
 
     def of_each(names):
         found = {}
@@ -93,9 +98,8 @@ def test_an_addition_and_a_removal_leave_all_other_adapters_as_they_were(library
     assert library.places["late"] == place, "an empty place is used again"
 
 
-def test_the_next_token_uses_what_was_added_and_removed_meanwhile(library, three):
-    ids, base = tokens(), model()
-    library.attach(base)
+def test_the_next_token_uses_what_was_added_and_removed_meanwhile(base, library, three):
+    ids = tokens()
     library.mix({"a": 1.0, "b": 1.0})
     library.remove("b")
     torch.testing.assert_close(logits(base, ids), logits(merged(three[:1], [1]), ids), **EXACT)
@@ -129,9 +133,8 @@ def _float32(lora):
 
 
 @pytest.mark.parametrize("kind", ["none", "fixed", "arrow", "keys"])
-def test_a_saved_library_is_the_same_library(kind, library, tmp_path):
-    ids, base = tokens(), model()
-    library.attach(base)
+def test_a_saved_library_is_the_same_library(kind, base, library, tmp_path):
+    ids = tokens()
     if kind == "fixed":
         library.mix({"a": 0.5, "c": 2.0})
     if kind == "arrow":
