@@ -24,8 +24,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import torch
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
 
 if not torch.cuda.is_available():  # read when triton is imported, which lightning does
@@ -108,6 +110,26 @@ def _measured_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module, name in ((point, "measured_peak_flops"), (environment, "installed_packages")):
             patch.setattr(module, name, functools.cache(getattr(module, name)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _yaml_read_once() -> Iterator[None]:
+    """Each file of conf/ is read once in this process, and not for each config that it is part of.
+
+    What is not there is looked for again: a test may write it.
+    """
+    load, loaded = ConfigRepository.load_config, {}
+
+    def cached(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+        key = (tuple(source.path for source in self.sources), config_path)
+        found = loaded.get(key) or load(self, config_path)
+        if found is not None:
+            loaded[key] = found
+        return copy.deepcopy(found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigRepository, "load_config", cached)
         yield
 
 
