@@ -75,15 +75,6 @@ def test_output_and_gradients_are_the_loops(options, naive):
     assert_same(layer, lambda x: naive(layer, x), x)
 
 
-def test_expert_choice_depends_on_the_rest_of_the_batch_and_token_choice_does_not():
-    for routing, depends in (("expert_choice", True), ("token_choice", False)):
-        layer = MoEConfig(n_experts=4, routing=routing).build(D_MODEL).eval()
-        x = torch.randn(4, 8, D_MODEL)
-        with torch.no_grad():
-            alone, together = layer(x[:1]), layer(x)[:1]
-        assert torch.allclose(alone, together, atol=1e-5) != depends
-
-
 def balance_loss(logits_TE, gate, **options):
     """The auxiliary loss, at rate 1, of a layer whose router gives these logits."""
     n_experts = logits_TE.shape[-1]

@@ -1,5 +1,7 @@
 """Layers that retrieve by product keys, each token by itself, by a scan over all keys."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -146,3 +148,37 @@ def test_pkm_reads_as_many_rows_as_peer_at_the_papers_sizes():
         for config, name in ((PKMConfig(), "values"), (PEERConfig(), "experts"))
     ]
     assert flops[0] == flops[1]
+
+
+def test_costs_of_memory_plus_by_hand():
+    """d=1024: N=1024², four heads of 32, d_key=256."""
+    d, h, k, q, n = 1024, 4, 32, 256, 1024**2
+    cost = MemoryPlusConfig().cost(d)
+    routing = d * h * q + 1024 * q + 2 * h * q
+    assert cost.n_params == routing + n * d + 2 * d**2
+    assert cost.n_active_params == routing + h * k * d + 2 * d**2
+    of_router = 2 * d * h * q + 2 * h * 1024 * q + h * k**2
+    assert cost.forward_flops == of_router + 2 * h * k * d + 4 * d**2
+
+
+def test_costs_of_peer_narrow_by_hand():
+    """d=1024 and the paper's 192: N=1024², one head of 32, d_key=256."""
+    d, w, k, q, n = 1024, 192, 32, 256, 1024**2
+    cost = PeerNarrowConfig().cost(d)
+    routing = d * q + 1024 * q + 2 * q
+    assert cost.n_params == routing + 2 * d * w + 2 * n * w
+    assert cost.n_active_params == routing + 2 * d * w + 2 * k * w
+    assert cost.forward_flops == 2 * d * q + 2 * 1024 * q + k**2 + 4 * d * w + 4 * k * w
+    tables = [term for term in cost.terms if term.n_tables]
+    assert [(t.n_tables, t.d_row, t.n_params) for t in tables] == [(2, w, 2 * n * w)]
+
+
+def test_tables_of_peer_narrow_have_rows_of_their_own_width():
+    layer = PeerNarrowConfig(n_experts=1024, d_value=16, d_key=8).build(64)
+    shapes = {name: tuple(p.shape) for name, p in layer.named_parameters()}
+    assert shapes["w_in.weight"] == (16, 64)
+    assert shapes["w_out.weight"] == (64, 16)
+    assert shapes["w_down"] == shapes["w_up"] == (1024, 16)
+    zero = replace(layer.config, value_init="zero").build(64)
+    assert not zero.w_up.any()
+    assert not zero(torch.randn(1, 3, 64)).any()

@@ -1,40 +1,11 @@
-"""PEER between two maps, written out; against PEER of PyPI in the narrow width; and tiny runs."""
-
-from dataclasses import replace
+"""A layer beside a block's own from the first step: counted, added, trained, and not grown."""
 
 import pytest
 import torch
 
-from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.points.planning import make_point
 from tests.conftest import TINY
 from tests.models.ffn.lives import assert_text_goes_on_as_without_a_cache, by_the_command, child_of
-
-D, SMALL = 12, {"n_experts": 25, "n_heads": 2, "top_k": 4, "d_key": 6, "d_value": 5}
-
-
-def test_costs_by_hand():
-    """d=1024 and the paper's 192: N=1024², one head of 32, d_key=256."""
-    d, w, k, q, n = 1024, 192, 32, 256, 1024**2
-    cost = PeerNarrowConfig().cost(d)
-    routing = d * q + 1024 * q + 2 * q
-    assert cost.n_params == routing + 2 * d * w + 2 * n * w
-    assert cost.n_active_params == routing + 2 * d * w + 2 * k * w
-    assert cost.forward_flops == 2 * d * q + 2 * 1024 * q + k**2 + 4 * d * w + 4 * k * w
-    tables = [term for term in cost.terms if term.n_tables]
-    assert [(t.n_tables, t.d_row, t.n_params) for t in tables] == [(2, w, 2 * n * w)]
-
-
-def test_tables_have_rows_of_their_own_width():
-    layer = PeerNarrowConfig(n_experts=1024, d_value=16, d_key=8).build(64)
-    shapes = {name: tuple(p.shape) for name, p in layer.named_parameters()}
-    assert shapes["w_in.weight"] == (16, 64)
-    assert shapes["w_out.weight"] == (64, 16)
-    assert shapes["w_down"] == shapes["w_up"] == (1024, 16)
-    zero = replace(layer.config, value_init="zero").build(64)
-    assert not zero.w_up.any()
-    assert not zero(torch.randn(1, 3, 64)).any()
-
 
 BESIDE = ("trunk.beside=true", "trunk.ffn_blocks=all")
 
