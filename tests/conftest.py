@@ -208,7 +208,7 @@ def python(*words: object, **how: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, **how)
 
 
-def cache_of(run_dir: Path) -> str:
+def run_cache(run_dir: Path) -> str:
     """The override that names the cache of a run."""
     return f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"
 

@@ -11,7 +11,7 @@ import torch
 from experiments import evaluate
 from experiments.evaluate import evaluate_run
 from experiments.records.files import DamagedError, read_record, write_record
-from tests.conftest import SMALL_PEER, cache_of
+from tests.conftest import SMALL_PEER, run_cache
 from tests.rounding import relative
 
 
@@ -22,7 +22,7 @@ def run_dir(trained, tmp_path):
 
 
 def score(run_dir, *overrides):
-    return evaluate_run(run_dir, ["eval=[validation]", cache_of(run_dir), *overrides])
+    return evaluate_run(run_dir, ["eval=[validation]", run_cache(run_dir), *overrides])
 
 
 def test_adds_to_the_record_and_changes_nothing_else(run_dir):

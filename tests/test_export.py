@@ -14,16 +14,16 @@ from experiments.points.planning import make_point
 from experiments.records.files import read_record
 from experiments.system.disk import abandoned
 from experiments.training.execute import execute
-from tests.conftest import SMALL_PEER, TINY, cache_of
+from tests.conftest import SMALL_PEER, TINY, run_cache
 from tests.rounding import assert_rounding
 
 
 def test_a_trained_peer_model_leaves_and_comes_back(trained, tmp_path, capsys):
     run_dir = trained(*SMALL_PEER, "data.mask_documents=true")
-    form = export_run(run_dir, tmp_path / "out", [cache_of(run_dir)])
+    form = export_run(run_dir, tmp_path / "out", [run_cache(run_dir)])
     assert form.architecture == "ExpertsForCausalLM"
     assert "MB to " in capsys.readouterr().out
-    _, _, model = read_finished(run_dir, [cache_of(run_dir)])
+    _, _, model = read_finished(run_dir, [run_cache(run_dir)])
     shape = check_export(tmp_path / "out")
     state = exported_state(tmp_path / "out", shape)
     assert shape.name == "peer"
@@ -44,8 +44,8 @@ def test_a_trained_peer_model_leaves_and_comes_back(trained, tmp_path, capsys):
 def test_a_trained_dense_model_is_an_arcee_with_equal_logits(trained, tmp_path):
     transformers = pytest.importorskip("transformers")
     run_dir = trained("model=dense")
-    assert export_run(run_dir, tmp_path / "out", [cache_of(run_dir)]).is_native
-    _, _, model = read_finished(run_dir, [cache_of(run_dir)])
+    assert export_run(run_dir, tmp_path / "out", [run_cache(run_dir)]).is_native
+    _, _, model = read_finished(run_dir, [run_cache(run_dir)])
     theirs = transformers.ArceeForCausalLM.from_pretrained(tmp_path / "out").eval()
     tokens = torch.randint(0, 270, (2, 32))
     with torch.no_grad():
@@ -55,10 +55,10 @@ def test_a_trained_dense_model_is_an_arcee_with_equal_logits(trained, tmp_path):
 def test_a_run_that_starts_from_an_export_has_its_loss(trained, compose_raw, tmp_path):
     """At a rate of almost nothing: the weights, the trunk and the tokenizer are the export's."""
     run_dir = trained(*SMALL_PEER, "model.query_norm=layer")
-    export_run(run_dir, tmp_path / "out", [cache_of(run_dir)])
+    export_run(run_dir, tmp_path / "out", [run_cache(run_dir)])
     own = [o for o in TINY if not o.startswith(("ladder.d_", "ladder.vocab"))]
     start = ("init=hf", f"init.path={tmp_path / 'out'}", "init.how=keep", "init.train=all")
-    paths = (cache_of(run_dir), f"paths.results={tmp_path / 'results'}")
+    paths = (run_cache(run_dir), f"paths.results={tmp_path / 'results'}")
     point = make_point(compose_raw(*start, "budget=1e9", "optim.lr=1e-9", *own, *paths))
     assert point.transformer.tie_head is False
     record, before = execute(point), read_record(run_dir / "record.json")
@@ -69,7 +69,7 @@ def test_a_run_that_starts_from_an_export_has_its_loss(trained, compose_raw, tmp
 
 def test_the_command_says_what_it_wrote_and_refuses_in_one_line(trained, command, tmp_path):
     run_dir = trained("model=moe", "n_experts=4")
-    code, out, err = command(export, run_dir, tmp_path / "out", cache_of(run_dir))
+    code, out, err = command(export, run_dir, tmp_path / "out", run_cache(run_dir))
     assert (code, err) == (0, "")
     assert "trust_remote_code=True; not causal: it scores texts and can't generate" in out
     code, out, err = command(export, run_dir, tmp_path / "caf\udce9")
@@ -107,9 +107,9 @@ main()
 def test_what_a_killed_export_left_goes_and_the_earlier_one_is_put_back(trained, command, tmp_path):
     run_dir = trained("model=none")
     out = tmp_path / "out"
-    assert command(export, run_dir, out, cache_of(run_dir))[0] == 0
+    assert command(export, run_dir, out, run_cache(run_dir))[0] == 0
     weights = (out / "model.safetensors").read_bytes()
-    words = [sys.executable, "-c", KILLED, str(run_dir), str(out), cache_of(run_dir)]
+    words = [sys.executable, "-c", KILLED, str(run_dir), str(out), run_cache(run_dir)]
     for _ in range(2):
         assert subprocess.run(words, capture_output=True).returncode == -9
     assert not out.exists()
@@ -117,6 +117,6 @@ def test_what_a_killed_export_left_goes_and_the_earlier_one_is_put_back(trained,
     assert kinds == ["old", "partial"]  # of the second kill: it put the first one's back
     (kept,) = abandoned(out, "old")
     assert (kept / "model.safetensors").read_bytes() == weights
-    assert command(export, run_dir, out, cache_of(run_dir))[0] == 0
+    assert command(export, run_dir, out, run_cache(run_dir))[0] == 0
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     assert (out / "model.safetensors").read_bytes() == weights

@@ -13,7 +13,7 @@ from experiments.finished import model as finished
 from experiments.finished.model import read_finished
 from experiments.models import generation
 from experiments.records.files import read_record, write_record
-from tests.conftest import SMALL_PEER, cache_of
+from tests.conftest import SMALL_PEER, run_cache
 
 
 @pytest.fixture
@@ -27,14 +27,14 @@ def call(command, monkeypatch, run_dir):
 
     def generated(*words, run=run_dir, stdin=""):
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        return command(generate, run, cache_of(run_dir), *words)
+        return command(generate, run, run_cache(run_dir), *words)
 
     return generated
 
 
 def by_hand(run_dir, text, n):
     """The likeliest token of the whole text, n times, or to the end of the text."""
-    _, vocabulary, model = read_finished(run_dir, [cache_of(run_dir)])
+    _, vocabulary, model = read_finished(run_dir, [run_cache(run_dir)])
     tokenizer = vocabulary.tokenizer()
     ids = tokenizer.encode(text).ids
     for _ in range(n):
