@@ -230,8 +230,9 @@ def test_no_hub_is_one_line_at_once(monkeypatch, behind_a_proxy):
         else:
             monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", nothing)
         start = time.monotonic()
+        line = LINE.replace(".+", r".*127\.0\.0\.1: .+")
         for _ in range(2):  # a failure is not remembered as an answer
-            with pytest.raises(RuntimeError, match=LINE):
+            with pytest.raises(RuntimeError, match=line):
                 corpus_of("allenai/c4").n_shards("train", Path("unused"))
     assert time.monotonic() - start < 10
 
