@@ -198,7 +198,7 @@ def compose_raw() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
-    """The data cache that runs use too: the real text is fetched once."""
+    """Data cache that runs use too: the real text is fetched once."""
     return Path(os.environ.get("EXPERIMENTS_CACHE", REPOSITORY / ".cache")).resolve()
 
 
@@ -209,7 +209,7 @@ def python(*words: object, **how: Any) -> subprocess.CompletedProcess[str]:
 
 
 def run_cache(run_dir: Path) -> str:
-    """The override that names the cache of a run."""
+    """Override that names the cache of a run."""
     return f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"
 
 

@@ -1,4 +1,4 @@
-"""The commands as one: their usage is what is typed, and help waits for no library."""
+"""Commands as one: their usage is what is typed, and help waits for no library."""
 
 from tests.conftest import REPOSITORY, SMALL_PEER, python
 

@@ -36,7 +36,7 @@ def test_adds_to_the_record_and_changes_nothing_else(run_dir):
 
 
 def test_is_the_number_that_the_run_itself_found(run_dir):
-    """The same windows as in the run: the same loss to the bit, from the checkpoint."""
+    """Same windows as in the run: the same loss to the bit, from the checkpoint."""
     before = read_record(run_dir / "record.json")
     record = score(run_dir, f"evaluation.max_tokens={before.n_eval_tokens}")
     (result,) = record.evaluations.values()

@@ -33,7 +33,7 @@ def call(command, monkeypatch, run_dir):
 
 
 def by_hand(run_dir, text, n):
-    """The likeliest token of the whole text, n times, or to the end of the text."""
+    """Likeliest token of the whole text, n times, or to the end of the text."""
     _, vocabulary, model = read_finished(run_dir, [run_cache(run_dir)])
     tokenizer = vocabulary.tokenizer()
     ids = tokenizer.encode(text).ids

@@ -72,7 +72,7 @@ def ablate_run(
         )
     # seconds, which what is refused need not wait for
     from experiments.finished.model import run_vocabulary, scored_point, trained_model
-    from experiments.finished.scores import scorer_of
+    from experiments.finished.scores import make_scorer
     from experiments.inspection.ablation import of_facts, of_texts
     from experiments.inspection.interface import the_layer
     from experiments.inspection.texts import read_texts
@@ -84,7 +84,7 @@ def ablate_run(
         vocabulary = run_vocabulary(run_dir, record, point)
         seq_len = point.config.data.seq_len
         asked = of_facts.encode_facts(facts, Encoder.of(vocabulary), seq_len, choice.seed)
-        scorer = scorer_of(run_dir, point, vocabulary)
+        scorer = make_scorer(run_dir, point, vocabulary)
         scored = scorer.model
         found = the_layer(scored, layer)
         about: dict[str, Any] = {"facts": facts.digest}
@@ -100,7 +100,7 @@ def ablate_run(
         config, end = point.config, vocabulary.end_of_text
         batch_size = config.evaluation.batch_size or config.ladder.batch_size
         halved = choice.experts is None
-        units = of_texts.units_of(chosen, config.data.seq_len, batch_size, end, halved=halved)
+        units = of_texts.make_units(chosen, config.data.seq_len, batch_size, end, halved=halved)
         scored = trained_model(run_dir, point, vocabulary)
         found = the_layer(scored, layer)
         each = [{"name": t.name, "digest": t.digest, "max_tokens": t.max_tokens} for t in chosen]
@@ -120,7 +120,7 @@ def ablate_run(
 
 
 def _once(folder: Path, identity: Mapping[str, Any], ask: Callable[[], "Ablation"]) -> "Ablation":
-    """The ablation that answers a question: read, or asked where it is not there as it was
+    """Ablation that answers a question: read, or asked where it is not there as it was
     written.
     """
     from experiments.inspection.ablation.result import read_ablation, write_ablation
@@ -158,7 +158,7 @@ def _run(words: Words) -> None:
         folder=folder,
     )
     unit = "target" if "facts" in values else "token"
-    print("\n".join([*lines_of(result, unit), f"tables: {folder or run_dir / 'ablation'}"]))
+    print("\n".join([*format_lines(result, unit), f"tables: {folder or run_dir / 'ablation'}"]))
 
 
 def _check_keys(values: Any) -> None:
@@ -173,7 +173,7 @@ def _check_keys(values: Any) -> None:
         raise ValueError("top= is of domain= and facts=; leave it out, or leave out experts=")
 
 
-def lines_of(result: "Ablation", unit: str) -> list[str]:
+def format_lines(result: "Ablation", unit: str) -> list[str]:
     """Lines for a terminal. unit: what the loss is of, a token or a target."""
 
     def shown(estimate: "Estimate") -> str:

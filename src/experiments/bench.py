@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from experiments.system.command import Parser, exit_codes, needs_train
-from experiments.system.modules import modules_of
+from experiments.system.modules import find_modules
 
 with needs_train():
     from experiments.benchmarks.core.arguments import read_overrides
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             formatter_class=RawDescriptionHelpFormatter,
         )
         commands = parser.add_subparsers(metavar="MEASUREMENT", required=True)
-        for found in modules_of(FOLDER):
+        for found in find_modules(FOLDER):
             command = commands.add_parser(
                 found.name, help=found.about, formatter_class=RawDescriptionHelpFormatter
             )

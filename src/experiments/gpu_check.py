@@ -24,7 +24,7 @@ from experiments.config.trainer import spelled
 from experiments.system import started
 from experiments.system.command import FAILED, Parser, exit_codes, needs_train
 from experiments.system.disk import followed
-from experiments.system.modules import Module, modules_of
+from experiments.system.modules import Module, find_modules
 
 with needs_train():
     import torch
@@ -66,14 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(FAILED)
 
 
-def parts_of(folder: Path) -> list[Module]:
-    """The parts that are files there, the most valuable first."""
-    return sorted(modules_of(folder), key=lambda part: -part.constants["WORTH"])
+def find_parts(folder: Path) -> list[Module]:
+    """Parts that are files there, the most valuable first."""
+    return sorted(find_modules(folder), key=lambda part: -part.constants["WORTH"])
 
 
 def _chosen(only: str | None) -> list[Module]:
-    """The parts of --only, in its order; all without it. Raises ValueError for an unknown one."""
-    known = {part.name: part for part in parts_of(PARTS)}
+    """Parts of --only, in its order; all without it. Raises ValueError for an unknown one."""
+    known = {part.name: part for part in find_parts(PARTS)}
     names = known if only is None else only.split(",")
     for name in names:
         if name not in known:
@@ -87,7 +87,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parts = parts_of(PARTS)
+    parts = find_parts(PARTS)
     parser = Parser(
         prog="python -m experiments.gpu_check",
         description=__doc__,
@@ -149,7 +149,7 @@ def _about(device: str) -> dict[str, Any]:
 
 
 def _run(part: Module, folder: Path, device: str, seconds: float) -> Report:
-    """The report after the part, which its process writes while it runs."""
+    """Report after the part, which its process writes while it runs."""
     command = [sys.executable, "-m", "experiments.gpu.run_part", part.name, "--device", device]
     command += ["--folder", str(folder), "--seconds", f"{seconds:.1f}"]
     path = os.pathsep.join(p for p in (str(SOURCE), os.environ.get("PYTHONPATH")) if p)

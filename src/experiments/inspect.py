@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.config.words import PATCH, PLACES, Words, node_of
+from experiments.config.words import PATCH, PLACES, Words, make_node
 from experiments.inspection.command import run_on_texts
 from experiments.inspection.editing.patch import named_patch
 from experiments.records.finished import finished_record
@@ -57,7 +57,7 @@ def inspect_run(
     find: str | None = None,
     before: Path | None = None,
 ) -> "list[LayerCard]":
-    """The cards of a run's layers over texts; all tables are in the folder then. Cards that are
+    """Cards of a run's layers over texts; all tables are in the folder then. Cards that are
     there already are read. find: a string that the tables are to have which experts fire on.
     before: the folder of the run that it started from, which they are to have the mass of. They
     have the cards at the checkpoints that the run kept, too, unless it is patched.
@@ -70,23 +70,23 @@ def inspect_run(
         from experiments.inspection.before import check_before
 
         check_before(record, finished_record(before), before)
-    folder = folder_of(run_dir, patch) if folder is None else folder
+    folder = choose_folder(run_dir, patch) if folder is None else folder
     check_writable(folder, _OTHER)
     # seconds, which what is refused need not wait for
     from experiments.inspection.additions import added_again, looked_for
     from experiments.inspection.before import with_before
     from experiments.inspection.opened import opened
     from experiments.inspection.over_training import with_training
-    from experiments.inspection.page.page import page_of
+    from experiments.inspection.page.page import render_page
     from experiments.inspection.results import CARD, PAGE, fitting, write_results
     from experiments.inspection.strings import occurrences
 
     def save(found: "Inspection") -> None:
-        write_results(folder, found, page_of(found, name=record.model))
+        write_results(folder, found, render_page(found, name=record.model))
 
     run = opened(run_dir, record, texts, overrides, layers=layers, change=patch)
     sought = [] if find is None else occurrences(find, run.reading, run.vocabulary.tokenizer())
-    places = [word for word in overrides if node_of(word) in PLACES]
+    places = [word for word in overrides if make_node(word) in PLACES]
     there, wrong = fitting(folder, run.identity)
     for name, why in wrong.items():
         added = "; what was added to it is to be added again" if name == CARD else ""
@@ -113,10 +113,10 @@ def inspect_run(
 
 
 def _read(run: "Opened", folder: Path) -> "Inspection":
-    """The inspection of the run's texts, which are read unless they were already."""
+    """Inspection of the run's texts, which are read unless they were already."""
     from experiments.inspection.cards import layer_card
     from experiments.inspection.reading import read_through
-    from experiments.inspection.tables import inspection_of
+    from experiments.inspection.tables import make_inspection
     from experiments.system.disk import make_folder
 
     print(
@@ -128,12 +128,12 @@ def _read(run: "Opened", folder: Path) -> "Inspection":
     make_folder(folder)
     read = read_through(run.model, run.layers, run.reading, folder)
     cards = [layer_card(layer, read[layer.name]) for layer in run.layers]
-    return inspection_of(
+    return make_inspection(
         run.model, run.layers, cards, read, run.texts, run.vocabulary, run.identity
     )
 
 
-def folder_of(run_dir: Path, patch: "Patch | None") -> Path:
+def choose_folder(run_dir: Path, patch: "Patch | None") -> Path:
     """Where an inspection is, unless another folder is named."""
     return reached(run_dir) / f"inspection{'' if patch is None else patch.label}"
 
@@ -183,7 +183,7 @@ def keep_text(run_dir: Path, found: Explained, folder: Path, patch: "Patch | Non
     """
     from experiments.inspection.additions import with_typed
     from experiments.inspection.excerpts import explained
-    from experiments.inspection.page.page import page_of
+    from experiments.inspection.page.page import render_page
     from experiments.inspection.results import CARD, read_inspection, write_results
     from experiments.system.several_files import settle
 
@@ -197,7 +197,7 @@ def keep_text(run_dir: Path, found: Explained, folder: Path, patch: "Patch | Non
         return False
     tables = explained("", found.ids, found.parts, found.tokenizer)
     whole = with_typed(there, found.text, tables)
-    write_results(folder, whole, page_of(whole, name=record.model))
+    write_results(folder, whole, render_page(whole, name=record.model))
     return True
 
 
@@ -207,7 +207,7 @@ def _run(words: Words) -> None:
         raise ValueError("top= is of text=...; give one, or leave it out")
     top, layers = words.number("top", 3, 1), words.names("layers") or None
     patch = named_patch(values, run_dir, finished_record(run_dir))
-    folder = folder_of(run_dir, patch)
+    folder = choose_folder(run_dir, patch)
     if "out" in values:
         folder = followed(Path(values["out"]).expanduser())
     from experiments.inspection.lines import (
@@ -221,7 +221,7 @@ def _run(words: Words) -> None:
 
     explained = None
     if "text" in values:  # first: a text that is refused need not wait for others to be read
-        places = [word for word in words.overrides if node_of(word) in PLACES]
+        places = [word for word in words.overrides if make_node(word) in PLACES]
         explained = explain_text(run_dir, values["text"], places, layers=layers, patch=patch)
         for one in explained.parts:
             lines = lines_of_text(explained.tokenizer, explained.ids, one, top)

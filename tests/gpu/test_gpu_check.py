@@ -1,4 +1,4 @@
-"""The command at toy size, on a CPU, as a machine would run it that has torch, triton and numpy."""
+"""Command at toy size, on a CPU, as a machine would run it that has torch, triton and numpy."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from experiments.gpu import report as reports
 from experiments.gpu.report import Report
 
 SOURCE = Path(gpu_check.__file__).parents[1]
-PARTS = gpu_check.parts_of(gpu_check.PARTS)
+PARTS = gpu_check.find_parts(gpu_check.PARTS)
 NAMES = [part.name for part in PARTS]
 TOY = reports.card_folder(gpu_check.TOY_CARD)
 # of those that a bare machine lacks, and what they bring
@@ -73,7 +73,7 @@ def test_blocked_modules_can_not_be_imported(bare):
 
 @pytest.mark.night
 def test_all_parts_on_a_bare_machine(bare, tmp_path):
-    """The command as it is typed: each part a process of its own, the harness's left out."""
+    """Command as it is typed: each part a process of its own, the harness's left out."""
     command = ("-m", "experiments.gpu_check", "--device", "cpu", "--minutes", "30")
     done = bare(*command, "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr

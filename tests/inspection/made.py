@@ -10,11 +10,11 @@ from tokenizers import Tokenizer, models
 
 from experiments.inspection.additions import with_strings, with_typed
 from experiments.inspection.cards import layer_card
-from experiments.inspection.classes import CLASSES, class_of
+from experiments.inspection.classes import CLASSES, find_class
 from experiments.inspection.interface import inspected_layers
 from experiments.inspection.results import FORMAT, TABLES
 from experiments.inspection.statistics import Bounds, LayerStatistics
-from experiments.inspection.tables import inspection_of
+from experiments.inspection.tables import make_inspection
 from experiments.inspection.texts import Text
 from experiments.models.ffn._slots import Slots
 from experiments.models.ffn.dense import DenseConfig
@@ -46,7 +46,7 @@ def made_inspection(n_experts=64, names=TEXTS):
     )
     layers = inspected_layers(model)
     texts, found = [], {}
-    classes = np.array([CLASSES.index(class_of(word)) for word in WORDS])
+    classes = np.array([CLASSES.index(find_class(word)) for word in WORDS])
     for name in names:
         tokens = rng.integers(1, len(WORDS), N_TOKENS)
         tokens[LENGTH - 1 :: LENGTH] = 0
@@ -73,7 +73,7 @@ def made_inspection(n_experts=64, names=TEXTS):
     }
     cards = [layer_card(layer, found[layer.name]) for layer in layers]
     vocabulary = SimpleNamespace(tokenizer=lambda: tokenizer, end_of_text=0)
-    return inspection_of(model, layers, cards, found, texts, vocabulary, identity), found
+    return make_inspection(model, layers, cards, found, texts, vocabulary, identity), found
 
 
 def with_additions(inspection):

@@ -105,7 +105,7 @@ CASES = {
 
 @pytest.fixture(params=LEVELS)
 def level(request, monkeypatch):
-    """The operators run at this level."""
+    """Operators run at this level."""
     kernel = TrunkKernel(cpp.load(), request.param)
     for module in (trunk_passes, mixture, product_key_layer):
         monkeypatch.setattr(module, "load_trunk", lambda: kernel)

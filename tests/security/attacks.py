@@ -59,14 +59,14 @@ class Place:
         return folder
 
     def run(self, **changes: Any) -> Path:
-        """The run in a copy, its record changed and its checksum right."""
+        """Run in a copy, its record changed and its checksum right."""
         run_dir = self.sweep() / self.honest.name
         write_record(run_dir, dataclasses.replace(read_record(run_dir / RECORD_NAME), **changes))
         return run_dir
 
 
 def of_place(make: Callable[..., list[str]]) -> Callable[..., Callable[[Place], list[str]]]:
-    """The function, called without its place: it returns one of the place alone."""
+    """Function, called without its place: it returns one of the place alone."""
     return lambda *words, **values: lambda here: make(here, *words, **values)
 
 
@@ -169,7 +169,7 @@ def _on_patch(here: Place, change: Callable[[dict[str, Any]], str]) -> list[str]
 
 
 def _edited(**values: Any) -> Callable[[dict[str, Any]], str]:
-    """The patch with other values of its layer, or of the file."""
+    """Patch with other values of its layer, or of the file."""
 
     def change(file: dict[str, Any]) -> str:
         (layer,) = file["layers"]

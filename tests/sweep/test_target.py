@@ -86,7 +86,7 @@ def test_a_plan_that_a_card_has_no_room_for_is_refused(paper, slurm, capsys):
 
 @pytest.fixture
 def slurm(programs):
-    """The folder of programs in Slurm's place; sbatch keeps its arguments in the file `asked`."""
+    """Folder of programs in Slurm's place; sbatch keeps its arguments in the file `asked`."""
     keep = 'printf "%s\\n" "$@" >"$(dirname "$0")/asked"; echo 28'
     return programs(sbatch=keep, squeue="true", sacct="exit 1")
 

@@ -12,9 +12,9 @@ import torch
 
 from experiments.config.composed import composed
 from experiments.config.words import PLACES, SCORING, check_keys
-from experiments.data.corpus import name_of
+from experiments.data.corpus import find_name
 from experiments.data.folders import vocabulary_folder
-from experiments.data.prepare import base_of
+from experiments.data.prepare import base_corpus
 from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
 from experiments.kernels.ops import Execution
 from experiments.models.transformer import Transformer
@@ -24,7 +24,7 @@ from experiments.records.files import DamagedError
 from experiments.records.finished import TRAIN_AGAIN, finished_record
 from experiments.records.record import RunRecord
 from experiments.system.environment import exact_products
-from experiments.system.seals import damage_of
+from experiments.system.seals import find_damage
 from experiments.system.table_files import load_whole
 from experiments.training.checkpoints import LAST
 from experiments.training.starting import build_model
@@ -35,7 +35,7 @@ class Change(Protocol):
 
     @property
     def label(self) -> str:
-        """The mark of results with it."""
+        """Mark of results with it."""
         ...
 
     def change(self, model: Transformer) -> None:
@@ -45,7 +45,7 @@ class Change(Protocol):
 def run_config(
     record: RunRecord, overrides: Sequence[str], nodes: Sequence[str] = PLACES
 ) -> dict[str, Any]:
-    """The run's own config, with the nodes that the command line may change."""
+    """Run's own config, with the nodes that the command line may change."""
     check_keys(overrides, (), nodes)
     now = composed(overrides)
     # "sweep": an old record may have a name that is no longer allowed; it is not used here
@@ -54,7 +54,7 @@ def run_config(
 
 
 def scored_point(run_dir: Path, record: RunRecord, overrides: Sequence[str]) -> Point:
-    """The run as a point again, to score texts; overrides: of SCORING.
+    """Run as a point again, to score texts; overrides: of SCORING.
 
     Raises ValueError if it would be another run today.
     """
@@ -68,20 +68,20 @@ def scored_point(run_dir: Path, record: RunRecord, overrides: Sequence[str]) -> 
 
 
 def run_vocabulary(run_dir: Path, record: RunRecord, point: Point) -> Vocabulary:
-    """The tokenizer of the run: of the cache, or of the one that it was trained with. Where both
+    """Tokenizer of the run: of the cache, or of the one that it was trained with. Where both
     have lost it, it is made again, and a line on stderr says so first.
 
     Raises ValueError if it is not the one that the run was trained with.
     """
     data = point.config.data
-    about = data.tokenizer, base_of(data.corpus)
+    about = data.tokenizer, base_corpus(data.corpus)
     caches = (point.cache, _own_cache(record))
     cache = next((c for c in caches if vocabulary_folder(*about, c).exists()), None)
     if cache is None:
         cache = point.cache
         print(
             f"no cache has the tokenizer of {run_dir}: it is made again in {cache}, from the text "
-            f"of {name_of(about[1])}; paths.cache=... names a cache that has it",
+            f"of {find_name(about[1])}; paths.cache=... names a cache that has it",
             file=sys.stderr,
             flush=True,
         )
@@ -102,7 +102,7 @@ def _own_cache(record: RunRecord) -> Path:
 
 
 def trained_model(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Transformer:
-    """The model with the weights of the run's end, in evaluation mode, on the point's device,
+    """Model with the weights of the run's end, in evaluation mode, on the point's device,
     whose products of float32 are exact from here on, as in the run's own evaluation.
 
     Raises DamagedError for a checkpoint that is not whole.
@@ -125,11 +125,11 @@ def read_finished(
 
 
 def load_weights(model: Transformer, checkpoint: Path, n_steps: int) -> None:
-    """The weights of a checkpoint that a run wrote at its end, after n_steps.
+    """Weights of a checkpoint that a run wrote at its end, after n_steps.
 
     Raises DamagedError if it is not whole or is another: no other stands for the run's end.
     """
-    why = damage_of(checkpoint)
+    why = find_damage(checkpoint)
     if why is not None:
         raise DamagedError(checkpoint, why, TRAIN_AGAIN)
     prefix = "model."

@@ -74,7 +74,7 @@ def score_run(
     if not (missing or local or harness.named):
         return record
     check_writable(run_dir, "where the scores go into its record")
-    scorer = scorer_of(run_dir, point, vocabulary)
+    scorer = make_scorer(run_dir, point, vocabulary)
     if change is not None:
         change.change(scorer.model)
     if library is not None:
@@ -112,11 +112,11 @@ def harness_model(run_dir: Path, overrides: Sequence[str] = ()) -> "HarnessLM":
     point = scored_point(run_dir, record, overrides)
     vocabulary = run_vocabulary(run_dir, record, point)
     stride = point.config.evaluation.stride
-    return HarnessLM(scorer_of(run_dir, point, vocabulary), Encoder.of(vocabulary), stride)
+    return HarnessLM(make_scorer(run_dir, point, vocabulary), Encoder.of(vocabulary), stride)
 
 
 def tables(record: RunRecord) -> list[str]:
-    """The scores of sets and of tasks; one of which a record has none is left out."""
+    """Scores of sets and of tasks; one of which a record has none is left out."""
     scores = record.evaluations
     return [table for table in (results_table(scores), tasks_table(scores)) if table]
 
@@ -130,7 +130,7 @@ def _check_causal(run_dir: Path, record: RunRecord) -> None:
         )
 
 
-def scorer_of(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Scorer:
+def make_scorer(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Scorer:
     """A finished run's model as a scorer, on the point's device."""
     return Scorer(
         model=trained_model(run_dir, point, vocabulary),
@@ -141,14 +141,14 @@ def scorer_of(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Scorer:
 
 
 def _marked(evaluations: Mapping[str, Any], mark: str) -> dict[str, Any]:
-    """The results with a mark at the end of their names, by the names without it."""
+    """Results with a mark at the end of their names, by the names without it."""
     if not mark:
         return dict(evaluations)
     return {n.removesuffix(mark): r for n, r in evaluations.items() if n.endswith(mark)}
 
 
 def _add(run_dir: Path, found: Mapping[str, dict[str, Any]], mark: str) -> RunRecord:
-    """The record as it is by now, with the scores; written."""
+    """Record as it is by now, with the scores; written."""
     now = read_record(run_dir / RECORD_NAME)
     scores = {name + mark: result for name, result in found.items()}
     record = replace(now, evaluations={**now.evaluations, **scores})

@@ -1,4 +1,4 @@
-"""The run that another one started from, over the same tokens: what the new experts took over.
+"""Run that another one started from, over the same tokens: what the new experts took over.
 
 An expert keeps its number where a layer grows (init/growth), is kept or is trained on, and new ones
 come last. So the mass of each can be told before and now. Of another run's experts it can't.
@@ -40,7 +40,7 @@ def check_before(record: RunRecord, before: RunRecord, where: Path) -> None:
 def with_before(
     found: Inspection, run: Opened, where: Path, overrides: Sequence[str], folder: Path
 ) -> Inspection:
-    """The inspection with the tables `before` and `before_map`, and what is said of each layer.
+    """Inspection with the tables `before` and `before_map`, and what is said of each layer.
 
     Raises ValueError for another tokenizer, and where no layer has kept its kind and its keys of
     the second half.

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from experiments.data.vocabulary import Vocabulary
 from experiments.inspection.contributions import Contributions, contributions
-from experiments.inspection.documents import ends_of
+from experiments.inspection.documents import find_ends
 from experiments.inspection.interface import Inspected
 from experiments.inspection.texts import Text
 from experiments.models.transformer import Transformer
@@ -72,7 +72,7 @@ def _decoded(tokenizer: Tokenizer, token: int) -> str:
 
 
 def _excerpt(text: Text, end_of_text: int) -> list[int]:
-    ends = ends_of(text.tokens, end_of_text)
+    ends = find_ends(text.tokens, end_of_text)
     # a document that begins within the text, if there are several
     start = int(ends[(len(ends) - 1) // 2]) + 1 if len(ends) > 1 else 0
     own = np.asarray(text.tokens[start : min(start + LENGTH, len(text.tokens))]).tolist()

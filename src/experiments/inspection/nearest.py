@@ -1,4 +1,4 @@
-"""The experts that are nearest to some by what they write, and by the keys that find them."""
+"""Experts that are nearest to some by what they write, and by the keys that find them."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from experiments.init.growth.product_keys import halves_of
+from experiments.init.growth.product_keys import split_halves
 from experiments.inspection.interface import Inspected
 from experiments.models.ffn._product_keys import ProductKeyFFN
 from experiments.models.ffn.moe import MoE
@@ -49,7 +49,7 @@ def _value_cosines(rows: Tensor, expert: int) -> Tensor:
 
 
 def _key_measure(layer: Inspected) -> Callable[[int], Tensor] | None:
-    """The cosines (N,) of an expert's key with all."""
+    """Cosines (N,) of an expert's key with all."""
     module = layer.module
     if isinstance(module, MoE):
         return partial(_value_cosines, module.router.weight)
@@ -58,13 +58,13 @@ def _key_measure(layer: Inspected) -> Callable[[int], Tensor] | None:
         return partial(_value_cosines, _sums(first.unsqueeze(1), second.unsqueeze(1)))
     if isinstance(module, Sgatlin):
         # (C, S, d) of each half; rows of the table are (a, channel, b)
-        first, second = halves_of(module.sub_keys.detach(), module.config)
+        first, second = split_halves(module.sub_keys.detach(), module.config)
         return partial(_value_cosines, _sums(first.transpose(0, 1), second.transpose(0, 1)))
     if not isinstance(module, ProductKeyFFN) or isinstance(module, UltraMem):
         return None
     if module.config.n_groups > 1:
         return None
-    halves = halves_of(module.sub_keys.detach(), module.config)
+    halves = split_halves(module.sub_keys.detach(), module.config)
     first, second = (half.movedim(-2, 0).flatten(1) for half in halves)  # of all heads
     return partial(_key_cosines, first, second)
 

@@ -1,4 +1,4 @@
-"""The findings of an inspection: cards and tables, in a folder as card.json and CSV."""
+"""Findings of an inspection: cards and tables, in a folder as card.json and CSV."""
 
 import json
 from collections.abc import Mapping
@@ -71,7 +71,7 @@ _AGAIN = "python -m experiments.inspect RUN, with the same texts, makes it again
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inspection:
-    """The numbers of a folder, which its page draws.
+    """Numbers of a folder, which its page draws.
 
     identity: the run, its weights, texts and settings, in plain values. about: by layer, the level
     and counts of its tests of lifts, and the cells of its map. tables: by name, as docs/inspect.md
@@ -89,7 +89,7 @@ class Inspection:
 
 
 def write_results(folder: Path, found: Inspection, page: str) -> None:
-    """The tables, the page and the card, which lists them: all of them, or those of before stay."""
+    """Tables, the page and the card, which lists them: all of them, or those of before stay."""
     content = {
         "identity": found.identity,
         "layers": [asdict(card) for card in found.cards],
@@ -165,7 +165,7 @@ def _not_card(error: Exception) -> str:
 
 
 def _of_card(listed: Listed) -> Inspection:
-    """The inspection without its tables. Raises ValueError, in words, where a value is missing."""
+    """Inspection without its tables. Raises ValueError, in words, where a value is missing."""
     try:
         identity, layers, about, typed, strings, before = (listed.values[key] for key in _OF_CARD)
         cards = tuple(LayerCard(**card) for card in layers)
@@ -193,7 +193,7 @@ def _of_card(listed: Listed) -> Inspection:
 
 
 def _tables(listed: Listed, of: Inspection) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """The tables that are as they were written; and of each other file the reason, in words."""
+    """Tables that are as they were written; and of each other file the reason, in words."""
     wrong, tables = listed.wrong(), {}
     for name in TABLES:
         if (file := f"{name}.csv") not in wrong:

@@ -1,4 +1,4 @@
-"""The tables of an inspection: experts, their contexts, tokens and lifts, and the map of mass."""
+"""Tables of an inspection: experts, their contexts, tokens and lifts, and the map of mass."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -31,7 +31,7 @@ N_SHOWN = 1000  # experts of a layer with contexts, tokens and lifts: those of t
 _BEFORE, _AFTER = 24, 8  # tokens of a context
 
 
-def inspection_of(
+def make_inspection(
     model: Transformer,
     layers: Sequence[Inspected],
     cards: Sequence[LayerCard],
@@ -92,14 +92,14 @@ def inspection_of(
             **{name: _together(own) for name, own in parts.items()},
             **excerpts(model, layers, texts, vocabulary),
             "strings": pd.DataFrame(columns=["layer", *TABLES["strings"]]),
-            "before": _none_of(parts["experts"]),
-            "before_map": _none_of(parts["map"]),
+            "before": _empty_table(parts["experts"]),
+            "before_map": _empty_table(parts["map"]),
             TRAINING: training_table(0, 0, []),
         },
     )
 
 
-def _none_of(tables: list[pd.DataFrame]) -> pd.DataFrame:
+def _empty_table(tables: list[pd.DataFrame]) -> pd.DataFrame:
     """Their columns, without lines."""
     return tables[0][:0]
 
@@ -240,7 +240,7 @@ def map_table(cells: MassMap, texts: Sequence[str]) -> pd.DataFrame:
 
 
 def shares_of_tokens(found: Inspection) -> dict[str, np.ndarray]:
-    """The share (N,) of the tokens that read an expert, for each layer."""
+    """Share (N,) of the tokens that read an expert, for each layer."""
     shares, experts = {}, found.tables["experts"]
     for card in found.cards:
         own = experts[experts["layer"] == card.name]
@@ -250,5 +250,5 @@ def shares_of_tokens(found: Inspection) -> dict[str, np.ndarray]:
 
 
 def decoded(tokenizer: Tokenizer, ids: np.ndarray) -> str:
-    """The text of ids, those of special entries too."""
+    """Text of ids, those of special entries too."""
     return str(tokenizer.decode(ids.tolist(), skip_special_tokens=False))

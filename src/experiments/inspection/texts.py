@@ -1,4 +1,4 @@
-"""The texts that a model is inspected on: named sets, files of one's own, its own held-out text."""
+"""Texts that a model is inspected on: named sets, files of one's own, its own held-out text."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.config.hydra_hints import choice_names
-from experiments.config.words import key_of
+from experiments.config.words import split_key
 from experiments.data.packed import INDEX_NAME, PackedText, Tokens, open_verified
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.data.stream import BASE
@@ -51,7 +51,7 @@ def split_names(given: Sequence[str]) -> tuple[list[str], list[Path]]:
 def read_texts(
     run_dir: Path, record: RunRecord, names: Sequence[str], overrides: Sequence[str]
 ) -> tuple[list[Text], Vocabulary, Point]:
-    """The named texts; without a name, the run's own validation split as it scored it itself, and
+    """Named texts; without a name, the run's own validation split as it scored it itself, and
     of a stream those of its domains. overrides: of SCORING; of eval, keys of the named sets.
 
     Raises ValueError for a text of another tokenizer, one too short to read, and a key of a set
@@ -89,7 +89,7 @@ def read_texts(
 
 def _check_sets(overrides: Sequence[str], sets: Sequence[str]) -> None:
     for word in overrides:
-        node, _, rest = key_of(word).partition(".")
+        node, _, rest = split_key(word).partition(".")
         name = rest.partition(".")[0]
         if node == "eval" and name not in sets:
             raise ValueError(

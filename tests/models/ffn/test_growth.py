@@ -14,7 +14,7 @@ from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.ffn.sgatlin import SgatlinConfig
 from experiments.models.ffn.ultramem import UltraMemConfig
-from experiments.models.roles import tables_of
+from experiments.models.roles import find_tables
 
 D = 16
 KEYS = {"n_experts": 64, "n_heads": 4, "top_k": 3, "d_key": 8}
@@ -40,7 +40,7 @@ def layer(request):
 
 @pytest.mark.parametrize(("how", "bound"), [("bias", 0), ("copies", 2e-6), ("beside", 0)])
 def test_it_grows_to_the_same_function(layer, how, bound):
-    """The allowance for copies: sums of float32 in another order."""
+    """Allowance for copies: sums of float32 in another order."""
     grown, x = grow(layer, 64 * 4, how=how), torch.randn(2, 16, D)
     with torch.no_grad():
         off = (grown(x) - layer(x)).norm() / layer(x).norm()
@@ -50,7 +50,7 @@ def test_it_grows_to_the_same_function(layer, how, bound):
 def test_a_grown_layer_keeps_numbers_and_maps_and_lets_new_experts_in(layer):
     grown, x = grow(layer, 64 * 4), torch.randn(50, D)
     assert grown.config.key_sets == (4 * layer.config.key_sets[0], layer.config.key_sets[1])
-    tables = tables_of(layer)
+    tables = find_tables(layer)
     for name, old in layer.named_parameters():
         if name != "sub_keys":
             new = grown.get_parameter(name)

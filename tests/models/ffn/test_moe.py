@@ -76,7 +76,7 @@ def test_output_and_gradients_are_the_loops(options, naive):
 
 
 def balance_loss(logits_TE, gate, **options):
-    """The auxiliary loss, at rate 1, of a layer whose router gives these logits."""
+    """Auxiliary loss, at rate 1, of a layer whose router gives these logits."""
     n_experts = logits_TE.shape[-1]
     config = MoEConfig(
         n_experts=n_experts,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from experiments.config.hydra_hints import choice_names
-from experiments.init.growth import can_grow, grower_of
+from experiments.init.growth import can_grow, find_grower
 from experiments.points.planning import make_point
 from tests.models.ffn.lives import (
     assert_a_broken_run_goes_on_to_the_bit,
@@ -60,7 +60,7 @@ def test_it_learns_goes_on_as_text_leaves_grows_and_starts_beside_another(
         assert torch.equal(cached, plain)
 
     config = make_point(before.config).config.model
-    if can_grow(config) and "bias" in grower_of(config).ways:
+    if can_grow(config) and "bias" in find_grower(config).ways:
         more = ("init.how=bias", "init.train=all", f"n_experts={8 * before.n_experts}")
         grown = child_of(compose_raw, run_dir, *more)
         assert (grown.n_experts, grown.init["moments"]) == (8 * before.n_experts, True)

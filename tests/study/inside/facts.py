@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.finished.model import run_vocabulary, scored_point
-from experiments.finished.scores import scorer_of
+from experiments.finished.scores import make_scorer
 from experiments.records.files import read_record
 from experiments.tasks.scoring import Encoder
 from tests.study.inside.files import FACTS
@@ -76,7 +76,7 @@ def main():
     record = read_record(run_dir / "record.json")
     point = scored_point(run_dir, record, [])
     vocabulary = run_vocabulary(run_dir, record, point)
-    scorer, encoder = scorer_of(run_dir, point, vocabulary), Encoder.of(vocabulary)
+    scorer, encoder = make_scorer(run_dir, point, vocabulary), Encoder.of(vocabulary)
     found = defaultdict(list)
     for relation, prompt, target in candidates(point.config.data.corpus, point.cache):
         found[relation].append((prompt, target))

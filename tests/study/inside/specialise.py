@@ -58,7 +58,7 @@ def pairs(names):
 
 
 def untrained(run_dir, record):
-    """The run's model before its first step."""
+    """Run's model before its first step."""
     point = scored_point(run_dir, record, [])
     torch.manual_seed(point.config.seed)
     model = build_model(point, run_vocabulary(run_dir, record, point))
