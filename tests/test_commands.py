@@ -17,18 +17,17 @@ for name in {names}:
     slow = sorted({{"torch", "lightning", "transformers"}} & set(sys.modules))
     print("::", name, *slow)
 """
-MEASURING = {"bench", "gpu_check"}  # of what they measure torch is a part
 HYDRAS = {"run"}  # whose help is conf/config.yaml's
 
 
 def test_help_says_what_is_typed_and_imports_nothing_slow():
     files = (REPOSITORY / "src" / "experiments").glob("*.py")
     names = {path.stem for path in files if "\ndef main(" in path.read_text()} - HYDRAS
-    code = HELP.format(names=[*sorted(names - MEASURING), *sorted(MEASURING)])
+    code = HELP.format(names=sorted(names))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     usages = [line for line in done.stdout.splitlines() if line.startswith("usage: ")]
     ends = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("::")]
     assert len(ends) == len(names)
     for usage, (name, *slow) in zip(usages, ends, strict=True):
         assert usage.startswith(f"usage: python -m experiments.{name} ")
-        assert not slow or name in MEASURING, f"{name} --help imports {slow}"
+        assert not slow, f"{name} --help imports {slow}"

@@ -3,14 +3,16 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.config.words import PATCH, PLACES, Words, node_of
-from experiments.inspection.command import run_on_texts
+from experiments.inspection.command import Question
 from experiments.inspection.editing.patch import named_patch
 from experiments.records.finished import finished_record
 from experiments.system.disk import check_writable, followed, reached
+from experiments.system.modules import modules_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
     from experiments.inspection.opened import Opened
     from experiments.inspection.results import Inspection
 
-USAGE = """\
+_USAGE = """\
 usage: python -m experiments.inspect RUN [texts=NAME,...] [layers=NAME,...] ...
+       python -m experiments.inspect QUESTION RUN ...
 
 Reads texts with a finished run's model, and keeps of each layer which experts read them: tables,
 a card of each layer and a page, inspect.html, in a folder. Interrupted, the same command goes on.
@@ -40,9 +43,12 @@ With text="..." it says what each expert adds to the logit of the next token.
                               the texts
   before=RUN                  the run that this one started from, read too: what moved, and what
                               the new experts of one that has grown took over
-  patch=FILE                  with edits of its experts (experiments.patch), in a folder of its own
-{keys}"""
+  patch=FILE                  with edits of its experts (inspect patch), in a folder of its own
+{keys}
+Further questions, each with --help of its own:
+"""
 _KEYS = ("texts", "layers", "out", "text", "top", "find", "before", PATCH)
+QUESTIONS = Path(__file__).parent / "inspection" / "questions"
 _OTHER = "or name another folder by out=..."
 
 
@@ -254,7 +260,13 @@ def _run(words: Words) -> None:
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    run_on_texts(USAGE, _run, _KEYS)
+    given, further = sys.argv[1:], {found.name: found.about for found in modules_of(QUESTIONS)}
+    if given and given[0] in further:
+        found = import_module(f"experiments.inspection.questions.{given[0]}")
+        found.QUESTION.ask(given[1:])
+    else:
+        lines = "".join(f"  {name:8} {about}\n" for name, about in further.items())
+        Question(usage=_USAGE + lines, run=_run, keys=_KEYS).ask(given)
 
 
 if __name__ == "__main__":

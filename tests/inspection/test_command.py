@@ -13,8 +13,8 @@ import pytest
 from experiments import inspect
 from experiments.inspect import explain_text, inspect_run
 from experiments.inspection import reading
+from experiments.inspection.questions.patch import patch_run
 from experiments.inspection.results import TABLES, read_inspection
-from experiments.patch import patch_run
 from experiments.points.planning import make_point
 from experiments.records.files import read_record
 from experiments.training.execute import execute

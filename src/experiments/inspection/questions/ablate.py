@@ -1,4 +1,4 @@
-"""Takes experts away, and says what is lost: `python -m experiments.ablate RUN experts=[...]`."""
+"""What is lost without some experts, beside as many random ones."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.words import Words
-from experiments.inspection.command import run_on_texts
+from experiments.inspection.command import Question
 from experiments.records.finished import finished_record
 from experiments.system.disk import check_writable, followed, reached
 from experiments.system.several_files import NotWholeError
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from experiments.inspection.ablation.facts import Facts
     from experiments.inspection.ablation.result import Ablation, Estimate
 
-USAGE = """\
-usage: python -m experiments.ablate RUN experts=[I,...] | domain=NAME | facts=FILE ...
+_USAGE = """\
+usage: python -m experiments.inspect ablate RUN experts=[I,...] | domain=NAME | facts=FILE ...
 
 Scores a finished run without some of its experts, and without as many random ones that are read as
 much: by how much each loss rises, with intervals over documents or facts, and whether it rises more
@@ -43,7 +43,6 @@ _NUMBERS: dict[str, tuple[int, ...]] = {  # default, least and most
     "draws": (5, 2, 1000),
     "seed": (0, 0),
 }
-_KEYS = ("layer", "experts", "domain", "facts", "texts", "out", *_NUMBERS)
 
 
 def ablate_run(
@@ -195,10 +194,6 @@ def lines_of(result: "Ablation", unit: str) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    run_on_texts(USAGE, _run, _KEYS)
-
-
-if __name__ == "__main__":
-    main()
+QUESTION = Question(
+    usage=_USAGE, run=_run, keys=("layer", "experts", "domain", "facts", "texts", "out", *_NUMBERS)
+)
