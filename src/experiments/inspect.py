@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from experiments.config.words import PATCH, PLACES, Words, node_of
 from experiments.inspection.command import Question
 from experiments.inspection.editing.patch import named_patch
 from experiments.records.finished import finished_record
-from experiments.system.disk import check_writable, followed, reached
+from experiments.system.disk import check_writable, followed, make_folder, reached
 from experiments.system.modules import modules_of
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from experiments.inspection.cards import LayerCard
     from experiments.inspection.contributions import Contributions
     from experiments.inspection.editing.patch import Patch
-    from experiments.inspection.opened import Opened
-    from experiments.inspection.results import Inspection
 
 _USAGE = """\
 usage: python -m experiments.inspect RUN [texts=NAME,...] [layers=NAME,...] ...
@@ -49,7 +47,6 @@ Further questions, each with --help of its own:
 """
 _KEYS = ("texts", "layers", "out", "text", "top", "find", "before", PATCH)
 QUESTIONS = Path(__file__).parent / "inspection" / "questions"
-_OTHER = "or name another folder by out=..."
 
 
 def inspect_run(
@@ -72,71 +69,41 @@ def inspect_run(
     text of another tokenizer, a string that is in no text, and a folder of other results.
     """
     record = finished_record(run_dir)
-    if before is not None:
-        from experiments.inspection.before import check_before
-
-        check_before(record, finished_record(before), before)
     folder = folder_of(run_dir, patch) if folder is None else folder
-    check_writable(folder, _OTHER)
+    check_writable(folder, "or name another folder by out=...")
     # seconds, which what is refused need not wait for
-    from experiments.inspection.additions import added_again, looked_for
-    from experiments.inspection.before import with_before
+    from experiments.inspection.additions import added, wanted
     from experiments.inspection.opened import opened
     from experiments.inspection.over_training import with_training
-    from experiments.inspection.page.page import page_of
-    from experiments.inspection.results import CARD, PAGE, fitting, write_results
-    from experiments.inspection.strings import occurrences
-
-    def save(found: "Inspection") -> None:
-        write_results(folder, found, page_of(found, name=record.model))
+    from experiments.inspection.page.page import save
+    from experiments.inspection.reading import read_through
+    from experiments.inspection.results import CARD, PAGE, fitting
+    from experiments.inspection.tables import inspection_of
 
     run = opened(run_dir, record, texts, overrides, layers=layers, change=patch)
-    sought = [] if find is None else occurrences(find, run.reading, run.vocabulary.tokenizer())
-    places = [word for word in overrides if node_of(word) in PLACES]
-    there, wrong = fitting(folder, run.identity)
+    there, wrong = fitting(folder, run.reading.identity)
     for name, why in wrong.items():
-        added = "; what was added to it is to be added again" if name == CARD else ""
-        print(f"{folder / name} {why}; it is made again{added}", file=sys.stderr, flush=True)
-    if there is None or not wrong.keys() <= {PAGE}:
-        found = _read(run, folder)
-        if there is not None:
-            kept = there if before is None else replace(there, before="")  # which is read below
-            found = added_again(found, kept, run, places, folder)
-        save(found)
-    else:
-        found = there
-        if wrong:
-            save(found)
-    if find is not None:
-        found = looked_for(found, run, find, sought)
-    if before is not None:
-        found = with_before(found, run, before, places, folder)
-    if find is not None or before is not None:
-        save(found)
+        then = "; what was added to it is to be added again" if name == CARD else ""
+        print(f"{folder / name} {why}; it is made again{then}", file=sys.stderr, flush=True)
+    found = there if wrong.keys() <= {PAGE} else None
+    places = [word for word in overrides if node_of(word) in PLACES]
+    more = wanted(run, there if found is None else None, find, before, places)
+    if found is None:
+        reading, n_texts = run.reading, len(run.texts)
+        print(
+            f"{len(run.layers)} layers over {reading.n_tokens():,} tokens of {n_texts} texts: "
+            f"statistics take up to {reading.n_bytes(run.layers) / 2**20:,.0f} MiB of memory",
+            flush=True,
+        )
+        make_folder(folder)
+        read = read_through(run.model, run.layers, reading, folder)
+        found = inspection_of(run, read)
+    whole = added(found, run, more, folder)
+    if wrong or whole is not there:
+        save(whole, folder, name=record.model)
     if patch is None:
-        found = with_training(found, run, run_dir, folder, save)
-    return list(found.cards)
-
-
-def _read(run: "Opened", folder: Path) -> "Inspection":
-    """The inspection of the run's texts, which are read unless they were already."""
-    from experiments.inspection.cards import layer_card
-    from experiments.inspection.reading import read_through
-    from experiments.inspection.tables import inspection_of
-    from experiments.system.disk import make_folder
-
-    print(
-        f"{len(run.layers)} layers over {run.reading.n_tokens():,} tokens of {len(run.texts)} "
-        f"texts: statistics take up to {run.reading.n_bytes(run.layers) / 2**20:,.0f} MiB of "
-        "memory",
-        flush=True,
-    )
-    make_folder(folder)
-    read = read_through(run.model, run.layers, run.reading, folder)
-    cards = [layer_card(layer, read[layer.name]) for layer in run.layers]
-    return inspection_of(
-        run.model, run.layers, cards, read, run.texts, run.vocabulary, run.identity
-    )
+        whole = with_training(whole, run, folder)
+    return list(whole.cards)
 
 
 def folder_of(run_dir: Path, patch: "Patch | None") -> Path:
@@ -189,8 +156,8 @@ def keep_text(run_dir: Path, found: Explained, folder: Path, patch: "Patch | Non
     """
     from experiments.inspection.additions import with_typed
     from experiments.inspection.excerpts import explained
-    from experiments.inspection.page.page import page_of
-    from experiments.inspection.results import CARD, read_inspection, write_results
+    from experiments.inspection.page.page import save
+    from experiments.inspection.results import CARD, read_inspection
     from experiments.system.several_files import settle
 
     record = finished_record(run_dir)
@@ -202,8 +169,7 @@ def keep_text(run_dir: Path, found: Explained, folder: Path, patch: "Patch | Non
     if any(there.identity.get(key) != value for key, value in own.items()):
         return False
     tables = explained("", found.ids, found.parts, found.tokenizer)
-    whole = with_typed(there, found.text, tables)
-    write_results(folder, whole, page_of(whole, name=record.model))
+    save(with_typed(there, found.text, tables), folder, name=record.model)
     return True
 
 

@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -46,6 +48,7 @@ class Pass:
     bounds: Bounds
     identity: dict[str, Any]
 
+    @cached_property
     def windows(self) -> list[ScoredWindows]:
         """Each text's, as an evaluation has them."""
         return [
@@ -63,7 +66,7 @@ class Pass:
         numbers of their documents in the text. What ends a document is a token of it.
         """
         first = 0
-        for number, windows in enumerate(self.windows()):
+        for number, windows in enumerate(self.windows):
             ends = ends_of(windows.tokens, self.end_of_text)
             for i, batch in enumerate(windows):
                 places = windows.places(i) - 1  # targets' are one on
@@ -71,11 +74,11 @@ class Pass:
             first += len(windows.tokens)
 
     def n_batches(self) -> int:
-        return sum(map(len, self.windows()))
+        return sum(map(len, self.windows))
 
     def n_tokens(self) -> int:
         """That are read."""
-        return sum(len(w.starts) * self.seq_len + w.tail for w in self.windows())
+        return sum(len(w.starts) * self.seq_len + w.tail for w in self.windows)
 
     def n_bytes(self, layers: Sequence[Inspected]) -> int:
         """The memory of all statistics, at most."""
@@ -102,13 +105,10 @@ def read_through(
     }
     path = folder / file
     done = _load(path, found, reading.identity)
-    place: dict[str, Any] = {}
+    now: tuple[Any, ...] = ()
 
     def hear(layer: Inspected, x: Tensor, tokens: Tokens | None) -> None:
-        slots = layer.layer.slots(x, tokens)
-        found[layer.name].add(
-            slots, place["ids"], place["places"], place["text"], place["documents"]
-        )
+        found[layer.name].add(layer.layer.slots(x, tokens), *now)
 
     device, saved = device_of(model), time.monotonic()
     bar = tqdm(
@@ -117,19 +117,14 @@ def read_through(
     )  # fmt: skip
     exact = torch.autocast(device.type, enabled=False)
     with bar, torch.no_grad(), exact, listening(layers, hear):
-        for i, (text, ids, places, documents) in enumerate(reading.batches()):
-            if i < done:
-                continue
-            place = {
-                "ids": ids.numpy().ravel(),
-                "places": places.ravel(),
-                "text": text,
-                "documents": documents.ravel(),
-            }
+        for i, (text, ids, places, documents) in islice(
+            enumerate(reading.batches(), 1), done, None
+        ):
+            now = ids.numpy().ravel(), places.ravel(), text, documents.ravel()
             model(ids.to(device))
             bar.update()
             if time.monotonic() - saved >= SECONDS:
-                _save(path, found, reading.identity, i + 1)
+                _save(path, found, reading.identity, i)
                 saved = time.monotonic()
     _save(path, found, reading.identity, reading.n_batches())
     return found

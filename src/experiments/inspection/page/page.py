@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from experiments.inspection.page.data import Size, layer_data
-from experiments.inspection.results import TRAINING, Inspection
+from experiments.inspection.results import TRAINING, Inspection, write_results
 from experiments.system.page.shell import Part, document, environment, resource
 
 LIMIT = 5_000_000  # bytes
@@ -18,6 +19,12 @@ _SIZES = (
     Size(side=64, experts=6, searched=30, parts=8, typed=1024),
     Size(side=32, experts=3, contexts=4, searched=0, parts=4, typed=256),
 )
+
+
+def save(found: Inspection, folder: Path, *, name: str) -> None:
+    """Write an inspection and its page, as write_results does. name: of the model."""
+    page = page_of(found, name=name)
+    write_results(folder, found, page)
 
 
 def page_of(found: Inspection, *, name: str, limit: int = LIMIT) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.words import Words
+from experiments.config.words import SCORING, Words
 from experiments.inspection.command import Question
 from experiments.records.finished import finished_record
 from experiments.system.disk import check_writable, followed, reached
@@ -70,40 +70,37 @@ def ablate_run(
             "target no probability of its own; give texts="
         )
     # seconds, which what is refused need not wait for
-    from experiments.finished.model import run_vocabulary, scored_point, trained_model
+    from experiments.finished.model import read_run, trained_model
     from experiments.finished.scores import scorer_of
     from experiments.inspection.ablation import of_facts, of_texts
     from experiments.inspection.interface import the_layer
-    from experiments.inspection.texts import read_texts
+    from experiments.inspection.texts import read_texts, with_sets
     from experiments.models.digest import tensors_sha256
     from experiments.tasks.scoring import Encoder
 
+    run = read_run(run_dir, record, with_sets(texts, overrides), SCORING)
+    seq_len = run.config.data.seq_len
     if facts is not None:
-        point = scored_point(run_dir, record, overrides)
-        vocabulary = run_vocabulary(run_dir, record, point)
-        seq_len = point.config.data.seq_len
-        asked = of_facts.encode_facts(facts, Encoder.of(vocabulary), seq_len, choice.seed)
-        scorer = scorer_of(run_dir, point, vocabulary)
+        encoder = Encoder.of(run.vocabulary)
+        asked = of_facts.encode_facts(facts, encoder, seq_len, choice.seed)
+        scorer = scorer_of(run)
         scored = scorer.model
         found = the_layer(scored, layer)
         about: dict[str, Any] = {"facts": facts.digest}
         ablate = partial(of_facts.ablate_facts, scorer, found, asked, choice)
     else:
-        chosen, vocabulary, point = read_texts(run_dir, record, texts, overrides)
+        chosen = read_texts(run, texts)
         names = [text.name for text in chosen]
         if choice.domain is not None and (choice.domain not in names or len(names) < 2):
             raise ValueError(
                 f"domain={choice.domain} must be one of at least two texts, and they are "
                 f"{', '.join(names)}; give texts=NAME,NAME"
             )
-        config, end = point.config, vocabulary.end_of_text
-        batch_size = config.evaluation.batch_size or config.ladder.batch_size
-        halved = choice.experts is None
-        units = of_texts.units_of(chosen, config.data.seq_len, batch_size, end, halved=halved)
-        scored = trained_model(run_dir, point, vocabulary)
+        end, halved = run.vocabulary.end_of_text, choice.experts is None
+        units = of_texts.units_of(chosen, seq_len, run.batch_size, end, halved=halved)
+        scored = trained_model(run)
         found = the_layer(scored, layer)
-        each = [{"name": t.name, "digest": t.digest, "max_tokens": t.max_tokens} for t in chosen]
-        about = {"domain": choice.domain, "texts": each}
+        about = {"domain": choice.domain, "texts": [text.identity for text in chosen]}
         ablate = partial(of_texts.ablate_texts, scored, found, units, choice)
     identity = {
         "run_id": record.run_id,
