@@ -44,7 +44,7 @@ def inspection_of(run: Opened, found: Mapping[str, LayerStatistics]) -> Inspecti
         chosen = chosen_experts(total, lifted)
         experts = np.unique(chosen["expert"]).tolist()
         largest = np.argsort(-total, kind="stable")[:N_SHOWN]
-        shown = np.union1d(largest[own.n_slots[largest] > 0], experts)
+        shown = np.union1d(largest[own.n_slots[largest] > 0], chosen["expert"])
         signs = np.where(own.weights[experts] < 0, -1, 1)
         in_contexts = partial(written_in_contexts, run.model, layer, own, texts)
         for name, table in (
@@ -125,7 +125,12 @@ def _contexts(
     ends = np.cumsum([len(text.tokens) for text in texts])
     number = np.searchsorted(ends, place, side="right")
     offset = place - np.concatenate([[0], ends])[number]
-    around = [_around(texts[n], int(at), tokenizer) for n, at in zip(number, offset, strict=True)]
+    around = []
+    for n, at in zip(number, offset.tolist(), strict=True):
+        tokens = texts[n].tokens
+        start, end = max(0, at - _BEFORE), min(len(tokens), at + 1 + _AFTER)
+        parts = (tokens[start:at], tokens[at : at + 1], tokens[at + 1 : end])
+        around.append([decoded(tokenizer, part) for part in parts])
     return pd.DataFrame(
         {
             "expert": expert,
@@ -139,13 +144,6 @@ def _contexts(
             "after": [after for _, _, after in around],
         }
     )
-
-
-def _around(text: Text, at: int, tokenizer: Tokenizer) -> tuple[str, str, str]:
-    start, end = max(0, at - _BEFORE), min(len(text.tokens), at + 1 + _AFTER)
-    parts = (text.tokens[start:at], text.tokens[at : at + 1], text.tokens[at + 1 : end])
-    before, token, after = (decoded(tokenizer, part) for part in parts)
-    return before, token, after
 
 
 def _tokens(found: LayerStatistics, shown: np.ndarray, tokenizer: Tokenizer) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """What is lost without some experts, beside as many random ones."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,7 @@ def ablate_run(
     from experiments.finished.model import read_run, trained_model
     from experiments.finished.scores import scorer_of
     from experiments.inspection.ablation import of_facts, of_texts
+    from experiments.inspection.ablation.result import read_ablation, write_ablation
     from experiments.inspection.interface import the_layer
     from experiments.inspection.texts import read_texts, with_sets
     from experiments.models.digest import tensors_sha256
@@ -112,29 +113,28 @@ def ablate_run(
         "seed": choice.seed,
         **about,
     }
-    return _once(folder, identity, ablate)
-
-
-def _once(folder: Path, identity: Mapping[str, Any], ask: Callable[[], "Ablation"]) -> "Ablation":
-    """The ablation that answers a question: read, or asked where it is not there as it was
-    written.
-    """
-    from experiments.inspection.ablation.result import read_ablation, write_ablation
-
+    result = None
     try:
         result = read_ablation(folder, identity)
     except NotWholeError as error:
         print(f"{error}", file=sys.stderr, flush=True)
-        result = None
     if result is None:
-        result = ask()
+        result = ablate()
         write_ablation(folder, result, identity)
     return result
 
 
 def _run(words: Words) -> None:
     run_dir, values = Path(words.one_run("texts are given as texts=NAME,...")), words.values
-    _check_keys(values)
+    ways = [key for key in ("experts", "domain", "facts") if key in values]
+    if not ways:
+        raise ValueError("no experts are chosen; give experts=[17], domain=NAME or facts=FILE")
+    if "domain" in values and len(ways) > 1:
+        raise ValueError(f"{'= and '.join(ways)}= choose experts in two ways; give one")
+    if "facts" in values and "texts" in values:
+        raise ValueError("facts= and texts= are two ablations; give one of them")
+    if "experts" in values and "top" in values:
+        raise ValueError("top= is of domain= and facts=; leave it out, or leave out experts=")
     from experiments.inspection.ablation.choosing import Choice
     from experiments.inspection.ablation.facts import read_facts
     from experiments.inspection.editing.patch import read_indices
@@ -155,18 +155,6 @@ def _run(words: Words) -> None:
     )
     unit = "target" if "facts" in values else "token"
     print("\n".join([*lines_of(result, unit), f"tables: {folder or run_dir / 'ablation'}"]))
-
-
-def _check_keys(values: Any) -> None:
-    ways = [key for key in ("experts", "domain", "facts") if key in values]
-    if not ways:
-        raise ValueError("no experts are chosen; give experts=[17], domain=NAME or facts=FILE")
-    if "domain" in values and len(ways) > 1:
-        raise ValueError(f"{'= and '.join(ways)}= choose experts in two ways; give one")
-    if "facts" in values and "texts" in values:
-        raise ValueError("facts= and texts= are two ablations; give one of them")
-    if "experts" in values and "top" in values:
-        raise ValueError("top= is of domain= and facts=; leave it out, or leave out experts=")
 
 
 def lines_of(result: "Ablation", unit: str) -> list[str]:
