@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from experiments.inspect import QUESTIONS
+from experiments.system.modules import modules_of
 from tests.conftest import REPOSITORY
 
 HELP = """
@@ -11,11 +13,12 @@ from contextlib import suppress
 from importlib import import_module
 
 for name in {names}:
-    sys.argv = [f"/somewhere/{{name}}.py", "--help"]
+    module, *question = name.split()
+    sys.argv = [f"/somewhere/{{module}}.py", *question, "--help"]
     with suppress(SystemExit):
-        import_module(f"experiments.{{name}}").main()
+        import_module(f"experiments.{{module}}").main()
     slow = sorted({{"torch", "lightning", "transformers"}} & set(sys.modules))
-    print("::", name, *slow)
+    print(f":: {{name}};{{' '.join(slow)}}")
 """
 HYDRAS = {"run"}  # whose help is conf/config.yaml's
 
@@ -23,11 +26,14 @@ HYDRAS = {"run"}  # whose help is conf/config.yaml's
 def test_help_says_what_is_typed_and_imports_nothing_slow():
     files = (REPOSITORY / "src" / "experiments").glob("*.py")
     names = {path.stem for path in files if "\ndef main(" in path.read_text()} - HYDRAS
+    questions = {f"inspect {found.name}" for found in modules_of(QUESTIONS)}
+    assert questions == {"inspect ablate", "inspect patch"}
+    names |= questions
     code = HELP.format(names=sorted(names))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     usages = [line for line in done.stdout.splitlines() if line.startswith("usage: ")]
-    ends = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("::")]
+    ends = [line.split(" ", 1)[1] for line in done.stdout.splitlines() if line.startswith("::")]
     assert len(ends) == len(names)
-    for usage, (name, *slow) in zip(usages, ends, strict=True):
+    for usage, (name, slow) in zip(usages, (end.split(";") for end in ends), strict=True):
         assert usage.startswith(f"usage: python -m experiments.{name} ")
         assert not slow, f"{name} --help imports {slow}"

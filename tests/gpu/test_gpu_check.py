@@ -72,6 +72,12 @@ def test_blocked_modules_can_not_be_imported(bare):
         assert f"No module named {name!r}" in bare("-c", f"import {name}").stderr
 
 
+def test_the_command_is_there_on_a_bare_machine(bare):
+    done = bare("-m", "experiments.bench", "gpu", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "parts, in this order:\n  environment " in done.stdout
+
+
 @pytest.mark.night
 def test_all_parts_on_a_bare_machine(bare, tmp_path):
     """The command as it is typed: each part a process of its own, the harness's left out."""
