@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from experiments.system.command import Parser, exit_codes
-from experiments.system.modules import module_of, modules_of
+from experiments.system.modules import modules_of, read_module
 
 FOLDER = Path(__file__).parent / "benchmarks"
 CARD = Path(__file__).parent / "gpu" / "command.py"
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         commands = parser.add_subparsers(metavar="MEASUREMENT", required=True)
         known = {found.name: (found, "benchmarks." + found.name) for found in modules_of(FOLDER)}
-        known["gpu"] = module_of(CARD), "gpu.command"
+        known["gpu"] = read_module(CARD), "gpu.command"
         for name, (found, place) in sorted(known.items()):
             command = commands.add_parser(
                 name, help=found.about, formatter_class=RawDescriptionHelpFormatter

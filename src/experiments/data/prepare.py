@@ -90,7 +90,7 @@ def prepare_data(data: Data, cache: Path) -> PreparedData:
     vocabulary = prepare_vocabulary(data.tokenizer, corpus, cache)
     stream = data.corpus if isinstance(data.corpus, DomainStream) else None
     learnt, domains = (stream.order, stream.domains) if stream is not None else ((), {})
-    every = {} if data.streaming else {"": corpus}
+    every: dict[str, Corpus] = {} if data.streaming else {"": corpus}
     every |= {name: domain for name, domain in domains.items() if name in learnt}
     trained = EvalSet(corpus=None, splits=(TRAIN,), max_tokens=data.max_train_tokens)
     sets = {name: replace(trained, corpus=own) for name, own in every.items()}
@@ -114,7 +114,7 @@ def prepare_data(data: Data, cache: Path) -> PreparedData:
 
 
 def held_out_sets(data: Data) -> dict[str, EvalSet]:
-    """The validation split as a set to score; of a stream that of its base, and of each domain."""
+    """Return the validation split as a set to score; of a stream its base's, and each domain's."""
     domains = data.corpus.domains if isinstance(data.corpus, DomainStream) else {}
     own = EvalSet(corpus=None, splits=(VALIDATION,), max_tokens=data.max_validation_tokens)
     return {

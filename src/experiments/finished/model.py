@@ -58,7 +58,7 @@ class Finished:
 
     @property
     def config(self) -> RunConfig:
-        """The run's own, but for what the command line has changed."""
+        """Config of the run, but for what the command line has changed."""
         return self.draft.config
 
     @property
@@ -78,8 +78,8 @@ def read_run(
     overrides: Sequence[str] = (),
     nodes: Sequence[str] = PLACES,
 ) -> Finished:
-    """The run of a folder and its record. overrides: of the nodes. With those of SCORING, its data
-    must be what it was trained on.
+    """Read the run of a folder and its record. overrides: of the nodes. With those of SCORING, its
+    data must be what it was trained on.
 
     Raises ValueError, one line, if it would be another run today.
     """
@@ -127,8 +127,8 @@ def _vocabulary(run_dir: Path, record: RunRecord, draft: Draft) -> Vocabulary:
 
 
 def trained_model(run: Finished) -> Transformer:
-    """The model with the weights of the run's end, in evaluation mode on the run's device, whose
-    products of float32 are exact from here on, as in the run's own evaluation.
+    """Build the model with the weights of the run's end, in evaluation mode on the run's device,
+    whose products of float32 are exact from here on, as in the run's own evaluation.
 
     Raises DamagedError for a checkpoint that is not whole.
     """

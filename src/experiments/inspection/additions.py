@@ -27,7 +27,9 @@ TYPED = "typed"  # 'typed 1': the name of a text
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Wanted:
-    """What is to be added. sought: by string, where it occurs. training: lines of that table."""
+    """Additions that are to be made. sought: by string, where it occurs. training: lines of that
+    table.
+    """
 
     typed: Sequence[str]
     sought: Mapping[str, Sequence[Occurrences]]
@@ -38,7 +40,7 @@ class Wanted:
 def wanted(
     run: Opened, lost: Inspection | None, find: str | None, before: Path | None, places: list[str]
 ) -> Wanted:
-    """What is asked for now, and what an inspection that is made again had been added.
+    """Collect what is asked for now, and what an inspection that is made again had been added.
 
     places: overrides of PLACES. Raises ValueError as occurrences and open_before do, so before
     anything is read, and if the run before is not there any more.
@@ -56,11 +58,12 @@ def wanted(
 
 
 def added(found: Inspection, run: Opened, more: Wanted, folder: Path) -> Inspection:
-    """The inspection with all of it; what it has already is in its own place."""
+    """Add all of it to an inspection; what it has already takes its own place."""
     for text in more.typed:
         ids, parts = typed_parts(run.model, run.layers, text, run.run.vocabulary)
         found = with_typed(found, text, explained("", ids, parts, run.tokenizer))
-    overall, experts = {}, found.tables["experts"]  # shares of the tokens that read an expert
+    overall: dict[str, np.ndarray] = {}  # shares of the tokens that read an expert
+    experts = found.tables["experts"]
     for card in found.cards if more.sought else ():
         own = experts[experts["layer"] == card.name]
         overall[card.name] = np.zeros(card.n_experts)

@@ -27,7 +27,7 @@ _STATISTICS = "before.npz"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Before:
-    """The run before, opened. layers: those that are a layer of the run now, by name."""
+    """A run that another one started from. layers: those that are a layer of that one, by name."""
 
     where: Path
     run_id: str
@@ -36,7 +36,7 @@ class Before:
 
 
 def open_before(where: Path, run: Opened, overrides: Sequence[str]) -> Before:
-    """The run that another one started from. overrides: of PLACES.
+    """Open the run that another one started from. overrides: of PLACES.
 
     Raises ValueError unless it started from the weights of this one, for another tokenizer, and
     where no layer has kept its kind and its keys of the second half.
@@ -70,7 +70,7 @@ def open_before(where: Path, run: Opened, overrides: Sequence[str]) -> Before:
 
 
 def with_before(found: Inspection, run: Opened, earlier: Before, folder: Path) -> Inspection:
-    """The inspection with the tables `before` and `before_map`, and what is said of each layer.
+    """Add the tables `before` and `before_map`, and what is said of each layer.
 
     n_experts: before. share_new and used_new: of the experts from that number on, their share of
     the mass, and which share of them has any. moved: of all shares, new ones included; moved_old:

@@ -73,7 +73,8 @@ def contributions(
         x, tokens, y = heard[layer.name]
         slots, beside = layer.layer.slots(x, tokens), layer.layer.beside(x, tokens)
         # a slot's output is as wide as the model: a few tokens at a time
-        parts, step = [], max(1, _NUMBERS // (slots.experts.shape[1] * x.shape[1]))
+        parts: list[Tensor] = []
+        step = max(1, _NUMBERS // (slots.experts.shape[1] * x.shape[1]))
         for start in range(0, len(x), step):
             at = slice(start, start + step)
             few = Slots(experts=slots.experts[at], gates=slots.gates[at], weights=slots.weights[at])

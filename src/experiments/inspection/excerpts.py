@@ -25,7 +25,8 @@ _COLUMNS = ("layer", "text", "position")
 
 def excerpts(run: Opened) -> dict[str, pd.DataFrame]:
     """Both tables, of a document's first LENGTH tokens of each text, the document in its middle."""
-    end, tables = run.reading.end_of_text, []
+    tables: list[dict[str, pd.DataFrame]] = []
+    end = run.reading.end_of_text
     for text in run.texts:
         ends = ends_of(text.tokens, end)
         # a document that begins within the text, if there are several

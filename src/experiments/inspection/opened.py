@@ -22,7 +22,7 @@ from experiments.records.record import RunRecord
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Opened:
-    """The model is in evaluation mode, with its patch in it."""
+    """A run, its texts and its layers. The model is in evaluation mode, with its patch in it."""
 
     run: Finished
     tokenizer: Tokenizer
@@ -32,7 +32,7 @@ class Opened:
 
     @property
     def record(self) -> RunRecord:
-        """The run's."""
+        """Record of the run."""
         return self.run.record
 
     @property

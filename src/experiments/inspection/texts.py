@@ -29,12 +29,12 @@ class Text:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What is read of it, in plain values."""
+        """Name, content and limit, in plain values."""
         return {"name": self.name, "digest": self.digest, "max_tokens": self.max_tokens}
 
 
 def with_sets(names: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """The overrides, of SCORING, with eval=[...] of the named sets.
+    """Add eval=[...] of the named sets to the overrides, which are of SCORING.
 
     Raises ValueError for a name that is no file and no set, and for a key of a set that is not
     named.
@@ -56,8 +56,8 @@ def with_sets(names: Sequence[str], overrides: Sequence[str]) -> list[str]:
 
 
 def read_texts(run: Finished, names: Sequence[str]) -> list[Text]:
-    """The named texts; without a name, the run's own validation split as it scored it itself, and
-    of a stream those of its domains. run: with_sets.
+    """Read the named texts; without a name, the run's own validation split as it scored it itself,
+    and of a stream those of its domains. run: with_sets.
 
     Raises ValueError for a text of another tokenizer, and one too short to read.
     """

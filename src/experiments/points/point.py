@@ -59,7 +59,7 @@ class Draft:
 
     @property
     def cache(self) -> Path:
-        """The data cache."""
+        """Folder of the data cache."""
         return Path(self.config.paths.cache).expanduser()
 
     @property

@@ -21,11 +21,11 @@ class Module:
 
 def modules_of(folder: Path) -> list[Module]:
     """In the order of their names; none that begins with an underscore."""
-    return [module_of(path) for path in sorted(folder.glob("[!_]*.py"))]
+    return [read_module(path) for path in sorted(folder.glob("[!_]*.py"))]
 
 
-def module_of(path: Path) -> Module:
-    """The module of a file."""
+def read_module(path: Path) -> Module:
+    """Read the module of a file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     first = (ast.get_docstring(tree) or "").partition("\n")[0]
     constants: dict[str, Any] = {}

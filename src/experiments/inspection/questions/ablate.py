@@ -1,4 +1,4 @@
-"""What is lost without some experts, beside as many random ones."""
+"""Change of a loss without some experts, beside as many random ones."""
 
 import sys
 from collections.abc import Sequence
