@@ -146,7 +146,7 @@ def _not_card(error: Exception) -> str:
 
 def _read(path: Path) -> tuple[Inspection, dict[str, str]]:
     """Read the inspection of a card, with the tables that are as they were written; and of each
-    other file the reason, in words. Raises ValueError, in words, where a value of the card is missing.
+    other file the reason, in words. Raises ValueError, in words, where a value is missing.
     """
     listed = read_list(path)
     wrong = listed.wrong()
