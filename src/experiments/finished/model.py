@@ -62,6 +62,11 @@ class Finished:
         return self.draft.config
 
     @property
+    def cache(self) -> Path:
+        """Folder of the data cache."""
+        return Path(self.config.paths.cache).expanduser()
+
+    @property
     def batch_size(self) -> int:
         """Sequences that are scored at once."""
         return self.config.evaluation.batch_size or self.config.ladder.batch_size
@@ -107,10 +112,11 @@ def _vocabulary(run_dir: Path, record: RunRecord, draft: Draft) -> Vocabulary:
     about = draft.config.data.tokenizer, base_of(draft.config.data.corpus)
     paths = record.config.get("paths")
     own = paths.get("cache") if isinstance(paths, dict) else None
-    caches = (draft.cache, Path(own if isinstance(own, str) else ""))
+    cache_now = Path(draft.config.paths.cache).expanduser()
+    caches = (cache_now, Path(own if isinstance(own, str) else ""))
     cache = next((c for c in caches if vocabulary_folder(*about, c).exists()), None)
     if cache is None:
-        cache = draft.cache
+        cache = cache_now
         print(
             f"no cache has the tokenizer of {run_dir}: it is made again in {cache}, from the text "
             f"of {name_of(about[1])}; paths.cache=... names a cache that has it",

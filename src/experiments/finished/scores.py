@@ -52,12 +52,12 @@ def score_run(
     harness = load_tasks(chosen.harness, chosen.folder, rule.stride)
     scored = _marked(record.evaluations, mark)
     harness = harness.without_scored(scored)
-    sets = prepare_sets(config.data, config.eval, run.vocabulary, run.draft.cache)
+    sets = prepare_sets(config.data, config.eval, run.vocabulary, run.cache)
     known = {name: r.get("tokens_digest") for name, r in scored.items()}
     suffix = rule_suffix(rule)
     missing = {n: text for n, text in sets.items() if known.get(n + suffix) != text.digest}
     encoder = Encoder.of(run.vocabulary)
-    made = facts_tasks(chosen.facts, config.data.corpus, run.draft.cache)
+    made = facts_tasks(chosen.facts, config.data.corpus, run.cache)
     local = [
         encode_task(task, encoder, config.data.seq_len)
         for task in (*chosen.local, *made)

@@ -67,7 +67,7 @@ def read_adapter(
     lora = read_lora(run_dir, domain_name(run_dir) if name is None else name)
     run = read_run(run_dir, finished_record(run_dir), overrides)
     data = run.config.data
-    prepared = prepare_data(data, run.draft.cache)
+    prepared = prepare_data(data, run.cache)
     if prepared.train is None:
         raise ValueError(f"{run_dir} was trained on streamed text; its windows can't be read again")
     return AdapterRun(
@@ -90,7 +90,7 @@ def read_sets(
     """Windows of named sets, eval=[...], in the run's tokens. n_of: of some sets, how many."""
     run = read_run(run_dir, finished_record(run_dir), overrides, ("eval", *PLACES))
     data = run.config.data
-    sets = prepare_sets(data, run.config.eval, run.vocabulary, run.draft.cache)
+    sets = prepare_sets(data, run.config.eval, run.vocabulary, run.cache)
     return {
         name: windows_of(text, data.seq_len, n_of.get(name, n_windows), name)
         for name, text in sets.items()

@@ -63,7 +63,7 @@ def read_texts(run: Finished, names: Sequence[str]) -> list[Text]:
     """
     data, limit = run.config.data, run.config.evaluation.max_tokens
     chosen = run.config.eval if names else held_out_sets(data)
-    packed = prepare_sets(data, chosen, run.vocabulary, run.draft.cache)
+    packed = prepare_sets(data, chosen, run.vocabulary, run.cache)
     limit = limit if names else limit or data.n_eval_tokens
     texts = [
         Text(name=name, tokens=text, digest=text.digest, max_tokens=limit)

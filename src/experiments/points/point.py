@@ -58,11 +58,6 @@ class Draft:
         return device_of(self.config)
 
     @property
-    def cache(self) -> Path:
-        """Folder of the data cache."""
-        return Path(self.config.paths.cache).expanduser()
-
-    @property
     def stages(self) -> Mapping[str, float]:
         """The stages of the training, in order, and their shares of the budget; {} of one."""
         return next((stages for part in self.parts if (stages := part.stages())), {})

@@ -76,7 +76,7 @@ def main():
     run = read_run(run_dir, read_record(run_dir / "record.json"))
     scorer, encoder = scorer_of(run), Encoder.of(run.vocabulary)
     found = defaultdict(list)
-    for relation, prompt, target in candidates(run.config.data.corpus, run.draft.cache):
+    for relation, prompt, target in candidates(run.config.data.corpus, run.cache):
         found[relation].append((prompt, target))
     lines = []
     for relation, pairs in found.items():
