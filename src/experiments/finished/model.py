@@ -112,11 +112,11 @@ def _vocabulary(run_dir: Path, record: RunRecord, draft: Draft) -> Vocabulary:
     about = draft.config.data.tokenizer, base_of(draft.config.data.corpus)
     paths = record.config.get("paths")
     own = paths.get("cache") if isinstance(paths, dict) else None
-    cache_now = Path(draft.config.paths.cache).expanduser()
-    caches = (cache_now, Path(own if isinstance(own, str) else ""))
+    now = Path(draft.config.paths.cache).expanduser()
+    caches = (now, Path(own if isinstance(own, str) else ""))
     cache = next((c for c in caches if vocabulary_folder(*about, c).exists()), None)
     if cache is None:
-        cache = cache_now
+        cache = now
         print(
             f"no cache has the tokenizer of {run_dir}: it is made again in {cache}, from the text "
             f"of {name_of(about[1])}; paths.cache=... names a cache that has it",
