@@ -110,42 +110,33 @@ def read_through(
     def hear(layer: Inspected, x: Tensor, tokens: Tokens | None) -> None:
         found[layer.name].add(layer.layer.slots(x, tokens), *now)
 
-    device, saved = device_of(model), time.monotonic()
+    device, saved, n_batches = device_of(model), time.monotonic(), reading.n_batches()
     bar = tqdm(
-        total=reading.n_batches(), initial=done, desc="reading", unit="batch", leave=False,
+        total=n_batches, initial=done, desc="reading", unit="batch", leave=False,
         disable=not sys.stderr.isatty(),
     )  # fmt: skip
     exact = torch.autocast(device.type, enabled=False)
     with bar, torch.no_grad(), exact, listening(layers, hear):
-        for i, (text, ids, places, documents) in islice(
-            enumerate(reading.batches(), 1), done, None
-        ):
+        rest = islice(enumerate(reading.batches(), 1), done, None)
+        for i, (text, ids, places, documents) in rest:
             now = ids.numpy().ravel(), places.ravel(), text, documents.ravel()
             model(ids.to(device))
             bar.update()
-            if time.monotonic() - saved >= SECONDS:
-                _save(path, found, reading.identity, i)
+            if i == n_batches or time.monotonic() - saved >= SECONDS:
+                arrays: dict[str, Any] = {
+                    f"{name}/{key}": value
+                    for name, statistics in found.items()
+                    for key, value in statistics.state().items()
+                }
+                about = json.dumps({"identity": reading.identity, "done": i}).encode()
+                with whole_file(path, _OTHER) as file:
+                    np.savez(file, about=np.frombuffer(about, np.uint8), **arrays)
                 saved = time.monotonic()
-    _save(path, found, reading.identity, reading.n_batches())
     return found
 
 
 class _OtherPass(Exception):
     """A state is of a pass over something else."""
-
-
-def _save(
-    path: Path, found: dict[str, LayerStatistics], identity: dict[str, Any], done: int
-) -> None:
-    """Whole or not at all."""
-    arrays: dict[str, Any] = {
-        f"{name}/{key}": value
-        for name, statistics in found.items()
-        for key, value in statistics.state().items()
-    }
-    about = np.frombuffer(json.dumps({"identity": identity, "done": done}).encode(), np.uint8)
-    with whole_file(path, _OTHER) as file:
-        np.savez(file, about=about, **arrays)
 
 
 def _load(path: Path, found: dict[str, LayerStatistics], identity: dict[str, Any]) -> int:

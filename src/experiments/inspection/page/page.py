@@ -31,13 +31,13 @@ def page_of(found: Inspection, *, name: str, limit: int = LIMIT) -> str:
     """The page. name: of the model. Where all of it would be too large, maps become coarser and
     experts fewer, and then the last layers are left out; the tables have all of them.
     """
-    for size in _SIZES:
-        layers = [layer_data(found, card, size) for card in found.cards]
-        page = _document(found, name, layers, size)
-        if len(page.encode()) <= limit:
-            return page
-    while len(layers) > 1:
-        layers = layers[: (len(layers) + 1) // 2]
+    n = len(found.cards)
+    sizes = [(size, n) for size in _SIZES]
+    while n > 1:
+        n = (n + 1) // 2
+        sizes.append((_SIZES[-1], n))
+    for size, n in sizes:
+        layers = [layer_data(found, card, size) for card in found.cards[:n]]
         page = _document(found, name, layers, size)
         if len(page.encode()) <= limit:
             return page
