@@ -72,8 +72,8 @@ from analysis.table.load import best_of_cells, check_table, finished, load_table
 from analysis.table.sources import read_source
 from analysis.validation.agreement import Agreement, compare_approaches
 from analysis.validation.hold_out import HoldOut, hold_out_budgets
-from analysis.validation.influence import Influence, influence_of
-from analysis.validation.residuals import residuals_of
+from analysis.validation.influence import Influence, compute_influence
+from analysis.validation.residuals import compute_residuals
 
 __all__ = [
     "Adaptation",
@@ -134,7 +134,9 @@ __all__ = [
     "compare_models",
     "compare_rates",
     "compare_surfaces",
+    "compute_influence",
     "compute_multipliers",
+    "compute_residuals",
     "contrast",
     "contrast_parts",
     "draw_active",
@@ -170,13 +172,11 @@ __all__ = [
     "hold_out_budgets",
     "hold_to",
     "holm",
-    "influence_of",
     "load_table",
     "next_runs",
     "plan",
     "read_registration",
     "read_source",
-    "residuals_of",
     "seed_noise",
     "seed_power",
     "size_slopes",

@@ -1,4 +1,4 @@
-"""The gain of adapting a model to a domain, and its cost on other text."""
+"""Gain of adapting a model to a domain, and its cost on other text."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ class Adaptation(Ways):
 
 
 def columns_of_starts(general: str) -> tuple[str, ...]:
-    """The fields of records that compare_adaptations reads beside the usual columns."""
+    """Fields of records that compare_adaptations reads beside the usual columns."""
     before = (f"before.{_OWN}.loss", f"before.{general}.loss")
     return (*before, f"{general}.loss", "init.how", "init.train", "n_trained_params")
 

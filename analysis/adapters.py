@@ -1,4 +1,4 @@
-"""The cost of choosing adapters at run time: comparisons of `experiments.library compare`,
+"""Cost of choosing adapters at run time: comparisons of `experiments.library compare`,
 one file a seed.
 """
 
@@ -134,7 +134,7 @@ def compare_libraries(folder: Path | str, *, level: float = 0.95) -> Libraries:
     if len(laters) > 1:
         raise ValueError(f"{folder} has comparisons of different later adapters; keep one kind")
 
-    def way_of(way: str) -> Way:
+    def find_way(way: str) -> Way:
         scored = [report for report in reports if way in report["losses"]]
 
         def minus(other: str, texts: Sequence[str]) -> Estimate:
@@ -150,7 +150,7 @@ def compare_libraries(folder: Path | str, *, level: float = 0.95) -> Libraries:
         )
 
     names = dict.fromkeys(way for report in reports for way in report["losses"])
-    ways = [way_of(way) for way in names if way != _OWN]
+    ways = [find_way(way) for way in names if way != _OWN]
     return Libraries(
         adapters=tuple(adapters),
         unseen=tuple(unseen),

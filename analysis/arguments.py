@@ -1,4 +1,4 @@
-"""The options that several commands of `python -m analysis` have."""
+"""Options that several commands of `python -m analysis` have."""
 
 from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.methods import METHODS

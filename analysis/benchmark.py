@@ -112,7 +112,7 @@ def _their_fit(N: Array, D: Array, L: Array) -> Array:
 
 
 def _objective(params: Array, N: Array, D: Array, L: Array) -> float:
-    """The summed Huber loss of log residuals, the same for both."""
+    """Summed Huber loss of log residuals, the same for both."""
     E, A, B, alpha, beta = params
     return float(huber(np.log(E + A * N**-alpha + B * D**-beta) - np.log(L), _DELTA).sum())
 

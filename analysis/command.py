@@ -19,7 +19,7 @@ from analysis import figures
 from analysis.experts.runs import BACKBONE
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Result
-from analysis.options import as_typed, budgets_of, pairs, series_of
+from analysis.options import as_typed, choose_series, pairs, parse_budgets
 from analysis.staging import check_folder, staged
 from analysis.table.load import finished, load_table
 from analysis.table.sources import Source
@@ -78,7 +78,7 @@ class Command(Generic[T]):
     def run(self, options: Options) -> None:
         """Raises WriteError before anything is computed, if nothing can be written."""
         found = self.read(options)
-        folder = folder_of(options) if self.writes else None
+        folder = choose_folder(options) if self.writes else None
         output = self.compute(options, found)
         table = found if isinstance(found, pd.DataFrame) else getattr(found, "table", None)
         unit = loss_unit(table) if isinstance(table, pd.DataFrame) else PER_TOKEN
@@ -91,7 +91,7 @@ class Command(Generic[T]):
             print("\n" + "\n".join(paths))
 
 
-def folder_of(options: Options) -> Path:
+def choose_folder(options: Options) -> Path:
     """Where results go: --out, else the sweep's folder, else NAME-analysis beside the file.
 
     Raises WriteError if they can't.
@@ -123,7 +123,7 @@ def _as_json(values: Any) -> str:
     return json.dumps(plain(values), indent=1, allow_nan=False)
 
 
-def table_of(
+def load_runs(
     options: Options,
     source: Source | None = None,
     keep: Sequence[str] = (),
@@ -131,7 +131,7 @@ def table_of(
     by_cell: bool = True,
     by_trunk: bool = True,
 ) -> pd.DataFrame:
-    """The checked table of the path, or of what was read from it. keep and needs: load_table's.
+    """Checked table of the path, or of what was read from it. keep and needs: load_table's.
     by_cell: one loss of each cell counts, so runs that merge are a warning. by_trunk: a bootstrap
     draws whole trunks where --cluster names no other column.
 
@@ -146,9 +146,9 @@ def table_of(
         where=where,
         keep=[*keep, *([cluster] if cluster else [])],
         units=pairs("unit", options.unit),
-        series=series_of(options),
+        series=choose_series(options),
         separator=options.separator,
-        budgets=budgets_of(options),
+        budgets=parse_budgets(options),
         budget_tolerance=options.budget_tolerance,
         needs=needs,
     )
@@ -174,6 +174,6 @@ def table_of(
     return table
 
 
-def records_of(source: Source, table: pd.DataFrame) -> list[RunRecord]:
+def load_records(source: Source, table: pd.DataFrame) -> list[RunRecord]:
     kept = set(table["run_id"].dropna())
     return [record for record in source.records if record.run_id in kept]

@@ -1,4 +1,4 @@
-"""The fits of one table, each made once, whoever asks for it."""
+"""Fits of one table, each made once, whoever asks for it."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
@@ -45,7 +45,7 @@ class TableFits:
             ),
         )
 
-    def isoflop_of(self, series: str, x: str, method: Method) -> IsoFLOPFit:
+    def find_isoflop(self, series: str, x: str, method: Method) -> IsoFLOPFit:
         try:
             return self.isoflop(x, method).only(series)
         except NoCurveError as error:
@@ -86,7 +86,7 @@ class TableFits:
 
 
 def with_surface(done: pd.DataFrame, size: str) -> tuple[list[str], list[str]]:
-    """The series of finished runs enough for a surface, and why others have none; size: its N."""
+    """Series of finished runs enough for a surface, and why others have none; size: its N."""
     if done["n_tokens"].isna().all():
         return [], ["the table has no n_tokens"]
     cells = best_of_cells(done, by=["series", "budget", size])
@@ -97,7 +97,7 @@ def with_surface(done: pd.DataFrame, size: str) -> tuple[list[str], list[str]]:
     return [str(model) for model in numbers.index[numbers > k]], why
 
 
-def multipliers_of(
+def find_multipliers(
     fit: IsoFLOPFit, baseline: str, *, asymptote: Asymptote = None, slopes: Slopes = "own"
 ) -> ComputeMultipliers:
     """compute_multipliers of the minima of isoFLOP curves; its arguments.

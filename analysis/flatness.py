@@ -115,7 +115,7 @@ def flatness(
     within_compute: float | None = None,
     baseline: str | None = None,
 ) -> Flatness:
-    """The flatness of each curve with a minimum inside its sizes.
+    """Flatness of each curve with a minimum inside its sizes.
 
     within: nats/token; or within_compute: a share of compute, 0.05 for 5 %, below 1, from which
     each curve's within follows by its model's law of the loss. baseline: a model whose best loss
@@ -144,7 +144,7 @@ def flatness(
         if within_compute is not None:
             if law is None:
                 raise FitError(f"within_compute needs a law of the loss: {fit.why_no_laws}")
-            nats = _nats_of(law, curve.budget, within_compute)
+            nats = _extra_nats(law, curve.budget, within_compute)
         rows.append(_row(curve, law, nats, best.get(curve.budget, np.nan)))
         ends = rows[-1]["low"].value * curve.x_opt, rows[-1]["high"].value * curve.x_opt
         if ends[0] < curve.x_min or ends[1] > curve.x_max:
@@ -195,7 +195,7 @@ def _row(curve: IsoFLOPCurve, law: ModelLaws | None, nats: float, below: float) 
 
 
 def _cost(curve: IsoFLOPCurve, factor: float, level: float = 0.95) -> Estimate:
-    """The cost of a multiple of the best size, in nats; each draw's beside its own best size."""
+    """Cost of a multiple of the best size, in nats; each draw's beside its own best size."""
     value = float(curve.loss(curve.x_opt * factor)) - curve.loss_opt
     drawn, lowest = minima(curve.centre, curve.draws)
     kept = np.isfinite(drawn)
@@ -216,7 +216,7 @@ def _reach(curve: IsoFLOPCurve, nats: float) -> tuple[Estimate, Estimate]:
 
 
 def _own_reach(curve: IsoFLOPCurve, nats: float, sign: float) -> float:
-    """The same of the curve itself, on the side of larger sizes (1) or smaller ones (-1)."""
+    """Same of the curve itself, on the side of larger sizes (1) or smaller ones (-1)."""
     own = np.asarray(curve.loss(curve.x_opt * np.exp(sign * _OFFSETS))) - curve.loss_opt
     return float(np.exp(sign * _crossings(own[None], nats)[0]))
 
@@ -237,7 +237,7 @@ def _crossings(costs: Array, nats: float) -> Array:
 
 
 def _below(curve: IsoFLOPCurve, loss: float) -> tuple[float, float]:
-    """The sizes whose loss is below this one; nan if the best is not."""
+    """Sizes whose loss is below this one; nan if the best is not."""
     if not curve.loss_opt < loss:
         return float("nan"), float("nan")
     low, high = (_own_reach(curve, loss - curve.loss_opt, sign) for sign in (-1.0, 1.0))
@@ -245,7 +245,7 @@ def _below(curve: IsoFLOPCurve, loss: float) -> tuple[float, float]:
 
 
 def _share(law: ModelLaws | None, budget: float, nats: float) -> float:
-    """The share less compute with which the best size loses so many nats; nan without a law.
+    """Share less compute with which the best size loses so many nats; nan without a law.
 
     By the law: C' with L(C') = L(C) + nats, and 1 - C'/C.
     """
@@ -258,16 +258,16 @@ def _share(law: ModelLaws | None, budget: float, nats: float) -> float:
     return float(1 - np.exp(np.interp(-nats, -lost, np.log(less))) / budget)
 
 
-def _nats_of(law: ModelLaws, budget: float, share: float) -> float:
-    """The worth of a share of compute at a budget, in nats: L((1 - share) C) - L(C)."""
+def _extra_nats(law: ModelLaws, budget: float, share: float) -> float:
+    """Worth of a share of compute at a budget, in nats: L((1 - share) C) - L(C)."""
     if law.loss is None:
         raise FitError(f"{law.model} has no law of {LOSS}")
     near = law.loss.predict(np.array([(1 - share) * budget, budget])).value
     return float(near[0] - near[1])
 
 
-def cost_of(fit: IsoFLOPFit, model: str, factor: float, level: float = 0.95) -> Estimate | None:
-    """The cost of a multiple of the best size, in nats/token.
+def extra_cost(fit: IsoFLOPFit, model: str, factor: float, level: float = 0.95) -> Estimate | None:
+    """Cost of a multiple of the best size, in nats/token.
 
     By the curve of the model's largest budget that has a minimum; None if none has.
     """

@@ -157,7 +157,7 @@ def _kind(row: pd.Series) -> str:
 
 
 def _throughout(runs: pd.DataFrame, grown: pd.DataFrame, n_experts: object) -> pd.DataFrame:
-    """The runs of the same model that had n_experts all along, at the grown runs' total FLOPs."""
+    """Runs of the same model that had n_experts all along, at the grown runs' total FLOPs."""
     total, model = float(grown["total"].mean()), grown["model"].iloc[0]
     equal = (runs["total"] / total - 1).abs() < _TOLERANCE
     same = (runs["model"] == model) & (runs["n_experts"] == n_experts)

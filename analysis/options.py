@@ -97,7 +97,7 @@ def declare(sub: argparse.ArgumentParser, text: str) -> None:
 
 
 def given(options: argparse.Namespace, function: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments of a function that are options of the same names."""
+    """Arguments of a function that are options of the same names."""
     return {k: v for k, v in vars(options).items() if k in signature(function).parameters}
 
 
@@ -120,7 +120,7 @@ def named_path(text: str) -> Path:
 
 
 def named_file(text: str) -> Path:
-    """The path of a file that is there."""
+    """Path of a file that is there."""
     path = named_path(text)
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"{text!r} is no file")
@@ -168,18 +168,18 @@ def check_options(options: argparse.Namespace) -> None:
         pairs(name, getattr(options, name))
     for column, unit in pairs("unit", options.unit).items():
         parse_unit(column, unit)
-    budgets_of(options)
+    parse_budgets(options)
     if options.separator is not None:
         parse_separator(options.separator)
-    if series_of(options) is not None and options.chosen.by_model:
+    if choose_series(options) is not None and options.chosen.by_model:
         raise ValueError(
             f"--series is not for {options.command}, which compares models; "
             "--column model=COLUMN says what they are"
         )
 
 
-def budgets_of(options: argparse.Namespace) -> list[float] | None:
-    """The FLOPs of --budgets; None without the option."""
+def parse_budgets(options: argparse.Namespace) -> list[float] | None:
+    """FLOPs of --budgets; None without the option."""
     if options.budgets is None:
         return None
     try:
@@ -193,8 +193,8 @@ def budgets_of(options: argparse.Namespace) -> list[float] | None:
     return found
 
 
-def series_of(options: argparse.Namespace) -> list[str] | None:
-    """The columns of --series; [] for "none", None without the option."""
+def choose_series(options: argparse.Namespace) -> list[str] | None:
+    """Columns of --series; [] for "none", None without the option."""
     if options.series is None:
         return None
     if options.series.strip() == "none":

@@ -1,4 +1,4 @@
-"""The parametric loss surface L(N, D) = E + A/N^alpha + B/D^beta ("Approach 3").
+"""Parametric loss surface L(N, D) = E + A/N^alpha + B/D^beta ("Approach 3").
 
 Hoffmann 2022 (arXiv:2203.15556) §3.3: Huber's loss of the log residuals, summed. Besiroglu 2024
 (arXiv:2404.10102) show what a loose optimiser does to it. Here E, A and B are solved for exactly
@@ -70,7 +70,7 @@ class ParametricFit(SurfaceFit):
         return {n: Estimate.of_draws(v[0], v[1:], level) for n, v in values.items()}
 
     def contour(self, loss: float, n_params: ArrayLike) -> Array:
-        """The tokens that reach a loss at each size: an iso-loss line. inf where none do."""
+        """Tokens that reach a loss at each size: an iso-loss line. inf where none do."""
         E, A, B, alpha, beta = self.estimates
         rest = loss - E - A * positive("n_params", n_params) ** -alpha
         with np.errstate(divide="ignore", invalid="ignore"):

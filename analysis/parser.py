@@ -1,4 +1,4 @@
-"""The command line of `python -m analysis`: every file of commands/, and the options of all."""
+"""Command line of `python -m analysis`: every file of commands/, and the options of all."""
 
 import argparse
 import importlib
@@ -33,7 +33,7 @@ _SHARED = f"""
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """The parser of all commands; the one that was typed is `chosen`."""
+    """Parser of all commands; the one that was typed is `chosen`."""
     parser = Parser(prog="python -m analysis", description=description)
     parser.add_argument("--version", action=ShowVersion)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

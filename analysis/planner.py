@@ -13,7 +13,7 @@ from analysis.fitting.intervals import Estimate
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, Warnings
 from analysis.fitting.text import format_status
-from analysis.flatness import cost_of
+from analysis.flatness import extra_cost
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.laws.law import Variables
 from analysis.parametric import ParametricFit
@@ -93,7 +93,7 @@ def plan(
             warned.add(text)
         values = {name: law.extrapolate(budget, level).first for name, law in laws.laws.items()}
         for name, times in (("half", 0.5), ("twice", 2.0)):  # of the size that is planned
-            if (cost := cost_of(fit, laws.model, times, level)) is not None:
+            if (cost := extra_cost(fit, laws.model, times, level)) is not None:
                 values[f"{name}_size_costs"] = cost
         for text in laws.warnings:
             warned.add(text, laws.status)

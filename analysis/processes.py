@@ -56,7 +56,7 @@ class Begun(Generic[T]):
         self._made: dict[str, T | ValueError] = {}
 
     def __call__(self, name: str) -> Callable[[], T]:
-        """The fit, which waits until it is made; it raises the ValueError that the fit did."""
+        """Fit, which waits until it is made; it raises the ValueError that the fit did."""
 
         def take() -> T:
             while name not in self._made:

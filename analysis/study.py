@@ -12,11 +12,11 @@ from analysis.differences.models import Differences, compare_models, seeded_budg
 from analysis.differences.multipliers import BudgetMultipliers, budget_multipliers
 from analysis.experts.compare import LawComparison, compare_laws
 from analysis.experts.fit import size_slopes
-from analysis.experts.runs import variants_of
-from analysis.fits import TableFits, multipliers_of, with_surface
+from analysis.experts.runs import split_variants
+from analysis.fits import TableFits, find_multipliers, with_surface
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Result
-from analysis.fitting.status import FitStatus, status_of, worst_status
+from analysis.fitting.status import FitStatus, find_status, worst_status
 from analysis.fitting.text import pluralize
 from analysis.flatness import Flatness, flatness_if_any
 from analysis.forgetting.compare import Forgetting, compare_forgetting
@@ -36,9 +36,9 @@ from analysis.table.merged import find_merged
 from analysis.table.trunks import trunks_note
 from analysis.table.units import loss_unit
 from analysis.table.warned import warned
-from analysis.validation.agreement import Agreement, agreement_of
+from analysis.validation.agreement import Agreement, compute_agreement
 from analysis.validation.hold_out import HoldOut, hold_out_budgets
-from analysis.validation.influence import ENOUGH_RUNS, Influence, influence_of
+from analysis.validation.influence import ENOUGH_RUNS, Influence, compute_influence
 from experiments.records.record import RunRecord
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ _FEW_DRAWS = 100  # of the bootstrap for the influence of runs
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Study(Result):
-    """The fits of a sweep; parts that failed are None or absent, and missing has the reason.
+    """Fits of a sweep; parts that failed are None or absent, and missing has the reason.
 
     parametric is by series, and likewise influences and surfaces, of the series of most runs only;
     experts, their expert_runs and slopes by variant, that is by model and what varies besides in
@@ -76,7 +76,7 @@ class Study(Result):
 
     @property
     def at_budgets(self) -> pd.DataFrame:
-        """The runs with their losses at the FLOPs of their budgets."""
+        """Runs with their losses at the FLOPs of their budgets."""
         return at_budgets(self.table, self.x_name).table
 
     @property
@@ -94,7 +94,7 @@ class Study(Result):
 
     @property
     def parts_by(self) -> dict[str, Mapping[Any, Result]]:
-        """The parts of which there is one for each series, variant or budget."""
+        """Parts of which there is one for each series, variant or budget."""
         return {
             "parametric": self.parametric,
             "influences": self.influences,
@@ -114,7 +114,9 @@ class Study(Result):
 
     @property
     def status(self) -> FitStatus:
-        return worst_status([status_of(self.of_table), *(p.status for p in self.results.values())])
+        return worst_status(
+            [find_status(self.of_table), *(p.status for p in self.results.values())]
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -194,7 +196,7 @@ def analyse(
         }
         parametric = {model: fit for model, fit in made.items() if fit is not None}
         influences, surfaces = _robustness(done, size, parametric, seed, attempts)
-        agreement = attempts.make("agreement", lambda: agreement_of(fits, size))
+        agreement = attempts.make("agreement", lambda: compute_agreement(fits, size))
         hold_out = attempts.make("held-out budgets", held("held-out budgets"))
     experts, expert_runs = _expert_laws(done, baseline, seed, attempts)
     multipliers = _multipliers(isoflop, baseline, asymptote, attempts)
@@ -269,7 +271,7 @@ def _robustness(
     N, D, L = (cells[name] for name in (size, "n_tokens", "loss"))
     influence = attempts.make(
         f"influence of runs, {model}",
-        lambda: influence_of(N, D, L, n_draws=_FEW_DRAWS, seed=seed),
+        lambda: compute_influence(N, D, L, n_draws=_FEW_DRAWS, seed=seed),
     )
     surfaces = attempts.make(
         f"surfaces, {model}",
@@ -307,11 +309,11 @@ def _differences(
 def _expert_laws(
     done: pd.DataFrame, baseline: str, seed: int, attempts: _Attempts
 ) -> tuple[dict[str, LawComparison], dict[str, pd.DataFrame]]:
-    """The laws of each variant with several numbers of experts, and the runs they are of."""
+    """Laws of each variant with several numbers of experts, and the runs they are of."""
     laws, tables = {}, {}
     single = _one_expert(done, baseline)
     for model in dict.fromkeys(done["model"]):
-        for name, own in variants_of(done, model).items():
+        for name, own in split_variants(done, model).items():
             known = own["n_layers"].notna().all()
             shapes = own["n_layers" if known else "n_active_params"].nunique()
             table = own if single is None else pd.concat([own, done[done["model"] == single]])
@@ -338,7 +340,7 @@ def _multipliers(
     if isoflop is None:
         attempts.missing.append((what, "there are no isoFLOP curves to compare"))
         return None
-    found = attempts.make(what, lambda: multipliers_of(isoflop, baseline, asymptote=asymptote))
+    found = attempts.make(what, lambda: find_multipliers(isoflop, baseline, asymptote=asymptote))
     if found is not None:
         attempts.missing += [(f"{what}, {model}", why) for model, why in found.skipped.items()]
     return found
@@ -367,7 +369,7 @@ def _cautions(table: pd.DataFrame, size: str) -> Iterator[str]:
 
 
 def _one_expert(done: pd.DataFrame, baseline: str) -> str | None:
-    """The baseline, if the table itself says that it has one expert; PEER's one is another."""
+    """Baseline, if the table itself says that it has one expert; PEER's one is another."""
     experts = done.loc[done["model"] == baseline, "n_experts"]
     return baseline if len(experts) and (experts == 1).all() else None
 

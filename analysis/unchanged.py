@@ -54,7 +54,7 @@ def _read(path: Path) -> str:
 
 
 def _page(text: str) -> str:
-    """The text of a page: without its date and pictures, and with its tables' files decoded."""
+    """Text of a page: without its date and pictures, and with its tables' files decoded."""
     text = _DRAWN.sub("", _STAMP.sub("", text))
     return _FILE.sub(lambda found: base64.b64decode(found[1]).decode("utf-8", "replace"), text)
 

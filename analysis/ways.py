@@ -57,13 +57,13 @@ def shown(estimate: Estimate, signed: bool = True) -> str:
     return "" if np.isnan(estimate.value) else numbers.with_interval(*estimate, signed=signed)
 
 
-def shown_of(name: str, way: Any) -> str:
-    """The Estimate of that name of a way."""
+def format_way(name: str, way: Any) -> str:
+    """Estimate of that name of a way."""
     return shown(getattr(way, name))
 
 
 def pooled_noise(values: pd.Series, groups: list[pd.Series]) -> tuple[float, int]:
-    """The standard deviation of one value about the mean of its group, and its degrees of freedom;
+    """Standard deviation of one value about the mean of its group, and its degrees of freedom;
     nan without any. groups: columns as values has rows.
     """
     by = values.groupby(groups, dropna=False)

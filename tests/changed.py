@@ -1,4 +1,4 @@
-"""The tests of what changed, one file a line: `make test-changed`.
+"""Tests of what changed, one file a line: `make test-changed`.
 
 A room is a module or package directly in `experiments` or `analysis`. Its tests are in the folder
 or file of its name. They are chosen if the room changed or imports one that did, directly or

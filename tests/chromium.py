@@ -23,7 +23,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def find_chromium():
-    """The first of NAMES that starts, or None; Ubuntu's may be a note that it is a snap."""
+    """First of NAMES that starts, or None; Ubuntu's may be a note that it is a snap."""
     for program in filter(None, map(shutil.which, NAMES)):
         done = subprocess.run([program, "--version"], capture_output=True, check=False)
         if done.returncode == 0:
@@ -90,7 +90,7 @@ class Browser:
         self._next(lambda m: m.get("method") == "Page.loadEventFired")
 
     def run(self, script):
-        """The value of an expression in the page, awaited if it is a promise."""
+        """Value of an expression in the page, awaited if it is a promise."""
         answer = self.call(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
         )
@@ -104,7 +104,7 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type=kind, **key)
 
     def screenshot(self):
-        """The viewport as PNG."""
+        """Viewport as PNG."""
         return base64.b64decode(self.call("Page.captureScreenshot")["data"])
 
     def complaints(self):

@@ -176,7 +176,7 @@ def compose_raw() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
-    """The data cache that runs use too: the real text is fetched once."""
+    """Data cache that runs use too: the real text is fetched once."""
     return Path(os.environ.get("EXPERIMENTS_CACHE", REPOSITORY / ".cache")).resolve()
 
 

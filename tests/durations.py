@@ -58,7 +58,7 @@ def read() -> dict[str, float]:
 
 
 def write(folder: Path) -> None:
-    """The file, of what workers noted in a folder; of tests that did not run, what it has."""
+    """File, of what workers noted in a folder; of tests that did not run, what it has."""
     rows = [json.loads(line) for part in sorted(folder.glob(_PARTS.format("*")))
             for line in part.read_text().splitlines()]  # fmt: skip
     users: Counter[str] = Counter(key for _, _, shared in rows for key in shared)

@@ -23,7 +23,7 @@ _COPIED = ("src", "conf", "sbatch", "analysis", "tests")
 
 
 def sections() -> dict[str, str]:
-    """The how-tos of all rooms: the text under each heading of the second level."""
+    """How-tos of all rooms: the text under each heading of the second level."""
     texts = (re.split(r"^## (.*)\n", path.read_text(), flags=re.MULTILINE) for path in ROOMS)
     return {title: text for _, *own in texts for title, text in zip(own[::2], own[1::2])}
 
@@ -33,12 +33,12 @@ def section(title: str) -> str:
 
 
 def files(text: str) -> dict[str, str]:
-    """The content of each file that a section gives, by its path in the checkout."""
+    """Content of each file that a section gives, by its path in the checkout."""
     return dict(re.findall(r"^`([^`\n]+)`:\n\n?```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
 
 
 def commands(text: str) -> list[str]:
-    """The command blocks of a section."""
+    """Command blocks of a section."""
     return re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
@@ -58,7 +58,7 @@ def follow(title: str, folder: Path) -> str:
 
 
 def copy_checkout(folder: Path) -> None:
-    """The code, conf/ and the tests, with what Python has compiled of them: two seconds' work."""
+    """Code, conf/ and the tests, with what Python has compiled of them: two seconds' work."""
     for name in _COPIED:
         ignored = shutil.ignore_patterns("*.pyc.*")  # one that is being written
         shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
@@ -66,7 +66,7 @@ def copy_checkout(folder: Path) -> None:
 
 
 def run_block(block: str, folder: Path) -> str:
-    """The output of a block of commands, run in a copy by its code; fails if one of them does."""
+    """Output of a block of commands, run in a copy by its code; fails if one of them does."""
     python = Path(sys.executable).parent
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("EXPERIMENTS_")},

@@ -14,7 +14,7 @@ EPS = torch.finfo(torch.float32).eps
 
 
 def relative(n_blocks: int, each: int = 64) -> float:
-    """The bound for what comes out of n_blocks and a head, relative to its largest entry.
+    """Bound for what comes out of n_blocks and a head, relative to its largest entry.
 
     each: what a block adds, in units of EPS. A sum of n addends is off by √n roundings of EPS / 2,
     so by 8 EPS at n = 256, and a block has eight on the way, one after the other: a norm, queries,

@@ -1,4 +1,4 @@
-"""The contracts on imports: what is planted against them is caught, third parties' packages too."""
+"""Contracts on imports: what is planted against them is caught, third parties' packages too."""
 
 import os
 import shutil

@@ -1,10 +1,10 @@
-"""The commands as one: their usage is what is typed, and help waits for no library."""
+"""Commands as one: their usage is what is typed, and help waits for no library."""
 
 import subprocess
 import sys
 
 from experiments.inspect import QUESTIONS
-from experiments.system.modules import modules_of
+from experiments.system.modules import find_modules
 from tests.conftest import REPOSITORY
 
 HELP = """
@@ -26,7 +26,7 @@ HYDRAS = {"run"}  # whose help is conf/config.yaml's
 def test_help_says_what_is_typed_and_imports_nothing_slow():
     files = (REPOSITORY / "src" / "experiments").glob("*.py")
     names = {path.stem for path in files if "\ndef main(" in path.read_text()} - HYDRAS
-    questions = {f"inspect {found.name}" for found in modules_of(QUESTIONS)}
+    questions = {f"inspect {found.name}" for found in find_modules(QUESTIONS)}
     assert questions == {"inspect ablate", "inspect patch"}
     names |= questions
     code = HELP.format(names=sorted(names))

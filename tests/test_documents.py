@@ -48,7 +48,7 @@ def test_every_link_leads_to_a_file_and_its_heading(document):
 
 
 def headings(path: Path) -> set[str]:
-    """The anchors of a document's headings, as GitHub makes them."""
+    """Anchors of a document's headings, as GitHub makes them."""
     titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -131,7 +131,7 @@ def test_the_command_lines_of_documents_are_found():
 
 
 def commands(document: Path) -> list[list[str]]:
-    """The words of each command line of ours in a document, after `python -m`."""
+    """Words of each command line of ours in a document, after `python -m`."""
     text = re.sub(r"\\\n\s*", " ", document.read_text())
     found = re.findall(r"^\$? *python -m ((?:experiments\.|analysis\b).*)$", text, re.MULTILINE)
     found += re.findall(r"`python -m ((?:experiments\.|analysis\b)[^`\n]*)`", text)

@@ -1,4 +1,4 @@
-"""The recorded durations name tests that are there, and are made of what was noted."""
+"""Recorded durations name tests that are there, and are made of what was noted."""
 
 import json
 import re

@@ -21,7 +21,7 @@ from tests.rounding import relative
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, compose_raw):
-    """The folder of a finished tiny run."""
+    """Folder of a finished tiny run."""
     folder = tmp_path_factory.mktemp("trained")
     paths = (f"paths.results={folder / 'results'}", f"paths.cache={folder / 'cache'}")
     point = make_point(compose_raw("model=peer", "size=2", "budget=2e9", *TINY, *paths))
@@ -55,7 +55,7 @@ def test_adds_to_the_record_and_changes_nothing_else(run_dir):
 
 
 def test_is_the_number_that_the_run_itself_found(run_dir):
-    """The same windows as in the run: the same loss to the bit, from the checkpoint."""
+    """Same windows as in the run: the same loss to the bit, from the checkpoint."""
     before = read_record(run_dir / "record.json")
     record = score(run_dir, f"evaluation.max_tokens={before.n_eval_tokens}")
     (result,) = record.evaluations.values()

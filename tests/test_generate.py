@@ -19,7 +19,7 @@ from tests.conftest import TINY
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory, compose_raw):
-    """The folder of a finished tiny run."""
+    """Folder of a finished tiny run."""
     folder = tmp_path_factory.mktemp("trained")
     paths = (f"paths.results={folder / 'results'}", f"paths.cache={folder / 'cache'}")
     small = ("n_experts=64", "model.d_key=8", "model.n_heads=2", "model.top_k=4")
@@ -47,7 +47,7 @@ def command(monkeypatch, capsys, run_dir):
 
 
 def by_hand(run_dir, text, n):
-    """The likeliest token of the whole text, n times, or to the end of the text."""
+    """Likeliest token of the whole text, n times, or to the end of the text."""
     overrides = [f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"]
     _, vocabulary, model = read_finished(run_dir, overrides)
     tokenizer = vocabulary.tokenizer()

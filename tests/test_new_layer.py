@@ -1,4 +1,4 @@
-"""The how-to of a new layer, to the letter: one file and one yaml, and every command knows it."""
+"""How-to of a new layer, to the letter: one file and one yaml, and every command knows it."""
 
 import json
 import subprocess

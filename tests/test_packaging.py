@@ -1,4 +1,4 @@
-"""The wheel brings conf/ along and composes from anywhere; the checkout does too."""
+"""Wheel brings conf/ along and composes from anywhere; the checkout does too."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The paper's sweeps: every point is planned, and each header's claims hold for the plan."""
+"""Paper's sweeps: every point is planned, and each header's claims hold for the plan."""
 
 import re
 import shlex

@@ -24,7 +24,7 @@ def committed() -> list[Path]:
 
 
 def words(path: Path) -> str:
-    """The comments and docstrings of a file."""
+    """Comments and docstrings of a file."""
     tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
     return "\n".join(
         token.string

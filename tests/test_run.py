@@ -1,4 +1,4 @@
-"""The command line from the user's seat: what it prints, writes, refuses and repeats."""
+"""Command line from the user's seat: what it prints, writes, refuses and repeats."""
 
 import json
 import re
@@ -159,7 +159,7 @@ def test_the_module_is_a_command():
 
 
 def test_real_text_trains(run, cache, monkeypatch):
-    """The example of the docs, small: WikiText-2, its wheel and vocabulary included."""
+    """Example of the docs, small: WikiText-2, its wheel and vocabulary included."""
     monkeypatch.setenv("EXPERIMENTS_CACHE", str(cache))
     code, out, _ = run("model=peer", "size=1", "budget=5e10", "logger=csv")
     assert code == 0

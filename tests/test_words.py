@@ -55,7 +55,7 @@ def _files(*names):
 
 
 def _prose(path):
-    """The text; of Markdown without `code`, whose names are those of their time."""
+    """Text; of Markdown without `code`, whose names are those of their time."""
     text = path.read_text(encoding="utf-8")
     return re.sub(r"`[^`\n]*`", "``", text) if path.suffix == ".md" else text
 

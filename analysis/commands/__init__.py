@@ -1,1 +1,1 @@
-"""The commands of `python -m analysis`: each file here is one, under its name, with a COMMAND."""
+"""Commands of `python -m analysis`: each file here is one, under its name, with a COMMAND."""

@@ -5,7 +5,7 @@ from functools import partial
 import pandas as pd
 
 from analysis.adaptation import columns_of_starts, compare_adaptations
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.figures.adaptation import draw_adaptation
 from analysis.options import pairs
 
@@ -29,7 +29,7 @@ COMMAND = Command(
 --general=wikitext2 SET  the set that stands for other text (%(default)s)
 """,
     check=_check,
-    read=lambda options: table_of(options, keep=columns_of_starts(options.general), by_cell=False),
+    read=lambda options: load_runs(options, keep=columns_of_starts(options.general), by_cell=False),
     compute=_compute,
     by_model=True,
 )

@@ -1,4 +1,4 @@
-"""The cost of each way to choose adapters at run time."""
+"""Cost of each way to choose adapters at run time."""
 
 from functools import partial
 from pathlib import Path

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.contrast.compute import contrast
 from analysis.contrast.curves import CENTRES, CURVATURES
 from analysis.contrast.held import Held, hold_to
@@ -102,7 +102,7 @@ def _read(options: Options) -> Read:
     source = read_source(options.path, options.separator)
     rated = options.rates is not None or options.preregistered is not None
     keep = ("batch_tokens",) if rated and source.records else ()
-    table = table_of(options, source, keep=keep, needs=("budget",))
+    table = load_runs(options, source, keep=keep, needs=("budget",))
     return Read(table=table, documents=source.documents)
 
 
@@ -129,14 +129,14 @@ def _compute(options: Options, read: Read) -> Output:
 
 
 def _how(options: Options) -> dict[str, Any]:
-    """The arguments of contrast that were given."""
+    """Arguments of contrast that were given."""
     given = {_ARGUMENTS.get(name, name): getattr(options, name) for name in _FITTED}
     given["classes"] = parse_classes(options.classes)
     return {name: value for name, value in given.items() if value not in (None, [])}
 
 
 def _unregistered(options: Options) -> tuple[str, ...]:
-    """The options that say how the table is read, which no registration has, as they were typed."""
+    """Options that say how the table is read, which no registration has, as they were typed."""
     return tuple(
         f"{name.replace('_', '-')} {' '.join(value) if isinstance(value, list) else value}"
         for name in _READING

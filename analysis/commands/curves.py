@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from analysis.command import Command, Options, Output, records_of, table_of
+from analysis.command import Command, Options, Output, load_records, load_runs
 from analysis.curves.compare import EACH, compare_curves
 from analysis.curves.history import History
 from analysis.curves.laws import FORMS
 from analysis.curves.read import histories_of_sweep, histories_of_table
 from analysis.curves.schedules import KINDS, named_schedule, schedule_of_csv
 from analysis.figures.curves import draw_curves
-from analysis.options import as_typed, given, one_of, pairs, series_of
+from analysis.options import as_typed, choose_series, given, one_of, pairs
 from analysis.table.sources import read_source
 
 _OPTIONS = f"""
@@ -52,8 +52,8 @@ def _read(options: Options) -> list[History]:
     path = Path(options.path)
     if path.is_dir():
         source = read_source(path, options.separator)
-        table = table_of(options, source, keep=("run_id",), by_cell=False)
-        found, left_out = histories_of_sweep(table, records_of(source, table), path)
+        table = load_runs(options, source, keep=("run_id",), by_cell=False)
+        found, left_out = histories_of_sweep(table, load_records(source, table), path)
         for text in left_out:
             print(f"note: {as_typed(text)}") if not options.json else None
         return found
@@ -61,7 +61,7 @@ def _read(options: Options) -> list[History]:
     return histories_of_table(
         read_source(path, options.separator).frame,
         columns=pairs("column", options.column),
-        series=series_of(options),
+        series=choose_series(options),
         where=where,
     )
 

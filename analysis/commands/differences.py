@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.differences.by_column import DifferencesBy, compare_by
 from analysis.differences.correction import Corrected, holm
 from analysis.differences.models import Differences, compare_models, seed_noise
@@ -36,6 +36,6 @@ COMMAND = Command(
 --noise-of FLOPS  the budget whose seeds give the noise (default: the one compared)
 --holm  the p of each difference, alone and after Holm's correction for all of them
 """,
-    read=lambda options: table_of(options, needs=("budget", "seed")),
+    read=lambda options: load_runs(options, needs=("budget", "seed")),
     compute=_compute,
 )

@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 
 from analysis.arguments import CHOICE, CLUSTER
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.experts.compare import DEFAULT_FORMS, HOLD_OUT, compare_laws
 from analysis.experts.fit import size_slopes
 from analysis.experts.runs import BACKBONE
@@ -53,7 +53,7 @@ COMMAND = Command(
 --residual=log {{log,loss}}  least squares of the log loss, or of the loss (%(default)s)
 --size={BACKBONE} SIZE  the column that N is (%(default)s: see docs/analysis.md)
 """,
-    read=lambda options: table_of(options, needs=("n_experts",), by_trunk=False),
+    read=lambda options: load_runs(options, needs=("n_experts",), by_trunk=False),
     compute=_compute,
     by_model=True,
 )

@@ -1,9 +1,9 @@
-"""The cost of other sizes than the best, budget by budget."""
+"""Cost of other sizes than the best, budget by budget."""
 
 import pandas as pd
 
 from analysis.arguments import CURVES, NOISE
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.flatness import WITHIN, flatness
 from analysis.isoflop.fit import fit_isoflop
 from analysis.options import given
@@ -21,6 +21,6 @@ COMMAND = Command(
 --within-compute SHARE  give those that cost as much as this share of compute, e.g. 0.05
 --baseline BASELINE  the model whose best loss the sizes are compared with
 """,
-    read=lambda options: table_of(options, needs=("budget", options.x)),
+    read=lambda options: load_runs(options, needs=("budget", options.x)),
     compute=_compute,
 )

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from analysis.command import Command, Options, Output, records_of, table_of
+from analysis.command import Command, Options, Output, load_records, load_runs
 from analysis.figures.forgetting import draw_forgetting
 from analysis.forgetting.compare import compare_forgetting, has_learnt
 from analysis.forgetting.ways import unreadable
@@ -16,7 +16,7 @@ from experiments.records.record import RunRecord
 def _read(options: Options) -> list[RunRecord]:
     source = read_source(options.path, options.separator)
     records = []
-    for record in records_of(source, table_of(options, source, by_cell=False)):
+    for record in load_records(source, load_runs(options, source, by_cell=False)):
         why = unreadable(record) if has_learnt(record) else None
         if why is None:
             records.append(record)

@@ -1,11 +1,11 @@
-"""The share that growing gains of what more experts throughout would."""
+"""Share that growing gains of what more experts throughout would."""
 
 import sys
 from functools import partial
 
 import pandas as pd
 
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.figures.growth import draw_growth
 from analysis.growth import COLUMNS, compare_growth, read_curves
 from analysis.options import as_typed
@@ -22,7 +22,7 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 
 COMMAND = Command(
     help="compare runs that grew with runs of more experts throughout",
-    read=lambda options: table_of(options, keep=COLUMNS, by_cell=False),
+    read=lambda options: load_runs(options, keep=COLUMNS, by_cell=False),
     compute=_compute,
     by_model=True,
 )

@@ -5,7 +5,7 @@ from functools import partial
 import pandas as pd
 
 from analysis.arguments import CLUSTER, CURVES, NOISE
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.figures.isoflop import draw_isoflop
 from analysis.isoflop.brief import brief
 from analysis.isoflop.fit import fit_isoflop
@@ -41,6 +41,6 @@ COMMAND = Command(
     by method slice; they are named either way (%(default)s)
 --brief  print a line a curve, without losses and laws
 """,
-    read=lambda options: table_of(options, needs=("budget", options.x)),
+    read=lambda options: load_runs(options, needs=("budget", options.x)),
     compute=_compute,
 )

@@ -5,13 +5,13 @@ from functools import partial
 import pandas as pd
 
 from analysis.arguments import ASYMPTOTE, CURVES, UNLESS_TYPED
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.figures.multipliers import draw_forest, draw_multipliers
-from analysis.fits import multipliers_of
+from analysis.fits import find_multipliers
 from analysis.isoflop.fit import fit_isoflop
 from analysis.multiplier.fit import compute_multipliers, lowest_points
 from analysis.multiplier.profile import SLOPES
-from analysis.multiplier.result import frame_of
+from analysis.multiplier.result import make_frame
 from analysis.options import given, one_of
 from analysis.study import check_choices
 from analysis.table.warned import warnings_of_table
@@ -32,18 +32,18 @@ def _check(options: Options) -> None:
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
     check_choices(table, options.baseline, options.asymptote)
-    how = given(options, multipliers_of)
+    how = given(options, find_multipliers)
     if options.points == "lowest":
         found = compute_multipliers(lowest_points(table), **how)
     else:
-        found = multipliers_of(fit_isoflop(table, **given(options, fit_isoflop)), **how)
+        found = find_multipliers(fit_isoflop(table, **given(options, fit_isoflop)), **how)
     found = found.with_warnings(warnings_of_table(table))
     stated = found.at(options.at, options.at_loss)
     drawings = {"forest": partial(draw_forest, found, options.at, options.at_loss)}
     if any(found.over_compute(model, 2) for model in found.models):
         drawings["multipliers"] = partial(draw_multipliers, found)
     return Output(
-        values={**found.to_dict(), "at": frame_of(stated).to_dict("records")},
+        values={**found.to_dict(), "at": make_frame(stated).to_dict("records")},
         text=found.summary(stated),
         figures=drawings,
     )
@@ -61,6 +61,6 @@ COMMAND = Command(
 --at-loss NATS...  state them at this loss; repeatable
 """,
     check=_check,
-    read=lambda options: table_of(options, needs=("budget", options.x)),
+    read=lambda options: load_runs(options, needs=("budget", options.x)),
     compute=_compute,
 )

@@ -1,10 +1,10 @@
-"""The runs to make next for a named interval."""
+"""Runs to make next for a named interval."""
 
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.design.choose import next_runs
 from analysis.design.sweep import experiment_yaml
 from analysis.design.targets import FORMS
@@ -61,6 +61,6 @@ COMMAND = Command(
 --base EXPERIMENT  whose setting the experiment has (default: the one that the runs are of)
 """,
     check=_check,
-    read=lambda options: table_of(options, needs=("budget", options.x)),
+    read=lambda options: load_runs(options, needs=("budget", options.x)),
     compute=_compute,
 )

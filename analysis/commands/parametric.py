@@ -5,7 +5,7 @@ from functools import partial
 import pandas as pd
 
 from analysis.arguments import CLUSTER, SURFACE
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.figures.parametric import draw_contours
 from analysis.fitting.status import FitError
 from analysis.parametric import ParametricFit, fit_parametric
@@ -17,7 +17,7 @@ from analysis.table.load import finished
 from analysis.table.merged import find_merged
 from analysis.table.trunks import shared_trunk
 from analysis.table.warned import warnings_of_table
-from analysis.validation.influence import ENOUGH_RUNS, Influence, influence_of
+from analysis.validation.influence import ENOUGH_RUNS, Influence, compute_influence
 
 _DRAWS = 500  # of the bootstrap without the runs
 _FEW = 100  # where nobody asked
@@ -40,7 +40,7 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
             found[model] = fit.with_warnings(warnings_of_table(table))
             many = options.influence is None and len(cells) >= ENOUGH_RUNS
             if many or options.influence:
-                influence = influence_of(*columns, n_draws=_FEW if many else _DRAWS, **how)
+                influence = compute_influence(*columns, n_draws=_FEW if many else _DRAWS, **how)
                 if options.influence or influence.warnings:
                     influences[model] = influence
         except ValueError as error:
@@ -81,6 +81,6 @@ COMMAND = Command(
 --[no-]influence  find the runs that each parameter depends on most, and fit again without them
     (default: of {ENOUGH_RUNS} runs or more, and told where a few decide)
 """,
-    read=lambda options: table_of(options, needs=(options.x, "n_tokens")),
+    read=lambda options: load_runs(options, needs=(options.x, "n_tokens")),
     compute=_compute,
 )

@@ -1,4 +1,4 @@
-"""The size and tokens that a budget should buy."""
+"""Size and tokens that a budget should buy."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.arguments import CHOICE, CURVES
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.experts.fit import fit_expert_law
 from analysis.experts.runs import BACKBONE
 from analysis.fitting.status import FitError
@@ -99,7 +99,7 @@ COMMAND = Command(
 --min-gain NATS  a doubling of the experts must gain this much ({MIN_GAIN})
 """,
     check=_check,
-    read=lambda options: table_of(options, needs=_needs(options)),
+    read=lambda options: load_runs(options, needs=_needs(options)),
     compute=_compute,
     writes=False,
 )

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.isoflop.offsets import at_budgets
 from analysis.options import given, one_of
 from analysis.power.compute import seed_power
@@ -30,6 +30,6 @@ COMMAND = Command(
 --pilot SEEDS  only the first so many seeds of a cell tell the noise (Stein's two-stage rule): give
     the number that the needed seeds were planned from (default: all seeds)
 """,
-    read=lambda options: table_of(options, needs=("budget", "seed")),
+    read=lambda options: load_runs(options, needs=("budget", "seed")),
     compute=_compute,
 )

@@ -1,11 +1,11 @@
-"""The best learning rate of each cell, and the law it follows."""
+"""Best learning rate of each cell, and the law it follows."""
 
 from functools import partial
 
 import pandas as pd
 
 from analysis.arguments import NOISE
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.figures.rate_curves import draw_rate_curves
 from analysis.figures.rates import draw_rates
 from analysis.options import given, one_of
@@ -23,14 +23,14 @@ def _check(options: Options) -> None:
 
 def _read(options: Options) -> pd.DataFrame:
     by_batch = options.batch is not None  # else the lowest loss over batches counts
-    return table_of(options, keep=[BATCH], needs=("lr",), by_cell=not by_batch)
+    return load_runs(options, keep=[BATCH], needs=("lr",), by_cell=not by_batch)
 
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
     found = fit_rates(table, **given(options, fit_rates))
     values, text = found.to_dict(), found.summary()
     if options.used:
-        used = table_of(options, options.used, needs=("lr",))
+        used = load_runs(options, options.used, needs=("lr",))
         moves = compare_rates(found, used, baseline=options.baseline)
         values["moves"], text = moves.to_dict(), f"{text}\n\n{moves.summary()}"
     drawings = {

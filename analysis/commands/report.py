@@ -3,9 +3,9 @@
 import pandas as pd
 
 from analysis.arguments import ASYMPTOTE, CURVES, NOISE
-from analysis.command import Command, Options, Output, folder_of, records_of, table_of
+from analysis.command import Command, Options, Output, choose_folder, load_records, load_runs
 from analysis.progress import Steps
-from analysis.report.provenance import provenance_of
+from analysis.report.provenance import find_provenance
 from analysis.report.write import write_report
 from analysis.study import analyse, check_choices
 from analysis.table.sources import Source, read_source
@@ -13,12 +13,12 @@ from analysis.table.sources import Source, read_source
 
 def _read(options: Options) -> tuple[Source, pd.DataFrame]:
     source = read_source(options.path, options.separator)
-    return source, table_of(options, source)
+    return source, load_runs(options, source)
 
 
 def _compute(options: Options, read: tuple[Source, pd.DataFrame]) -> Output:
     source, table = read
-    folder = folder_of(options)
+    folder = choose_folder(options)
     check_choices(table, options.baseline, options.asymptote)
     steps = Steps()
     steps(f"{len(table)} runs of {options.path}")
@@ -30,11 +30,11 @@ def _compute(options: Options, read: tuple[Source, pd.DataFrame]) -> Output:
         noise=options.noise,
         baseline=options.baseline or "dense",
         asymptote=options.asymptote,
-        records=records_of(source, table),
+        records=load_records(source, table),
         say=steps,
     )
     title = options.title or f"Experts at equal compute: {options.path.resolve().stem}"
-    provenance = provenance_of(source.records, table["run_id"].dropna())
+    provenance = find_provenance(source.records, table["run_id"].dropna())
     n_files = write_report(
         study, provenance, folder, options.typed, title, paper=options.paper, say=steps
     )

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis.arguments import CLUSTER, SURFACE
-from analysis.command import Command, Options, Output, table_of
+from analysis.command import Command, Options, Output, load_runs
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.text import in_columns
 from analysis.laws.forms import SURFACES
@@ -56,6 +56,6 @@ COMMAND = Command(
 --hold-out=compute {one_of(HELD_OUT)}  hold out the fifth of the runs with the most of it;
     ratio: D/N (%(default)s)
 {CLUSTER}""",
-    read=table_of,
+    read=load_runs,
     compute=_compute,
 )

@@ -29,7 +29,7 @@ class Error(NamedTuple):
     shift: float = 0.0
 
     def half(self, p: float) -> float:
-        """The half-width of an interval that misses by chance p."""
+        """Half-width of an interval that misses by chance p."""
         return student(self.dof, p) * self.se
 
 
@@ -76,7 +76,7 @@ class OfDocuments:
 
 
 def of_documents(points: Points, documents: Documents) -> OfDocuments:
-    """The documents that all runs of the points were scored on.
+    """Documents that all runs of the points were scored on.
 
     Raises ValueError, a line, where these are not the same or fewer than two, or the points' losses
     are of another text (--column loss=...).

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from analysis.contrast.fit import Fit, fit_points
-from analysis.contrast.multipliers import Frontier, multiplier_of
+from analysis.contrast.multipliers import Frontier, estimate_multiplier
 from analysis.contrast.noise import chance_of_one_curvature
-from analysis.contrast.pairs import Pair, over_budgets, pairs_of, parse_pair
-from analysis.contrast.points import Points, points_of
+from analysis.contrast.pairs import Pair, make_pairs, over_budgets, parse_pair
+from analysis.contrast.points import Points, make_points
 from analysis.contrast.result import Contrasts, Difference, Minimum
 from analysis.contrast.settings import Settings
-from analysis.contrast.slopes import slope_of, why_no_slope
-from analysis.contrast.sources import NOISE_ALONE, Sources, sources_of
+from analysis.contrast.slopes import estimate_slope, why_no_slope
+from analysis.contrast.sources import NOISE_ALONE, Sources, find_sources
 from analysis.contrast.stopping import seeds_needed
 from analysis.differences.correction import corrected
 from analysis.fitting.intervals import Estimate
@@ -42,8 +42,8 @@ def contrast(
     and they hold besides that the rates used are not the best (rates/saved.py).
     Raises ValueError for what is unknown, FitError where curves, noise or a difference can't be.
     """
-    points = points_of(table, x)
-    return contrast_points(points, Settings(**settings), sources_of(points, documents, rates))
+    points = make_points(table, x)
+    return contrast_points(points, Settings(**settings), find_sources(points, documents, rates))
 
 
 def contrast_points(
@@ -51,7 +51,7 @@ def contrast_points(
 ) -> Contrasts:
     """contrast, of points that are known."""
     level, primary = settings.level, settings.primary
-    asked = pairs_of(points, settings.layers, settings.baselines)
+    asked = make_pairs(points, settings.layers, settings.baselines)
     named = list(dict.fromkeys(parse_pair(text, points) for text in primary or ()))
     asked = [*named, *(pair for pair in asked if pair not in named)]
     fit = fit_points(points, settings, sources.beside)
@@ -86,7 +86,7 @@ def contrast_points(
             for one in found
         ),
         slopes=tuple(
-            slope_of(fit, pair, level)
+            estimate_slope(fit, pair, level)
             for pair in over_budgets(asked)
             if why_no_slope(fit, pair) is None
         ),
@@ -109,7 +109,7 @@ def _difference(fit: Fit, pair: Pair, settings: Settings) -> Difference:
     if len(pair.budgets) == 1 and frontier.why_not(about) is None:
         (budget,) = pair.budgets
         of = frontier.multiplier(fit.lowest(pair.layer, budget), budget)
-        multiplier = multiplier_of(about, frontier, of, level)
+        multiplier = estimate_multiplier(about, frontier, of, level)
         beyond = frontier.is_beyond(about, about.quantity(of), budget)
     return Difference(
         name=pair.name,
@@ -137,7 +137,7 @@ def _minimum(fit: Fit, cell: int, level: float) -> Minimum:
     place = about.interval(about.quantity(design.place(cell)), level)
     with np.errstate(over="ignore"):
         size = Estimate(*(float(np.exp(points.centre + at)) for at in place))
-    low, high = points.range_of(points.cells[cell])
+    low, high = points.find_range(points.cells[cell])
     return Minimum(
         layer=layer,
         budget=budget,

@@ -34,7 +34,7 @@ class Design:
     bend: Array
 
     def minimum(self, cell: int) -> Of:
-        """The lowest loss of a cell's curve, nats/token."""
+        """Lowest loss of a cell's curve, nats/token."""
 
         def of(theta: Array) -> tuple[float, Array]:
             slope, k = float(self.slope[cell] @ theta), float(self.bend[cell] @ theta)
@@ -60,7 +60,7 @@ class Design:
 
 
 def summed(parts: Sequence[tuple[float, Of]]) -> Of:
-    """The sum of functions, each times a factor."""
+    """Sum of functions, each times a factor."""
 
     def of(theta: Array) -> tuple[float, Array]:
         found = [(factor, *part(theta)) for factor, part in parts]
@@ -70,7 +70,7 @@ def summed(parts: Sequence[tuple[float, Of]]) -> Of:
     return of
 
 
-def design_of(points: Points, centres: Centres = "free", curvature: Curvature = "one") -> Design:
+def make_design(points: Points, centres: Centres = "free", curvature: Curvature = "one") -> Design:
     """Raises ValueError for options that don't go together, FitError where the points do not
     identify the numbers.
     """
@@ -112,7 +112,7 @@ def _indicators(values: Sequence[object], kinds: Sequence[object]) -> Array:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Curves:
-    """The curves at given variances of the points. theta (p,), covariance (p, p); off (S,): losses
+    """Curves at given variances of the points. theta (p,), covariance (p, p); off (S,): losses
     less the curves; free (S,): how much of a point's noise is in it, 1 less its leverage; moves
     (p, S): how theta goes with the points.
     """
@@ -126,7 +126,7 @@ class Curves:
 
     @property
     def bends(self) -> Array:
-        """The curvatures that differ, in nats."""
+        """Curvatures that differ, in nats."""
         return np.unique(self.design.bend, axis=0) @ self.theta
 
 

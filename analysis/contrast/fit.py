@@ -1,12 +1,12 @@
-"""The curves of a table's points with all that intervals and tests of them need."""
+"""Curves of a table's points with all that intervals and tests of them need."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.contrast.beside import Beside
-from analysis.contrast.curves import Design, Of, design_of, summed
+from analysis.contrast.curves import Design, Of, make_design, summed
 from analysis.contrast.intervals import Ellipsoid
-from analysis.contrast.noise import Classes, Fitted, classes_of, fit_with_noise
+from analysis.contrast.noise import Classes, Fitted, fit_with_noise, noise_classes
 from analysis.contrast.pairs import Pair
 from analysis.contrast.points import Points
 from analysis.contrast.settings import Settings
@@ -15,7 +15,7 @@ from analysis.fitting.status import FitError
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fit:
-    """classes, p_classes: as of classes_of; about: the numbers about the best fit."""
+    """classes, p_classes: as of noise_classes; about: the numbers about the best fit."""
 
     points: Points
     design: Design
@@ -29,11 +29,11 @@ class Fit:
         return self.points.cells
 
     def lowest(self, layer: str, budget: float) -> Of:
-        """The lowest loss of a curve."""
+        """Lowest loss of a curve."""
         return self.design.minimum(self.cells.index((layer, budget)))
 
     def difference(self, pair: Pair) -> Of:
-        """The difference of lowest losses of a pair, its mean over budgets (nats/token)."""
+        """Difference of lowest losses of a pair, its mean over budgets (nats/token)."""
         share = 1 / len(pair.budgets)
         signs = ((pair.layer, share), (pair.baseline, -share))
         return summed([(by, self.lowest(name, b)) for b in pair.budgets for name, by in signs])
@@ -41,8 +41,8 @@ class Fit:
 
 def fit_points(points: Points, settings: Settings, beside: Sequence[Beside] = ()) -> Fit:
     """beside: errors of the losses that the noise has not. Raises as contrast does."""
-    of_class, p_classes = classes_of(points, settings.classes)
-    design = design_of(points, settings.centres, settings.curvature)
+    of_class, p_classes = noise_classes(points, settings.classes)
+    design = make_design(points, settings.centres, settings.curvature)
     fitted = fit_with_noise(points, design, of_class, settings.errors)
     if not (fitted.curves.bends > 0).all():
         raise FitError(

@@ -11,14 +11,14 @@ import pandas as pd
 from analysis import numbers
 from analysis.contrast.compute import contrast_points
 from analysis.contrast.fit import Fit, fit_points
-from analysis.contrast.multipliers import Frontier, multiplier_of
+from analysis.contrast.multipliers import Frontier, estimate_multiplier
 from analysis.contrast.parts import points_in
-from analysis.contrast.points import Points, points_of
+from analysis.contrast.points import Points, make_points
 from analysis.contrast.preregistration import Primary, Registered
 from analysis.contrast.result import NOT_REGISTERED, Contrasts, Needed, with_moved
 from analysis.contrast.settings import Settings
-from analysis.contrast.slopes import slope_of
-from analysis.contrast.sources import sources_of
+from analysis.contrast.slopes import estimate_slope
+from analysis.contrast.sources import find_sources
 from analysis.contrast.stopping import seeds_needed
 from analysis.differences.correction import corrected
 from analysis.fitting.intervals import Estimate
@@ -165,7 +165,7 @@ def hold_to(
     moved: Sequence[str] = (),
     **options: Any,
 ) -> Held:
-    """The registered contrasts of a checked table, and the others of the same curves beside them.
+    """Registered contrasts of a checked table, and the others of the same curves beside them.
 
     documents and options are contrast's. The registration's own count, and where it is silent their
     defaults (Registered.arguments). moved: further options that were not registered.
@@ -175,7 +175,7 @@ def hold_to(
     how, unsaid = registered.arguments(options)
     rates = None if (path := how.pop("rates")) is None else Path(path)
     table, left_out = _of_design(registered, table)
-    points = points_of(table, how.pop("x", None))
+    points = make_points(table, how.pop("x", None))
     if how["classes"]:  # layers without a curve yet are in no class yet
         kept = {n: [m for m in own if m in points.layers] for n, own in how["classes"].items()}
         how["classes"] = {name: own for name, own in kept.items() if own}
@@ -183,7 +183,7 @@ def hold_to(
         named = dict.fromkeys(one.baseline for one in registered.primaries)
         how["baselines"] = [name for name in named if name in points.layers] or points.layers[:1]
     settings = Settings(**how, primary=())
-    sources = sources_of(points, documents, rates)
+    sources = find_sources(points, documents, rates)
     fit = fit_points(points, settings, sources.beside)
     of = {"all": fit, **_fits_of_targets(registered, points, settings, documents, rates)}
     tested = [_tested(of[one.targets], one, settings.level) for one in registered.primaries]
@@ -212,21 +212,21 @@ def _fits_of_targets(
     documents: Documents | None,
     rates: Path | None,
 ) -> Mapping[str, Fit | str]:
-    """The curves of those targets that a primary contrast names, or why there are none."""
+    """Curves of those targets that a primary contrast names, or why there are none."""
     found: dict[str, Fit | str] = {}
     for name in {one.targets for one in registered.primaries} - {"all"}:
         try:
             runs = [run for of in points.run_ids for run in of]
             own = (documents or Documents()).parts(runs, "targets")[name]
             of_part = points_in(points, own)
-            found[name] = fit_points(of_part, settings, sources_of(of_part, own, rates).beside)
+            found[name] = fit_points(of_part, settings, find_sources(of_part, own, rates).beside)
         except ValueError as error:  # FitError is one
             found[name] = f"{name} targets: {error}"
     return found
 
 
 def _of_design(registered: Registered, table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The runs that it names, and in words the layers and budgets that it does not."""
+    """Runs that it names, and in words the layers and budgets that it does not."""
     if registered.where:
         try:
             table = rows_with(table, _that_there_are(registered, table))
@@ -293,11 +293,11 @@ def _tested(fit: Fit | str, primary: Primary, level: float) -> _Tested:
     if why:
         return _Tested(primary=primary, value=nan, p=float("nan"), why=f"{primary.baseline}: {why}")
     if primary.kind == "slope":
-        slope = slope_of(fit, primary.pair, level)
+        slope = estimate_slope(fit, primary.pair, level)
         return _Tested(primary=primary, value=slope.value, p=slope.p, beyond=slope.beyond)
     (budget,) = primary.budgets
     log = frontier.multiplier(fit.lowest(primary.layer, budget), budget)
-    quantity, value = fit.about.quantity(log), multiplier_of(fit.about, frontier, log, level)
+    quantity, value = fit.about.quantity(log), estimate_multiplier(fit.about, frontier, log, level)
     bounded = value.upper < float("inf")
     beyond = frontier.is_beyond(fit.about, quantity, budget)
     return _Tested(

@@ -49,13 +49,13 @@ class Quantity:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The shares of the variance, by source."""
+        """Shares of the variance, by source."""
         total = self.se**2
         return {one.name: one.se**2 / total if total > 0 else float("nan") for one in self.errors}
 
 
 class Ellipsoid:
-    """The numbers about the best fit. beside: errors that the noise has not."""
+    """Numbers about the best fit. beside: errors that the noise has not."""
 
     def __init__(self, fitted: Fitted, beside: Sequence[Beside] = ()) -> None:
         self._fitted, self.beside = fitted, tuple(beside)
@@ -95,7 +95,7 @@ class Ellipsoid:
         return one.value + side * float(np.hypot(own - one.value, half_beside(one, p)))
 
     def extreme(self, one: Quantity, t: float) -> float:
-        """The highest value at a distance t, or the lowest at -t.
+        """Highest value at a distance t, or the lowest at -t.
 
         By steps along the gradient, which is pulled back to where it was if a step finds no better
         value: on the ellipsoid that changes no value, and makes the steps shorter.
@@ -142,7 +142,7 @@ class Ellipsoid:
         return float(np.exp(optimize.brentq(missing, least, 0.0, xtol=1e-10)))
 
     def chance_beyond(self, one: Quantity, margin: float) -> float:
-        """The chance of an estimate so far within -margin to margin if the truth is not: two
+        """Chance of an estimate so far within -margin to margin if the truth is not: two
         one-sided tests (Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15,
         657-680).
         """
@@ -152,5 +152,5 @@ class Ellipsoid:
 
 
 def half_beside(one: Quantity, p: float) -> float:
-    """The half-width by all errors but the noise."""
+    """Half-width by all errors but the noise."""
     return float(np.sqrt(sum(error.half(p) ** 2 for error in one.beside)))

@@ -8,12 +8,12 @@ import numpy as np
 from analysis.contrast.curves import Design, Of, summed
 from analysis.contrast.intervals import Ellipsoid, Quantity
 from analysis.contrast.points import Points
-from analysis.differences.multipliers import line_of
+from analysis.differences.multipliers import find_line
 from analysis.fitting.intervals import Array, Estimate
 
 
 class Frontier:
-    """The joined frontier of a layer: its lowest losses, with straight lines in ln C between them.
+    """Joined frontier of a layer: its lowest losses, with straight lines in ln C between them.
 
     Beyond its budgets the nearest line goes on, as budget_multipliers has it of means.
     """
@@ -36,7 +36,7 @@ class Frontier:
         def of(theta: Array) -> tuple[float, Array]:
             value, by = loss(theta)
             knots = [knot(theta) for knot in self.knots]
-            i = line_of([knot for knot, _ in knots], value)
+            i = find_line([knot for knot, _ in knots], value)
             (low, by_low), (high, by_high) = knots[i : i + 2]
             run = self.log_c[i + 1] - self.log_c[i]
             slope = run / (high - low)
@@ -57,7 +57,7 @@ class Frontier:
         return all(about.end(step, 1 - level, -1) > 0 for step in steps)
 
 
-def multiplier_of(about: Ellipsoid, frontier: Frontier, of: Of, level: float) -> Estimate:
+def estimate_multiplier(about: Ellipsoid, frontier: Frontier, of: Of, level: float) -> Estimate:
     """With its interval; unbounded where the frontier may be level."""
     one = about.quantity(of)
     if not frontier.falls(about, level):

@@ -1,4 +1,4 @@
-"""The noise of a run by class of layers and budget, from seeds, or from the scatter about curves.
+"""Noise of a run by class of layers and budget, from seeds, or from the scatter about curves.
 
 Seeds of one size differ by noise alone. The scatter about the curves has what the curves miss
 besides. Where it is significantly larger than the seeds allow, more seeds do not help, and the
@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from analysis import numbers
-from analysis.contrast.curves import Curves, Design, design_of, fit_curves
+from analysis.contrast.curves import Curves, Design, fit_curves, make_design
 from analysis.contrast.points import Points
 from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitError
@@ -33,7 +33,7 @@ Classes = Mapping[str, str]  # layer -> class
 
 @dataclass(frozen=True, kw_only=True)
 class GroupNoise:
-    """The noise of a run of a class at a budget (FLOPs): sd in nats/token with dof degrees of
+    """Noise of a run of a class at a budget (FLOPs): sd in nats/token with dof degrees of
     freedom, of `source`.
 
     seeds, seeds_dof: by the seeds alone, nan and 0 without two of a size; lack: the scatter of
@@ -128,7 +128,7 @@ def _words(group: tuple[str, float]) -> str:
 
 
 def _of_points(points: Points, group: np.ndarray, variances: Array, by_scatter: Array) -> Array:
-    """The variance of each point: a mean over seeds is surer, but not of what the curves miss."""
+    """Variance of each point: a mean over seeds is surer, but not of what the curves miss."""
     return variances[group] / np.where(by_scatter[group], 1, points.n)
 
 
@@ -140,7 +140,7 @@ def _converged(
     by_scatter: np.ndarray,
     least: Array | float,
 ) -> tuple[Curves, Array]:
-    """The curves and the variances (groups,), those by scatter being what it is about them, `least`
+    """Curves and the variances (groups,), those by scatter being what it is about them, `least`
     or more.
 
     As of restricted likelihood: squares over the degrees of freedom that the curves leave.
@@ -166,7 +166,7 @@ def _converged(
 def _lacks(
     points: Points, curves: Curves, group: np.ndarray, seeds: Array, dof: np.ndarray
 ) -> tuple[Array, Array]:
-    """The scatter about curves in the noise of seeds, and its chance by that noise: an F test."""
+    """Scatter about curves in the noise of seeds, and its chance by that noise: an F test."""
     lack, chance = np.full(len(dof), np.nan), np.full(len(dof), np.nan)
     for g in np.flatnonzero(dof > 0):
         own = group == g
@@ -178,7 +178,9 @@ def _lacks(
     return lack, chance
 
 
-def classes_of(points: Points, named: Mapping[str, Sequence[str]] | None) -> tuple[Classes, float]:
+def noise_classes(
+    points: Points, named: Mapping[str, Sequence[str]] | None
+) -> tuple[Classes, float]:
     """layer -> class, and the chance of layers' noises so unequal within classes (nan: unknown).
 
     named: class -> its layers; without, all layers are one class, or each is its own where
@@ -232,7 +234,7 @@ def _chance(points: Points, classes: Classes) -> float:
 
 
 def chance_of_one_curvature(points: Points, classes: Classes, source: str) -> float:
-    """The chance of curvatures of layers so unequal by noise, where all have one; nan of a single
+    """Chance of curvatures of layers so unequal by noise, where all have one; nan of a single
     layer, or where these are not identifiable.
 
     What the sum of squares gains by curvatures of their own is beside what it gains in draws of
@@ -241,12 +243,14 @@ def chance_of_one_curvature(points: Points, classes: Classes, source: str) -> fl
     then. So variances are drawn towards those of the class at other budgets first (_shared).
     """
     try:
-        own = fit_with_noise(points, design_of(points, "free", "layer"), classes, source)
+        own = fit_with_noise(points, make_design(points, "free", "layer"), classes, source)
     except FitError:
         return float("nan")
     if len(points.layers) < 2:
         return float("nan")
-    columns = [np.linalg.qr(design.columns)[0] for design in (design_of(points), own.curves.design)]
+    columns = [
+        np.linalg.qr(design.columns)[0] for design in (make_design(points), own.curves.design)
+    ]
     dof = np.array([noise.dof for noise in own.noises])
     found = np.array([[noise.sd**2 for noise in own.noises]])
     alike = np.array([[one.of == other.of for other in own.noises] for one in own.noises])

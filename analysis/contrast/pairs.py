@@ -62,7 +62,7 @@ def _budget(text: str, part: str, points: Points) -> float:
     raise ValueError(f"primary={text!r}: {part!r} is no budget of the curves; they have {have}")
 
 
-def pairs_of(points: Points, layers: Sequence[str], baselines: Sequence[str]) -> list[Pair]:
+def make_pairs(points: Points, layers: Sequence[str], baselines: Sequence[str]) -> list[Pair]:
     """Every layer minus every baseline, at each budget that both have."""
     for role, names in (("layer", layers), ("baseline", baselines)):
         for name in names:

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.contrast.compute import contrast_points
-from analysis.contrast.points import Points, points_of
+from analysis.contrast.points import Points, make_points
 from analysis.contrast.result import Contrasts, Difference, shown
 from analysis.contrast.settings import Settings
-from analysis.contrast.sources import sources_of
+from analysis.contrast.sources import find_sources
 from analysis.differences.correction import corrected
 from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError
@@ -113,18 +113,18 @@ def contrast_parts(
     """
     if by not in BY:
         raise ValueError(f"by={by!r} is not one of {', '.join(BY)}")
-    points, given = points_of(table, x), Settings(**settings)
+    points, given = make_points(table, x), Settings(**settings)
     runs = [run for of in points.run_ids for run in of]
     try:
         parts = documents.parts(runs, by)
     except ValueError as error:
         raise ValueError(f"by {by}: the losses of documents are needed, and {error}") from None
-    whole = contrast_points(points, given, sources_of(points, documents, rates))
+    whole = contrast_points(points, given, find_sources(points, documents, rates))
     each, left_out = {}, []
     for name, own in parts.items():
         try:
             of_part = points_in(points, own)
-            found = contrast_points(of_part, given, sources_of(of_part, own, rates))
+            found = contrast_points(of_part, given, find_sources(of_part, own, rates))
         except FitError as error:
             left_out.append(f"{name}: {error}")
             continue
@@ -144,7 +144,7 @@ def contrast_parts(
 
 
 def points_in(points: Points, own: Documents) -> Points:
-    """The same runs by their losses in these documents alone."""
+    """Same runs by their losses in these documents alone."""
     n_tokens = own.scored(points.run_ids[0]).n_tokens.sum()
     each = [np.array([own.nats[run].sum() / n_tokens for run in of]) for of in points.run_ids]
     return replace(

@@ -1,4 +1,4 @@
-"""The points of the curves: a layer's mean loss over seeds at a budget and size."""
+"""Points of the curves: a layer's mean loss over seeds at a budget and size."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class Points:
 
     @property
     def run_ids(self) -> list[tuple[str, ...]]:
-        """The runs that each point is the mean of."""
+        """Runs that each point is the mean of."""
         return list(self.rows["run_ids"])
 
     @property
@@ -49,14 +49,14 @@ class Points:
     def budgets(self) -> tuple[float, ...]:
         return tuple(sorted({budget for _, budget in self.cells}))
 
-    def range_of(self, cell: tuple[str, float]) -> tuple[float, float]:
-        """The smallest and largest size of a curve."""
+    def find_range(self, cell: tuple[str, float]) -> tuple[float, float]:
+        """Smallest and largest size of a curve."""
         u = self.u[self.of == self.cells.index(cell)] + self.centre
         return float(np.exp(u.min())), float(np.exp(u.max()))
 
 
-def points_of(table: pd.DataFrame, x: str | None = None) -> Points:
-    """The points of a checked table. x: the size, one of SIZES; by default the first of d_model and
+def make_points(table: pd.DataFrame, x: str | None = None) -> Points:
+    """Points of a checked table. x: the size, one of SIZES; by default the first of d_model and
     n_active_params that all finished runs have, for curves of one curvature need a size that means
     the same for every layer.
 

@@ -174,7 +174,7 @@ def _registered(path: Path, content: bytes, found: Any) -> Registered:
     fit: dict[str, Any] = {}
     for name in _FIT:
         if name in found:
-            fit[name] = _one_of(found[name], name, _CHOICES[name])
+            fit[name] = _require_one(found[name], name, _CHOICES[name])
     if "rates" in found:
         fit["rates"] = _text(found["rates"], "rates")
     if "classes" in found:
@@ -213,7 +213,7 @@ def _primary(given: Any, place: int, layers: Sequence[str], budgets: Sequence[fl
     own = _mapping(given, f"primary {place}", _OF_PRIMARY, needs)
     name = _text(own["name"], f"primary {place}: name")
     of = f"primary {name!r}"
-    kind = _one_of(own["kind"], f"{of}: kind", tuple(KINDS))
+    kind = _require_one(own["kind"], f"{of}: kind", tuple(KINDS))
     pair = [_known((_text(own[role], f"{of}: {role}"),), f"{of}: {role}", layers)[0]
             for role in ("layer", "baseline")]  # fmt: skip
     if pair[0] == pair[1]:
@@ -232,9 +232,9 @@ def _primary(given: Any, place: int, layers: Sequence[str], budgets: Sequence[fl
         baseline=pair[1],
         budgets=at,
         margin=_number(own["margin"], f"{of}: margin") if "margin" in own else None,
-        targets=_one_of(own.get("targets", "all"), f"{of}: targets", TARGETS),
+        targets=_require_one(own.get("targets", "all"), f"{of}: targets", TARGETS),
         family=_text(own.get("family", "primary"), f"{of}: family"),
-        refuted_if=_one_of(own["refuted_if"], f"{of}: refuted_if", KINDS[kind]),
+        refuted_if=_require_one(own["refuted_if"], f"{of}: refuted_if", KINDS[kind]),
     )
 
 
@@ -287,7 +287,7 @@ def _texts(value: Any, what: str) -> tuple[str, ...]:
     return texts
 
 
-def _one_of(value: Any, what: str, known: Sequence[str]) -> Any:
+def _require_one(value: Any, what: str, known: Sequence[str]) -> Any:
     if value not in known:
         raise ValueError(f"{what}={value!r:.60} is not one of {', '.join(known)}")
     return value

@@ -20,7 +20,7 @@ _UNEQUAL = 0.05  # chance of curvatures so unequal: less is a warning
 
 @dataclass(frozen=True, kw_only=True)
 class Minimum:
-    """The lowest loss of a layer at a budget in FLOPs, nats/token, and the size where it is.
+    """Lowest loss of a layer at a budget in FLOPs, nats/token, and the size where it is.
 
     inside: that is within the sizes that were run.
     """
@@ -70,7 +70,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Needed:
-    """The seeds that a difference needs for a half-width. half_width: now, nats; seeds: more of
+    """Seeds that a difference needs for a half-width. half_width: now, nats; seeds: more of
     each size of its curves, None: however many there are; runs, flops: those that are missing.
     """
 
@@ -273,7 +273,7 @@ class Contrasts(Warned):
         return "\n".join([*lines, *format_status(self.status, self.warnings)])
 
     def held_text(self) -> list[str]:
-        """The errors that are in the intervals, and those that are not, in lines."""
+        """Errors that are in the intervals, and those that are not, in lines."""
         lacks = [f"  and not {'; '.join(self.lacks)}"] if self.lacks else []
         return [f"intervals hold {'; '.join(self.holds)}", *lacks]
 
@@ -316,7 +316,7 @@ class Contrasts(Warned):
         ]
 
     def _stop_text(self) -> list[str]:
-        """The seeds that are missing for the half-width, by width alone and never by a sign."""
+        """Seeds that are missing for the half-width, by width alone and never by a sign."""
         if self.stop is None:
             return []
         rows = [

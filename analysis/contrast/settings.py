@@ -1,4 +1,4 @@
-"""The choices of a contrast, which a command, a registration and Python share."""
+"""Choices of a contrast, which a command, a registration and Python share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ from analysis.fitting.intervals import Estimate
 
 @dataclass(frozen=True, kw_only=True)
 class Slope:
-    """The change of ln(multiplier) a factor e of compute, over `budgets` (FLOPs): 0 where the layer
+    """Change of ln(multiplier) a factor e of compute, over `budgets` (FLOPs): 0 where the layer
     saves the same share of the baseline's compute at all of them.
 
     multipliers: budget -> of the baseline's compute, for the layer's loss; beyond: those budgets
@@ -49,8 +49,8 @@ def why_no_slope(fit: Fit, pair: Pair) -> str | None:
     return None if why is None else f"{pair.baseline}: {why}"
 
 
-def slope_of(fit: Fit, pair: Pair, level: float) -> Slope:
-    """The slope of a pair for which why_no_slope finds nothing."""
+def estimate_slope(fit: Fit, pair: Pair, level: float) -> Slope:
+    """Slope of a pair for which why_no_slope finds nothing."""
     about = fit.about
     frontier = Frontier(fit.points, fit.design, pair.baseline)
     logs = [frontier.multiplier(fit.lowest(pair.layer, b), b) for b in pair.budgets]
@@ -71,6 +71,6 @@ def slope_of(fit: Fit, pair: Pair, level: float) -> Slope:
 
 
 def line_through(logs: list[Of], budgets: tuple[float, ...]) -> Of:
-    """The slope of values over ln(budget), by least squares."""
+    """Slope of values over ln(budget), by least squares."""
     log_c = np.log(budgets) - np.log(budgets).mean()
     return summed(list(zip((log_c / (log_c @ log_c)).tolist(), logs, strict=True)))

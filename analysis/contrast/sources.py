@@ -1,4 +1,4 @@
-"""The errors that intervals of a contrast hold beside the noise of runs, and those not in them."""
+"""Errors that intervals of a contrast hold beside the noise of runs, and those not in them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ class Sources:
 NOISE_ALONE = Sources(lacks=(_DOCUMENTS, _RATES))
 
 
-def sources_of(points: Points, documents: Documents | None, rates: Path | None) -> Sources:
+def find_sources(points: Points, documents: Documents | None, rates: Path | None) -> Sources:
     """Documents count where they can; rates where they are given.
 
     Raises ValueError, a line, where the rates' file is none, or says nothing of these runs.

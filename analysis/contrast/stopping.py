@@ -13,7 +13,7 @@ _MOST = 200  # seeds of a size
 
 
 def seeds_needed(fit: Fit, pair: Pair, target: float, level: float) -> Needed:
-    """The fewest seeds to add to each size of a difference's curves for this half-width (nats).
+    """Fewest seeds to add to each size of a difference's curves for this half-width (nats).
 
     The noises and their degrees of freedom stay those of the runs there are, as in the first stage
     of Stein's rule (power/seeds.py). Seeds do not help where the noise is the scatter about curves.

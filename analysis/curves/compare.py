@@ -25,7 +25,7 @@ _N_POINTS = 200  # of a run, in the table that is written
 
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
-    """The end of a run or a schedule by a law that did not see it; nats/token.
+    """End of a run or a schedule by a law that did not see it; nats/token.
 
     law: a form's name; "both": the mean of the laws that see a schedule, by the squares of their
     intervals' widths, and the interval that holds both, for either may be wrong; "nearest run": the
@@ -100,7 +100,7 @@ class Curves(Warned):
         return {**super().to_dict(), "fits": [fit.to_dict() for fit in self.fits]}
 
     def points(self) -> pd.DataFrame:
-        """The histories, as a CSV that the command reads again: at most 200 points of each run,
+        """Histories, as a CSV that the command reads again: at most 200 points of each run,
         means of neighbouring rows.
         """
         parts = [
@@ -239,7 +239,7 @@ def _fitted(
 
 
 def _by_laws(fits: Sequence[CurveFit], run: History, measured: float) -> list[Predicted]:
-    """The end of a run by each law, and by those together that see its schedule."""
+    """End of a run by each law, and by those together that see its schedule."""
     found = [
         Predicted(
             series=fit.series,
@@ -280,7 +280,7 @@ def _nearest(rest: Sequence[History], run: History) -> Predicted:
 
 
 def _sets(hold_out: Sequence[str], runs: Sequence[History]) -> list[set[str]]:
-    """The names of the runs that are held out together, once each."""
+    """Names of the runs that are held out together, once each."""
     found: list[set[str]] = []
     for text in hold_out:
         sets = [{one.run} for one in runs] if text == EACH else [_named(text, runs)]

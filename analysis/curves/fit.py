@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis.curves.history import History, sums_of
+from analysis.curves.history import History, compute_sums
 from analysis.curves.laws import FORMS, Form, Law
 from analysis.fitting.intervals import Array, Estimate, Prediction, percentiles
 from analysis.fitting.least_squares import Minima, minimise
@@ -47,14 +47,14 @@ class CurveFit(DrawsFit):
     rest: Array = field(repr=False, compare=False)
 
     def predict(self, schedule: History, level: float = 0.95) -> Prediction:
-        """The law's mean loss at each row of a schedule, and its interval; nats/token."""
+        """Law's mean loss at each row of a schedule, and its interval; nats/token."""
         law = self._law(schedule, schedule.step)
         value = law(np.array(self.theta)[None])[0][0]
         low, high = percentiles(law(self.theta_draws)[0], level)
         return Prediction(value, low, high, level)
 
     def end(self, schedule: History, level: float = 0.95) -> Estimate:
-        """The mean loss over the last twentieth of a schedule's steps, and the interval for a run
+        """Mean loss over the last twentieth of a schedule's steps, and the interval for a run
         of it: of the law's draws, and of residuals in blocks as long.
         """
         last = schedule.step[-1]
@@ -67,7 +67,7 @@ class CurveFit(DrawsFit):
         return Estimate.of_draws(value, (draws * np.exp(rest)).ravel(), level)
 
     def _law(self, schedule: History, step: Array) -> Law:
-        return FORMS[self.form_name].law([sums_of(schedule, step, self.unit, self.longest)])
+        return FORMS[self.form_name].law([compute_sums(schedule, step, self.unit, self.longest)])
 
     def conf_int(self, level: float = 0.95) -> pd.DataFrame:
         intervals = super().conf_int(level)
@@ -76,12 +76,12 @@ class CurveFit(DrawsFit):
 
 
 def end_loss(history: History) -> float:
-    """The mean loss over the last twentieth of a run's steps."""
+    """Mean loss over the last twentieth of a run's steps."""
     return float(history.loss[history.step > history.step[-1] * (1 - END)].mean())
 
 
-def start_of(histories: Sequence[History], skip: float | None) -> float:
-    """The step after which rows are fitted: `skip`, or twice the longest warm-up."""
+def find_start(histories: Sequence[History], skip: float | None) -> float:
+    """Step after which rows are fitted: `skip`, or twice the longest warm-up."""
     return 2 * max(one.risen for one in histories) if skip is None else skip
 
 
@@ -105,7 +105,7 @@ def fit_curves(
     Raises FitError for too few points, or histories that don't identify the law at all.
     """
     law_form, warnings = FORMS[form], Warnings()
-    start = start_of(histories, skip)
+    start = find_start(histories, skip)
     pooled = [one.pooled(start, _N_PARTS) for one in histories if (one.step > start).sum() >= _ROWS]
     if not pooled:
         raise FitError(
@@ -123,7 +123,7 @@ def fit_curves(
     unit = max(one.peak for one in histories)
     longest = max(float(one.step[-1]) for one in histories)
     sums = [
-        sums_of(whole, one.step, unit, longest)
+        compute_sums(whole, one.step, unit, longest)
         for one in pooled
         for whole in histories
         if whole.run == one.run
@@ -181,7 +181,7 @@ def _log(law: Law) -> Law:
 
 
 def _scale(residuals: Array) -> float:
-    """The standard deviation of normal residuals, by their median size."""
+    """Standard deviation of normal residuals, by their median size."""
     return float(1.4826 * np.median(np.abs(residuals)))
 
 
@@ -223,7 +223,7 @@ def _check_schedules(histories: Sequence[History], warnings: Warnings) -> None:
 
 
 def _shape(history: History) -> Array:
-    """The rate at tenths of the steps after the warm-up, as a share of its peak."""
+    """Rate at tenths of the steps after the warm-up, as a share of its peak."""
     at = np.linspace(history.risen, history.step[-1] * 0.99, 10)
     return np.interp(at, history.step, history.rate / history.peak)
 

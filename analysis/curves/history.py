@@ -37,7 +37,7 @@ class History:
 
     @property
     def risen(self) -> float:
-        """The step at which the warm-up has ended: the first at the peak."""
+        """Step at which the warm-up has ended: the first at the peak."""
         return float(self.step[int(np.argmax(self.rate >= self.peak * _RISEN))])
 
     @property
@@ -70,7 +70,7 @@ def check_steps(n_steps: float, what: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sums:
-    """The sums of a history at `step` (n,), steps of its, the rate in units of `unit`.
+    """Sums of a history at `step` (n,), steps of its, the rate in units of `unit`.
 
     forward: S1, (n,). momentum: S2 at memories (g,) of so many steps, (g, n), see `momentum_sums`.
     drops: (k,), parts of the fall of the rate, a rise being negative; at: S1 before each, (k,); to:
@@ -86,7 +86,7 @@ class Sums:
     to: Array
 
 
-def sums_of(history: History, step: Array, unit: float, longest: float) -> Sums:
+def compute_sums(history: History, step: Array, unit: float, longest: float) -> Sums:
     """At steps (n,) of a history, which it reaches; longest: the longest memory, in steps."""
     s = np.concatenate([[0.0], history.step]) if history.step[0] > 0 else history.step
     rate = np.concatenate([[0.0], history.rate]) if history.step[0] > 0 else history.rate
@@ -130,7 +130,7 @@ def momentum_sums(fall: Array, memory: float) -> Array:
 
 
 def _parts(step: Array, fall: Array) -> tuple[Array, Array]:
-    """The fall of the rate in at most _N_DROPS parts of about equal change, and the step of each:
+    """Fall of the rate in at most _N_DROPS parts of about equal change, and the step of each:
     its middle, by change.
     """
     change = np.cumsum(np.abs(fall))

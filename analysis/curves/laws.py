@@ -84,7 +84,7 @@ class Form:
         return np.array(found)
 
     def reported(self, theta: Array, unit: float) -> Array:
-        """The papers' parameters of theta (S, p); unit: of the rate."""
+        """Papers' parameters of theta (S, p); unit: of the rate."""
         found = theta.copy()
         found[:, 1] = np.exp(theta[:, 1] + theta[:, 2] * (0.0 if self is STEPS else np.log(unit)))
         if self is ANNEALING:
@@ -128,7 +128,7 @@ def _multi_power(sums: Sequence[Sums]) -> Law:
 
 
 def _drops(sums: Sums, own: Array) -> tuple[Array, Array]:
-    """The term of one run, (S, n), and its derivatives, (S, n, 4)."""
+    """Term of one run, (S, n), and its derivatives, (S, n, 4)."""
     scale, ln_c, beta, gamma = (own[:, i, None, None] for i in range(4))
     since = np.maximum(0.0, sums.forward[:, None] - sums.at)
     ln_to = np.log(sums.to)

@@ -23,7 +23,7 @@ _NAMING = ("budget", "seed")  # beside a config's optim, what tells the runs of 
 def histories_of_sweep(
     table: pd.DataFrame, records: Sequence[RunRecord], folder: Path
 ) -> tuple[list[History], list[str]]:
-    """The histories of the finished runs of a sweep's table, and why others have none.
+    """Histories of the finished runs of a sweep's table, and why others have none.
 
     A series is the table's, of one size and batch. A run is named by what differs in the optimizer,
     the budget and the seed of its series' runs. Steps are the middle of what a row's loss is the
@@ -103,7 +103,7 @@ def histories_of_table(
     series: Sequence[str] | None = None,
     where: Mapping[str, Sequence[str]] | None = None,
 ) -> list[History]:
-    """The histories of a CSV with columns run, step, loss and lr, and perhaps series.
+    """Histories of a CSV with columns run, step, loss and lr, and perhaps series.
 
     columns: our name -> the frame's; series: the columns whose values name one, by default
     `series`, and without it all runs are of one. Runs of two series may have one name. where: the

@@ -45,7 +45,7 @@ def named_schedule(
 
 
 def schedule_of_csv(path: Path, series: str) -> History:
-    """The rates of a CSV with columns step and lr."""
+    """Rates of a CSV with columns step and lr."""
     frame = read_source(path).frame
     absent = [name for name in ("step", "lr") if name not in frame]
     if absent:

@@ -1,1 +1,1 @@
-"""The runs that shrink a named interval most per FLOP, before they are run."""
+"""Runs that shrink a named interval most per FLOP, before they are run."""

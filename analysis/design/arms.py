@@ -107,7 +107,7 @@ class Errors:
     common: Array
 
 
-def errors_of(arm: Arm) -> Errors:
+def estimate_errors(arm: Arm) -> Errors:
     """By (J'WJ + P)^-1, J of each curve's three numbers and the exponents, P of their range."""
     spread = (EXPONENTS[1] - EXPONENTS[0]) ** 2 / 12
     parts = [_parts(curve, arm.alpha, arm.beta) for curve in arm.curves]
@@ -145,7 +145,7 @@ def _parts(curve: Curve, alpha: float, beta: float) -> _Parts:
     )
 
 
-def arm_of(fit: IsoFLOPFit, model: str, at: pd.DataFrame) -> Arm:
+def make_arm(fit: IsoFLOPFit, model: str, at: pd.DataFrame) -> Arm:
     """A model's curves of a fit by slices. at: the table at its budgets, for the seeds of points.
 
     Raises FitError if no curve has a minimum inside its sizes, or its noise is unknown.
@@ -165,11 +165,11 @@ def arm_of(fit: IsoFLOPFit, model: str, at: pd.DataFrame) -> Arm:
         beta=own[0].beta,
         dof=max(c.dof for c in own),
         is_lack=is_lack,
-        curves=tuple(_curve_of(c, cells, fit.x_name, is_lack) for c in own),
+        curves=tuple(_arm_curve(c, cells, fit.x_name, is_lack) for c in own),
     )
 
 
-def _curve_of(curve: IsoFLOPCurve, cells: pd.DataFrame, x: str, is_lack: bool) -> Curve:
+def _arm_curve(curve: IsoFLOPCurve, cells: pd.DataFrame, x: str, is_lack: bool) -> Curve:
     u = np.log(curve.sizes)
     u_opt = float(np.log(curve.x_opt))
     near = curve.loss(np.exp(u_opt + _CURVED * np.array([-1.0, 0.0, 1.0])))

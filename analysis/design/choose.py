@@ -1,4 +1,4 @@
-"""The runs that a target's interval asks for, one after another, until a budget is spent.
+"""Runs that a target's interval asks for, one after another, until a budget is spent.
 
 The criterion is that of c-optimal design: the variance of one function of the parameters, to first
 order. What is added next is what lowers the logarithm of the expected half-width most per FLOP: a
@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import numbers
-from analysis.design.arms import Arm, arm_of
-from analysis.design.steps import Ladder, Run, ladder_of, new_budgets, options, reach_of
-from analysis.design.targets import Goal, Target, goal_of, parse_target
+from analysis.design.arms import Arm, make_arm
+from analysis.design.steps import Ladder, Run, find_ladder, find_reach, new_budgets, options
+from analysis.design.targets import Goal, Target, make_goal, parse_target
 from analysis.fitting.checks import check_level, positive, times_beyond
 from analysis.fitting.power_law import FrontierFit
 from analysis.fitting.results import Warned
@@ -122,7 +122,7 @@ def next_runs(
     level: float = 0.95,
     say: Say = silent,
 ) -> NextRuns:
-    """The runs that narrow a target's interval most per FLOP, for `budget` FLOPs in all.
+    """Runs that narrow a target's interval most per FLOP, for `budget` FLOPs in all.
 
     target: "N*@1e15", the best size by the curve of that budget, else by the law; "a", the exponent
     of the best size; "alpha", that of the loss; "multiplier@1e14", of `model` over the baseline;
@@ -141,9 +141,9 @@ def next_runs(
     names = tuple(dict.fromkeys(c.model for c in fit.curves if c.inside))
     asked = parse_target(target, names, model, baseline)
     at = at_budgets(table, x).table
-    arms = {name: arm_of(fit, name, at) for name in asked.models}
-    ladders = {name: ladder_of(table, name, x) for name in asked.models}
-    goal = goal_of(asked, arms, _asymptote(fit, asked, level))
+    arms = {name: make_arm(fit, name, at) for name in asked.models}
+    ladders = {name: find_ladder(table, name, x) for name in asked.models}
+    goal = make_goal(asked, arms, _asymptote(fit, asked, level))
     found = []
     for how, gain in (("per FLOP", _per_flop), ("whatever it costs", _in_all)):
         found.append(_greedy(goal, arms, ladders, budget, level, gain, say, how))
@@ -163,14 +163,14 @@ def next_runs(
         flops=sum(run.budget for run in runs),
         runs=tuple(runs),
         half=tuple(half),
-        known=half_of(fit, asked, x, level),
+        known=target_half_width(fit, asked, x, level),
         known_by="multiplier" if asked.kind == "multiplier" else "isoflop",
         warnings=tuple(warnings),
     )
 
 
-def half_of(fit: IsoFLOPFit, target: Target, x: str, level: float) -> float:
-    """The half-width of the target's interval by the fit; inf: it is open; nan: it has none."""
+def target_half_width(fit: IsoFLOPFit, target: Target, x: str, level: float) -> float:
+    """Half-width of the target's interval by the fit; inf: it is open; nan: it has none."""
     if target.kind == "difference":
         return float("nan")
     name = target.models[0]
@@ -197,7 +197,7 @@ def half_of(fit: IsoFLOPFit, target: Target, x: str, level: float) -> float:
 
 
 def _pair(fit: IsoFLOPFit, target: Target, level: float) -> ComputeMultipliers:
-    """The multiplier of the target's models by their laws alone."""
+    """Multiplier of the target's models by their laws alone."""
     points = {name: fit.frontier(name) for name in target.models}
     n = sum(len(losses) for _, losses in points.values())
     if n < _OF_TWO_LAWS:
@@ -241,7 +241,7 @@ def _greedy(
 ) -> tuple[list[Run], list[float]]:
     """Runs in their order, and the half-widths before and after each."""
     now, left = dict(arms), budget
-    places = {name: (new_budgets(arm), reach_of(arm)) for name, arm in arms.items()}
+    places = {name: (new_budgets(arm), find_reach(arm)) for name, arm in arms.items()}
     taken: dict[str, dict[tuple[float, int], int]] = {name: {} for name in arms}
     runs: list[Run] = []
     half = [goal.half_width(now, level)]

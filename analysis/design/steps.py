@@ -70,8 +70,8 @@ class Ladder:
         return found
 
 
-def ladder_of(table: pd.DataFrame, model: str, x: str) -> Ladder:
-    """The sizes that a model has in the table, those between and one step beyond. Depths are whole
+def find_ladder(table: pd.DataFrame, model: str, x: str) -> Ladder:
+    """Sizes that a model has in the table, those between and one step beyond. Depths are whole
     numbers, and their parameters a polynomial through the table's; without depths the steps are
     those of ln(size).
     """
@@ -140,7 +140,7 @@ def options(
     return found
 
 
-def reach_of(arm: Arm) -> float:
+def find_reach(arm: Arm) -> float:
     """How far the table's sizes are from a minimum, in logarithms: farther ones would tell of the
     curves' form, which is taken for granted.
     """

@@ -1,4 +1,4 @@
-"""The chosen runs as the yaml of an experiment, which `python -m experiments.run` takes."""
+"""Chosen runs as the yaml of an experiment, which `python -m experiments.run` takes."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ from experiments.records.record import RunRecord
 _RATE = "ladder.lr"  # the peak rate at the ladder's width, from which others follow
 
 
-def experiment_of(records: Sequence[RunRecord]) -> str | None:
-    """The experiment that most of the runs were started by, as their commands name it."""
+def find_experiment(records: Sequence[RunRecord]) -> str | None:
+    """Experiment that most of the runs were started by, as their commands name it."""
     named = Counter(
         word.partition("=")[2]
         for record in records
@@ -29,7 +29,7 @@ def experiment_of(records: Sequence[RunRecord]) -> str | None:
 def experiment_yaml(
     found: NextRuns, records: Sequence[RunRecord], name: str, base: str | None, command: str
 ) -> str:
-    """The text of conf/experiment/NAME.yaml: the setting of `base`, by default the experiment that
+    """Text of conf/experiment/NAME.yaml: the setting of `base`, by default the experiment that
     the runs are of, with a grid for each model, budget, seed and rate. command: that made it.
 
     Rates are those of the run of that model nearest in budget, then in size. Raises ValueError if
@@ -43,7 +43,7 @@ def experiment_yaml(
     other = next((run.model for run in found.runs if run.model not in models), None)
     if other is not None:
         raise ValueError(f"{other!r} is no choice of conf/model; take one variant by --where")
-    base = base or experiment_of(records)
+    base = base or find_experiment(records)
     if base is None:
         raise ValueError("no record names the experiment that it is of; say it: --base EXPERIMENT")
     lines = [

@@ -1,4 +1,4 @@
-"""The named intervals: their half-width with the runs of some curves, before these are run."""
+"""Named intervals: their half-width with the runs of some curves, before these are run."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from analysis.design.arms import Arm, errors_of
+from analysis.design.arms import Arm, estimate_errors
 from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitError
 
@@ -88,7 +88,7 @@ class Goal:
     misfit: float
 
     def half_width(self, arms: Mapping[str, Arm], level: float) -> float:
-        """The half-width to expect, the median over the noise's estimates."""
+        """Half-width to expect, the median over the noise's estimates."""
         own = [arms[name] for name in self.target.models]
         curves = [arm.curve(self.target.budget) for arm in own]
         if self.target.kind == "difference" or (self.target.kind == "N*" and curves[0] is not None):
@@ -98,11 +98,11 @@ class Goal:
 
 
 def _of_curves(arms: list[Arm], budget: float, which: int, level: float) -> float:
-    """The half-width of one minimum, or of the difference of two; dof by Satterthwaite."""
+    """Half-width of one minimum, or of the difference of two; dof by Satterthwaite."""
     parts = []
     for arm in arms:
         i = next(k for k, c in enumerate(arm.curves) if c is arm.curve(budget))
-        errors = errors_of(arm)
+        errors = estimate_errors(arm)
         parts.append((errors.own[i, which] + errors.common[which, i, i], arm.dof))
     variance = sum(v for v, _ in parts)
     dof = variance**2 / sum(v**2 / n for v, n in parts)
@@ -110,7 +110,7 @@ def _of_curves(arms: list[Arm], budget: float, which: int, level: float) -> floa
 
 
 def _half(scattered: float, common: float, dof: float, level: float) -> float:
-    """The half-width by two variances: one that is estimated with dof, and one that is known."""
+    """Half-width by two variances: one that is estimated with dof, and one that is known."""
     if not dof >= 1:
         return _UNKNOWN
     t, typical = _of_student(dof, level)
@@ -129,7 +129,7 @@ def _of_laws(goal: Goal, arms: list[Arm], level: float) -> float:
     rows, p = laws.design.shape
     if rows <= p:
         return _UNKNOWN
-    errors = [errors_of(arm) for arm in arms]
+    errors = [estimate_errors(arm) for arm in arms]
     own = np.concatenate([e.own[:, laws.which] for e in errors]) * laws.scale**2
     scattered = _scatter(laws.design, own) / (rows - p) + goal.misfit
     prior = laws.prior * np.sqrt(scattered)
@@ -143,13 +143,13 @@ def _of_laws(goal: Goal, arms: list[Arm], level: float) -> float:
 
 
 def _scatter(design: Array, variances: Array) -> float:
-    """The summed squares about a law to expect of points with these variances."""
+    """Summed squares about a law to expect of points with these variances."""
     residual = np.eye(len(design)) - design @ np.linalg.pinv(design)
     return float(residual.diagonal() @ variances)
 
 
 class _Laws(NamedTuple):
-    """The laws of B minima in all: design (B, p) and gradient (p,), which of the minima's numbers
+    """Laws of B minima in all: design (B, p) and gradient (p,), which of the minima's numbers
     they are of (0 sizes, 1 losses), and what turns its errors to the scale that is fitted (B,).
     prior (P, p): the reciprocals of the spread of what has a range without any run.
     """
@@ -206,7 +206,7 @@ def _power(arm: Arm, asymptote: float) -> tuple[float, float]:
     return float(level), float(-slope)
 
 
-def goal_of(target: Target, arms: Mapping[str, Arm], asymptote: float) -> Goal:
+def make_goal(target: Target, arms: Mapping[str, Arm], asymptote: float) -> Goal:
     """With the misfit of the law that the target is of; 0 of curves, and without degrees of
     freedom. asymptote: of the losses' laws, nats, where they are linearised.
 
@@ -246,6 +246,8 @@ def goal_of(target: Target, arms: Mapping[str, Arm], asymptote: float) -> Goal:
             ]
         )
         off = np.log(values / law) if target.kind == "alpha" else values - law
-    variances = np.concatenate([errors_of(arm).own[:, laws.which] for arm in own]) * laws.scale**2
+    variances = (
+        np.concatenate([estimate_errors(arm).own[:, laws.which] for arm in own]) * laws.scale**2
+    )
     more = max(float(off @ off) - _scatter(laws.design, variances), 0.0)
     return Goal(target=target, asymptote=asymptote, misfit=more / free)

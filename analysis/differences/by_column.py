@@ -16,9 +16,9 @@ from analysis.differences.models import (
 )
 from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.results import Result
-from analysis.fitting.status import FitStatus, status_of, worst_status
+from analysis.fitting.status import FitStatus, find_status, worst_status
 from analysis.fitting.text import in_columns
-from analysis.table.layer import column_of
+from analysis.table.layer import find_column
 from analysis.table.load import finished, rows_with
 from analysis.table.warned import warned
 
@@ -41,7 +41,7 @@ class DifferencesBy(Result):
 
     @property
     def status(self) -> FitStatus:
-        return worst_status([status_of(self.of_table), *(p.status for p in self.parts.values())])
+        return worst_status([find_status(self.of_table), *(p.status for p in self.parts.values())])
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def compare_by(
     at one value. The average is of those models that every value has, each value counting the same.
     Raises ValueError as keep_rows and compare_models do.
     """
-    column = column_of(table, by)
+    column = find_column(table, by)
     if column not in table:
         raise ValueError(f"by={by!r} is no column; found {', '.join(map(str, table))}")
     if by in _NO_PARTS:
@@ -125,7 +125,7 @@ def compare_by(
 
 
 def _average(pairs: Sequence[tuple[ModelMean, ModelMean]], width: float) -> Estimate:
-    """The mean of differences that share no run; width: half the interval of a single run."""
+    """Mean of differences that share no run; width: half the interval of a single run."""
     value = float(np.mean([model.difference.value for model, _ in pairs]))
     squares = sum(1 / model.n_seeds + 1 / baseline.n_seeds for model, baseline in pairs)
     return Estimate.around(value, width * float(np.sqrt(squares)) / len(pairs))

@@ -1,4 +1,4 @@
-"""The differences from a baseline after correction for their number."""
+"""Differences from a baseline after correction for their number."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Corrected(Result):
 
 
 def holm(differences: Differences) -> Corrected:
-    """The chance of one wrong "significant" among all differences is p_holm at most, however they
+    """Chance of one wrong "significant" among all differences is p_holm at most, however they
     depend on one another (Holm 1979, Scandinavian Journal of Statistics 6, 65-70): the smallest p
     times their number, the next times one less and no smaller than that one, and so on.
     """

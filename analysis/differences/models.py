@@ -1,4 +1,4 @@
-"""The noise of a loss by seeds, and how models differ beside it."""
+"""Noise of a loss by seeds, and how models differ beside it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.results import Result, Warned
-from analysis.fitting.status import FitError, FitStatus, status_of
+from analysis.fitting.status import FitError, FitStatus, find_status
 from analysis.fitting.text import (
     format_status,
     in_columns,
@@ -42,7 +42,7 @@ class SeedNoise(Warned):
         return (*self.of_table, *noise_cautions(self.dof))
 
     def line(self, at: float | None = None) -> str:
-        """The noise, and the budgets that it was measured at, if that is not `at` alone."""
+        """Noise, and the budgets that it was measured at, if that is not `at` alone."""
         of = " and ".join(f"{budget:.3g}" for budget in self.budgets)
         return (
             f"noise of one run: {self.sd:.4f} nats/token, of {pluralize(self.dof, 'degree')} of "
@@ -118,7 +118,7 @@ class Differences(Result):
 
 @warned()
 def seed_noise(table: pd.DataFrame, *, budget: float | None = None) -> SeedNoise:
-    """The standard deviation of a finished run's loss over seeds, all else equal.
+    """Standard deviation of a finished run's loss over seeds, all else equal.
 
     Pooled over the settings (model, budget, size, learning rate) with two seeds or more, as if it
     were the same in all: of every budget, or of one. Raises FitError if there is none.
@@ -186,7 +186,7 @@ def compare_models(
         level=level,
         noise=noise,
         means=tuple(sorted(means, key=lambda m: m.loss)),
-        status=status_of(few),
+        status=find_status(few),
         warnings=tuple(few),
     )
 
@@ -225,7 +225,7 @@ def _few_seeds(means: Sequence[ModelMean]) -> list[str]:
 
 
 def _seeded_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """The finished runs, whose budget, size and seed must be known."""
+    """Finished runs, whose budget, size and seed must be known."""
     require(table, ["budget", "n_params", "seed"], "the comparison of seeds")
     return finished(table)
 

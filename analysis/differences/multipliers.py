@@ -94,14 +94,14 @@ class _Mean(NamedTuple):
         return self.of.loss
 
 
-def line_of(losses: Sequence[float], loss: float) -> int:
+def find_line(losses: Sequence[float], loss: float) -> int:
     """Which of the lines between knots of falling losses has this one; beyond them the nearest."""
     return sum(knot >= loss for knot in losses[1:-1])
 
 
 def _factor(mean: _Mean, knots: list[_Mean], level: float) -> Estimate:
     """By the delta method, on the scale of ln(factor)."""
-    i = line_of([k.loss for k in knots], mean.loss)
+    i = find_line([k.loss for k in knots], mean.loss)
     a, b = knots[i], knots[i + 1]
     slope = (np.log(b.at.budget) - np.log(a.at.budget)) / (b.loss - a.loss)
     way = (mean.loss - a.loss) / (b.loss - a.loss)

@@ -32,7 +32,7 @@ DEFAULT_FORMS = ("loglinear", "power_floor", "clark", "clark_floor")
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LawComparison(Comparison):
-    """The forms in order of AICc; those without one as asked for."""
+    """Forms in order of AICc; those without one as asked for."""
 
     columns: ClassVar[tuple[str, ...]] = (
         "form_name", "n_params", "rmse", "aicc", "delta_aicc", "weight", "held_out_rmse",
@@ -57,7 +57,7 @@ class LawComparison(Comparison):
         level: float = 0.95,
         new_run: bool = False,
     ) -> Prediction:
-        """The loss in nats/token by the `possible` laws: the mean of ln L by their weights, with
+        """Loss in nats/token by the `possible` laws: the mean of ln L by their weights, with
         the interval that holds those of all.
 
         Arguments as of ExpertLawFit.predict. Raises ValueError where no form has an AICc.
@@ -66,7 +66,7 @@ class LawComparison(Comparison):
         return self._averaged(lambda fit: fit.predict(*at, level=level, new_run=new_run), level)
 
     def over_experts(self) -> pd.DataFrame:
-        """The averages of `predict` at the smallest and largest size, at the most experts tried
+        """Averages of `predict` at the smallest and largest size, at the most experts tried
         and at four times as many: size, n_experts, loss in nats/token, lower, upper (95 %).
 
         Of laws in a size and a number of experts alone; no row for others, or without an AICc.
@@ -173,7 +173,7 @@ def compare_laws(
 def _largest(
     runs: ExpertRuns, hold_out: HoldOut, column: str, own: pd.Series
 ) -> tuple[str, pd.Series, str]:
-    """The runs that are held out, in words and by number, and why none is, if so."""
+    """Runs that are held out, in words and by number, and why none is, if so."""
     none = pd.Series(False, index=runs.cells.index)
     if hold_out == "cells":
         compute = runs.cells["budget"]
@@ -202,7 +202,7 @@ def _fit_each(
     seed: int,
     cluster: str | None = None,
 ) -> tuple[dict[str, ExpertLawFit], list[str]]:
-    """The forms that can be fitted, and why the others can't."""
+    """Forms that can be fitted, and why the others can't."""
     fits, failed = {}, []
     for form in forms:
         try:

@@ -67,7 +67,7 @@ class ExpertLawFit(FittedLaw):
         level: float = 0.95,
         new_run: bool = False,
     ) -> Prediction:
-        """The loss in nats/token, with the interval of the law or, new_run, of one more run there.
+        """Loss in nats/token, with the interval of the law or, new_run, of one more run there.
 
         Of n_experts, n_tokens, granularity and sparsity (0 to 1, the share of experts that is not
         active) what the form needs. The interval of a new run has the law's interval and the

@@ -1,4 +1,4 @@
-"""The runs that laws in experts are fitted to: one model's, and what their size N is."""
+"""Runs that laws in experts are fitted to: one model's, and what their size N is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ class ExpertRuns:
         return replace(self, cells=self.cells[keep])
 
     def given(self, form: str) -> Variables:
-        return variables_of(self.cells, form, self.size_name)
+        return make_variables(self.cells, form, self.size_name)
 
     @property
     def loss(self) -> Array:
@@ -43,7 +43,7 @@ class ExpertRuns:
 
     @property
     def note(self) -> str:
-        """The warning for a law without a term for tokens; empty if there is none."""
+        """Warning for a law without a term for tokens; empty if there is none."""
         tokens = self.cells["n_tokens"]
         if tokens.notna().all():
             ratio = tokens.max() / tokens.min()
@@ -63,7 +63,7 @@ def choose_runs(
     size: str,
     by: Sequence[str] = (),
 ) -> ExpertRuns:
-    """The same runs for all these forms: of each cell the best that is finished.
+    """Same runs for all these forms: of each cell the best that is finished.
 
     A cell is a combination of what any of the forms has a term for, budget (or n_tokens), seed and
     `by`. Raises ValueError for a form, model or size that is not there, and for runs that one of
@@ -74,7 +74,7 @@ def choose_runs(
             raise ValueError(f"form={form!r} is not one of {', '.join(OF_EXPERTS)}")
         _check_size(size, form)
     model = _the_model(finished(table), model, baseline)
-    rows = rows_of(table, model, baseline)
+    rows = find_rows(table, model, baseline)
     _refuse_variants(rows, model, forms)
     for form in forms:
         needs = [size, *OF_EXPERTS[form].needs]
@@ -91,8 +91,8 @@ def choose_runs(
     return ExpertRuns(cells=cells, model=model, baseline=baseline, size_name=size)
 
 
-def variants_of(done: pd.DataFrame, model: str) -> dict[str, pd.DataFrame]:
-    """The model's runs with several numbers of experts, apart by what varies besides in its layer.
+def split_variants(done: pd.DataFrame, model: str) -> dict[str, pd.DataFrame]:
+    """Model's runs with several numbers of experts, apart by what varies besides in its layer.
 
     Their names are the model's and what differs between them. All of its runs together where none
     has several.
@@ -109,8 +109,8 @@ def variants_of(done: pd.DataFrame, model: str) -> dict[str, pd.DataFrame]:
     return dict(zip(names, several, strict=True))
 
 
-def rows_of(table: pd.DataFrame, model: str, baseline: str | None) -> pd.DataFrame:
-    """The finished runs of a model, then the baseline's as of one expert, with their BACKBONE.
+def find_rows(table: pd.DataFrame, model: str, baseline: str | None) -> pd.DataFrame:
+    """Finished runs of a model, then the baseline's as of one expert, with their BACKBONE.
 
     granularity, where the table does not give it, is n_heads top_k: with experts of one neuron it
     is the number of active ones (He 2024, arXiv:2407.04153, §2). sparsity, likewise, is
@@ -141,7 +141,7 @@ def _sparsity(rows: pd.DataFrame) -> pd.Series:
     return (1 - heads.fillna(1.0) * top_k / experts).mask(experts == 1, 0.0)
 
 
-def variables_of(rows: pd.DataFrame, form: str, size: str) -> Variables:
+def make_variables(rows: pd.DataFrame, form: str, size: str) -> Variables:
     """Their N, and of E, D, G and S what the form is in.
 
     Raises ValueError if one of them is unknown or not above 0, or a sparsity not below 1.

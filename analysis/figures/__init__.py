@@ -28,15 +28,15 @@ _DRAWINGS = {
     if name.startswith("draw_") and draw.__module__ == file.__name__
 }
 globals().update(_DRAWINGS)
-__all__ = ["MODEL_COLOURS", "plots_of", "relabel", "style", *_DRAWINGS]
+__all__ = ["MODEL_COLOURS", "list_plots", "relabel", "style", *_DRAWINGS]
 
 if TYPE_CHECKING:
 
     def __getattr__(name: str) -> Callable[..., Figure]: ...
 
 
-def plots_of(study: Study) -> dict[str, list[Plot]]:
-    """The plots that files have of a study, by the title of their section."""
+def list_plots(study: Study) -> dict[str, list[Plot]]:
+    """Plots that files have of a study, by the title of their section."""
     found: dict[str, list[Plot]] = {}
     for file in _FILES:
         if plots := list(getattr(file, "plots", lambda _: ())(study)):

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.curves.compare import Curves
-from analysis.curves.fit import CurveFit, start_of
+from analysis.curves.fit import CurveFit, find_start
 from analysis.curves.history import History
 from analysis.curves.laws import STEPS
 from analysis.figures.layout import legends_below, panels
@@ -26,7 +26,7 @@ def draw_curves(found: Curves) -> Figure:
     for axis, name in zip(axes, series, strict=True):
         runs = [one for one in found.histories if one.series == name]
         fits = [f for f in found.fits if f.series == name and f.form_name != STEPS.name]
-        start = start_of(runs, found.skip)
+        start = find_start(runs, found.skip)
         for run in (one for one in runs if (one.step > start).any()):
             colour = f"C{names.index(run.run) % 10}"
             shown = run.pooled(start, _N_POINTS)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from analysis import numbers
 from analysis.experts.law import ExpertLawFit
-from analysis.experts.runs import BACKBONE, rows_of
+from analysis.experts.runs import BACKBONE, find_rows
 from analysis.figures.layout import band_swatch, faint, full, legends_below, panels, swatch
 from analysis.figures.palette import Look, ordered_looks
 from analysis.figures.scales import LABELS, experts_scale, log_scale, padded
@@ -81,7 +81,7 @@ def _agreed(
     size_name: str | None,
     baseline: str | None,
 ) -> tuple[str, str]:
-    """The one model and size of the laws, or those given or found without laws."""
+    """One model and size of the laws, or those given or found without laws."""
     if any(law.form_name == "granularity" for law in laws):
         raise ValueError("draw_experts: the granularity law has no number of experts to draw")
     more = [law.form_name for law in laws if not law.of_experts_alone]
@@ -108,8 +108,8 @@ def _agreed(
 
 
 def _runs(table: pd.DataFrame, model: str, size_name: str, baseline: str | None) -> pd.DataFrame:
-    """The model's finished runs, and the baseline's as one expert, with their group of size."""
-    runs = rows_of(table, model, baseline)
+    """Model's finished runs, and the baseline's as one expert, with their group of size."""
+    runs = find_rows(table, model, baseline)
     if runs.empty:
         raise ValueError(f"draw_experts: no finished run of model={model!r}")
     size = "n_active_params" if size_name == BACKBONE else size_name

@@ -1,4 +1,4 @@
-"""The loss against all FLOPs, through a growth."""
+"""Loss against all FLOPs, through a growth."""
 
 from collections.abc import Sequence
 

@@ -39,7 +39,7 @@ _FLOOR: Any = (0, (1, 1.5))
 
 
 def draw_laws(fit: IsoFLOPFit, table: pd.DataFrame | None = None) -> Figure:
-    """The minima against compute, a panel for each size and the loss, with the fitted laws.
+    """Minima against compute, a panel for each size and the loss, with the fitted laws.
 
     Points are the minima with their 95 % intervals where known, hollow if excluded from the law;
     lines the laws, dashed if it has a warning, with the 95 % interval of the law (Student's t).
@@ -130,7 +130,7 @@ def draw_frontier(table: pd.DataFrame, fit: IsoFLOPFit) -> Figure:
 
 
 def _draw_law(axis: Axes, law: PowerLaw | FrontierFit, look: Look, n_bands: int = 1) -> None:
-    """The law's line over the axis, and its 95 % interval, within the axis' limits.
+    """Law's line over the axis, and its 95 % interval, within the axis' limits.
 
     n_bands: how many intervals the axis has in all. Several tinted ones would be grey together, so
     they are outlines, tinted the less the more there are.
@@ -190,7 +190,7 @@ def _interval(curve: IsoFLOPCurve, name: str) -> tuple[float, float] | None:
 
 
 def _exponent_text(law: PowerLaw | FrontierFit) -> str:
-    """The exponent of C: a frontier's is -alpha."""
+    """Exponent of C: a frontier's is -alpha."""
     if isinstance(law, FrontierFit):
         return _with_interval(-Estimate(-law.exponent, *law.bounds("alpha")))
     return _with_interval(Estimate(law.exponent, *law.bounds("exponent")))

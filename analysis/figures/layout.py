@@ -227,7 +227,7 @@ def band_swatch(label: str, colour: Colour | None = None) -> Patch:
 
 
 def beyond() -> Line2D:
-    """The legend's entry of at_edge."""
+    """Legend's entry of at_edge."""
     return swatch("beyond the axis", edge(), marker="^", ms=3.5, alpha=0.5)
 
 

@@ -18,7 +18,7 @@ _WIDEST = 10.0  # a band is cut where it is so many times farther from the line 
 
 
 def draw_multipliers(found: ComputeMultipliers) -> Figure:
-    """The multiplier of each model against its compute and against the loss, with bands.
+    """Multiplier of each model against its compute and against the loss, with bands.
 
     Only where both laws have runs; the line at 1 is the baseline. Raises ValueError if there is no
     such compute for any model.

@@ -1,4 +1,4 @@
-"""The look of each model: one colour-blind safe colour and marker, the same in every figure.
+"""Look of each model: one colour-blind safe colour and marker, the same in every figure.
 
 A colour is chosen for the page that is drawn and, beside it, for a dark one (schemes.py).
 """
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgba
 
-from analysis.figures.schemes import Colour, dark_of, pair
+from analysis.figures.schemes import Colour, dark_shade, pair
 
 # Apart for normal and colour-blind sight (Machado 2009's simulation of protan-, deuter- and
 # tritanopia: 26 in CIELAB or more), and on a white as on a dark page.
@@ -47,7 +47,7 @@ def looks(series: Iterable[str], table: pd.DataFrame | None = None) -> dict[str,
 
     table: says which model a series is of; without it the name does.
     """
-    models = _models_of(list(dict.fromkeys(series)), table)
+    models = _find_models(list(dict.fromkeys(series)), table)
     order = _model_order([*models.values(), *([] if table is None else table["model"])])
     found = {}
     for rank, model in enumerate(order):
@@ -65,13 +65,13 @@ def model_looks(models: Iterable[str]) -> dict[str, Look]:
     return looks(names, pd.DataFrame({"series": names, "model": names}))
 
 
-def _models_of(series: Sequence[str], table: pd.DataFrame | None) -> dict[str, str]:
+def _find_models(series: Sequence[str], table: pd.DataFrame | None) -> dict[str, str]:
     known = {} if table is None else dict(zip(table["series"], table["model"], strict=True))
     return {name: known.get(name, _VARIANT.sub("", name)) for name in series}
 
 
 def _model_order(models: Iterable[str]) -> list[str]:
-    """The harness's models first, always all of them, so that ranks do not depend on the data."""
+    """Harness's models first, always all of them, so that ranks do not depend on the data."""
     others = sorted({*models, *known_models} - set(MODEL_COLOURS), key=_natural)
     return [*MODEL_COLOURS, *others]
 
@@ -100,7 +100,7 @@ def _natural(name: str) -> list[tuple[int, float, str]]:
 
 
 def page() -> Colour:
-    """The colour behind the data, by the active rcParams."""
+    """Colour behind the data, by the active rcParams."""
     for name in ("axes.facecolor", "figure.facecolor"):
         *colour, alpha = to_rgba(plt.rcParams[name])
         if alpha > 0:
@@ -109,24 +109,24 @@ def page() -> Colour:
 
 
 def ink() -> Colour:
-    """The colour of text, by the active rcParams."""
+    """Colour of text, by the active rcParams."""
     red, green, blue, _ = to_rgba(plt.rcParams["text.color"])
     return (red, green, blue)
 
 
 def blend(colour: Colour, other: Colour, share: float) -> Colour:
-    """The colour with a share of another."""
-    return pair(_mixed(colour, other, share), _mixed(dark_of(colour), dark_of(other), share))
+    """Colour with a share of another."""
+    return pair(_mixed(colour, other, share), _mixed(dark_shade(colour), dark_shade(other), share))
 
 
 def legible(colour: str | Colour, least: float = 2.3) -> Colour:
-    """The colour, with as much of the ink as gives this contrast to the page.
+    """Colour, with as much of the ink as gives this contrast to the page.
 
     least: WCAG 2.2 asks 3 of graphics; 2.3 keeps the gold of moe, and markers differ as well.
     """
     red, green, blue, _ = to_rgba(colour)
     given = (red, green, blue)
-    dark = _legible(dark_of(given), dark_of(ink()), dark_of(page()), least)
+    dark = _legible(dark_shade(given), dark_shade(ink()), dark_shade(page()), least)
     return pair(_legible(given, ink(), page(), least), dark)
 
 
@@ -158,7 +158,7 @@ def luminance(colour: Colour) -> float:
 
 def sequential(n: int) -> list[Colour]:
     """Colours from the least to the most, for an ordered few such as sizes."""
-    both = zip(_ordered(n, page()), _ordered(n, dark_of(page())), strict=True)
+    both = zip(_ordered(n, page()), _ordered(n, dark_shade(page())), strict=True)
     return [legible(pair(here, dark), least=1.9) for here, dark in both]
 
 

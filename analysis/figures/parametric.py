@@ -1,4 +1,4 @@
-"""The parametric surface as iso-loss contours (Hoffmann 2022, arXiv:2203.15556, Fig. 4)."""
+"""Parametric surface as iso-loss contours (Hoffmann 2022, arXiv:2203.15556, Fig. 4)."""
 
 import numpy as np
 import pandas as pd

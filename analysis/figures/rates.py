@@ -35,7 +35,7 @@ def draw_rates(found: Rates) -> Figure:
     for cell, place in zip(found.cells, places, strict=True):
         _point(axis, cell, place, _moved(cell, main, others), series[cell.model])
     for model, look in series.items():
-        law = _law_of(found, model)
+        law = _find_law(found, model)
         if law is not None:
             _line(axis, law, model, x, others, look)
     label = LABELS.get(x, x)
@@ -54,7 +54,7 @@ def draw_rates(found: Rates) -> Figure:
 
 
 def _strongest(law: RateLaw | None, found: Rates) -> str:
-    """The law's strongest variable, or else the first column that varies."""
+    """Law's strongest variable, or else the first column that varies."""
     if law is not None and law.columns:
         effects = {
             name: abs(law.exponents[name]) * np.log(law.ranges[name][1] / law.ranges[name][0])
@@ -84,7 +84,7 @@ def _places(found: Rates, x: str) -> list[float]:
 
 
 def _moved(cell: BestRate, law: RateLaw | None, others: Mapping[str, float]) -> float:
-    """The factor to the rate that the law gives at the others' middles."""
+    """Factor to the rate that the law gives at the others' middles."""
     factor = 1.0
     for name, value in others.items():
         assert law is not None
@@ -97,7 +97,7 @@ def _rate(cell: BestRate) -> float:
 
 
 def _ends(cell: BestRate, factor: float) -> list[float]:
-    """The axis shows a cell's rate, and a bounded interval as far as rates were tried."""
+    """Axis shows a cell's rate, and a bounded interval as far as rates were tried."""
     low, high = cell.lr_interval
     bounded = cell.inside and 0 < low <= high < np.inf
     within = [max(low, min(cell.lrs)), min(high, max(cell.lrs))] if bounded else []
@@ -115,7 +115,7 @@ def _point(axis: Axes, cell: BestRate, x: float, factor: float, look: Look) -> N
         axis.plot([x] * 2, ends, lw=0.9, alpha=faint, color=look.colour)
 
 
-def _law_of(found: Rates, model: str) -> RateLaw | None:
+def _find_law(found: Rates, model: str) -> RateLaw | None:
     return next((one.law for one in found.forms if model in one.models), None)
 
 

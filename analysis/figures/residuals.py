@@ -68,7 +68,7 @@ def draw_residuals(residuals: pd.DataFrame) -> Figure:
 
 
 def _varying(frame: pd.DataFrame) -> list[str]:
-    """The variables of several values; one of two that are the same only once."""
+    """Variables of several values; one of two that are the same only once."""
     names: list[str] = []
     for name in _VARIABLES:
         if name not in frame or frame[name].nunique() < 2:

@@ -139,7 +139,7 @@ def _is_off(setting: str) -> bool:
 
 
 def _usage_cells(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """The cells of draw_usage: a row for each combination of `keys` and number of experts."""
+    """Cells of draw_usage: a row for each combination of `keys` and number of experts."""
     heads = [name for name in ("model", "n_heads", "top_k") if name in runs]
     numbers = runs.groupby(heads, dropna=False)["n_experts"].transform("nunique")
     runs = runs[numbers == numbers.groupby(runs["model"]).transform("max")]
@@ -168,7 +168,7 @@ def _set_quantity(axis: Axes, what: str, values: Sequence[float]) -> None:
 
 
 def _known(table: pd.DataFrame, names: Sequence[str], what: str) -> pd.DataFrame:
-    """The finished runs that have all of these. Raises ValueError naming what is missing."""
+    """Finished runs that have all of these. Raises ValueError naming what is missing."""
     done = finished(table)
     absent = [name for name in names if name not in done or done[name].isna().all()]
     if absent:

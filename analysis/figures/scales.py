@@ -46,7 +46,7 @@ _SUBS = ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
 
 
 class LogTicks(Locator):
-    """The most ticks up to n_most, round: of whole decades, 1-3, 1-2-5, or evenly spaced.
+    """Most ticks up to n_most, round: of whole decades, 1-3, 1-2-5, or evenly spaced.
 
     apart: the least distance between two that are no whole decades, as a share of the axis.
     """

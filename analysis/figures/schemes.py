@@ -21,8 +21,8 @@ def pair(light: Colour, dark: Colour) -> Colour:
     return found
 
 
-def dark_of(colour: Colour) -> Colour:
-    """The colour of a dark page in place of another: by default the same."""
+def dark_shade(colour: Colour) -> Colour:
+    """Colour of a dark page in place of another: by default the same."""
     red, green, blue = to_rgb(pairs.get(to_hex(colour), colour))
     return (red, green, blue)
 

@@ -88,15 +88,15 @@ def style(
 
 
 def paper() -> Columns | None:
-    """The columns of the active style; None on a page."""
+    """Columns of the active style; None on a page."""
     return _columns[-1] if _columns else None
 
 
 def small() -> Any:
-    """The font size of annotations: that of legends."""
+    """Font size of annotations: that of legends."""
     return plt.rcParams["legend.fontsize"]
 
 
 def edge() -> Any:
-    """The colour of axes and of lines that are no series."""
+    """Colour of axes and of lines that are no series."""
     return plt.rcParams["axes.edgecolor"]

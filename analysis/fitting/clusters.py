@@ -67,7 +67,7 @@ def describe_draws(n_draws: int, clusters: np.ndarray | None = None) -> str:
 
 
 def few_clusters(clusters: np.ndarray | None) -> tuple[str, ...]:
-    """The warning about fewer than five clusters; () of five or more, or without clusters."""
+    """Warning about fewer than five clusters; () of five or more, or without clusters."""
     if clusters is None or clusters.max() + 1 >= _FEW:
         return ()
     n = int(clusters.max()) + 1

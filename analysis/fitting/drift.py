@@ -44,7 +44,7 @@ class DriftingLaw:
     common: Array | None = None
 
     def predict(self, log_x: Array, level: float = 0.95) -> Prediction:
-        """The median of y at ln x (m,), and its central interval."""
+        """Median of y at ln x (m,), and its central interval."""
         check_level(level)
         laws = self._averaged(np.asarray(log_x, dtype=np.float64))
         value, lower, upper = (

@@ -42,12 +42,12 @@ class Estimate(NamedTuple):
 
     @classmethod
     def around(cls, value: float, half: float) -> "Estimate":
-        """The interval of a number that is half as wide on each side; none for nan."""
+        """Interval of a number that is half as wide on each side; none for nan."""
         return cls(value, float(value - half), float(value + half))
 
     @classmethod
     def of_draws(cls, value: float, draws: Array, level: float = 0.95) -> "Estimate":
-        """The interval of percentiles of draws (n,); nan without any."""
+        """Interval of percentiles of draws (n,); nan without any."""
         low, high = percentiles(draws, level)
         return cls(float(value), float(low), float(high))
 
@@ -57,7 +57,7 @@ class Estimate(NamedTuple):
 
 
 def percentiles(draws: Array, level: float) -> tuple[Array, Array]:
-    """The central interval along the first axis; nan without draws."""
+    """Central interval along the first axis; nan without draws."""
     check_level(level)
     if not len(draws):
         nothing = np.full(draws.shape[1:], np.nan)
@@ -67,7 +67,7 @@ def percentiles(draws: Array, level: float) -> tuple[Array, Array]:
 
 
 def mean_by_t(values: Array, level: float) -> Estimate:
-    """The mean of (n,) values with an interval of Student's t; nan for what can't be known."""
+    """Mean of (n,) values with an interval of Student's t; nan for what can't be known."""
     if not len(values):
         return Estimate(*[float("nan")] * 3)
     mean = float(np.mean(values))
@@ -77,6 +77,6 @@ def mean_by_t(values: Array, level: float) -> Estimate:
 
 
 def t_quantile(dof: int, level: float) -> float:
-    """The quantile of Student's t, two-sided; nan without a degree of freedom."""
+    """Quantile of Student's t, two-sided; nan without a degree of freedom."""
     check_level(level)
     return float(stats.t.ppf((1 + level) / 2, dof)) if dof > 0 else float("nan")

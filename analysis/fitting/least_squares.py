@@ -188,7 +188,7 @@ def _objective(residuals: Array, weights: Array, delta: float) -> Array:
     return np.where(np.isfinite(value), value, np.inf)
 
 
-def covariance_of(model: Model, theta: Array, target: Array) -> tuple[Array, int]:
+def compute_covariance(model: Model, theta: Array, target: Array) -> tuple[Array, int]:
     """s^2 (J'J)^-1 of an unweighted least-squares fit at theta (p,), and its degrees of freedom.
 
     Infinite where J'J is singular, nan without a degree of freedom.
@@ -206,7 +206,7 @@ def covariance_of(model: Model, theta: Array, target: Array) -> tuple[Array, int
 
 
 def condition_number(model: Model, theta: Array) -> float:
-    """The condition of the Jacobian at theta (p,), its columns scaled to length one: 1 is ideal."""
+    """Condition of the Jacobian at theta (p,), its columns scaled to length one: 1 is ideal."""
     jacobian = model(theta[None])[1][0]
     scale = np.linalg.norm(jacobian, axis=0)
     return float(np.linalg.cond(jacobian / scale)) if np.all(scale > 0) else float("inf")

@@ -25,8 +25,8 @@ class Pattern:
         return self.chance < CHANCE
 
 
-def pattern_of(residuals: Array, moves: Array, kernel: Array) -> Pattern:
-    """The pattern in residuals (n,) of one noise; moves (n, p): the directions that the fit can
+def find_pattern(residuals: Array, moves: Array, kernel: Array) -> Pattern:
+    """Pattern in residuals (n,) of one noise; moves (n, p): the directions that the fit can
     move points in; kernel (n, n): 1 for points at one place, less the farther apart they are.
 
     The test is of r'Kr / r'r: the score test of a Gaussian process beside the fit (as Zhang and Lin

@@ -14,7 +14,7 @@ from scipy import stats
 from analysis.fitting.checks import positive
 from analysis.fitting.drift import DriftingLaw
 from analysis.fitting.intervals import Array, Prediction
-from analysis.fitting.least_squares import Model, covariance_of, minimise
+from analysis.fitting.least_squares import Model, compute_covariance, minimise
 from analysis.fitting.power_sum import power_sum
 from analysis.fitting.results import WaldFit
 from analysis.fitting.status import FitError, FitStatus, Warnings
@@ -79,7 +79,7 @@ class FrontierFit(WaldFit):
 
     @property
     def exponent(self) -> float:
-        """The exponent of C: -alpha."""
+        """Exponent of C: -alpha."""
         return -self.estimates[2]
 
     @property
@@ -91,13 +91,13 @@ class FrontierFit(WaldFit):
         return self.estimates[0]
 
     def predict(self, budget: ArrayLike, level: float = 0.95) -> Prediction:
-        """The loss at a budget, with the interval of the law there."""
+        """Loss at a budget, with the interval of the law there."""
         log_c = np.log(np.atleast_1d(positive("budget", budget)))
         value, jacobian = frontier_model(log_c)(np.array(self.theta)[None])
         return self._predict_log(value[0], jacobian[0], level)
 
     def extrapolate(self, budget: ArrayLike, level: float = 0.95) -> Prediction:
-        """The loss within the budgets as predict has it, and beyond them with an exponent that may
+        """Loss within the budgets as predict has it, and beyond them with an exponent that may
         drift (drift.py).
         """
         known = positive("budget", budget)
@@ -235,7 +235,7 @@ def fit_frontier(budget: ArrayLike, loss: ArrayLike, *, common: Array | None = N
     if len(log_c) == 4:
         warned.add("4 budgets for 3 parameters: one degree of freedom")
     natural = np.array([theta[0], theta[1] + theta[2] * centre, theta[2]])
-    covariance, dof = covariance_of(frontier_model(log_c), natural, log_l)
+    covariance, dof = compute_covariance(frontier_model(log_c), natural, log_l)
     if common is not None and np.isfinite(covariance).all():
         covariance = covariance + _carried(frontier_model(log_c)(natural[None])[1][0], common)
     E, A, alpha = np.exp(natural[0]), np.exp(natural[1]), natural[2]
@@ -291,7 +291,7 @@ def frontier_model(log_c: Array) -> Model:
 
 
 def _carried(jacobian: Array, common: Array) -> Array:
-    """The parameters' covariance (p, p) by least squares of points (n, p) that have this one."""
+    """Parameters' covariance (p, p) by least squares of points (n, p) that have this one."""
     scale = np.linalg.norm(jacobian, axis=0)
     inverse = np.linalg.pinv(jacobian / scale) / scale[:, None]
     values, vectors = np.linalg.eigh(common)

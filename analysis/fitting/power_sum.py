@@ -13,7 +13,7 @@ from analysis.fitting.least_squares import Model
 
 
 def power_sum(terms: Sequence[Array]) -> Model:
-    """The model of log L with the term exp(terms[j] @ theta); terms: J arrays (n, p).
+    """Model of log L with the term exp(terms[j] @ theta); terms: J arrays (n, p).
 
     Returns theta (S, p) -> log L (S, n) and its derivatives (S, n, p).
     """
@@ -35,7 +35,7 @@ def power_sum(terms: Sequence[Array]) -> Model:
 
 
 def exponentiated(model: Model) -> Model:
-    """The same in L itself rather than log L, for residuals in nats."""
+    """Same in L itself rather than log L, for residuals in nats."""
 
     def of_loss(theta: Array) -> tuple[Array, Array]:
         log_loss, jacobian = model(theta)

@@ -42,7 +42,7 @@ class LeastSquares:
     dof: int
 
     def interval(self, of: Model, level: float) -> tuple[Array, Array]:
-        """The ends of the intervals of K functions, (K,) each; nan without a degree of freedom.
+        """Ends of the intervals of K functions, (K,) each; nan without a degree of freedom.
 
         of: theta (S, p) -> values (S, K) and derivatives (S, K, p). An end that no edge of the box
         excludes is the farthest value that was found in it.
@@ -108,7 +108,7 @@ class LeastSquares:
         return np.linalg.norm(gradient[:, free] / scale @ axes.T / values, axis=1)
 
     def _pulled(self, of: Model, starts: Array, k: np.ndarray, to: Array, unit: Array) -> Array:
-        """The best fits (S, p) with function k (S,) near a value, (S,).
+        """Best fits (S, p) with function k (S,) near a value, (S,).
 
         Near by one more point there, of a weight in units (S,). So it is the best fit at the value
         that it has, whatever the weight.

@@ -1,4 +1,4 @@
-"""The distribution of a sum of weighted squares of normal draws."""
+"""Distribution of a sum of weighted squares of normal draws."""
 
 import numpy as np
 from scipy import integrate

@@ -1,4 +1,4 @@
-"""The face of every result: status and warnings, a summary to print, a table, a dict for JSON.
+"""Face of every result: status and warnings, a summary to print, a table, a dict for JSON.
 
 A fit has parameters besides, with standard errors and intervals, and predicts.
 """
@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.fitting.checks import check_level
 from analysis.fitting.intervals import Array, Prediction, percentiles, t_quantile
 from analysis.fitting.plain import plain
-from analysis.fitting.status import FitStatus, status_of, worst_status
+from analysis.fitting.status import FitStatus, find_status, worst_status
 from analysis.fitting.text import format_status
 
 
@@ -39,7 +39,7 @@ class Result(ABC):
         def warnings(self) -> tuple[str, ...]: ...
 
     def with_warnings(self, texts: Sequence[str]) -> Self:
-        """The same, with warnings of its table before its own."""
+        """Same, with warnings of its table before its own."""
         new = tuple(text for text in texts if text not in self.warnings)
         known = {one.name for one in fields(self)}
         if not new or "warnings" not in known:
@@ -51,11 +51,11 @@ class Result(ABC):
 
     @abstractmethod
     def summary(self) -> str:
-        """The result in lines of text, with its warnings."""
+        """Result in lines of text, with its warnings."""
 
     @abstractmethod
     def to_frame(self) -> pd.DataFrame:
-        """The result as a table."""
+        """Result as a table."""
 
     def to_dict(self) -> dict[str, Any]:
         """All fields at full precision but the draws, as JSON can hold them."""
@@ -69,7 +69,7 @@ class Result(ABC):
         return f"<{type(self).__name__}: {self.status}{f', {n} warnings' if n > 1 else ''}>"
 
     def _repr_html_(self) -> str:
-        """The table, then the warnings; for notebooks."""
+        """Table, then the warnings; for notebooks."""
         table = self.to_frame().to_html(border=0, na_rep="", float_format=lambda v: f"{v:.5g}")
         name, status = type(self).__name__, html.escape(str(self.status))
         items = "".join(f"<li>{html.escape(text)}</li>" for text in self.warnings)
@@ -81,7 +81,7 @@ class Warned(Result):
 
     @property
     def status(self) -> FitStatus:
-        return status_of(self.warnings)
+        return find_status(self.warnings)
 
 
 class Fit(Result):
@@ -103,7 +103,7 @@ class Fit(Result):
 
     @abstractmethod
     def predict(self, *args: Any, **kwargs: Any) -> Prediction:
-        """The fitted value and its interval; each fit says at what."""
+        """Fitted value and its interval; each fit says at what."""
 
     def bounds(self, name: str, level: float = 0.95) -> tuple[float, float]:
         low, high = self.conf_int(level).loc[[name]].to_numpy()[0]
@@ -129,7 +129,7 @@ class Fit(Result):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LawFit(Fit):
-    """The base of all fitted laws. `estimates` are in the order of `names`.
+    """Base of all fitted laws. `estimates` are in the order of `names`.
 
     form: the formula; objective: its value at the optimum, the smaller the better (each fit says
     which); interval: how the intervals were made.
@@ -150,7 +150,7 @@ class LawFit(Fit):
         return dict(zip(self.names, self.estimates, strict=True))
 
     def summary(self) -> str:
-        """The form, a line a parameter with its interval, and the warnings."""
+        """Form, a line a parameter with its interval, and the warnings."""
         lines = [f"{self.form}   ({self.n_points} points, objective {self.objective:.6g})"]
         ends = self.conf_int().to_numpy()
         for (name, value), (low, high) in zip(self.params.items(), ends, strict=True):

@@ -18,12 +18,12 @@ class FitStatus(StrEnum):
 
 
 def worst_status(statuses: Sequence[FitStatus]) -> FitStatus:
-    """The most severe; CONVERGED of none."""
+    """Most severe; CONVERGED of none."""
     order = list(FitStatus)
     return max(statuses, key=order.index, default=FitStatus.CONVERGED)
 
 
-def status_of(warnings: Sequence[str]) -> FitStatus:
+def find_status(warnings: Sequence[str]) -> FitStatus:
     """WARNING if there are any."""
     return FitStatus.WARNING if warnings else FitStatus.CONVERGED
 

@@ -15,13 +15,13 @@ def pluralize(n: int, noun: str) -> str:
 
 
 def join_first(items: Sequence[str], n: int = 3, separator: str = ", ") -> str:
-    """The first n of them, and how many more: "a, b, c, and 16 more"."""
+    """First n of them, and how many more: "a, b, c, and 16 more"."""
     more = [f"and {len(items) - n} more"] if len(items) > n else []
     return separator.join([*items[:n], *more])
 
 
 def in_columns(frame: pd.DataFrame, digits: int = 4) -> str:
-    """The frame without its index, fractions at so many significant digits."""
+    """Frame without its index, fractions at so many significant digits."""
     return frame.to_string(index=False, float_format=lambda value: f"{value:.{digits}g}")
 
 
@@ -32,12 +32,12 @@ class Said(str):
 
 
 def unsaid(warnings: Sequence[str]) -> list[str]:
-    """The warnings that a summary prints."""
+    """Warnings that a summary prints."""
     return [text for text in warnings if not isinstance(text, Said)]
 
 
 def format_status(status: FitStatus, warnings: Sequence[str]) -> list[str]:
-    """The line of a summary with the status and its warnings; none without warnings."""
+    """Line of a summary with the status and its warnings; none without warnings."""
     left = unsaid(warnings)
     return [f"  {status}: {'; '.join(left)}"] if left else []
 

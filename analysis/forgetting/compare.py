@@ -15,8 +15,8 @@ from analysis import numbers
 from analysis.fitting.checks import check_level
 from analysis.fitting.intervals import Estimate, mean_by_t
 from analysis.forgetting.equal import EqualLearning, compare_at_learning
-from analysis.forgetting.ways import METRICS, metrics_of, order_of, unreadable, way_of
-from analysis.ways import Ways, shown, shown_of
+from analysis.forgetting.ways import METRICS, find_way, read_metrics, read_order, unreadable
+from analysis.ways import Ways, format_way, shown
 from experiments.records.record import RunRecord
 
 TASK_METRICS = ("acc", "bits_per_byte")
@@ -73,7 +73,7 @@ class Forgetting(Ways):
             "FLOPs": lambda kept: numbers.flops(kept.flops),
             "streams": lambda kept: kept.n_runs,
             "trained": lambda kept: numbers.count(kept.n_trained_params),
-            **{name: partial(shown_of, name) for name in METRICS},
+            **{name: partial(format_way, name) for name in METRICS},
         }
         notes = [
             f"bits/byte, means over domains and streams with {self.level:.0%} intervals of "
@@ -115,8 +115,8 @@ def compare_forgetting(
         if has_learnt(record):
             if (why := unreadable(record)) is not None:
                 raise ValueError(why)
-            same = (record.n_layers, record.budget, len(order_of(record)), record.lr)
-            groups.setdefault((way_of(record), *same), []).append(record)
+            same = (record.n_layers, record.budget, len(read_order(record)), record.lr)
+            groups.setdefault((find_way(record), *same), []).append(record)
     if not groups:
         raise ValueError("no run has learnt a stream: this takes runs of data=stream")
     ways = [_kept(runs, level) for runs in groups.values()]
@@ -124,7 +124,7 @@ def compare_forgetting(
         for name, value in (("learning", learning), ("baseline", baseline)):
             if value is not None:
                 raise ValueError(f"{name}={value} is of streams of several domains; leave it out")
-    several = [r for runs in groups.values() for r in runs if len(order_of(r)) > 1]
+    several = [r for runs in groups.values() for r in runs if len(read_order(r)) > 1]
     return Forgetting(
         level=level,
         ways=tuple(sorted(ways, key=lambda kept: (kept.way, kept.lr))),
@@ -140,23 +140,23 @@ def has_learnt(record: RunRecord) -> bool:
 
 
 def _kept(runs: Sequence[RunRecord], level: float) -> Kept:
-    found = pd.DataFrame([metrics_of(run) for run in runs])
+    found = pd.DataFrame([read_metrics(run) for run in runs])
     estimates = {name: mean_by_t(found[name].to_numpy(), level) for name in METRICS}
     return Kept(
-        way=way_of(runs[0]),
+        way=find_way(runs[0]),
         lr=runs[0].lr,
         n_layers=runs[0].n_layers,
-        n_domains=len(order_of(runs[0])),
+        n_domains=len(read_order(runs[0])),
         n_runs=len(runs),
-        n_orders=len({tuple(order_of(run)) for run in runs}),
+        n_orders=len({tuple(read_order(run)) for run in runs}),
         n_trained_params=float(np.mean([run.n_trained_params or run.n_params for run in runs])),
         flops=float(np.mean([run.achieved_flops or run.planned_flops for run in runs])),
         **estimates,
-        tasks=_tasks_of(runs, level),
+        tasks=_group_tasks(runs, level),
     )
 
 
-def _tasks_of(runs: Sequence[RunRecord], level: float) -> dict[str, dict[str, Estimate]]:
+def _group_tasks(runs: Sequence[RunRecord], level: float) -> dict[str, dict[str, Estimate]]:
     names = [name for name in runs[0].evaluations if name.startswith(_TASK)]
     found = {}
     for name in names:

@@ -14,8 +14,8 @@ from functools import partial
 import numpy as np
 
 from analysis.fitting.intervals import Array, Estimate, mean_by_t
-from analysis.forgetting.ways import metrics_of, order_of, way_of
-from analysis.ways import Ways, shown_of
+from analysis.forgetting.ways import find_way, read_metrics, read_order
+from analysis.ways import Ways, format_way
 from experiments.records.record import RunRecord
 
 LOSSES = ("forgetting", "base")
@@ -73,7 +73,7 @@ class EqualLearning(Ways):
         }
         for name in (*LOSSES, *((*LESS, *BY_ORDER) if self.baseline else ())):
             title = name.replace("_less", " - baseline").replace("_by_order", ", by order")
-            columns[title] = partial(shown_of, name)
+            columns[title] = partial(format_way, name)
         notes = []
         if self.baseline:
             notes = [
@@ -133,12 +133,12 @@ def _curves(records: Iterable[RunRecord]) -> dict[str, dict[Stream, Array]]:
     """way -> stream -> (n, 3): learning, forgetting and base at rates that learn more and more."""
     groups: dict[str, dict[Stream, list[tuple[float, ...]]]] = {}
     for record in records:
-        metrics, order = metrics_of(record), tuple(order_of(record))
+        metrics, order = read_metrics(record), tuple(read_order(record))
         if len(order) == 1:
             continue  # its base is that after one domain
         row = (record.lr, metrics["learning"], *(metrics[name] for name in LOSSES))
         stream = (record.seed, order)
-        groups.setdefault(way_of(record), {}).setdefault(stream, []).append(row)
+        groups.setdefault(find_way(record), {}).setdefault(stream, []).append(row)
     return {
         way: {stream: _rising(rows) for stream, rows in sorted(own.items())}
         for way, own in sorted(groups.items())

@@ -24,13 +24,13 @@ METRICS = ("learning", "forgetting", "backward", "forward", "base")
 _BASE = "base"
 
 
-def metrics_of(record: RunRecord) -> dict[str, float]:
+def read_metrics(record: RunRecord) -> dict[str, float]:
     """METRICS of one run; nan where there is no domain that one is of."""
     rows = [
         {name: _bits(score["bits_per_byte"], name) for name, score in row["scores"].items()}
         for row in record.stages
     ]
-    order, last = order_of(record), rows[-1]
+    order, last = read_order(record), rows[-1]
     base = last[_BASE] - rows[0][_BASE]
     if len(rows) not in (2, len(order) + 1):
         raise ValueError(f"{len(rows) - 1} stages are no order of {len(order)}, nor one of all")
@@ -55,8 +55,8 @@ def unreadable(record: RunRecord) -> str | None:
     Its config and its stages are as their writer left them, and may be another's.
     """
     try:
-        way_of(record)
-        found = metrics_of(record)
+        find_way(record)
+        found = read_metrics(record)
         if not np.isfinite([found["learning"], found["base"]]).all():
             raise ValueError("a score is not finite")
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -67,7 +67,7 @@ def unreadable(record: RunRecord) -> str | None:
     return None
 
 
-def way_of(record: RunRecord) -> str:
+def find_way(record: RunRecord) -> str:
     """How a run learns and keeps, in a few words: peer 4,096, tables alone, top 256 rows."""
     config = record.config
     init, continual = config.get("init") or {}, config.get("continual") or {}
@@ -88,12 +88,12 @@ def way_of(record: RunRecord) -> str:
         words.append(f"rows by {continual['row_score']}")
     if _corpus(config).get("joint"):
         words.append("joint")
-    elif len(order_of(record)) == 1:
+    elif len(read_order(record)) == 1:
         words.append("one domain")
     return ", ".join(words)
 
 
-def order_of(record: RunRecord) -> list[str]:
+def read_order(record: RunRecord) -> list[str]:
     order: list[str] = list(_corpus(record.config)["order"])
     if not order or len(set(order)) < len(order):
         raise ValueError(f"its order must name domains, each once, and is {order}")

@@ -1,4 +1,4 @@
-"""The lowest point of a loss curve by Akima interpolation of the logarithms, as Porian 2024
+"""Lowest point of a loss curve by Akima interpolation of the logarithms, as Porian 2024
 (arXiv:2406.19146) has it: of many curves over the same sizes at once.
 """
 
@@ -11,7 +11,7 @@ _GRID = 25  # points an interval between sizes
 
 
 def akima_minimum(u: Array, losses: Array) -> tuple[Array, Array, np.ndarray]:
-    """The lowest points (S,) of curves through losses (S, n) at u (n,), and whether at an end.
+    """Lowest points (S,) of curves through losses (S, n) at u (n,), and whether at an end.
 
     Interpolates ln(loss); the lowest of a grid of 25 points an interval, as Porian's code.
     """

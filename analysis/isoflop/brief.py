@@ -1,4 +1,4 @@
-"""The minima of an isoFLOP fit as a short table, for the end of a sweep."""
+"""Minima of an isoFLOP fit as a short table, for the end of a sweep."""
 
 import numpy as np
 

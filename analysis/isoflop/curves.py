@@ -1,4 +1,4 @@
-"""The result of an isoFLOP fit: a curve for each model and budget, and each model's laws."""
+"""Result of an isoFLOP fit: a curve for each model and budget, and each model's laws."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from analysis.fitting.checks import check_level, positive
 from analysis.fitting.intervals import Array, Prediction, percentiles, t_quantile
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Fit, Result
-from analysis.fitting.status import FitError, FitStatus, status_of, worst_status
+from analysis.fitting.status import FitError, FitStatus, find_status, worst_status
 from analysis.fitting.text import unsaid
 from analysis.isoflop import slices
 from analysis.isoflop.flags import Flag
@@ -26,7 +26,7 @@ from analysis.isoflop.shape import Shape
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class IsoFLOPCurve(Fit):
-    """The losses of one model at one budget against size, and their minimum.
+    """Losses of one model at one budget against size, and their minimum.
 
     sizes, losses: the best run of each size used, in order of size; x_opt, loss_opt: the minimum
     (nan where the parabola opens downwards) and their 95 % intervals, unbounded where the data
@@ -91,7 +91,7 @@ class IsoFLOPCurve(Fit):
         return {"x_opt": self.x_opt * u, "loss_opt": half / t_quantile(self.dof, 0.95)}
 
     def conf_int(self, level: float = 0.95) -> pd.DataFrame:
-        """The intervals of x_opt and loss_opt.
+        """Intervals of x_opt and loss_opt.
 
         Raises ValueError for another level than 0.95 where method="akima": its intervals are
         percentiles of draws that are not kept.
@@ -147,14 +147,14 @@ class IsoFLOPCurve(Fit):
         return tuple(zip(self.flags, self.warnings, strict=True))
 
     def loss(self, x: ArrayLike) -> Array:
-        """The curve's loss in nats/token at sizes x; Akima's is nan outside the range."""
+        """Curve's loss in nats/token at sizes x; Akima's is nan outside the range."""
         u = np.log(positive(self.x_name, x))
         if self.method == "akima":
             return np.exp(Akima1DInterpolator(np.log(self.sizes), np.log(self.losses))(u))
         return self._shape.loss(u)
 
     def predict(self, x: ArrayLike, level: float = 0.95) -> Prediction:
-        """The same with the interval of the curve there; nan where method="akima"."""
+        """Same with the interval of the curve there; nan where method="akima"."""
         check_level(level)
         value = np.atleast_1d(self.loss(x))
         u = np.log(np.atleast_1d(np.asarray(x, dtype=np.float64)))
@@ -224,11 +224,11 @@ class IsoFLOPFit(Fit):
 
     @property
     def status(self) -> FitStatus:
-        """The worst of the curves' and laws'; WARNING at least if a curve was skipped, or the table
+        """Worst of the curves' and laws'; WARNING at least if a curve was skipped, or the table
         has warnings.
         """
         found = [c.status for c in self.curves] + [law.status for law in self.laws]
-        return worst_status([*found, status_of([*self.of_table, *map(str, self.too_few)])])
+        return worst_status([*found, find_status([*self.of_table, *map(str, self.too_few)])])
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -238,7 +238,7 @@ class IsoFLOPFit(Fit):
         return (*self.of_table, *curves, *laws, *(f"skipped {text}" for text in self.skipped))
 
     def only(self, model: str) -> Self:
-        """The curves and laws of one model; none if it has none."""
+        """Curves and laws of one model; none if it has none."""
         return replace(
             self,
             curves=tuple(curve for curve in self.curves if curve.model == model),
@@ -251,7 +251,7 @@ class IsoFLOPFit(Fit):
 
     @property
     def why_no_laws(self) -> str:
-        """The reasons why models have no power laws; empty if all have."""
+        """Reasons why models have no power laws; empty if all have."""
         if self.curves:
             return "; ".join(f"no power laws: {why}" for why in self.unfitted.values())
         return str(NoCurveError(self.too_few))
@@ -293,7 +293,7 @@ class IsoFLOPFit(Fit):
         quantity: str | None = None,
         level: float = 0.95,
     ) -> Prediction:
-        """The optimum at a budget in FLOPs by the model's law, whose exponent may drift beyond the
+        """Optimum at a budget in FLOPs by the model's law, whose exponent may drift beyond the
         budgets; quantity: the size by default, or another name of its laws, e.g. "loss".
 
         Raises ValueError if there is no such model or law.
@@ -327,7 +327,7 @@ class IsoFLOPFit(Fit):
         )
 
     def law(self, model: str | None = None) -> ModelLaws:
-        """The laws of a model, or the only ones. Raises ValueError if there are none such."""
+        """Laws of a model, or the only ones. Raises ValueError if there are none such."""
         found = [law for law in self.laws if model in (None, law.model)]
         if len(found) != 1:
             have = ", ".join(law.model for law in self.laws) or "none"

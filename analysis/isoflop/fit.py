@@ -22,7 +22,7 @@ from analysis.isoflop.lack_of_fit import lack_of_fit
 from analysis.isoflop.laws import LOSS, Optima, fit_laws
 from analysis.isoflop.left_out import NEEDED, OutlierRun, TooFew
 from analysis.isoflop.methods import METHODS, OUTLIERS, Method, Outliers
-from analysis.isoflop.minima import Minima, Minimum, Points, minima_of
+from analysis.isoflop.minima import Minima, Minimum, Points, find_minima
 from analysis.isoflop.misfit import off_curves, too_skewed
 from analysis.isoflop.offsets import at_budgets
 from analysis.isoflop.resample import nearest
@@ -98,9 +98,9 @@ def fit_isoflop(
     odd: list[OutlierRun] = []
     for model in dict.fromkeys(p.model for p in points):
         own = [p for p in points if p.model == model]
-        clusters = _clusters_of(own)
+        clusters = _find_clusters(own)
         counts = _drawn_together(own, clusters, n_draws, seed)
-        minima = minima_of(own, method, noise, n_draws, rng, counts, outliers == "exclude")
+        minima = find_minima(own, method, noise, n_draws, rng, counts, outliers == "exclude")
         odd_ones = _outlier_runs(own, minima, outliers == "exclude")
         odd += [run for runs in odd_ones for run in runs]
         found = minima.found
@@ -161,7 +161,7 @@ def _outlier_runs(
 
 
 def _labels(table: pd.DataFrame, cells: pd.DataFrame, x: str, cluster: str) -> np.ndarray:
-    """The cluster of each cell, by all its runs."""
+    """Cluster of each cell, by all its runs."""
     keys = ["series", "budget", x]
     cell = cells[keys].reset_index(names="cell")
     runs = finished(table).merge(cell, on=keys)
@@ -207,7 +207,7 @@ def _seeds(cells: pd.DataFrame) -> Seeds:
     return Seeds(weights=n, variances=np.where(n > 1, sd, 0.0) ** 2, free=n - 1)
 
 
-def _clusters_of(points: Sequence[Points]) -> np.ndarray | None:
+def _find_clusters(points: Sequence[Points]) -> np.ndarray | None:
     labels = [p.labels for p in points if p.labels is not None]
     every = np.concatenate(labels) if labels else None
     return None if every is None else cluster_codes(every, len(every))
@@ -267,7 +267,7 @@ def _curve(
 def _found_off(
     minima: Minima, method: Method, noise: float | None, frontier: FrontierFit | None
 ) -> list[list[tuple[Flag, str]]]:
-    """The misfit of each curve's points beside the noise."""
+    """Misfit of each curve's points beside the noise."""
     if method == "akima":  # it goes through them
         return [[] for _ in minima.found]
     off = [
@@ -280,7 +280,7 @@ def _found_off(
 def _of_all(
     minima: Minima, noise: float | None, frontier: FrontierFit | None
 ) -> list[tuple[Flag, str]]:
-    """The misfit that all curves share."""
+    """Misfit that all curves share."""
     found = []
     if minima.seeds is not None and minima.seeds.is_lack:
         beside = f"{minima.seeds} (p={minima.seeds.chance:.1g}): the curves miss what runs share"
@@ -306,7 +306,7 @@ def _of_all(
 
 
 def _frontier(found: Sequence[Minimum]) -> FrontierFit | None:
-    """The law of these minima's losses; None below four."""
+    """Law of these minima's losses; None below four."""
     if len(found) < 4:
         return None
     shared = [m.common[1] for m in found if m.common is not None]

@@ -82,7 +82,7 @@ def check_minimum(
 
 
 def _outlier(shape: FittedShape) -> int | None:
-    """The point that the others' curve does not expect, by its deleted studentised residual."""
+    """Point that the others' curve does not expect, by its deleted studentised residual."""
     r, h = shape.residuals, shape.leverage
     dof = len(r) - 4
     rest = (r @ r) * (1 - h) - r**2  # the others' squares, times 1 - h

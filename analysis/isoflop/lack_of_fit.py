@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.pattern import LEAST, pattern_of
+from analysis.fitting.pattern import LEAST, find_pattern
 from analysis.isoflop.misfit import ROUNDING
 from analysis.isoflop.scatter import SHARED, Noise
 from analysis.isoflop.shape import FittedShape, along_exponents, columns_at
@@ -22,7 +22,7 @@ _NEAR_BUDGETS = 0.45 * np.log(10)  # in ln(budget)
 
 
 class Left(NamedTuple):
-    """The residuals that curves leave of a model's points (n,), in their noises sd (n,); moves (n,
+    """Residuals that curves leave of a model's points (n,), in their noises sd (n,); moves (n,
     p): the directions in which the curves' numbers and their exponents, to first order, move them.
     """
 
@@ -65,7 +65,7 @@ def lack_of_fit(
     left = Left.of(shapes, noises, u)
     if left is None:
         return None
-    found = pattern_of(left.off, left.moves, _kernel(shapes, u, budgets))
+    found = find_pattern(left.off, left.moves, _kernel(shapes, u, budgets))
     if not found.is_lack:
         return None
     typical = float(np.sqrt(np.mean((found.missed * left.sd) ** 2)))
@@ -92,7 +92,7 @@ def _kernel(shapes: Sequence[FittedShape], u: Sequence[Array], budgets: Sequence
 
 
 def _moves(shapes: Sequence[FittedShape], sd: Array, u: Sequence[Array]) -> Array:
-    """The directions (n, p) that the points of curves can move in, in their noise."""
+    """Directions (n, p) that the points of curves can move in, in their noise."""
     ends = np.cumsum([0, *(len(places) for places in u)])
     n = int(ends[-1])
     own, shared = np.zeros((n, 3 * len(shapes))), np.zeros((n, SHARED))

@@ -29,7 +29,7 @@ _DROPPED = 0.1  # share of draws without a minimum above which the intervals are
 
 @dataclass(frozen=True, kw_only=True)
 class Optima:
-    """The minima of one model that a law is fitted to, in order of budget.
+    """Minima of one model that a law is fitted to, in order of budget.
 
     at: name -> (n_budgets,), e.g. n_params, n_tokens, loss; draws: "noise" or "case" -> name ->
     (n_draws, n_budgets), nan where a draw had no minimum; common: name -> covariance of the

@@ -1,4 +1,4 @@
-"""The minima of a model's curves with their errors, by each of the methods."""
+"""Minima of a model's curves with their errors, by each of the methods."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ _KNOWN = 1_000_000  # degrees of freedom of a noise that was given: the normal d
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """The points that one curve is fitted to, in order of size, and the runs behind them."""
+    """Points that one curve is fitted to, in order of size, and the runs behind them."""
 
     model: str
     budget: float
@@ -94,7 +94,7 @@ class Minima:
     outliers: tuple[tuple[Outlier, ...], ...]
 
 
-def minima_of(
+def find_minima(
     points: Sequence[Points],
     method: Method,
     noise: float | None,
@@ -127,7 +127,7 @@ def minima_of(
     if method == "parabola":
         squares = _slices(points).squares
     scatter = _scaled(points, method)
-    noises = _scatter_of(scatter, [p.seeds for p in points], noise)
+    noises = _estimate_scatter(scatter, [p.seeds for p in points], noise)
     found = tuple(
         _of_one(p, parabola, method, own, n_draws, rng, drawn)
         for p, parabola, own, drawn in zip(points, parabolas, noises, counts, strict=True)
@@ -145,7 +145,7 @@ def minima_of(
 def _judged(
     points: Sequence[Points], method: Method, exclude: bool
 ) -> tuple[list[Points], list[np.ndarray], BesideSeeds | None, tuple[tuple[Outlier, ...], ...]]:
-    """The points that curves are of, weighing what their seeds say; which of all these are; the
+    """Points that curves are of, weighing what their seeds say; which of all these are; the
     scatter about the curves beside that of seeds; and the outliers.
     """
     if method != "slice":
@@ -207,10 +207,10 @@ def _scaled(points: Sequence[Points], method: Single) -> list[Array]:
     return scaled
 
 
-def _scatter_of(
+def _estimate_scatter(
     residuals: Sequence[Array], seeds: Sequence[Seeds], given: float | None
 ) -> list[Noise]:
-    """The scatter of each curve of a model: its own, or of few runs all the model's."""
+    """Scatter of each curve of a model: its own, or of few runs all the model's."""
     if given is not None:
         return [Noise(given, _KNOWN)] * len(residuals)
     squares = [float(r @ r) + s.squares for r, s in zip(residuals, seeds, strict=True)]
@@ -274,12 +274,12 @@ def _by_slices(
     rng: np.random.Generator,
     counts: Sequence[Array | None],
 ) -> list[tuple[Minimum, FittedShape]]:
-    """The minima, and the curves at the likeliest exponents."""
+    """Minima, and the curves at the likeliest exponents."""
     known = None if given is None else Noise(given, _KNOWN)
     seeds = [p.seeds for p in points]
     dof = sum(len(p.u) - 3 + p.seeds.dof for p in points)
     if known is None and dof < LEAST_DOF:
-        (known, *_) = _scatter_of([parabola.scaled for parabola in parabolas], seeds, None)
+        (known, *_) = _estimate_scatter([parabola.scaled for parabola in parabolas], seeds, None)
     every = [p.u for p in points], [p.losses for p in points]
     fit = fit_slices(*every, known, n_draws, rng, seeds)
     found = []
@@ -307,7 +307,7 @@ def _moved_together(
 def _drawn(
     counts: Array | None, weights: Array, n_draws: int, rng: np.random.Generator
 ) -> tuple[str, Array]:
-    """The unit that points are drawn by, and how much each draw weighs."""
+    """Unit that points are drawn by, and how much each draw weighs."""
     if counts is not None:
         return "cluster", counts * weights
     return "case", drawn_counts(len(weights), n_draws, rng) * weights

@@ -20,7 +20,7 @@ ROUNDING = 1e-6  # nats: scatter below it is no noise
 
 @dataclass(frozen=True, kw_only=True)
 class BesideSeeds:
-    """The scatter of points about a model's curves beside that of the seeds about the points, both
+    """Scatter of points about a model's curves beside that of the seeds about the points, both
     of a run's loss in nats; chance: of one so much larger where both are noise, by an F test.
     """
 

@@ -32,7 +32,7 @@ class Moved:
 
     @property
     def how(self) -> tuple[str, ...]:
-        """The moves that were made, for headings; () where there was nothing to do."""
+        """Moves that were made, for headings; () where there was nothing to do."""
         moved = (
             f"{self.n} losses moved along the curves to their budget's FLOPs, by at most "
             f"{self.largest:.2g} nats/token for {self.off:.2g} of the FLOPs"
@@ -45,7 +45,7 @@ class Moved:
 
 
 def at_budgets(table: pd.DataFrame, x: str = "n_params") -> Moved:
-    """The losses as they would be at the FLOPs of the budget, by each series' own curves.
+    """Losses as they would be at the FLOPs of the budget, by each series' own curves.
 
     A curve is loss*(C) + a(C) (u - u*(C))^2, u = ln x. loss* follows L = E + A C^-alpha from four
     budgets on, else a power of C, as u* (of x) and a do. They are fitted to the parabolas of the

@@ -73,7 +73,7 @@ def find_outliers(
 
 
 class _Rest:
-    """The curves of the points that are left, at G exponents, and K noises of them."""
+    """Curves of the points that are left, at G exponents, and K noises of them."""
 
     def __init__(
         self, u: Sequence[Array], losses: Sequence[Array], weights: Sequence[Array]
@@ -123,14 +123,14 @@ class _Rest:
         return stands_out and self._blame(k, points) > _SURE
 
     def _chance_in_budget(self, k: int, points: tuple[int, ...]) -> float:
-        """The chance of some that stand out so far from a curve's own scatter, by an F test."""
+        """Chance of some that stand out so far from a curve's own scatter, by an F test."""
         n, squares = len(points), self._noises.squares[self._best, k]
         left = np.maximum(1 - self._gain(k, points, self._best) / squares, 0.0)
         chance = float(special.betainc((self._dof[k] - n) / 2, n / 2, left)[0])
         return chance * math.comb(self._off[k].shape[1], n)
 
     def _blame(self, k: int, points: tuple[int, ...]) -> float:
-        """The share of the likelihood that these have among as many points of the budget."""
+        """Share of the likelihood that these have among as many points of the budget."""
         logs = {}
         for other in combinations(range(self._off[k].shape[1]), len(points)):
             _, free = self._of(k, other, self._every)
@@ -149,7 +149,7 @@ class _Rest:
         return np.asarray((off * np.linalg.solve(free, off[..., None])[..., 0]).sum(axis=1))
 
     def _chance(self, k: int, points: tuple[int, ...], at: np.ndarray) -> float:
-        """The chance of a loss as unlikely as the points', at some of the exponents."""
+        """Chance of a loss as unlikely as the points', at some of the exponents."""
         n, gain = len(points), self._gain(k, points, at)
         logs, squares, dof = self._without(k, gain, n, at)
         weights = np.exp(logs - logs.max())

@@ -42,7 +42,7 @@ def resampled_minima(u: Array, losses: Array, method: Single, counts: Array) -> 
 def resampled_slices(
     u: Array, losses: Array, counts: Array, alpha: float, beta: float
 ) -> tuple[Array, Array]:
-    """The same of skewed curves, whose exponents are not fitted again."""
+    """Same of skewed curves, whose exponents are not fitted again."""
     v = u - u.mean()
     exponents = np.array([alpha]), np.array([beta])
     found, enough = _solve(columns(v, *exponents)[0], np.broadcast_to(losses, counts.shape), counts)

@@ -1,4 +1,4 @@
-"""The noise of each curve of a model: its own scatter, drawn towards the other curves'.
+"""Noise of each curve of a model: its own scatter, drawn towards the other curves'.
 
 A curve of seven sizes has a scatter of four degrees of freedom, which is mostly luck. The scatter
 of all curves is known better, and is wrong for all of them where one budget is noisier than the
@@ -31,7 +31,7 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Scatters:
-    """The noises that G fits of a model's B curves allow.
+    """Noises that G fits of a model's B curves allow.
 
     squares (G, B): of the residuals; dof (B,). alike, scale (K,): what the variances may be drawn
     from, nats; the last is one noise for all, whose scale is averaged over. logs (G, K): logarithms
@@ -77,7 +77,7 @@ class Scatters:
 
 
 def scatters(squares: Array, dof: Array) -> Scatters:
-    """The noises that squares (G, B) allow, above 0 where there are degrees of freedom dof (B,).
+    """Noises that squares (G, B) allow, above 0 where there are degrees of freedom dof (B,).
 
     Without any, all fits are as likely, and the noise is unknown.
     """
@@ -120,7 +120,7 @@ def of_own(squares: Array, dof: Array, alike: Array, scale: Array) -> Array:
 
 
 def of_one(squares: Array, dof: float) -> Array:
-    """The same of one noise for all, squares and dof being their sums: the integral over its
+    """Same of one noise for all, squares and dof being their sums: the integral over its
     logarithm.
     """
     return np.asarray(special.gammaln(dof / 2) - np.log(2) - dof / 2 * np.log(squares / 2))

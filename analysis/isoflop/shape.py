@@ -1,4 +1,4 @@
-"""The curve of a budget in u = ln(size): a parabola, or a slice of Chinchilla's surface."""
+"""Curve of a budget in u = ln(size): a parabola, or a slice of Chinchilla's surface."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ def columns(v: Array, alpha: Array, beta: Array) -> Array:
 
 
 def columns_at(v: Array, alpha: float, beta: float) -> Array:
-    """The columns (n, 3) at v (n,) for one pair of exponents."""
+    """Columns (n, 3) at v (n,) for one pair of exponents."""
     return columns(v, np.array([alpha]), np.array([beta]))[0]
 
 
@@ -145,7 +145,7 @@ class FittedShape(Shape):
 
     @property
     def scaled(self) -> Array:
-        """The residuals in the noise of one run, which that of a mean is a part of."""
+        """Residuals in the noise of one run, which that of a mean is a part of."""
         return self.residuals * np.sqrt(self.weights)
 
     @property
@@ -153,7 +153,7 @@ class FittedShape(Shape):
         return float(np.sqrt(np.mean(self.residuals**2)))
 
 
-def gradient_of(shape: Shape) -> Array:
+def compute_gradient(shape: Shape) -> Array:
     """Slopes (3,) of a skewed curve's lowest point along a, slope and level; nan without one."""
     left = 2 * shape.a - shape.slope * shape.alpha
     right = 2 * shape.a + shape.slope * shape.beta

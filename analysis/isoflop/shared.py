@@ -13,12 +13,12 @@ import numpy as np
 from scipy import stats
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.pattern import CHANCE, pattern_of
+from analysis.fitting.pattern import CHANCE, find_pattern
 from analysis.fitting.power_law import FrontierFit, frontier_model
 from analysis.isoflop.lack_of_fit import Left
 from analysis.isoflop.misfit import ROUNDING
 from analysis.isoflop.scatter import Noise
-from analysis.isoflop.shape import SAME, FittedShape, columns_at, gradient_of
+from analysis.isoflop.shape import SAME, FittedShape, columns_at, compute_gradient
 
 _RATIOS = np.geomspace(1e-3, 1e4, 141)  # of the variances: of a size's error to the noise
 
@@ -63,7 +63,7 @@ def error_of_sizes(
     scale = float(np.sqrt(np.mean(left.sd**2)))
     per_sd = own * (np.sqrt(weights) * scale / left.sd)[:, None]
     kernel = per_sd @ per_sd.T
-    chance = pattern_of(left.off, left.moves, kernel).chance
+    chance = find_pattern(left.off, left.moves, kernel).chance
     if chance >= CHANCE:
         return None
     every, _ = np.linalg.qr(left.moves, mode="complete")
@@ -87,7 +87,7 @@ def error_of_sizes(
 
 
 def _sizes(u: Sequence[Array]) -> tuple[Array, np.ndarray]:
-    """The sizes (J,), and which each point (n,) has."""
+    """Sizes (J,), and which each point (n,) has."""
     every = np.concatenate(u)
     order = np.argsort(every)
     new = np.diff(every[order], prepend=-np.inf) > SAME
@@ -103,7 +103,7 @@ def _moved(shape: FittedShape, places: Array) -> tuple[Array, Array]:
     if not np.isfinite(shape.u_opt):
         return np.zeros(len(places)), np.zeros(len(places))
     at = columns_at(np.array([shape.u_opt - shape.centre]), shape.alpha, shape.beta)[0]
-    return gradient_of(shape) @ numbers, at @ numbers
+    return compute_gradient(shape) @ numbers, at @ numbers
 
 
 def error_of_budgets(

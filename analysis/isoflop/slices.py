@@ -53,7 +53,7 @@ class Slice:
 
 @dataclass(frozen=True, kw_only=True)
 class SliceFit:
-    """The slices of one model; squares: the residual sum of squares at the best exponents."""
+    """Slices of one model; squares: the residual sum of squares at the best exponents."""
 
     slices: tuple[Slice, ...]
     squares: float
@@ -61,7 +61,7 @@ class SliceFit:
 
 @dataclass(frozen=True, kw_only=True)
 class Seeds:
-    """The runs behind a curve's points (n,): weights, how many; variances of their losses about
+    """Runs behind a curve's points (n,): weights, how many; variances of their losses about
     each point, 0 of one run; free: degrees of freedom of these.
     """
 
@@ -71,7 +71,7 @@ class Seeds:
 
     @staticmethod
     def alone(weights: Array) -> "Seeds":
-        """The seeds of points whose seeds are not known, or not to tell the noise."""
+        """Seeds of points whose seeds are not known, or not to tell the noise."""
         return Seeds(weights=weights, variances=0 * weights, free=0 * weights)
 
     @property
@@ -138,7 +138,7 @@ def fit_slices(
     seeds: Sequence[Seeds] | None = None,
     exponents: tuple[float, float] = EXPONENTS,
 ) -> SliceFit:
-    """The curves of one model: u and values, the losses, have an array (n,) for each budget, n of 3
+    """Curves of one model: u and values, the losses, have an array (n,) for each budget, n of 3
     or more.
 
     noise: the standard deviation of a loss and its degrees of freedom, where it is known apart from
@@ -208,7 +208,7 @@ def fit_slices(
 def averaged(
     u: Sequence[Array], values: Sequence[Array], seeds: Sequence[Seeds]
 ) -> tuple[Nodes, Array, Scatters]:
-    """The curves at all exponents that they allow, by their own scatter and that of seeds; weights
+    """Curves at all exponents that they allow, by their own scatter and that of seeds; weights
     (G, K), of sum 1, of these and of the noises.
     """
     dof = np.array([len(p) - 3.0 + behind.dof for p, behind in zip(u, seeds, strict=True)])
@@ -256,7 +256,7 @@ def minima(centre: float, draws: Array) -> tuple[Array, Array]:
 
 
 def losses(centre: float, draws: Array, u: Array) -> Array:
-    """The losses (S, n) of draws (S, 5) at u, (n,) for all or (S, n)."""
+    """Losses (S, n) of draws (S, 5) at u, (n,) for all or (S, n)."""
     return np.einsum("sni,si->sn", columns(u - centre, *draws[:, :2].T), draws[:, 2:])
 
 
@@ -290,7 +290,7 @@ def interval(u: Array, level: float) -> tuple[float, float]:
 
 
 def loss_interval(losses: Array, level: float) -> tuple[float, float]:
-    """The interval of lowest losses (S,), of those that have one. nan without any."""
+    """Interval of lowest losses (S,), of those that have one. nan without any."""
     known = losses[np.isfinite(losses)]
     if not len(known):
         return float("nan"), float("nan")

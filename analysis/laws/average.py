@@ -73,7 +73,7 @@ def possible(weights: Array) -> np.ndarray:
 
 
 def averaged(predicted: Sequence[Prediction], weights: Sequence[float], level: float) -> Prediction:
-    """The weighted mean of ln L, with the interval that holds those of all; weights sum to one."""
+    """Weighted mean of ln L, with the interval that holds those of all; weights sum to one."""
     mean = np.average([np.log(one.value) for one in predicted], axis=0, weights=weights)
     low = np.min([one.lower for one in predicted], axis=0)
     high = np.max([one.upper for one in predicted], axis=0)

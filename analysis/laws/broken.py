@@ -31,7 +31,7 @@ def broken(
     least: float = EXPONENT_BOUNDS[0],
     beyond: tuple[float, ...] = _EXPONENTS,
 ) -> Law:
-    """The law with the break in this variable; least: the lowest exponent beyond the break, and
+    """Law with the break in this variable; least: the lowest exponent beyond the break, and
     beyond: those to start from.
     """
     other = "D" if letter == "N" else "N"
@@ -39,12 +39,12 @@ def broken(
     last, turn = f"{exponent}_beyond", f"{letter}_turn"
     edge = f"{turn} stopped among the {{end}} {what} of the runs: no break is seen within them"
 
-    def logs_of(at: Variables, centre: Centre) -> tuple[Array, Array]:
+    def compute_logs(at: Variables, centre: Centre) -> tuple[Array, Array]:
         return at.log(other) - centre[other], at.log(letter) - centre[letter]
 
     def model(at: Variables, centre: Centre) -> Model:
         """theta: ln E, and ln of both terms in the middle of the runs, the exponents, the break."""
-        n, d = logs_of(at, centre)
+        n, d = compute_logs(at, centre)
 
         def of(theta: Array) -> tuple[Array, Array]:
             e, a, b, alpha, beta, beyond, turn = (column[:, None] for column in theta.T)
@@ -64,7 +64,7 @@ def broken(
 
     def start(at: Variables, centre: Centre, loss: Array, fixed: tuple[str, ...]) -> Start:
         """For a grid of exponents and breaks the coefficients of relative least squares."""
-        n, d = logs_of(at, centre)
+        n, d = compute_logs(at, centre)
         turns = np.quantile(d, _TURNS)
         grid = np.array(list(product(_EXPONENTS, _EXPONENTS, beyond, turns)))
         alpha, beta, after, turn = (column[:, None] for column in grid.T)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.results import Result
-from analysis.fitting.status import FitStatus, status_of, worst_status
+from analysis.fitting.status import FitStatus, find_status, worst_status
 from analysis.fitting.text import in_columns, unsaid
 from analysis.laws.average import akaike_weights, averaged, possible
 from analysis.laws.result import FittedLaw
@@ -58,7 +58,7 @@ class ComparedLaw(Compared):
 
 
 def with_weights(compared: Sequence[Compared], aicc: Sequence[float]) -> list[ComparedLaw]:
-    """The forms with what their AICc say beside each other."""
+    """Forms with what their AICc say beside each other."""
     least, weights = min(aicc), akaike_weights(aicc)
     return [
         ComparedLaw(
@@ -110,11 +110,11 @@ class Comparison(Result):
 
     @property
     def in_words(self) -> str:
-        """The possible forms with their weights: "clark (weight 0.7), loglinear (weight 0.3)"."""
+        """Possible forms with their weights: "clark (weight 0.7), loglinear (weight 0.3)"."""
         return ", ".join(f"{name} (weight {w:.2g})" for name, w in self.possible.items())
 
     def _averaged(self, ask: Callable[[Any], Prediction], level: float) -> Prediction:
-        """The average of the `possible` laws: see analysis.laws.average.
+        """Average of the `possible` laws: see analysis.laws.average.
 
         Raises ValueError where no form has an AICc.
         """
@@ -126,7 +126,7 @@ class Comparison(Result):
 
     @property
     def _none_excluded(self) -> list[str]:
-        """The warning that several forms are left."""
+        """Warning that several forms are left."""
         if len(self.possible) < 2:
             return []
         return [
@@ -136,12 +136,12 @@ class Comparison(Result):
 
     @abstractmethod
     def _heading(self) -> str:
-        """The summary's first line."""
+        """Summary's first line."""
 
     @property
     def status(self) -> FitStatus:
-        """The worst of the forms'; WARNING at least if there are warnings."""
-        return worst_status([status_of(self.warnings), *(one.status for one in self.compared)])
+        """Worst of the forms'; WARNING at least if there are warnings."""
+        return worst_status([find_status(self.warnings), *(one.status for one in self.compared)])
 
     @property
     def warnings(self) -> tuple[str, ...]:

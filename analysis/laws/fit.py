@@ -1,4 +1,4 @@
-"""The one fit of all laws: from many starts downhill, warnings, and a bootstrap of the runs."""
+"""One fit of all laws: from many starts downhill, warnings, and a bootstrap of the runs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -127,7 +127,7 @@ def fit_law(
 
 
 def _to_its_end(descend: Callable[..., Minima], minima: Minima) -> Minima:
-    """The same with the best one followed further.
+    """Same with the best one followed further.
 
     Where parameters trade off, there is a valley that not every start need go down to its end.
     """
@@ -142,7 +142,7 @@ def _to_its_end(descend: Callable[..., Minima], minima: Minima) -> Minima:
 
 
 def _ran_off(drawn: Minima) -> list[str]:
-    """The warning about draws that stopped at a bound.
+    """Warning about draws that stopped at a bound.
 
     Not for laws of experts: their bounds stand for infinity, and a draw without saturation is one.
     """

@@ -97,7 +97,7 @@ def _refuse_collinear(law: Law, at: Variables) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimum:
-    """The lowest of a law's minima on given runs, and what is not identified there."""
+    """Lowest of a law's minima on given runs, and what is not identified there."""
 
     law: Law
     at: Variables
@@ -138,13 +138,13 @@ class Optimum:
 
     @property
     def free(self) -> np.ndarray:
-        """The parameters that could be elsewhere: not fixed, at a bound, or without effect."""
+        """Parameters that could be elsewhere: not fixed, at a bound, or without effect."""
         could = (self.box.lower < self.box.upper) & ~self.hit
         return could & ~np.isin(self.law.names, list(self.idle))
 
     @property
     def condition(self) -> float:
-        """The Jacobian's, over the parameters that are free."""
+        """Jacobian's, over the parameters that are free."""
         free = self.free
 
         def of_free(theta: Array) -> tuple[Array, Array]:
@@ -162,7 +162,7 @@ class Optimum:
             )
 
     def _weakest(self) -> list[str]:
-        """The parameters that move together along the direction that the runs identify least."""
+        """Parameters that move together along the direction that the runs identify least."""
         free = self.free
         jacobian = self.model(self.theta[None])[1][0][:, free]
         length = np.linalg.norm(jacobian, axis=0)

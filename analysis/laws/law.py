@@ -20,7 +20,7 @@ Centre = Mapping[str, float]  # variable -> the mean of its logarithm over the r
 
 @dataclass(frozen=True, kw_only=True)
 class Variables:
-    """The variables of laws, arrays of one shape; 1, and S = 0, for what a law has no term for.
+    """Variables of laws, arrays of one shape; 1, and S = 0, for what a law has no term for.
 
     N: a size in parameters; D: tokens; E: the number of experts; G: granularity; S: sparsity, the
     share of the experts that a token does not use; U: unique tokens, infinite where all are new.
@@ -114,7 +114,7 @@ class Law:
 
     @cached_property
     def needs(self) -> tuple[str, ...]:
-        """The columns of a table that it is in, beside a size."""
+        """Columns of a table that it is in, beside a size."""
         return tuple(name for letter, name in COLUMNS.items() if letter in self.variables)
 
     @property
@@ -123,7 +123,7 @@ class Law:
         return {"N", "D"} <= set(self.variables) <= {"N", "D", "U"}
 
     def not_fitted(self, at: Variables) -> tuple[str, ...]:
-        """The parameters that these runs leave out, because a variable has one value."""
+        """Parameters that these runs leave out, because a variable has one value."""
         apart = APART if self.tells else 1e-9
         one = [letter for letter in self.left_out if np.ptp(at.log(letter)) < apart]
         return tuple(name for letter in one for name in self.left_out[letter])
@@ -135,7 +135,7 @@ def held(names: tuple[str, ...], fixed: tuple[str, ...], box: Array) -> Array:
 
 
 def floor_texts(name: str, at_top: str) -> dict[tuple[str, bool], str]:
-    """The meaning of an irreducible loss that stopped at a bound; at_top: at the lowest loss."""
+    """Meaning of an irreducible loss that stopped at a bound; at_top: at the lowest loss."""
     return {
         (name, False): f"{name} stopped at 0: an irreducible loss is not identifiable from these "
         "runs",

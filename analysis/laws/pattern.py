@@ -3,7 +3,7 @@
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.pattern import LEAST, pattern_of
+from analysis.fitting.pattern import LEAST, find_pattern
 from analysis.laws.law import Variables
 
 _NEAR = 0.2  # of a variable's range, on the log scale
@@ -28,7 +28,7 @@ def misses_in_a_pattern(
         if np.ptp(log) > 0:
             kernel *= np.exp(-(((log[:, None] - log) / (_NEAR * np.ptp(log))) ** 2) / 2)
     scatter = float(np.sqrt(off @ off / (n - p)))
-    found = pattern_of(off / scatter, jacobian, kernel)
+    found = find_pattern(off / scatter, jacobian, kernel)
     if not found.is_lack:
         return None
     typical = scatter * float(np.sqrt(np.mean((found.missed * loss) ** 2)))

@@ -120,7 +120,7 @@ def sum_of_powers(
 
 
 def project(columns: Array, loss: Array) -> tuple[Array, Array]:
-    """The coefficients >= 0 (S, k) of columns (S, k, n) nearest to the loss, and their misfit (S,).
+    """Coefficients >= 0 (S, k) of columns (S, k, n) nearest to the loss, and their misfit (S,).
 
     Nearest by relative squares, as for residuals of ln L.
     """

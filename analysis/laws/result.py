@@ -24,7 +24,7 @@ _AT_ONCE = 100  # draws whose derivatives are held at once
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """The runs that a law is fitted to: the variables and loss (n,), and the box of theta, (p,)."""
+    """Runs that a law is fitted to: the variables and loss (n,), and the box of theta, (p,)."""
 
     at: Variables
     loss: Array
@@ -83,7 +83,7 @@ class FittedLaw(DrawsFit):
 
     @property
     def least_squares(self) -> LeastSquares | None:
-        """The fit, for profiles of its likelihood; None where it has none."""
+        """Fit, for profiles of its likelihood; None where it has none."""
         if self.runs is None:
             return None
         model, target = self.law.model(self.runs.at, self.centre), np.log(self.runs.loss)
@@ -144,6 +144,6 @@ class FittedLaw(DrawsFit):
         return Prediction(value, low, high, level)
 
     def _parts(self) -> list[Array]:
-        """The estimate by itself, so that its digits do not depend on the draws; then the draws."""
+        """Estimate by itself, so that its digits do not depend on the draws; then the draws."""
         draws = range(1, len(self.thetas), _AT_ONCE)
         return [self.thetas[:1], *(self.thetas[i : i + _AT_ONCE] for i in draws)]

@@ -42,7 +42,7 @@ class SizeAndExperts:
         return float(1 / self.log(np.array([np.e]))[0])
 
     def law(self, **law: Any) -> Law:
-        """The law in the number E itself. law: the other fields of Law."""
+        """Law in the number E itself. law: the other fields of Law."""
 
         def model(at: Variables, centre: Centre) -> Model:
             n, e = self._size(at, centre), self.log(at.E)
@@ -67,7 +67,7 @@ class SizeAndExperts:
         )
 
     def saturated(self, kappas: Array, caps: Array, every: int = 1, **law: Any) -> Law:
-        """The law in Clark's E'. Starts: every so many of `starts` at each kappa and E_max."""
+        """Law in Clark's E'. Starts: every so many of `starts` at each kappa and E_max."""
         names = (*self.names, "E_start", "E_max")
 
         def model(at: Variables, centre: Centre) -> Model:

@@ -140,7 +140,7 @@ def _range(asymptote: Asymptote, lowest_loss: float) -> tuple[float, float]:
 
 
 def _p_equal(own: Profile, one: Profile, dof: int, dof_one: int) -> float:
-    """The probability of the F test; 0 or 1 for points without scatter."""
+    """Probability of the F test; 0 or 1 for points without scatter."""
     squares, more = float(own.squares[own.best]), float(one.squares[one.best])
     if squares < dof * _EXACT**2:
         return float(more < dof_one * _EXACT**2)

@@ -27,7 +27,7 @@ _FINE = np.geomspace(1e-6, 1, 30)  # distances from the best, as shares of the r
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The best laws at each of S asymptotes, by least squares of the loss in nats.
+    """Best laws at each of S asymptotes, by least squares of the loss in nats.
 
     theta (S, p): ln A of each model at ln C = centre, then alpha of each, or one; unscaled
     (S, p, p): (J'J)^-1 of it; squares (S,): the sums of squares; best: the index of the lowest.
@@ -46,10 +46,10 @@ class Profile:
         """x (p,) with x . theta = ln(L - E) of the model at a compute."""
         found = np.zeros(self.theta.shape[1])
         found[self.models.index(model)] = 1
-        found[self.slope_of(model)] = self.centre - log_c
+        found[self.slope_index(model)] = self.centre - log_c
         return found
 
-    def slope_of(self, model: str) -> int:
+    def slope_index(self, model: str) -> int:
         """Where theta has the model's alpha."""
         k = len(self.models)
         return k if self.slopes == "one" else k + self.models.index(model)
@@ -122,7 +122,7 @@ def _asymptotes(
 
 
 def _starts(design: Array, loss: Array, asymptotes: Array) -> Array:
-    """The lines through ln(L - E), each point with its weight in nats."""
+    """Lines through ln(L - E), each point with its weight in nats."""
     excess = loss - asymptotes[:, None]
     weighted = excess[:, :, None] * design
     solved = np.linalg.pinv(weighted) @ (excess * np.log(excess))[:, :, None]

@@ -77,15 +77,15 @@ class ComputeMultipliers(Result):
 
     @property
     def asymptotes(self) -> tuple[float, float]:
-        """The lowest and highest E that an F test at `level` does not exclude."""
+        """Lowest and highest E that an F test at `level` does not exclude."""
         kept = self.profile.asymptotes[self._kept]
         return float(kept.min()), float(kept.max())
 
     @property
     def alphas(self) -> dict[str, float]:
-        """The exponent of each model, at that E."""
+        """Exponent of each model, at that E."""
         p = self.profile
-        return {name: float(p.theta[p.best, p.slope_of(name)]) for name in p.models}
+        return {name: float(p.theta[p.best, p.slope_index(name)]) for name in p.models}
 
     @property
     def noise(self) -> float:
@@ -98,7 +98,7 @@ class ComputeMultipliers(Result):
         u = float(np.log(positive("budget", budget)))
         p = self._checked(model)
         x = np.stack([p.row(self.baseline, u) - p.row(model, u), np.zeros(p.theta.shape[1])])
-        x[1, p.slope_of(self.baseline)] = 1
+        x[1, p.slope_index(self.baseline)] = 1
         top, slope = (p.theta @ x.T).T
         v = x @ p.unscaled @ x.T
         room = self._room
@@ -120,7 +120,7 @@ class ComputeMultipliers(Result):
             target = np.log(loss - p.asymptotes)  # nan or -inf: no compute reaches it
         log_c, gradient = {}, np.zeros_like(p.theta)
         for name, sign in ((self.baseline, 1.0), (model, -1.0)):
-            i, j = p.models.index(name), p.slope_of(name)
+            i, j = p.models.index(name), p.slope_index(name)
             away = (p.theta[:, i] - target) / p.theta[:, j]
             gradient[:, i] += sign / p.theta[:, j]
             gradient[:, j] -= sign * away / p.theta[:, j]
@@ -206,7 +206,7 @@ class ComputeMultipliers(Result):
         return [one for _, one in found]
 
     def over_compute(self, model: str, n: int = _N_CURVE) -> list[Multiplier]:
-        """The curve over the computes that both laws have runs for; empty if there are none."""
+        """Curve over the computes that both laws have runs for; empty if there are none."""
         own, other = (np.log(self.points[name][0]) for name in (model, self.baseline))
         ends = np.array([own.min(), own.max()])
         # The baseline's compute is a line in the model's, both as logarithms
@@ -217,14 +217,14 @@ class ComputeMultipliers(Result):
         return [self.at_compute(model, float(c)) for c in np.exp(np.linspace(low, high, n))]
 
     def over_loss(self, model: str, n: int = _N_CURVE) -> list[Multiplier]:
-        """The same over losses, highest first."""
+        """Same over losses, highest first."""
         ends = self.over_compute(model, 2)
         if not ends:
             return []
         return [self.at_loss(model, v) for v in np.linspace(ends[0].loss, ends[1].loss, n).tolist()]
 
     def stated(self) -> list[float]:
-        """The budgets of the baseline; of many the lowest, a middle and the highest."""
+        """Budgets of the baseline; of many the lowest, a middle and the highest."""
         budgets = sorted(set(self.points[self.baseline][0]))
         return (
             budgets
@@ -234,7 +234,7 @@ class ComputeMultipliers(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """A row a model and budget of its own."""
-        return frame_of(self.at())
+        return make_frame(self.at())
 
     def summary(self, stated: Sequence[Multiplier] = ()) -> str:
         """The E that is taken, the multipliers, those by one slope, and the warnings.
@@ -251,7 +251,7 @@ class ComputeMultipliers(Result):
             f"  alpha: {alphas}",
             f"  {self.dof} degrees of freedom, {self.noise:.4f} nats about the laws, "
             f"{self.level:.0%} intervals; least and most are of those E",
-            in_columns(frame_of(stated or self.at())),
+            in_columns(make_frame(stated or self.at())),
         ]
         if self.with_one:
             one = ", ".join(
@@ -275,6 +275,6 @@ class ComputeMultipliers(Result):
         }
 
 
-def frame_of(found: Sequence[Multiplier]) -> pd.DataFrame:
+def make_frame(found: Sequence[Multiplier]) -> pd.DataFrame:
     """A row each."""
     return pd.DataFrame([asdict(one) for one in found]).rename(columns={"value": "multiplier"})

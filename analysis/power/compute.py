@@ -1,4 +1,4 @@
-"""The seeds that differences from a baseline need for a half-width."""
+"""Seeds that differences from a baseline need for a half-width."""
 
 from collections.abc import Mapping, Sequence
 
@@ -79,7 +79,7 @@ def seed_power(
 
 
 def _with_pairs(blocks: Sequence[Block], baseline: str) -> tuple[list[Block], int]:
-    """The blocks with the models that have pairs enough, and how many cells have one."""
+    """Blocks with the models that have pairs enough, and how many cells have one."""
     kept, left_out = [], 0
     for block in blocks:
         n = {m: len(block.seeds(m, baseline)) for m in block.losses if m != baseline}

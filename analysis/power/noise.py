@@ -1,4 +1,4 @@
-"""The noise of a pair's difference: pooled over cells as far as their variances are alike.
+"""Noise of a pair's difference: pooled over cells as far as their variances are alike.
 
 A cell is a model at a budget and size; its pairs are its runs beside the baseline's of one seed.
 All cells of a budget and size share the baseline's runs, so their differences are not independent.
@@ -40,7 +40,7 @@ class PairNoise:
     n_free: int
 
     def interval(self, level: float) -> tuple[float, float]:
-        """The interval of the standard deviation, by chi-squared."""
+        """Interval of the standard deviation, by chi-squared."""
         if self.dof < 1:
             return float("nan"), float("nan")
         ends = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], self.dof)
@@ -62,7 +62,7 @@ class Pooled:
 def pool_noise(
     blocks: Sequence[Block], baseline: str, pool: Pool | None = None, first: int | None = None
 ) -> Pooled:
-    """The noise of every cell. pool: how; by default the first of POOLS whose test of equal
+    """Noise of every cell. pool: how; by default the first of POOLS whose test of equal
     variances does not reject at ALPHA. first: only so many seeds of each cell, the lowest ones.
     """
     cells = [
@@ -123,7 +123,7 @@ def _noise(
 def _squares(
     block: Block, baseline: str, models: Sequence[str], first: int | None
 ) -> tuple[float, int]:
-    """The sum of squares whose mean is the variance of a difference, and its degrees of freedom:
+    """Sum of squares whose mean is the variance of a difference, and its degrees of freedom:
     twice the residuals' of the two-way layout of these models and the baseline. Of one model it is
     that of the differences about their mean.
     """
@@ -150,7 +150,7 @@ def _chance(
     pool: Pool,
     first: int | None,
 ) -> float:
-    """The chance, under equal noise of all runs, of cells' variances within a group that are as
+    """Chance, under equal noise of all runs, of cells' variances within a group that are as
     unequal by Bartlett's statistic; 1 where no group has two cells with variances.
 
     By draws of the same layout: the chi-squared distribution is far off at three seeds, and cells

@@ -17,7 +17,7 @@ _SHAPE = ("n_layers", "d_model")  # what a size is, where a table says it
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Block:
-    """The runs of all models at one budget (FLOPs) and size: losses[model][seed] in nats/token.
+    """Runs of all models at one budget (FLOPs) and size: losses[model][seed] in nats/token.
 
     size: in words; models in the table's order, the baseline among them.
     """
@@ -27,7 +27,7 @@ class Block:
     losses: dict[str, dict[int, float]]
 
     def seeds(self, model: str, baseline: str) -> list[int]:
-        """The seeds that both have, ascending."""
+        """Seeds that both have, ascending."""
         return sorted(self.losses[model].keys() & self.losses[baseline].keys())
 
     def differences(self, model: str, baseline: str, first: int | None = None) -> Array:

@@ -72,7 +72,7 @@ class SeedPower(Warned):
 
     @property
     def reached(self) -> tuple[PairCell, ...]:
-        """The cells whose half-width is the target or less."""
+        """Cells whose half-width is the target or less."""
         return tuple(cell for cell in self.cells if not cell.runs and cell.needed is not None)
 
     def to_frame(self) -> pd.DataFrame:

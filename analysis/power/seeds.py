@@ -17,7 +17,7 @@ def half_width(sd: float, dof: int, n_pairs: int, level: float) -> float:
 
 
 def detectable(sd: float, dof: int, n_pairs: int, power: float, alpha: float) -> float:
-    """The smallest true difference, in nats, that a two-sided t test at alpha finds significant
+    """Smallest true difference, in nats, that a two-sided t test at alpha finds significant
     with this power: by the noncentral t distribution. nan without degrees of freedom.
     """
     if dof < 1:
@@ -35,7 +35,7 @@ def detectable(sd: float, dof: int, n_pairs: int, power: float, alpha: float) ->
 
 
 def seeds_planned(sd: float, n_free: int, target: float, level: float) -> int | None:
-    """The fewest pairs, from 2 on, whose half-width is at most `target` nats where every pair is in
+    """Fewest pairs, from 2 on, whose half-width is at most `target` nats where every pair is in
     the noise: k of them have (k - 1) n_free degrees of freedom. None above 100,000.
     """
     for k in range(2, 1_000):
@@ -46,7 +46,7 @@ def seeds_planned(sd: float, n_free: int, target: float, level: float) -> int | 
 
 
 def seeds_by_stein(sd: float, dof: int, target: float, level: float) -> int | None:
-    """The pairs of Stein's two-stage rule: the fewest n with t sd / sqrt(n) <= target, t and sd of
+    """Pairs of Stein's two-stage rule: the fewest n with t sd / sqrt(n) <= target, t and sd of
     the first stage alone. None above 100,000, or without degrees of freedom.
 
     The noise of the first stage is independent of all means. So the interval of n pairs by this t
@@ -59,6 +59,6 @@ def seeds_by_stein(sd: float, dof: int, target: float, level: float) -> int | No
 
 
 def _squared(root: float) -> int | None:
-    """The least whole number that is its square or more; None above 100,000, or of nan."""
+    """Least whole number that is its square or more; None above 100,000, or of nan."""
     # Not the square itself first, which of a tiny half-width is no float
     return int(np.ceil(root**2)) if root <= np.sqrt(_MOST_SEEDS) else None

@@ -1,4 +1,4 @@
-"""The best peak learning rate of each cell: the lowest point of its curve in ln(rate)."""
+"""Best peak learning rate of each cell: the lowest point of its curve in ln(rate)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.status import FitStatus, status_of
+from analysis.fitting.status import FitStatus, find_status
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.shape import FittedShape
-from analysis.rates.curves import CellCurve, Method, curves_of
+from analysis.rates.curves import CellCurve, Method, fit_curves_by_cell
 from analysis.rates.flags import check_rates
 from analysis.rates.tried import Tried, tried_in_cells
 
@@ -53,7 +53,7 @@ class BestRate:
 
     @property
     def status(self) -> FitStatus:
-        return status_of(self.warnings)
+        return find_status(self.warnings)
 
     @property
     def lr_tried(self) -> float:
@@ -77,7 +77,7 @@ def best_rates(
     n_nearest: int | None = None,
     noise: float | None = None,
 ) -> Cells:
-    """The best rate of each cell of a checked table, whose rates are known and above 0.
+    """Best rate of each cell of a checked table, whose rates are known and above 0.
 
     columns: of which `at` is; keys: of them, those that part cells of one series and budget.
     noise: sd of a loss of one seed, in nats, if it is known; else it is from the scatter about the
@@ -87,7 +87,7 @@ def best_rates(
     found: list[BestRate] = []
     for model in dict.fromkeys(cell.model for cell in tried):
         own = [cell for cell in tried if cell.model == model]
-        curves = curves_of(own, method, n_nearest, noise)
+        curves = fit_curves_by_cell(own, method, n_nearest, noise)
         found += [_best(cell, curve) for cell, curve in zip(own, curves, strict=True)]
     return Cells(found=tuple(found), skipped=tuple(skipped))
 
@@ -124,7 +124,7 @@ def _best(cell: Tried, curve: CellCurve) -> BestRate:
     )
 
 
-def frame_of(cells: Sequence[BestRate]) -> pd.DataFrame:
+def make_frame(cells: Sequence[BestRate]) -> pd.DataFrame:
     """A row a cell."""
     rows: list[dict[str, Any]] = []
     for cell in cells:

@@ -11,7 +11,7 @@ from analysis import numbers
 from analysis.fitting.intervals import Array
 from analysis.fitting.text import pluralize
 from analysis.rates.cells import BestRate
-from analysis.rates.law import RateLaw, design, errors_of, exponent_of, fit_law, weighted_at
+from analysis.rates.law import RateLaw, design, estimate_errors, fit_law, name_exponent, weighted_at
 
 _COLLINEAR = 14.0  # condition number of the columns at length one: of two, a correlation of 0.99
 _CONSTANT = 1e-6  # of ln x: rounding
@@ -22,7 +22,7 @@ _CLOSE = 2.0  # of AICc: too near to call (Burnham and Anderson 2002, section 2.
 
 @dataclass(frozen=True, kw_only=True)
 class RateForms:
-    """The laws of some models, the lowest AICc first; skipped: forms that are not identifiable."""
+    """Laws of some models, the lowest AICc first; skipped: forms that are not identifiable."""
 
     models: tuple[str, ...]
     laws: tuple[RateLaw, ...]
@@ -30,7 +30,7 @@ class RateForms:
 
     @property
     def law(self) -> RateLaw:
-        """The one with the lowest AICc; where no AICc exists, that of the fewest parameters."""
+        """One with the lowest AICc; where no AICc exists, that of the fewest parameters."""
         return self.laws[0]
 
     @property
@@ -39,7 +39,7 @@ class RateForms:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The chosen law's, and where the cells do not choose."""
+        """Chosen law's, and where the cells do not choose."""
         found = list(self.law.warnings)
         if not np.isfinite(self.law.aicc):
             n = pluralize(self.law.n_points, "cell")
@@ -144,7 +144,7 @@ def _why_collinear(
 
 
 def _shown(law: RateLaw, name: str) -> str:
-    low, high = law.bounds(exponent_of(name))
+    low, high = law.bounds(name_exponent(name))
     return numbers.with_interval(law.exponents[name], low, high)
 
 
@@ -156,11 +156,11 @@ def _correlation(Z: Array) -> float:
 def _held_out(
     law: RateLaw, cells: Sequence[BestRate], columns: Sequence[str], batch: str | None
 ) -> float:
-    """The median factor, at the law's own tau; nan where some cells can't be spared."""
+    """Median factor, at the law's own tau; nan where some cells can't be spared."""
     places = [(c.model, *(c.at[name] for name in columns if name != batch)) for c in cells]
     own = design(cells, law.models, [])
     X = np.hstack([own, _within(cells, law.models, law.columns)])
-    y, errors = np.array([np.log(cell.lr_opt) for cell in cells]), errors_of(cells)
+    y, errors = np.array([np.log(cell.lr_opt) for cell in cells]), estimate_errors(cells)
     missed: list[float] = []
     for place in dict.fromkeys(places):
         out = np.array([at == place for at in places])

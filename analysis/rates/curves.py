@@ -19,7 +19,7 @@ from analysis.isoflop.flags import Flag
 from analysis.isoflop.misfit import too_skewed
 from analysis.isoflop.resample import nearest
 from analysis.isoflop.scatter import SHARED, Noise
-from analysis.isoflop.shape import FittedShape, fit_parabola, gradient_of
+from analysis.isoflop.shape import FittedShape, compute_gradient, fit_parabola
 from analysis.isoflop.slices import LEAST_DOF, fit_slices
 from analysis.rates.form import form_error
 from analysis.rates.tried import Tried
@@ -54,10 +54,10 @@ class CellCurve:
     found_off: tuple[tuple[Flag, str], ...]
 
 
-def curves_of(
+def fit_curves_by_cell(
     cells: Sequence[Tried], method: Method, n_nearest: int | None, noise: float | None
 ) -> list[CellCurve]:
-    """The curves of one series. noise: of one seed's loss, where it is known."""
+    """Curves of one series. noise: of one seed's loss, where it is known."""
     if method == "parabola":
         return _parabolas(cells, n_nearest or NEAREST, noise)
     return _slices(cells, n_nearest, noise)
@@ -96,7 +96,7 @@ def _parabolas(cells: Sequence[Tried], n_nearest: int, given: float | None) -> l
 def _slices(cells: Sequence[Tried], n_nearest: int | None, given: float | None) -> list[CellCurve]:
     kept, misfit = kept_rates(cells, n_nearest, given)
     u, losses = weighted(cells, kept)
-    noise = _noise_of(cells, u, losses, given)
+    noise = _estimate_noise(cells, u, losses, given)
     # of unknown noise the shape is drawn, and nothing else
     known = noise if np.isfinite(noise.sd) else Noise(0.0, 1)
     fit = fit_slices(u, losses, known, _DRAWS, np.random.default_rng(0), exponents=EXPONENTS)
@@ -131,7 +131,7 @@ def _moved(u: Array, by: Array) -> Array:
 
 
 def _scaled(shape: FittedShape, by: float) -> FittedShape:
-    """The curve of losses times this."""
+    """Curve of losses times this."""
     return replace(
         shape,
         a=shape.a * by,
@@ -141,10 +141,10 @@ def _scaled(shape: FittedShape, by: float) -> FittedShape:
     )
 
 
-def _noise_of(
+def _estimate_noise(
     cells: Sequence[Tried], u: Sequence[Array], losses: Sequence[Array], given: float | None
 ) -> Noise:
-    """The noise about skewed curves: by their scatter and the seeds' together."""
+    """Noise about skewed curves: by their scatter and the seeds' together."""
     if given is not None:
         return Noise(given, _KNOWN)
     if sum(len(places) - 3 for places in u) < LEAST_DOF:
@@ -172,8 +172,8 @@ def _of_squares(
 
 
 def _variance(shape: FittedShape) -> float:
-    """The variance of a skewed curve's lowest point at unit noise, by the delta method; nan without
+    """Variance of a skewed curve's lowest point at unit noise, by the delta method; nan without
     one.
     """
-    gradient = gradient_of(shape)
+    gradient = compute_gradient(shape)
     return float(gradient @ shape.unscaled @ gradient)

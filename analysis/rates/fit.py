@@ -15,7 +15,7 @@ from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError
 from analysis.fitting.text import in_columns, join_first, unsaid
 from analysis.isoflop.flags import Flag
-from analysis.rates.cells import BestRate, best_rates, frame_of
+from analysis.rates.cells import BestRate, best_rates, make_frame
 from analysis.rates.compare import RateForms, compare_forms
 from analysis.rates.curves import METHODS, Method
 from analysis.table.checks import finished, require
@@ -67,7 +67,7 @@ class Rates(Warned):
         return (*self.of_table, *found)
 
     def _flagged(self, flag: Flag) -> list[str]:
-        """The cells with a flag, and models of which all four cells or more have it."""
+        """Cells with a flag, and models of which all four cells or more have it."""
         names = []
         for model in dict.fromkeys(cell.model for cell in self.cells):
             cells = [cell for cell in self.cells if cell.model == model]
@@ -78,7 +78,7 @@ class Rates(Warned):
 
     def to_frame(self) -> pd.DataFrame:
         """A row a cell."""
-        return frame_of(self.cells).dropna(axis=1, how="all")
+        return make_frame(self.cells).dropna(axis=1, how="all")
 
     def summary(self) -> str:
         lines = [f"best peak learning rates, with 95 % intervals, by {_NAMES[self.method]}"]

@@ -1,4 +1,4 @@
-"""The error of the form of skewed curves.
+"""Error of the form of skewed curves.
 
 A true shape may be neither a parabola nor a slice. Two further numbers, which all cells share, let
 it differ: the fifth and the sixth power of the distance from the best rate (the exponents are about
@@ -13,7 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.isoflop.shape import FittedShape, along_exponents, columns_at, gradient_of, lowest
+from analysis.isoflop.shape import (
+    FittedShape,
+    along_exponents,
+    columns_at,
+    compute_gradient,
+    lowest,
+)
 
 SHARE = 0.5  # standard deviation of each power's part, of the curve's rise at the farthest rates
 _POWERS = (5, 6)
@@ -39,7 +45,7 @@ class FormError:
 def form_error(
     u: Sequence[Array], losses: Sequence[Array], shapes: Sequence[FittedShape], sd: float
 ) -> FormError:
-    """The error of curves (K) of equal noise sd, in nats; u, losses: an array (n,) for each.
+    """Error of curves (K) of equal noise sd, in nats; u, losses: an array (n,) for each.
 
     By least squares, linear about the curves, with normal priors of the powers and of the
     exponents. Where sd is unknown nothing is learned.
@@ -113,10 +119,10 @@ class Apart:
         here = _place(self.shape, alpha, beta)
         beside = ((alpha + _STEP, beta), (alpha, beta + _STEP))
         along = np.array([_place(self.shape, *pair) - here for pair in beside]) / _STEP
-        return np.nan_to_num(gradient_of(self.shape) @ own + along @ follow)
+        return np.nan_to_num(compute_gradient(self.shape) @ own + along @ follow)
 
 
 def _place(shape: FittedShape, alpha: float, beta: float) -> float:
-    """The lowest point beside the centre, at these exponents."""
+    """Lowest point beside the centre, at these exponents."""
     given = (np.array([value]) for value in (shape.a, shape.slope, alpha, beta))
     return float(lowest(*given)[0])

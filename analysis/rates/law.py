@@ -46,17 +46,17 @@ class RateLaw(WaldFit):
 
     @property
     def label(self) -> str:
-        """The columns, for a table of forms."""
+        """Columns, for a table of forms."""
         return " + ".join(self.columns) or "constant"
 
     @property
     def exponents(self) -> dict[str, float]:
-        return {name: self.params[exponent_of(name)] for name in self.columns}
+        return {name: self.params[name_exponent(name)] for name in self.columns}
 
     def predict(
         self, at: Mapping[str, ArrayLike], model: str | None = None, level: float = 0.95
     ) -> Prediction:
-        """The best rate where each of `columns` has these values (n,), and the law's interval.
+        """Best rate where each of `columns` has these values (n,), and the law's interval.
 
         model: whose constant, if there are several. Raises ValueError for one that is missing.
         """
@@ -74,7 +74,7 @@ class RateLaw(WaldFit):
         return self._predict_log(jacobian @ np.array(self.theta), jacobian, level)
 
 
-def exponent_of(column: str) -> str:
+def name_exponent(column: str) -> str:
     return f"exponent[{column}]"
 
 
@@ -101,7 +101,7 @@ def fit_law(cells: Sequence[BestRate], models: Sequence[str], columns: Sequence[
     k = len(models)
     centre = np.where(np.arange(X.shape[1]) < k, 0.0, X.mean(axis=0))  # far from x = 1: rounding
     y = np.array([np.log(cell.lr_opt) for cell in cells])
-    fit = weighted(X - centre, y, errors_of(cells))
+    fit = weighted(X - centre, y, estimate_errors(cells))
     n, p = X.shape
     dof = n - p
     rooted = (X - centre) * np.sqrt(fit.weights)[:, None]
@@ -111,7 +111,7 @@ def fit_law(cells: Sequence[BestRate], models: Sequence[str], columns: Sequence[
     back[:k] -= centre  # the constants where every x is 1
     own = np.linalg.inv(rooted.T @ rooted)
     carried = own @ rooted.T * np.sqrt(fit.weights)  # from errors of ln lr* to those of theta
-    shared = carried @ common_of(cells) @ carried.T
+    shared = carried @ common_errors(cells) @ carried.T
     covariance = back @ (own * scale + shared) @ back.T
     theta = back @ fit.theta
     warned = Warnings()
@@ -122,7 +122,7 @@ def fit_law(cells: Sequence[BestRate], models: Sequence[str], columns: Sequence[
     small = n - n_all - 1
     return RateLaw(
         form=" * ".join(["lr* = coefficient", *(f"{name}^exponent" for name in columns)]),
-        names=(*coefficients, *map(exponent_of, columns)),
+        names=(*coefficients, *map(name_exponent, columns)),
         estimates=(*np.exp(theta[:k]).tolist(), *theta[k:].tolist()),
         theta=tuple(theta.tolist()),
         covariance=tuple(tuple(row) for row in covariance.tolist()),
@@ -152,7 +152,7 @@ def _how(dof: int, cells: Sequence[BestRate]) -> str:
     return f"Student's t, {dof} degrees of freedom, from the cells' scatter about the law{shared}"
 
 
-def common_of(cells: Sequence[BestRate]) -> Array:
+def common_errors(cells: Sequence[BestRate]) -> Array:
     """Covariance (n, n) of ln lr* by what the cells of a series share; 0 between series.
 
     Draws of a best rate count as no farther outside of the rates tried than these reach.
@@ -172,7 +172,7 @@ def _bounded(cell: BestRate) -> Array:
     return np.clip(cell.common, 2 * low - high, 2 * high - low)
 
 
-def errors_of(cells: Sequence[BestRate]) -> Array:
+def estimate_errors(cells: Sequence[BestRate]) -> Array:
     """Standard errors of ln lr*; 0 for all where one is unknown: they weigh the same then."""
     errors = np.array([cell.error for cell in cells])
     return errors if np.isfinite(errors).all() else np.zeros(len(cells))
@@ -192,7 +192,7 @@ def weighted(X: Array, y: Array, errors: Array) -> Weighted:
 
 
 def weighted_at(tau: float, X: Array, y: Array, errors: Array) -> Weighted:
-    """The same at this tau."""
+    """Same at this tau."""
     variances = np.maximum(errors**2 + tau**2, _EXACT**2)
     root = 1 / np.sqrt(variances)
     theta = np.asarray(np.linalg.lstsq(X * root[:, None], y * root)[0], dtype=np.float64)

@@ -31,7 +31,7 @@ def chance_of_misfit(
     seeds: tuple[float, int],
     known: float | None,
 ) -> float:
-    """The chance that noise alone leaves as much as these curves do, at distances from their
+    """Chance that noise alone leaves as much as these curves do, at distances from their
     lowest points; nan where too few points are left to tell.
 
     u, losses: an array (n,) for each cell, losses of equal noise; seeds: the sum of squares of

@@ -30,7 +30,7 @@ _COLUMNS = ("budget", "model", "other", *_NATS)
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """The gain of a cell's best rate. lr: the rate used; loss: with it, the mean over seeds; gain:
+    """Gain of a cell's best rate. lr: the rate used; loss: with it, the mean over seeds; gain:
     nats/token, by the curve between the rates tried; interval: 95 %, as the losses are drawn
     again with the cell's noise, of skewed curves the shape too, nan where the noise is unknown. A
     gain is never below 0, so noise alone makes it larger.
@@ -176,7 +176,7 @@ def compare_rates(
 
 
 def _outside(cell: BestRate, lr: float) -> str | None:
-    """The rates that lr is outside of, where the curve would have to be extrapolated."""
+    """Rates that lr is outside of, where the curve would have to be extrapolated."""
     # a rate is a number of the config times a root: the last bits may differ
     low, high = lr * (1 - 1e-9), lr * (1 + 1e-9)
     if high < min(cell.lrs) or low > max(cell.lrs):

@@ -1,4 +1,4 @@
-"""The rates that were tried in each cell, before anything is fitted.
+"""Rates that were tried in each cell, before anything is fitted.
 
 A cell is what was tuned as one: a series, budget, size and batch.
 """

@@ -48,7 +48,7 @@ def alike(u: Sequence[Array], losses: Sequence[Array]) -> SliceFit:
 def kept_rates(
     cells: Sequence[Tried], n_nearest: int | None, given: float | None
 ) -> tuple[list[np.ndarray], str]:
-    """The rates of each cell that the curves are of, and how these miss the losses; "" if not.
+    """Rates of each cell that the curves are of, and how these miss the losses; "" if not.
 
     In the widest window that shows no misfit: neither by distance nor beside a narrower one. In the
     narrowest where all do.
@@ -100,7 +100,7 @@ class _Window:
         )
 
     def beside(self, narrower: "_Window", given: float | None) -> float:
-        """The chance that the points beyond a narrower window are as far off by noise alone.
+        """Chance that the points beyond a narrower window are as far off by noise alone.
 
         The predictive test of Chow 1960 (Econometrica 28, 591, section 2).
         """

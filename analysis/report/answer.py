@@ -1,4 +1,4 @@
-"""The lead of a report: how the models differ, the curves, the frontier and the warnings."""
+"""Lead of a report: how the models differ, the curves, the frontier and the warnings."""
 
 from functools import partial
 
@@ -12,16 +12,16 @@ from analysis.fitting.text import join_first
 from analysis.report.gallery import Draft, Part
 from analysis.report.page.blocks import Block, DataTable, Text
 from analysis.report.tables import budget_column, by_budget
-from analysis.report.warnings import by_cause, warnings_of
+from analysis.report.warnings import by_cause, list_warnings
 from analysis.study import Study
 from analysis.table.load import best_of_cells, finished
 from analysis.table.merged import find_merged
 
 
 def answer_section(study: Study) -> Draft:
-    """The tables and figures that answer what the sweep asks, and all warnings, folded."""
+    """Tables and figures that answer what the sweep asks, and all warnings, folded."""
     parts: list[Part] = [*_differences(study), *_figures(study)]
-    parts.append(by_cause(warnings_of(study)))
+    parts.append(by_cause(list_warnings(study)))
     if study.missing:
         lines = "\n\n".join(f"Not fitted: {what}: {why}." for what, why in study.missing)
         parts.append(Text(text=lines))

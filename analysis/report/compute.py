@@ -18,7 +18,7 @@ from analysis.report.tables import (
     budget_column,
     by_budget,
     params_table,
-    table_of,
+    read_runs_table,
     with_intervals,
 )
 from analysis.study import Study
@@ -26,7 +26,7 @@ from analysis.table.load import finished
 
 
 def differences_section(study: Study) -> Draft | None:
-    """The means that the differences are of, and the same over sizes; None without."""
+    """Means that the differences are of, and the same over sizes; None without."""
     if not study.differences:
         return None
     first = next(iter(study.differences.values()))
@@ -50,7 +50,7 @@ def differences_section(study: Study) -> Draft | None:
             text="Intervals are of one difference each, not of all together. One run's loss varies "
             f"by (standard deviation over seeds, nats/token): {noises}."
         ),
-        table_of(
+        read_runs_table(
             means,
             "Mean loss over seeds, each model at its size with the most seeds",
             formats={"perplexity": ".2f", "loss": ".3f", "sd": ".4f"},
@@ -112,7 +112,7 @@ def laws_section(study: Study) -> Draft | None:
 
 
 def _between(exponent: Estimate) -> str:
-    """The interval alone: the value is that of the law."""
+    """Interval alone: the value is that of the law."""
     shown = numbers.with_interval(*exponent)
     return shown[shown.index("(") + 1 : -1] if "(" in shown else ""
 
@@ -134,7 +134,7 @@ def parametric_section(study: Study) -> Draft | None:
 
 
 def _robustness(study: Study) -> list[Part]:
-    """The surface of one model without the runs that move it, and other surfaces."""
+    """Surface of one model without the runs that move it, and other surfaces."""
     parts: list[Part] = []
     for model, influence in study.influences.items():
         frame = influence.to_frame()
@@ -158,7 +158,7 @@ def _robustness(study: Study) -> list[Part]:
     for model, compared in study.surfaces.items():
         best = compared.surfaces[0]
         parts.append(
-            table_of(
+            read_runs_table(
                 compared.to_frame().rename(columns={"n_params": "free parameters"}),
                 f"{model}: surfaces fitted without the {compared.n_held} runs of "
                 f"{compared.held_out}, which {best.form_name} predicts best",
@@ -185,7 +185,7 @@ def _of_surface(model: str, fit: ParametricFit, runs: pd.DataFrame, size: str) -
 
 
 def agreement_section(study: Study) -> Draft | None:
-    """The approaches side by side; None without."""
+    """Approaches side by side; None without."""
     found = study.agreement
     if found is None:
         return None
@@ -193,7 +193,7 @@ def agreement_section(study: Study) -> Draft | None:
         f"a is the exponent of {found.x_name}* in compute; size*, tokens* and loss* are at "
         f"{numbers.flops(found.budget)} FLOPs, the largest budget."
     )
-    table = table_of(
+    table = read_runs_table(
         with_intervals(found.to_frame()),
         "The approaches side by side, with 95 % intervals",
         formats={"loss": ".3f"},
@@ -202,7 +202,7 @@ def agreement_section(study: Study) -> Draft | None:
 
 
 def hold_out_section(study: Study) -> Draft | None:
-    """The section on what small budgets say of large ones; None without."""
+    """Section on what small budgets say of large ones; None without."""
     found = study.hold_out
     if found is None:
         return None
@@ -210,7 +210,7 @@ def hold_out_section(study: Study) -> Draft | None:
         f"Laws fitted to the {found.n_fitted} smallest budgets predict the {found.n_held} largest. "
         "An error that grows with the budget means that the law does not extrapolate."
     )
-    table = table_of(
+    table = read_runs_table(
         with_intervals(found.to_frame(), "predicted"),
         "Held-out budgets: predictions with 95 % intervals, and what was measured",
         formats={"relative_error": "+.2%", "p_value": ".3f"},

@@ -13,13 +13,13 @@ from analysis.isoflop.curves import IsoFLOPFit
 from analysis.parametric import ParametricFit
 from analysis.report.gallery import Draft, Part
 from analysis.report.page.blocks import DataTable, Text
-from analysis.report.tables import table_of, with_intervals
+from analysis.report.tables import read_runs_table, with_intervals
 from analysis.study import Study
-from analysis.validation.residuals import residuals_of
+from analysis.validation.residuals import compute_residuals
 
 
 def isoflop_section(study: Study) -> Draft | None:
-    """The curves' minima, and what is left of the runs; None without."""
+    """Curves' minima, and what is left of the runs; None without."""
     fit = study.isoflop
     if fit is None:
         return None
@@ -30,10 +30,10 @@ def isoflop_section(study: Study) -> Draft | None:
     ]
     parts: list[Part] = [
         Text(text=" ".join(about)),
-        table_of(
+        read_runs_table(
             _minima(fit),
             "The fitted minimum of each curve, with 95 % intervals",
-            units=_unit_of(fit.x_name),
+            units=_find_unit(fit.x_name),
             formats={"perplexity": ".2f"},
         ),
         Plot(
@@ -55,7 +55,7 @@ def isoflop_section(study: Study) -> Draft | None:
     return Draft(title="IsoFLOP curves", parts=parts)
 
 
-def _unit_of(size: str) -> dict[str, str]:
+def _find_unit(size: str) -> dict[str, str]:
     return {f"{size}*": "tokens" if size == "n_tokens" else "parameters"}
 
 
@@ -76,13 +76,13 @@ def _flatness(found: Flatness) -> DataTable:
     frame = with_intervals(found.to_frame())
     frame = frame[["model", "budget", f"{found.x_name}*", *names]].rename(columns=names)
     beyond = f" {len(found.warnings)} reach beyond the sizes tried." if found.warnings else ""
-    return table_of(
+    return read_runs_table(
         frame,
         f"How flat the minima are, at equal compute: the sizes within {found.within:g} "
         "nats/token as multiples of the best, what half and twice the best size cost, and the "
         f"share of compute without which the best size loses as much.{beyond}",
         units={
-            **_unit_of(found.x_name),
+            **_find_unit(found.x_name),
             "half the size": "nats/token",
             "twice the size": "nats/token",
         },
@@ -93,4 +93,4 @@ def _flatness(found: Flatness) -> DataTable:
 def draw_left(
     fit: IsoFLOPFit | ParametricFit, runs: pd.DataFrame, size: str = "n_params"
 ) -> Figure:
-    return draw_residuals(residuals_of(fit, runs, size))
+    return draw_residuals(compute_residuals(fit, runs, size))

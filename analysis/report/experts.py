@@ -10,13 +10,13 @@ from analysis.figures.plot import Plot
 from analysis.figures.retrieval import draw_active, draw_usage
 from analysis.report.gallery import Draft, Part, file_label
 from analysis.report.page.blocks import DataTable, Text
-from analysis.report.tables import params_table, table_of, with_intervals
+from analysis.report.tables import params_table, read_runs_table, with_intervals
 from analysis.study import Study
 from analysis.table.load import finished
 
 
 def experts_section(study: Study) -> Draft | None:
-    """The laws of each model with several numbers of experts; None without."""
+    """Laws of each model with several numbers of experts; None without."""
     if not study.experts:
         return None
     parts: list[Part] = []
@@ -25,13 +25,13 @@ def experts_section(study: Study) -> Draft | None:
         label = file_label(model)
         parts += [
             Text(text=f"{model}: held out: {found.held_out}."),
-            table_of(
+            read_runs_table(
                 found.to_frame().rename(columns={"n_params": "free parameters"}),
                 f"{model}: laws of the number of experts, by AICc. Bold: the lowest",
                 best=dict.fromkeys(("rmse", "aicc", "held_out_rmse"), "min"),
             ),
             *_what_holds(found, model),
-            table_of(
+            read_runs_table(
                 with_intervals(study.slopes[model], "slope"),
                 f"{model}: -d ln L / d ln E of each size, with 95 % t interval",
                 formats={"size": numbers.count},
@@ -57,7 +57,7 @@ def experts_section(study: Study) -> Draft | None:
 
 
 def _what_holds(found: LawComparison, model: str) -> list[Part]:
-    """The parameters of the one law that is not excluded; else which are not, and their mean."""
+    """Parameters of the one law that is not excluded; else which are not, and their mean."""
     beyond = found.over_experts()
     parts: list[Part] = []
     if len(found.possible) > 1:
@@ -101,7 +101,7 @@ def usage_section(study: Study) -> Draft | None:
     names = ["perplexity", "usage", "unevenness"]
     means = done.groupby(keys, dropna=False)[names].mean().reset_index()
     parts: list[Part] = [
-        table_of(
+        read_runs_table(
             means,
             "Usage: share of experts with weight on the held-out set; unevenness: KL to uniform. "
             "Means over seeds",

@@ -46,7 +46,7 @@ def draw_all(
     say: Say = silent,
     unit: str = PER_TOKEN,
 ) -> list[Section]:
-    """The sections, each figure drawn once: for both colour schemes of the page, as PNG and PDF.
+    """Sections, each figure drawn once: for both colour schemes of the page, as PNG and PDF.
 
     On several cores if they are free to use. models: those that share colours in all figures.
     say: gets the name of each figure. unit: of the losses.
@@ -65,7 +65,7 @@ def draw_all(
 
 
 def _draw(folder: Path, models: Sequence[str], unit: str, plot: Plot) -> Block:
-    """The figure, or what it lacks: a figure never keeps the numbers from being read."""
+    """Figure, or what it lacks: a figure never keeps the numbers from being read."""
     try:
         with figures.style(models=models) as dark:
             try:

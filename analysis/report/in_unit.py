@@ -16,7 +16,7 @@ from analysis.table.units import PER_TOKEN, in_unit
 
 
 def sections_in(unit: str, sections: Sequence[Section]) -> list[Section]:
-    """The sections, their texts, captions and units in this unit of losses."""
+    """Sections, their texts, captions and units in this unit of losses."""
     if unit == PER_TOKEN:
         return list(sections)
     return [replace(s, blocks=[_block(unit, block) for block in s.blocks]) for s in sections]

@@ -1,4 +1,4 @@
-"""The table that a terminal shows first: what each cell reached."""
+"""Table that a terminal shows first: what each cell reached."""
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ def perplexities(table: pd.DataFrame) -> str:
     The heading says what was done with several runs.
     """
     done = table[table["status"] == "done"]
-    shape = _rows_of(done)
+    shape = _table_rows(done)
     cells = best_of_cells(done, by=["series", "budget", *shape])
     per_byte = loss_unit(table) == PER_BYTE
     cells = cells.assign(shown=cells["loss"] / np.log(2) if per_byte else cells["perplexity"])
@@ -28,7 +28,7 @@ def perplexities(table: pd.DataFrame) -> str:
     shown = wide[~alone] if alone.sum() > _LISTED else wide
     text = shown.to_string(float_format=lambda value: f"{value:.{digits}f}") if len(shown) else ""
     what = "bits per byte" if per_byte else "perplexity per token"
-    lines = [f"Held-out {what} ({how_of(table, cells)}):", *([text] if text else [])]
+    lines = [f"Held-out {what} ({describe_how(table, cells)}):", *([text] if text else [])]
     if len(shown) < len(wide):
         lines += [f"not shown: {len(wide) - len(shown)} budgets with one size each"]
     causal = done["causal_eval"].fillna(True).astype(bool)
@@ -42,7 +42,7 @@ def perplexities(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def how_of(table: pd.DataFrame, cells: pd.DataFrame) -> str:
+def describe_how(table: pd.DataFrame, cells: pd.DataFrame) -> str:
     """How several runs of a cell became one: "seeds' mean loss, best learning rate"."""
     if cells["n_runs"].max() == 1:
         return "one run each"
@@ -56,7 +56,7 @@ def how_of(table: pd.DataFrame, cells: pd.DataFrame) -> str:
     return ", ".join(step for step, done in steps.items() if done) or "lowest loss"
 
 
-def _rows_of(done: pd.DataFrame) -> list[str]:
+def _table_rows(done: pd.DataFrame) -> list[str]:
     """Layers and width where they name a size of each series, else the size."""
     shape = [name for name in _SHAPE if done[name].notna().any()]
     size = "n_params" if done["n_params"].notna().any() else "n_active_params"

@@ -46,8 +46,8 @@ class Provenance:
     devices: tuple[str, ...] = ()
 
 
-def provenance_of(found: Iterable[RunRecord], run_ids: Collection[str]) -> Provenance:
-    """The provenance of the records with these run_ids; without records none is known."""
+def find_provenance(found: Iterable[RunRecord], run_ids: Collection[str]) -> Provenance:
+    """Provenance of the records with these run_ids; without records none is known."""
     wanted = set(run_ids)
     records = [r for r in found if r.run_id in wanted]
     if not records:
@@ -82,7 +82,7 @@ def _value(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _show(config: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """The values of the keys; of a class the last part of its path. "" if one is not recorded."""
+    """Values of the keys; of a class the last part of its path. "" if one is not recorded."""
     values = [_value(config, key) for key in keys]
     if None in values:
         return ""

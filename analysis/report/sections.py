@@ -1,9 +1,9 @@
-"""The sections of a report in reading order, and those on the runs themselves."""
+"""Sections of a report in reading order, and those on the runs themselves."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
-from analysis.figures import plots_of
+from analysis.figures import list_plots
 from analysis.report.answer import answer_section
 from analysis.report.compute import (
     agreement_section,
@@ -17,7 +17,7 @@ from analysis.report.curves import isoflop_section
 from analysis.report.experts import active_section, experts_section, usage_section
 from analysis.report.forgetting import forgetting_section
 from analysis.report.gallery import Draft
-from analysis.report.tables import table_of
+from analysis.report.tables import read_runs_table
 from analysis.study import Study
 
 _RUN_COLUMNS = (
@@ -27,7 +27,7 @@ _RUN_COLUMNS = (
 )  # fmt: skip
 
 
-def sections_of(study: Study) -> list[Draft]:
+def list_sections(study: Study) -> list[Draft]:
     """Those that the study has something for, in reading order."""
     makers: tuple[Callable[[Study], Draft | None], ...] = (
         answer_section,
@@ -44,7 +44,7 @@ def sections_of(study: Study) -> list[Draft]:
         hold_out_section,
     )
     made = [draft for make in makers if (draft := make(study)) is not None]
-    of_files = plots_of(study)
+    of_files = list_plots(study)
     made = [replace(d, parts=[*d.parts, *of_files.pop(d.title, [])]) for d in made]
     more = [Draft(title=title, parts=plots) for title, plots in of_files.items()]
     return [*made, *more, _runs(study)]
@@ -52,4 +52,4 @@ def sections_of(study: Study) -> list[Draft]:
 
 def _runs(study: Study) -> Draft:
     frame = study.table[[c for c in _RUN_COLUMNS if study.table[c].notna().any()]]
-    return Draft(title="Runs", parts=[table_of(frame, "Every run, failed ones too")])
+    return Draft(title="Runs", parts=[read_runs_table(frame, "Every run, failed ones too")])

@@ -75,7 +75,7 @@ def params_table(fit: LawFit, model: str) -> pd.DataFrame:
 
 
 def with_intervals(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
-    """The frame with an Estimate in place of a column NAME, NAME_lower and NAME_upper.
+    """Frame with an Estimate in place of a column NAME, NAME_lower and NAME_upper.
 
     Without names, of each that has such bounds. The bounds of one may be "lower" and "upper".
     """
@@ -94,7 +94,7 @@ def with_intervals(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
     return kept.assign(**{name: pd.Series(v, frame.index, object) for name, v in estimates.items()})
 
 
-def table_of(
+def read_runs_table(
     frame: pd.DataFrame,
     caption: str,
     *,

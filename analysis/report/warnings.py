@@ -1,4 +1,4 @@
-"""The warnings of a study by their cause: what says the same of many fits is one line."""
+"""Warnings of a study by their cause: what says the same of many fits is one line."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ _APPROACH = re.compile(r"([^:]+, approach [^:]+): ")  # of which fit of several
 _NAMES = re.compile(r"^((\w+\*, )*\w+\*): ")  # of quantities, at its beginning
 
 
-def warnings_of(study: Study) -> Iterator[Warning]:
+def list_warnings(study: Study) -> Iterator[Warning]:
     """Warnings of each fit and of the runs themselves, beside the figure that shows it."""
     if study.isoflop is not None:
         for curve in study.isoflop.curves:
@@ -76,7 +76,7 @@ def _core(text: str) -> str:
 
 
 def _span(texts: list[str]) -> str:
-    """The text that they share, with the least and most of each number."""
+    """Text that they share, with the least and most of each number."""
     columns = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
     spans = iter([_least_to_most(column) for column in columns])
     return _NUMBER.sub(lambda _: next(spans), texts[0])

@@ -13,7 +13,7 @@ from analysis.report.page.blocks import Checklist, Page, Section, Text
 from analysis.report.page.markup import render
 from analysis.report.paper.write import write_paper
 from analysis.report.provenance import Provenance
-from analysis.report.sections import sections_of
+from analysis.report.sections import list_sections
 from analysis.staging import staged
 from analysis.study import Study
 from analysis.table.load import finished
@@ -56,7 +56,7 @@ def _write_files(
     make_folder(drawn)
     models = list(map(str, dict.fromkeys(study.table["model"])))
     unit = loss_unit(study.table)
-    drafts = sections_of(study)
+    drafts = list_sections(study)
     sections = draw_all(drafts, drawn, models, say, unit)
     if paper:
         make_folder(folder / "paper")

@@ -16,7 +16,7 @@ from analysis.laws.forms import SURFACES
 from analysis.laws.law import Variables
 from analysis.laws.pattern import misses_in_a_pattern
 from analysis.surfaces.fit import HOFFMANN_S, SurfaceFit, fit_surface
-from analysis.surfaces.optimum import FLOPS_PER_PARAM_TOKEN, optimum_of
+from analysis.surfaces.optimum import FLOPS_PER_PARAM_TOKEN, find_optimum
 
 HeldOut = Literal["compute", "size", "tokens", "ratio"]
 HELD_OUT: tuple[HeldOut, ...] = get_args(HeldOut)
@@ -34,7 +34,7 @@ _BEYOND = (1.0, 10.0)  # times the most compute
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SurfaceComparison(Comparison):
-    """The forms in order of their error on the n_held runs held out of n_points.
+    """Forms in order of their error on the n_held runs held out of n_points.
 
     delta: Huber's, of ln L, the same for all; nd_range: of N*D over the runs.
     """
@@ -74,7 +74,7 @@ class SurfaceComparison(Comparison):
 
     @property
     def bent(self) -> str | None:
-        """The assumption of extrapolations if every form that is left has exponents that change."""
+        """Assumption of extrapolations if every form that is left has exponents that change."""
         left = [fit.form_name for fit in self.fits if fit.form_name in self.possible]
         if not left or not all(SURFACES[name].bends for name in left):
             return None
@@ -92,7 +92,7 @@ class SurfaceComparison(Comparison):
         n_unique: ArrayLike | None = None,
         level: float = 0.95,
     ) -> Prediction:
-        """The loss in nats/token by the `possible` forms: the mean of ln L by their weights, with
+        """Loss in nats/token by the `possible` forms: the mean of ln L by their weights, with
         the interval that holds those of all.
 
         Raises ValueError where no form has an AICc.
@@ -113,7 +113,7 @@ class SurfaceComparison(Comparison):
         the `possible` forms as in predict.
         """
         each = {
-            fit.form_name: optimum_of(fit, budget, flops_per_param_token, level, n_unique)
+            fit.form_name: find_optimum(fit, budget, flops_per_param_token, level, n_unique)
             for fit in self.fits
             if fit.form_name in self.possible
         }

@@ -41,13 +41,13 @@ class SurfaceFit(FittedLaw):
         n_unique: ArrayLike | None = None,
         level: float = 0.95,
     ) -> Prediction:
-        """The loss in nats/token; the interval is of the law, without a run's own noise."""
+        """Loss in nats/token; the interval is of the law, without a run's own noise."""
         return self._predict(_at(n_params, n_tokens, n_unique), level)
 
     def loss(
         self, n_params: ArrayLike, n_tokens: ArrayLike, n_unique: ArrayLike | None = None
     ) -> Array:
-        """The loss in nats/token, without the interval that predict needs all draws for."""
+        """Loss in nats/token, without the interval that predict needs all draws for."""
         return self.loss_at(_at(n_params, n_tokens, n_unique))
 
     def to_dict(self) -> dict[str, Any]:

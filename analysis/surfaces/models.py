@@ -17,7 +17,7 @@ from analysis.table.warned import warnings_of_table
 def cells_of_models(
     table: pd.DataFrame, x: str, model: str | None, cluster: str | None = None
 ) -> dict[str, pd.DataFrame]:
-    """The best runs of each series, or of the one named: of each size x and budget.
+    """Best runs of each series, or of the one named: of each size x and budget.
 
     Where no budget is known, of each size and token count; with a cluster, of each value of that
     column too. Raises ValueError for a model that has no finished run.

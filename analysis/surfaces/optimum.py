@@ -1,4 +1,4 @@
-"""The size and tokens that a budget should buy, by any surface."""
+"""Size and tokens that a budget should buy, by any surface."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ _STEPS = 400  # of ln N, over all that is looked at, then about the optima
 _FAR = np.log(1e4)  # from sizes that grow as their tokens do from the middle of the runs
 
 
-def optimum_of(
+def find_optimum(
     fit: SurfaceFit,
     budget: float,
     flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN,

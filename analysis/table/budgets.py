@@ -16,7 +16,7 @@ _DIGITS = 15  # that a float64 can tell
 
 
 def own_budget(table: pd.DataFrame) -> str:
-    """The column with each run's own FLOPs, whatever budget it belongs to."""
+    """Column with each run's own FLOPs, whatever budget it belongs to."""
     return COUNTED if COUNTED in table else "budget"
 
 
@@ -27,7 +27,7 @@ def join_budgets(
     budgets: Sequence[float] | None = None,
     tolerance: float = TOLERANCE,
 ) -> tuple[pd.DataFrame, str]:
-    """The table with one budget for the runs that belong to it, and what was left out; "" nothing.
+    """Table with one budget for the runs that belong to it, and what was left out; "" nothing.
 
     budgets, in FLOPs: those that runs belong to, each to the nearest if it is within the relative
     tolerance; other runs are left out. Without them, values are one budget if a value is within
@@ -84,7 +84,7 @@ def _groups(values: np.ndarray, tolerance: float) -> dict[float, float]:
 
 
 def _roundest(low: float, high: float) -> float:
-    """The number of the fewest significant digits that is from low to high, by their middle."""
+    """Number of the fewest significant digits that is from low to high, by their middle."""
     middle = math.sqrt(low) * math.sqrt(high)
     for digits in range(_DIGITS):
         name = float(f"{middle:.{digits}e}")
@@ -96,7 +96,7 @@ def _roundest(low: float, high: float) -> float:
 def _nearest(
     table: pd.DataFrame, counted: pd.Series, budgets: Sequence[float], tolerance: float
 ) -> tuple[pd.Series, str]:
-    """The budget that each run belongs to, NaN if to none; and what is left out."""
+    """Budget that each run belongs to, NaN if to none; and what is left out."""
     named = np.unique(np.array(budgets, dtype=np.float64))
     if not len(named) or not np.isfinite(named).all() or named[0] <= 0:
         raise ValueError(f"budgets={list(budgets)} must be finite numbers of FLOPs above 0")

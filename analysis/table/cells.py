@@ -1,4 +1,4 @@
-"""The one number of a cell of runs: averaged over seeds, best of the learning rates."""
+"""One number of a cell of runs: averaged over seeds, best of the learning rates."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -81,7 +81,7 @@ def best_of_cells(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def _groups(values: np.ndarray) -> list[np.ndarray]:
-    """The positions of each value, NaN being one, in order of first appearance."""
+    """Positions of each value, NaN being one, in order of first appearance."""
     _, first, codes = np.unique(values, return_index=True, return_inverse=True)
     order = np.argsort(codes, kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(codes))[:-1])

@@ -151,7 +151,7 @@ def _check_units(done: pd.DataFrame) -> None:
 
 
 def _unit_remedy(median: float) -> str:
-    """The unit of a whole table that would explain the ratio, as the option that says it."""
+    """Unit of a whole table that would explain the ratio, as the option that says it."""
     likely = {
         -6: "{'budget': 'MFLOP'}",
         -9: "{'budget': 'GFLOP'}",
@@ -171,7 +171,7 @@ def _unit_remedy(median: float) -> str:
 
 
 def finished(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs that are done. Raises ValueError if there is none."""
+    """Runs that are done. Raises ValueError if there is none."""
     if "status" not in table:
         raise ValueError("the table has no status; pass it through check_table first")
     done = table[table["status"] == "done"]

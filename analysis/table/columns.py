@@ -1,4 +1,4 @@
-"""The columns of a table: their names, order and types, and what other tables call them."""
+"""Columns of a table: their names, order and types, and what other tables call them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from analysis.table.layer import PREFIX
 from analysis.table.layer import typed as as_setting
 from analysis.table.names import (
     Match,
+    find_matches,
     guess_notes,
     is_held_out,
     is_last_resort,
-    matches_of,
     own_unit,
 )
 from analysis.table.units import Unit, parse_unit
@@ -90,7 +90,7 @@ def pick_columns(
     needs: Sequence[str] = (),
     flops: str | None = None,
 ) -> Picked:
-    """The frame with COLUMNS first, NA where there is none ("model" for model), others after them.
+    """Frame with COLUMNS first, NA where there is none ("model" for model), others after them.
 
     columns: our name -> the frame's; it beats what names say. units: of our columns; they beat the
     units in names. Without a loss, it is of the perplexity, else of the bits per byte. needs:
@@ -129,14 +129,14 @@ def pick_columns(
             why = f"{name} is {sources[name].name}" if name in sources else "it is of another loss"
             notes.append(f"the column named {name} is kept as given_{name}: {why}")
     return Picked(
-        frame=pd.DataFrame(picked, index=frame.index), units=_units_of(sources, units or {})
+        frame=pd.DataFrame(picked, index=frame.index), units=_find_units(sources, units or {})
     )
 
 
 def _sources(
     frame: pd.DataFrame, chosen: Mapping[str, str], needs: Sequence[str], notes: list[str]
 ) -> dict[str, Match]:
-    """The frame's column for each of ours that it has. One of several is never guessed."""
+    """Frame's column for each of ours that it has. One of several is never guessed."""
     found: dict[str, Match] = {}
     several: dict[str, list[Match]] = {}
     for name in COLUMNS:
@@ -163,8 +163,8 @@ def _sources(
 
 
 def _matches(frame: pd.DataFrame, name: str, taken: set[str]) -> list[Match]:
-    """The frame's columns that may be ours of that name, by name or alias."""
-    matches = [m for m in matches_of(name, map(str, frame)) if m.name not in taken]
+    """Frame's columns that may be ours of that name, by name or alias."""
+    matches = [m for m in find_matches(name, map(str, frame)) if m.name not in taken]
     # Beside a held-out loss, a column named loss is the training's, as in what we log to W&B
     if name in frame and not (name == "loss" and any(map(is_held_out, matches))):
         # One that is smoothed or the last beside it: which of the two is held out is not known
@@ -173,7 +173,7 @@ def _matches(frame: pd.DataFrame, name: str, taken: set[str]) -> list[Match]:
 
 
 def _usual_loss(frame: pd.DataFrame) -> str | None:
-    matches = matches_of("loss", map(str, frame))
+    matches = find_matches("loss", map(str, frame))
     held_out = (match.name for match in matches if is_held_out(match))
     others = (match.name for match in matches)
     return next(held_out, "loss" if "loss" in frame else next(others, None))
@@ -186,7 +186,7 @@ def _loss_of_others(sources: Mapping[str, Match]) -> dict[str, Match]:
     return {}
 
 
-def _units_of(
+def _find_units(
     sources: Mapping[str, Match], given: Mapping[str, Unit]
 ) -> dict[str, tuple[str, Unit]]:
     for name in given:
@@ -237,7 +237,7 @@ def _listed(frame: pd.DataFrame) -> str:
 
 
 def cast_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with COLUMNS and a layer's settings typed: float64, Int64, string, or boolean.
+    """Frame with COLUMNS and a layer's settings typed: float64, Int64, string, or boolean.
 
     Raises ValueError naming the first row with text for a number or a fraction for a count.
     """
@@ -267,7 +267,7 @@ def _numbers(frame: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _parsed(frame: pd.DataFrame, name: str) -> pd.Series:
-    """The numbers of a column that may have text. Raises ValueError where it is no number."""
+    """Numbers of a column that may have text. Raises ValueError where it is no number."""
     values = frame[name].astype(object)
     numbers = pd.to_numeric(values, errors="coerce")
     if values.isna().all():

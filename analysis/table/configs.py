@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.table.layer import column_of
+from analysis.table.layer import find_column
 from analysis.table.merged import find_merged
 from experiments.records.record import RunRecord
 
@@ -13,8 +13,8 @@ from experiments.records.record import RunRecord
 def with_settings(
     frame: pd.DataFrame, records: Sequence[RunRecord], names: Sequence[str]
 ) -> pd.DataFrame:
-    """The frame, a row a record, with the keys of configs that it lacks: optim.weight_decay."""
-    absent = [name for name in names if column_of(frame, name) not in frame]
+    """Frame, a row a record, with the keys of configs that it lacks: optim.weight_decay."""
+    absent = [name for name in names if find_column(frame, name) not in frame]
     configs = [flattened(record.config) for record in records] if absent else []
     found = {
         name: pd.Series([config.get(name) for config in configs], frame.index, dtype=object)
@@ -25,7 +25,7 @@ def with_settings(
 
 
 def explain_merged(table: pd.DataFrame, records: Sequence[RunRecord]) -> pd.DataFrame:
-    """The table, with the keys of configs that explain its cells where no column of it does."""
+    """Table, with the keys of configs that explain its cells where no column of it does."""
     merged = find_merged(table)
     if merged is None or not merged.n_open:
         return table

@@ -25,7 +25,7 @@ _WITH_COMMA = re.compile(r"[+-]?\d+(?:,(\d+))?(?:[eE][+-]?\d+)?")
 
 
 def parse_separator(text: str) -> str:
-    """The mark itself, by its name or as it is. Raises ValueError for more than one character."""
+    """Mark itself, by its name or as it is. Raises ValueError for more than one character."""
     mark = SEPARATORS.get(text, "\t" if text == "\\t" else text)
     if len(mark) != 1 or mark.isalnum() or mark in "\"'\n\r.-+":
         raise ValueError(f"separator {text!r} is none: {', '.join(SEPARATORS)}, or one mark")
@@ -33,7 +33,7 @@ def parse_separator(text: str) -> str:
 
 
 def read_csv(path: Path, separator: str | None = None) -> pd.DataFrame:
-    """The rows of a CSV, its index naming each, e.g. "line 7"; attrs["notes"]: what was guessed.
+    """Rows of a CSV, its index naming each, e.g. "line 7"; attrs["notes"]: what was guessed.
 
     separator: as parse_separator takes it; by default the mark that parts all lines alike, a comma
     if it does. A column of numbers like 4,5 is read with decimal commas, but one that may be
@@ -102,7 +102,7 @@ def _unpacked(path: Path) -> bytes:
 
 
 def _guess(text: str, notes: list[str]) -> str:
-    """The mark that parts the first lines into the same number of fields; of several the comma."""
+    """Mark that parts the first lines into the same number of fields; of several the comma."""
     lines = [line for line in text[:100_000].splitlines() if line.strip()][:_HEAD]
     best, found = (0.0, 0), ","
     for mark in _NAMES:

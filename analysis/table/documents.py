@@ -1,4 +1,4 @@
-"""The losses of held-out documents that a sweep's records carry: training/by_document.py."""
+"""Losses of held-out documents that a sweep's records carry: training/by_document.py."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _SAME = 1e-3  # relative, of a mean of documents and the record's loss: sums in 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scored:
-    """The documents that runs were scored on. n_tokens (D,): scored targets of each; domain (D,):
+    """Documents that runs were scored on. n_tokens (D,): scored targets of each; domain (D,):
     its number in domains, which are none where the corpus has none; n_repeated (D,): those of the
     targets that are repeated (training/by_document.py), None where no record says it.
     """
@@ -49,7 +49,7 @@ class Documents:
     damaged: Mapping[str, str] = field(default_factory=dict)
 
     def scored(self, run_ids: Sequence[str]) -> Scored:
-        """The documents that all of these runs were scored on. Raises ValueError, a line, where a
+        """Documents that all of these runs were scored on. Raises ValueError, a line, where a
         run has no documents, or damaged ones, or others than another has.
         """
         if not (self.of or self.damaged):
@@ -77,7 +77,7 @@ class Documents:
         return self.sets[digest]
 
     def parts(self, run_ids: Sequence[str], by: str) -> dict[str, "Documents"]:
-        """The losses of these runs in parts of the held-out text: each "domain" of its documents,
+        """Losses of these runs in parts of the held-out text: each "domain" of its documents,
         or its "targets", repeated and new. A part has the documents that have a target of it.
 
         Raises ValueError, a line, as `scored` does, and where there are no such parts.
@@ -106,7 +106,7 @@ class Documents:
 
 
 def _part(n_tokens: Array, nats: Mapping[str, Array]) -> Documents:
-    """The documents of which n_tokens (D,) are not 0."""
+    """Documents of which n_tokens (D,) are not 0."""
     own = n_tokens > 0
     return Documents(
         nats={run: values[own] for run, values in nats.items()},

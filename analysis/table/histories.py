@@ -1,4 +1,4 @@
-"""The histories beside a sweep's records: the rows of each run's training."""
+"""Histories beside a sweep's records: the rows of each run's training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ def history_paths(folder: Path) -> dict[str, Path]:
 
 
 def read_history(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The columns of a history.csv. Raises ValueError for what is no table of finite numbers."""
+    """Columns of a history.csv. Raises ValueError for what is no table of finite numbers."""
     try:
         read = pd.read_csv(regular(path, MOST), usecols=list(columns), dtype=float)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The settings of the layer under study, as its config says them: columns whose names begin so.
+"""Settings of the layer under study, as its config says them: columns whose names begin so.
 
 A record has them under `layer` (experiments/records/record.py). A table has a column `layer.NAME`
 for each, and no list of names is kept here: a new layer's own settings make series as any others.
@@ -15,13 +15,13 @@ _EARLIER = "query_norm"  # a column of its own in tables that were written befor
 _EXACT = 1e-9  # relative
 
 
-def settings_of(table: pd.DataFrame) -> list[str]:
-    """The columns that tell variants of a model apart: AXES, then those of its layer."""
+def list_settings(table: pd.DataFrame) -> list[str]:
+    """Columns that tell variants of a model apart: AXES, then those of its layer."""
     return [name for name in map(str, table) if name in AXES or name.startswith(PREFIX)]
 
 
-def column_of(table: pd.DataFrame, name: str) -> str:
-    """The column that a user means: query_norm is layer.query_norm unless it is there itself."""
+def find_column(table: pd.DataFrame, name: str) -> str:
+    """Column that a user means: query_norm is layer.query_norm unless it is there itself."""
     return PREFIX + name if name not in table and PREFIX + name in table else name
 
 
@@ -31,7 +31,7 @@ def plain_name(column: str) -> str:
 
 
 def with_own_names(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with AXES by their plain names, and other settings of the layer by `layer.NAME`."""
+    """Frame with AXES by their plain names, and other settings of the layer by `layer.NAME`."""
     found = {PREFIX + name: name for name in AXES if name not in frame}
     if PREFIX + _EARLIER not in frame:
         found[_EARLIER] = PREFIX + _EARLIER
@@ -69,7 +69,7 @@ def _number(value: float) -> str:
 
 
 def varying(runs: pd.DataFrame) -> list[str]:
-    """The settings in which runs of one model differ.
+    """Settings in which runs of one model differ.
 
     One that is the same multiple of the width in all of them is none: the layer grows with the
     model. Absent is a value, for a setting that is younger than a run is off in it; but a run that
@@ -78,7 +78,7 @@ def varying(runs: pd.DataFrame) -> list[str]:
     is_done = runs["status"] == "done"
     return [
         name
-        for name in settings_of(runs)
+        for name in list_settings(runs)
         if runs.loc[is_done | runs[name].notna(), name].nunique(dropna=False) > 1
         and not _grows(runs, name)
     ]

@@ -12,7 +12,7 @@ from analysis.table.cells import best_of_cells
 from analysis.table.checks import check_amounts, check_runs, finished, require
 from analysis.table.columns import COLUMNS, cast_columns, pick_columns
 from analysis.table.configs import explain_merged, with_settings
-from analysis.table.layer import PREFIX, column_of, with_own_names
+from analysis.table.layer import PREFIX, find_column, with_own_names
 from analysis.table.merged import find_merged
 from analysis.table.mixed_units import mixed_units
 from analysis.table.series import merge_sizes, named_by, variants
@@ -50,7 +50,7 @@ def load_table(
     budget_tolerance: float | None = None,
     needs: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """The checked table of a sweep's folder, a CSV or Parquet file, or a CSV exported from W&B; or
+    """Checked table of a sweep's folder, a CSV or Parquet file, or a CSV exported from W&B; or
     of what read_source read of one.
 
     where is keep_rows', separator read_source's, the others check_table's. keep: fields of records
@@ -82,7 +82,7 @@ def load_table(
 
 
 def keep_rows(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """The runs whose column has one of these values, as text, for every column of `where`.
+    """Runs whose column has one of these values, as text, for every column of `where`.
 
     {"query_norm": ["batch"], "budget": ["3e12", "1e13"]}; "" is NA. A setting of the layer is named
     with or without "layer." before it. series are named by what still
@@ -96,7 +96,7 @@ def rows_with(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.Dat
     """keep_rows, but for attrs["warnings"], which take longer to find than the rows."""
     named = table["series"].equals(variants(table).astype(str))
     for given, values in where.items():
-        name = column_of(table, given)
+        name = find_column(table, given)
         if name not in table:
             raise ValueError(f"where: {name!r} is no column; found {', '.join(map(str, table))}")
         column = table[name]
@@ -130,7 +130,7 @@ def has_value(column: pd.Series, value: str) -> pd.Series:
 
 
 def _with_warnings(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with those of attrs["warnings"] that its rows have, and no others."""
+    """Table with those of attrs["warnings"] that its rows have, and no others."""
     merged = find_merged(table)
     table.attrs["merged"] = () if merged is None else (merged.text,)
     table.attrs["warnings"] = (*table.attrs["merged"], *mixed_units(table))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.text import pluralize
-from analysis.table.layer import settings_of
+from analysis.table.layer import list_settings
 
 # What a run found or cost, and names of runs: no settings
 _RESULTS = (
@@ -47,13 +47,13 @@ class Merged:
 
     @property
     def how(self) -> str:
-        """The way that cells were merged, for a heading."""
+        """Way that cells were merged, for a heading."""
         over = ", ".join(self.columns) or "runs that no column distinguishes"
         return f"{'mean or ' if self.averaged else ''}lowest over {over}"
 
     @property
     def text(self) -> str:
-        """The warning, with its remedy in Python's words."""
+        """Warning, with its remedy in Python's words."""
         cells = f"{pluralize(self.n_cells, 'cell')} (e.g. {self.first})"
         has = "has" if self.n_cells == 1 else "have"
         if not self.columns:
@@ -74,7 +74,7 @@ class Merged:
 
 
 def find_merged(table: pd.DataFrame) -> Merged | None:
-    """The merged cells of a checked table's finished runs; None where each cell is explained.
+    """Merged cells of a checked table's finished runs; None where each cell is explained.
 
     A cell is a series, a budget (or tokens, where no budget is known) and a size. Several runs of
     one learning rate in it are explained by different seeds, and runs of different learning rates
@@ -109,7 +109,8 @@ def find_merged(table: pd.DataFrame) -> Merged | None:
     row = done[cell == min(left)].iloc[0]
     at = [f"{name}={row[name]:.4g}" for name in (amount, size) if name and pd.notna(row[name])]
     several = {
-        name: done.groupby("model")[name].nunique(dropna=False).max() for name in settings_of(done)
+        name: done.groupby("model")[name].nunique(dropna=False).max()
+        for name in list_settings(done)
     }
     own = [
         *(["model"] if done["model"].nunique() > 1 else []),

@@ -30,7 +30,7 @@ _RISES, _FEWEST = 1.25, 3
 
 
 def mixed_units(table: pd.DataFrame) -> list[str]:
-    """The warnings; each names rows, their factor and the remedy."""
+    """Warnings; each names rows, their factor and the remedy."""
     done = table[table["status"] == "done"].reset_index(drop=True)
     return [text for text in (*_of_amounts(done), _of_rates(done), _of_losses(done)) if text]
 

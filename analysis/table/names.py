@@ -105,8 +105,8 @@ class Match:
     guessed: bool = False
 
 
-def matches_of(column: str, names: Iterable[str]) -> list[Match]:
-    """The columns of a frame that may be our `column`, of the most certain kind that it has."""
+def find_matches(column: str, names: Iterable[str]) -> list[Match]:
+    """Columns of a frame that may be our `column`, of the most certain kind that it has."""
     names = list(names)
     exact = [name for name in names if ALIASES.get(name) == column]
     if exact:
@@ -133,7 +133,7 @@ def is_last_resort(match: Match) -> bool:
 
 
 def own_unit(column: str, given: str) -> Unit | None:
-    """The unit that the name of a column chosen by hand has in it, e.g. "cost (PFLOPs)".
+    """Unit that the name of a column chosen by hand has in it, e.g. "cost (PFLOPs)".
 
     A loss may be chosen by the whole name of its unit, e.g. "lambada.perplexity".
     """

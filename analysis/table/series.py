@@ -1,4 +1,4 @@
-"""The series of a curve: the name of a run's series, and models whose names are sizes."""
+"""Series of a curve: the name of a run's series, and models whose names are sizes."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from itertools import pairwise
 import pandas as pd
 
 from analysis.fitting.text import join_first
-from analysis.table.layer import column_of, plain_name, setting_names
+from analysis.table.layer import find_column, plain_name, setting_names
 
 ALL = "all"  # the one series of a table that is to have one
 _FEWEST = 3  # sizes that a curve needs
@@ -21,7 +21,7 @@ _FACTORS = {"k": 1e3, "m": 1e6, "b": 1e9, "bn": 1e9}
 
 
 def variants(table: pd.DataFrame) -> pd.Series:
-    """The model's name, and the settings of its layer that vary over its runs in this table."""
+    """Model's name, and the settings of its layer that vary over its runs in this table."""
     models = table["model"].astype("string")
     settings = setting_names(table)
     return models.where(settings == "", models + " " + settings).astype(table["model"].dtype)
@@ -37,7 +37,7 @@ def named_by(table: pd.DataFrame, frame: pd.DataFrame, names: Sequence[str]) -> 
         return pd.Series(ALL, index=table.index, dtype="string")
     parts: list[list[str]] = [[] for _ in range(len(table))]
     for given in names:
-        name = column_of(table, given)
+        name = find_column(table, given)
         if name not in frame and name not in table:
             found = join_first([str(column) for column in table], 40)
             raise ValueError(f"series: {name!r} is no column; found {found}")
@@ -51,7 +51,7 @@ def named_by(table: pd.DataFrame, frame: pd.DataFrame, names: Sequence[str]) -> 
 
 
 def _class_names(targets: pd.Series) -> pd.Series:
-    """The classes of `_target_`s without their modules, unless two would have one name."""
+    """Classes of `_target_`s without their modules, unless two would have one name."""
     names = targets.map(lambda target: str(target).rpartition(".")[2], na_action="ignore")
     return names if names.nunique() == targets.nunique() else targets
 
@@ -101,7 +101,7 @@ def _grows(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def _parsed(name: str, size: float) -> tuple[str, tuple[float, ...]] | None:
-    """The rest of a name without its sizes, and these; None for one without."""
+    """Rest of a name without its sizes, and these; None for one without."""
     counts = [float(number) * _FACTORS[unit.lower()] for number, unit in _COUNT.findall(name)]
     if any(not 1 / _NEAR <= count / size <= _NEAR for count in counts):
         return None  # e.g. a number of experts

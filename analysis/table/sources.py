@@ -65,7 +65,7 @@ def read_source(path: str | Path, separator: str | None = None) -> Source:
 
 
 def _printable(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with no control character in its texts and names: they end drawings, and reach
+    """Frame with no control character in its texts and names: they end drawings, and reach
     terminals.
     """
     columns = frame.select_dtypes(include=["object", "string"])

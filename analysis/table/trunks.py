@@ -18,7 +18,7 @@ def fill_trunks(table: pd.DataFrame) -> None:
 
 
 def shared_trunk(table: pd.DataFrame) -> str | None:
-    """The column to draw runs by: "trunk", where several that are done have one; else None.
+    """Column to draw runs by: "trunk", where several that are done have one; else None.
 
     A column of that name whose values are of several sizes says something else.
     """
@@ -55,7 +55,7 @@ def _sizes(table: pd.DataFrame) -> list[str]:
 
 
 def find_trunks(table: pd.DataFrame) -> str | None:
-    """The warning for a table in which several rows are of one run; None if there are none."""
+    """Warning for a table in which several rows are of one run; None if there are none."""
     done = table[table["status"] == "done"]
     for column in _NAMES:
         if column not in done:

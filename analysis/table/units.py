@@ -69,7 +69,7 @@ _LOSSES = {
 
 
 def parse_unit(column: str, text: str) -> Unit:
-    """The unit of a column of ours: its name, e.g. GFLOP, M or bit/byte, or a factor, e.g. 1e9.
+    """Unit of a column of ours: its name, e.g. GFLOP, M or bit/byte, or a factor, e.g. 1e9.
 
     Raises ValueError for a column without units, and a unit that the column can't have.
     """
@@ -82,7 +82,7 @@ def parse_unit(column: str, text: str) -> Unit:
         except ValueError:
             factor = float("nan")
         if not 0 < factor < float("inf"):
-            known = ", ".join(_units_of(column))
+            known = ", ".join(_find_units(column))
             raise ValueError(f"units: {column}={text!r} is not one of {known}, or a factor above 0")
         found = _times(text, factor)
     return found
@@ -91,11 +91,11 @@ def parse_unit(column: str, text: str) -> Unit:
 def _known(column: str, text: str) -> Unit | None:
     word = re.sub(r"s\b", "", " ".join(text.replace("_", " ").split()).lower())
     word = _WORDS.get(word, word)
-    units = _units_of(column)
+    units = _find_units(column)
     return next((unit for name, unit in units.items() if name.lower() == word.lower()), None)
 
 
-def _units_of(column: str) -> Mapping[str, Unit]:
+def _find_units(column: str) -> Mapping[str, Unit]:
     if column == "loss":
         return _LOSSES
     factors = _FLOPS if column in _OF_FLOPS else _COUNTS
@@ -113,14 +113,14 @@ def split_unit(name: str) -> list[tuple[str, str]]:
 
 
 def unit_in_name(column: str, text: str) -> Unit | None:
-    """The unit that a part of a column's name is, if the column can have it. No factors."""
+    """Unit that a part of a column's name is, if the column can have it. No factors."""
     return _known(column, text) if column in COLUMNS_WITH_UNITS else None
 
 
 def apply_units(
     table: pd.DataFrame, units: Mapping[str, tuple[str, Unit]], notes: list[str]
 ) -> pd.DataFrame:
-    """The table in our units. units: our column -> its name in the frame, and its unit.
+    """Table in our units. units: our column -> its name in the frame, and its unit.
 
     A loss per byte adds the column LOSS_UNIT. Each conversion is a note. Raises ValueError for a
     perplexity below 1.

@@ -25,7 +25,7 @@ _LAYER = "model."  # a config's section
 
 
 def from_wandb(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """The frame with a column for each key, nested ones dotted; other frames as they are.
+    """Frame with a column for each key, nested ones dotted; other frames as they are.
 
     The summary's value goes before the config's of the same key. Runs that have not ended are left
     out, with a note; a summary's status, if it is one of ours, goes before W&B's state.
@@ -48,7 +48,7 @@ def from_wandb(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 
 
 def with_states(frame: pd.DataFrame, column: str, notes: list[str]) -> pd.DataFrame:
-    """The frame whose column of statuses says ours where it said W&B's, without runs that have not
+    """Frame whose column of statuses says ours where it said W&B's, without runs that have not
     ended, which a note counts. Other words stay as they are.
     """
     words = frame[column].astype("string").str.strip().str.lower().fillna("")

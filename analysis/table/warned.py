@@ -18,7 +18,7 @@ R = TypeVar("R", bound=Result)
 
 
 def warnings_of_table(table: pd.DataFrame, by_cell: bool = True) -> tuple[str, ...]:
-    """The warnings that loading has of a table. by_cell: one loss of each cell counts, so runs that
+    """Warnings that loading has of a table. by_cell: one loss of each cell counts, so runs that
     merge are a warning.
     """
     left_out = [table.attrs[name] for name in _LEFT_OUT if name in table.attrs]
@@ -60,7 +60,7 @@ def say_once(table: pd.DataFrame) -> None:
 
 
 def _without(table: pd.DataFrame) -> pd.DataFrame:
-    """The same rows, with nothing for a result to take on."""
+    """Same rows, with nothing for a result to take on."""
     quiet = table.copy(deep=False)
     quiet.attrs = {k: v for k, v in table.attrs.items() if k not in (*_LEFT_OUT, "warnings")}
     return quiet

@@ -1,4 +1,4 @@
-"""The approaches to a compute-optimal size side by side, on one table."""
+"""Approaches to a compute-optimal size side by side, on one table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,10 +69,10 @@ def compare_approaches(
     n_non_embedding_params. n_nearest and noise are fit_isoflop's, for approach 2. Raises ValueError
     for another x, FitError if there is one budget only.
     """
-    return agreement_of(TableFits(table, n_nearest=n_nearest, noise=noise, seed=seed), x)
+    return compute_agreement(TableFits(table, n_nearest=n_nearest, noise=noise, seed=seed), x)
 
 
-def agreement_of(fits: TableFits, x: str) -> Agreement:
+def compute_agreement(fits: TableFits, x: str) -> Agreement:
     """compare_approaches of fits that others need too, so that all have the same."""
     if x == "n_tokens":
         raise ValueError("x='n_tokens': the approaches are compared in a size, e.g. n_params")
@@ -88,7 +88,7 @@ def agreement_of(fits: TableFits, x: str) -> Agreement:
     top = float(budgets[-1])
 
     def minima(model: str, method: Method) -> dict[str, Any]:
-        return _isoflop(fits.isoflop_of(model, x, method), top)
+        return _isoflop(fits.find_isoflop(model, x, method), top)
 
     rows: list[dict[str, Any]] = []
     for model in dict.fromkeys(done["series"]):
@@ -113,7 +113,7 @@ def agreement_of(fits: TableFits, x: str) -> Agreement:
 
 
 def best_runs(table: pd.DataFrame, x: str) -> pd.DataFrame:
-    """The best cell of each budget, in order of budget: seeds are averaged within a size only."""
+    """Best cell of each budget, in order of budget: seeds are averaged within a size only."""
     cells = best_of_cells(table, by=["budget", x])
     return cells.loc[cells.groupby("budget")["loss"].idxmin()]
 
@@ -171,7 +171,7 @@ def _row(
     status: FitStatus,
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """The fields that all approaches share."""
+    """Fields that all approaches share."""
     at_top = {**size.columns("size"), "tokens": tokens, "loss": loss}
     return {**a.columns("a"), **at_top, "status": str(status), "note": "; ".join(notes)}
 

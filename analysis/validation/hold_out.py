@@ -205,7 +205,7 @@ def _row(
 
 
 def _drifts(rows: Rows) -> list[str]:
-    """The quantities whose errors run off in one direction, by hold_out_budgets' rule.
+    """Quantities whose errors run off in one direction, by hold_out_budgets' rule.
 
     A fitted law errs smoothly in compute, so that a line of errors alone says little: every other
     true law draws one. A long line is asked for less, as noise would have broken it.

@@ -30,7 +30,7 @@ _MOST = 0.2  # of the runs: more are no longer a few
 
 @dataclass(frozen=True, kw_only=True)
 class InfluentialRuns:
-    """The runs whose absence moves one parameter the most, and the fit without them.
+    """Runs whose absence moves one parameter the most, and the fit without them.
 
     rows: their places in the arrays that were given; before and after: the parameter with and
     without them; lower, upper: its interval at 95 % without them; outside: whether `before` is not
@@ -68,12 +68,12 @@ class Influence(Warned):
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """The runs of the sets that a parameter depends on beyond its interval without them."""
+        """Runs of the sets that a parameter depends on beyond its interval without them."""
         return tuple(sorted({row for found in self.sets if found.outside for row in found.rows}))
 
     @property
     def without(self) -> ParametricFit | None:
-        """The fit without the set that moves a parameter furthest out of its interval, if any."""
+        """Fit without the set that moves a parameter furthest out of its interval, if any."""
         far = [found for found in self.sets if found.outside]
         return max(far, key=_distance).without if far else None
 
@@ -118,7 +118,7 @@ class Influence(Warned):
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """The table, the rows and the fit without them at full precision."""
+        """Table, the rows and the fit without them at full precision."""
         found = {
             "n_out": self.n_out,
             "sets": self.to_frame().to_dict("records"),
@@ -130,7 +130,7 @@ class Influence(Warned):
         return {name: plain(value) for name, value in found.items()}
 
 
-def influence_of(
+def compute_influence(
     n_params: ArrayLike,
     n_tokens: ArrayLike,
     loss: ArrayLike,
@@ -141,7 +141,7 @@ def influence_of(
     n_draws: int = 500,
     seed: int = 0,
 ) -> Influence:
-    """The runs that E, A, B, alpha and beta depend on most, each n_out (default: 2 %, at least 1).
+    """Runs that E, A, B, alpha and beta depend on most, each n_out (default: 2 %, at least 1).
 
     For each parameter the runs are ranked by what the absence of each one changes, to first order;
     those that change it most in one direction are left out together and the surface is fitted
@@ -206,7 +206,7 @@ def _distance(found: InfluentialRuns) -> float:
 
 
 def _first_order(fit: ParametricFit, N: Array, D: Array, L: Array) -> tuple[Array, Array]:
-    """The change of each parameter by each run's absence, to first order; and the residuals.
+    """Change of each parameter by each run's absence, to first order; and the residuals.
 
     Huber's loss bends within delta only, where few runs are; its slope over its argument, as in
     iteratively reweighted least squares, is the steadier curvature.

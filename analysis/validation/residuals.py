@@ -1,10 +1,10 @@
-"""The residuals of a law, run by run: ln(measured loss) - ln(fitted loss)."""
+"""Residuals of a law, run by run: ln(measured loss) - ln(fitted loss)."""
 
 import numpy as np
 import pandas as pd
 
 from analysis.experts.law import ExpertLawFit
-from analysis.experts.runs import rows_of, variables_of
+from analysis.experts.runs import find_rows, make_variables
 from analysis.isoflop.curves import IsoFLOPFit
 from analysis.isoflop.offsets import at_budgets
 from analysis.parametric import ParametricFit
@@ -13,10 +13,10 @@ from analysis.table.load import best_of_cells, finished
 _CONTEXT = ("series", "model", "budget", "n_params", "n_active_params", "n_tokens", "n_experts")
 
 
-def residuals_of(
+def compute_residuals(
     fit: IsoFLOPFit | ParametricFit | ExpertLawFit, table: pd.DataFrame, size: str = "n_params"
 ) -> pd.DataFrame:
-    """The finished runs with their `residual`; positive: worse than the law says.
+    """Finished runs with their `residual`; positive: worse than the law says.
 
     size: what a ParametricFit was given as N. An IsoFLOPFit's are of the best run of each cell, an
     ExpertLawFit's of its model and its baseline, as E = 1; runs that the fit says nothing of are
@@ -36,8 +36,8 @@ def residuals_of(
         return pd.concat(parts, ignore_index=True)
     if isinstance(fit, ExpertLawFit):
         known = [fit.size_name, *fit.law.needs]
-        runs = rows_of(table, fit.model, fit.baseline).dropna(subset=known)
-        predicted = fit.loss_at(variables_of(runs, fit.form_name, fit.size_name))
+        runs = find_rows(table, fit.model, fit.baseline).dropna(subset=known)
+        predicted = fit.loss_at(make_variables(runs, fit.form_name, fit.size_name))
     else:
         runs = runs.dropna(subset=[size, "n_tokens"])
         predicted = fit.loss(runs[size], runs["n_tokens"])

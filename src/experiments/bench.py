@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from experiments.system.command import Parser, exit_codes
-from experiments.system.modules import modules_of, read_module
+from experiments.system.modules import find_modules, read_module
 
 FOLDER = Path(__file__).parent / "benchmarks"
 CARD = Path(__file__).parent / "gpu" / "command.py"
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             formatter_class=RawDescriptionHelpFormatter,
         )
         commands = parser.add_subparsers(metavar="MEASUREMENT", required=True)
-        known = {found.name: (found, "benchmarks." + found.name) for found in modules_of(FOLDER)}
+        known = {found.name: (found, "benchmarks." + found.name) for found in find_modules(FOLDER)}
         known["gpu"] = read_module(CARD), "gpu.command"
         for name, (found, place) in sorted(known.items()):
             command = commands.add_parser(

@@ -46,12 +46,12 @@ def export_run(
     from experiments.finished.model import read_finished
     from experiments.interchange.card import model_card
     from experiments.interchange.folder import write_export
-    from experiments.interchange.forms import form_of, n_bytes
+    from experiments.interchange.forms import find_form, n_bytes
 
     record, vocabulary, model = read_finished(run_dir, ("trainer.accelerator=cpu", *overrides))
     if patch is not None:
         patch.change(model)
-    form = form_of(model, record.model, vocabulary.end_of_text)
+    form = find_form(model, record.model, vocabulary.end_of_text)
     card = model_card(
         record, form, masked=model.config.document_end is not None, patch=_said(patch)
     )
@@ -61,7 +61,7 @@ def export_run(
 
 
 def _said(patch: "Patch | None") -> str:
-    """The patch in a line, for the model card."""
+    """Patch in a line, for the model card."""
     return "" if patch is None else f"{patch.label.removeprefix('@')} {'; '.join(patch.describe())}"
 
 

@@ -79,7 +79,7 @@ def continuation(
 
 
 def _number(text: str) -> object:
-    """The number that a text says, or the text, which the request then refuses."""
+    """Number that a text says, or the text, which the request then refuses."""
     for kind in (int, float):
         try:
             return kind(text)

@@ -7,12 +7,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.config.words import PATCH, PLACES, Words, node_of
+from experiments.config.words import PATCH, PLACES, Words, make_node
 from experiments.inspection.command import Question
 from experiments.inspection.editing.patch import named_patch
 from experiments.records.finished import finished_record
 from experiments.system.disk import check_writable, followed, make_folder, reached
-from experiments.system.modules import modules_of
+from experiments.system.modules import find_modules
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -60,7 +60,7 @@ def inspect_run(
     find: str | None = None,
     before: Path | None = None,
 ) -> "list[LayerCard]":
-    """The cards of a run's layers over texts; all tables are in the folder then. Cards that are
+    """Cards of a run's layers over texts; all tables are in the folder then. Cards that are
     there already are read. find: a string that the tables are to have which experts fire on.
     before: the folder of the run that it started from, which they are to have the mass of. They
     have the cards at the checkpoints that the run kept, too, unless it is patched.
@@ -69,7 +69,7 @@ def inspect_run(
     text of another tokenizer, a string that is in no text, and a folder of other results.
     """
     record = finished_record(run_dir)
-    folder = folder_of(run_dir, patch) if folder is None else folder
+    folder = choose_folder(run_dir, patch) if folder is None else folder
     check_writable(folder, "or name another folder by out=...")
     # seconds, which what is refused need not wait for
     from experiments.inspection.additions import added, wanted
@@ -78,7 +78,7 @@ def inspect_run(
     from experiments.inspection.page.page import save
     from experiments.inspection.reading import read_through
     from experiments.inspection.results import CARD, PAGE, fitting
-    from experiments.inspection.tables import inspection_of
+    from experiments.inspection.tables import make_inspection
 
     run = opened(run_dir, record, texts, overrides, layers=layers, change=patch)
     there, wrong = fitting(folder, run.reading.identity)
@@ -86,7 +86,7 @@ def inspect_run(
         then = "; what was added to it is to be added again" if name == CARD else ""
         print(f"{folder / name} {why}; it is made again{then}", file=sys.stderr, flush=True)
     found = there if wrong.keys() <= {PAGE} else None
-    places = [word for word in overrides if node_of(word) in PLACES]
+    places = [word for word in overrides if make_node(word) in PLACES]
     more = wanted(run, there if found is None else None, find, before, places)
     if found is None:
         reading, n_texts = run.reading, len(run.texts)
@@ -97,7 +97,7 @@ def inspect_run(
         )
         make_folder(folder)
         read = read_through(run.model, run.layers, reading, folder)
-        found = inspection_of(run, read)
+        found = make_inspection(run, read)
     whole = added(found, run, more, folder)
     if wrong or whole is not there:
         save(whole, folder, name=record.model)
@@ -106,7 +106,7 @@ def inspect_run(
     return list(whole.cards)
 
 
-def folder_of(run_dir: Path, patch: "Patch | None") -> Path:
+def choose_folder(run_dir: Path, patch: "Patch | None") -> Path:
     """Where an inspection is, unless another folder is named."""
     return reached(run_dir) / f"inspection{'' if patch is None else patch.label}"
 
@@ -179,7 +179,7 @@ def _run(words: Words) -> None:
         raise ValueError("top= is of text=...; give one, or leave it out")
     top, layers = words.number("top", 3, 1), words.names("layers") or None
     patch = named_patch(values, run_dir, finished_record(run_dir))
-    folder = folder_of(run_dir, patch)
+    folder = choose_folder(run_dir, patch)
     if "out" in values:
         folder = followed(Path(values["out"]).expanduser())
     from experiments.inspection.lines import (
@@ -193,7 +193,7 @@ def _run(words: Words) -> None:
 
     explained = None
     if "text" in values:  # first: a text that is refused need not wait for others to be read
-        places = [word for word in words.overrides if node_of(word) in PLACES]
+        places = [word for word in words.overrides if make_node(word) in PLACES]
         explained = explain_text(run_dir, values["text"], places, layers=layers, patch=patch)
         for one in explained.parts:
             lines = lines_of_text(explained.tokenizer, explained.ids, one, top)
@@ -226,7 +226,7 @@ def _run(words: Words) -> None:
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    given, further = sys.argv[1:], {found.name: found.about for found in modules_of(QUESTIONS)}
+    given, further = sys.argv[1:], {found.name: found.about for found in find_modules(QUESTIONS)}
     if given and given[0] in further:
         found = import_module(f"experiments.inspection.questions.{given[0]}")
         found.QUESTION.ask(given[1:])

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.words import check_text, node_of, split_pairs
+from experiments.config.words import check_text, make_node, split_pairs
 from experiments.system.command import Parser, at_least, exit_codes
 from experiments.system.disk import (
     OTHER_FOLDER,
@@ -48,7 +48,7 @@ def main() -> None:
     given = sys.argv[1:]
     words = []
     if given and given[0] in ("route", "compare"):
-        words = [word for word in split_pairs(given)[0] if node_of(word) in _NODES]
+        words = [word for word in split_pairs(given)[0] if make_node(word) in _NODES]
     options = parser.parse_args([word for word in given if word not in words])
     options.words = words
     with exit_codes():
@@ -114,7 +114,7 @@ def _route(options: argparse.Namespace) -> None:
 
 def _by_text(library: "LoRALibrary", options: argparse.Namespace, how: dict[str, Any]) -> None:
     from experiments.adapters.prototypes import by_text
-    from experiments.finished.texts import adapter_of, read_adapter, read_base, read_sets
+    from experiments.finished.texts import find_adapter, read_adapter, read_base, read_sets
 
     if not options.runs:
         raise ValueError("route text needs the runs that trained the adapters, after it")
@@ -122,7 +122,7 @@ def _by_text(library: "LoRALibrary", options: argparse.Namespace, how: dict[str,
     runs: dict[str, Path] = {}
     for word in options.runs:
         name, run = _named(word)
-        name = adapter_of(run, library.names) if name is None else name
+        name = find_adapter(run, library.names) if name is None else name
         library.place(name)
         if name in runs:
             raise ValueError(f"two runs are of the adapter {name!r}: {runs[name]} and {run}")
@@ -203,8 +203,8 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _text_words(options: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """The overrides of trainer and paths, and those with the sets' too."""
-    sets = [word for word in options.words if node_of(word) == "eval"]
+    """Overrides of trainer and paths, and those with the sets' too."""
+    sets = [word for word in options.words if make_node(word) == "eval"]
     if not any(word.startswith("eval=") for word in sets):
         raise ValueError(f"no background is named; give {_SETS}, or another set")
     overrides = [word for word in options.words if word not in sets]
@@ -219,7 +219,7 @@ def _check_top_k(top_k: int | None, n: int) -> None:
 
 @contextlib.contextmanager
 def _changed(folder: Path) -> Iterator["LoRALibrary"]:
-    """The library in a folder, which is then written there again, and printed."""
+    """Library in a folder, which is then written there again, and printed."""
     from experiments.adapters.storage import load_library, save_library
 
     library = load_library(folder)
@@ -263,7 +263,7 @@ def _print(library: "LoRALibrary") -> None:
     for name in library.names:
         place = library.places[name]
         key = () if keyed is None else ("no" if keyed.key(place) is None else "yes",)
-        rows.append((name, str(place), str(len(library.paths_of(name))), *key))
+        rows.append((name, str(place), str(len(library.list_paths(name))), *key))
     print("\n".join(aligned(rows)))
     print(f"rank {library.rank}; chosen by {route.describe()}")
     if any(row[-1] == "no" for row in rows):

@@ -39,11 +39,11 @@ def main() -> None:
         from experiments.sweep.many_runs import run_sweep
         from experiments.sweep.queue import last_used
         from experiments.sweep.queues.local import Local
-        from experiments.sweep.restore import raws_of
+        from experiments.sweep.restore import read_raws
 
         folder = sweep_folder(options)
         wanted = None if options.run is None else runs_named(folder, options.run)
-        found, n_refused = raws_of(folder, wanted)
+        found, n_refused = read_raws(folder, wanted)
         raws = [{**raw, "retry": "all" if options.diverged else "failed"} for raw in found]
         before = None if options.local else last_used(folder, trusted=options.trust)
         run_sweep(raws, before or Local(n_workers=options.workers), stored=True)
@@ -52,12 +52,12 @@ def main() -> None:
 
 
 def runs_named(sweep_dir: Path, names: Sequence[str]) -> set[str]:
-    """The run ids that begin with these names. Raises ValueError if one names none or several."""
+    """Run ids that begin with these names. Raises ValueError if one names none or several."""
     from experiments.sweep import manifest
-    from experiments.sweep.lost import folders_of, lost_entries
+    from experiments.sweep.lost import list_folders, lost_entries
 
     known = set(manifest.read(sweep_dir))
-    known |= {entry.run_id for entry in lost_entries(sweep_dir, folders_of(sweep_dir) - known)}
+    known |= {entry.run_id for entry in lost_entries(sweep_dir, list_folders(sweep_dir) - known)}
     found = set()
     for name in names:
         fits = {name} if name in known else {run_id for run_id in known if run_id.startswith(name)}

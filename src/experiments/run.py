@@ -1,4 +1,4 @@
-"""The only entry to training: `python -m experiments.run model=peer size=4 budget=1e12`.
+"""Only entry to training: `python -m experiments.run model=peer size=4 budget=1e12`.
 
 Composes with Hydra, plans, trains, records. With -m and comma lists: a sweep. Bad input ends
 with one line and exit code 2, before anything is written; a failed run with exit code 1.
@@ -45,7 +45,7 @@ def _run(config: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """The console script's entry. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Console script's entry. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     if "--version" in sys.argv[1:]:  # Hydra's would print its own alone
         print(version_line())
         return

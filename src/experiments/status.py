@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _states(text: str | None) -> tuple[str, ...]:
-    """The states of --state. Raises ValueError for an unknown one."""
+    """States of --state. Raises ValueError for an unknown one."""
     states = () if text is None else tuple(name.strip() for name in text.split(","))
     for name in states:
         if name not in STATES:
@@ -72,7 +72,7 @@ def _states(text: str | None) -> tuple[str, ...]:
 
 
 def _cells(folder: Path) -> tuple[list[CellState], list[str]]:
-    """The cells of a sweep's search, if it has one; and why they can't be read."""
+    """Cells of a sweep's search, if it has one; and why they can't be read."""
     try:
         return read_cells(folder), []
     except ValueError as error:

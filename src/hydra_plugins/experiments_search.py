@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from experiments.config.constraints import shown
-from experiments.config.words import key_of
+from experiments.config.words import split_key
 
 if TYPE_CHECKING:  # Hydra imports its plugins at every start
     from experiments.sweep.search import Cell, Search
@@ -18,7 +18,7 @@ RULES = ("objective", "direction", "per", "sampler", "seed")  # keys of hydra.sw
 _MISSING = object()
 
 
-def value_of(point: DictConfig, name: str, where: str) -> Any:
+def find_value(point: DictConfig, name: str, where: str) -> Any:
     """A point's value of a name; of a group the choice. Raises ValueError for an unknown name."""
     choices = point.hydra.runtime.choices
     if name in choices:
@@ -29,10 +29,10 @@ def value_of(point: DictConfig, name: str, where: str) -> Any:
     return value
 
 
-def search_of(
+def make_search(
     sweeper: DictConfig, points: Sequence[tuple[Overrides, DictConfig]], compose: Compose
 ) -> "Search":
-    """The search that hydra.sweeper asks for, over these points and their overrides.
+    """Search that hydra.sweeper asks for, over these points and their overrides.
 
     Raises ValueError for settings that are none, and for cells that are not there.
     """
@@ -76,7 +76,7 @@ def _cells(
     points: Sequence[tuple[Overrides, DictConfig]],
     compose: Compose,
 ) -> "list[Cell]":
-    """The points by their values of `per`: those of one cell differ in their seeds, and in the
+    """Points by their values of `per`: those of one cell differ in their seeds, and in the
     values of the searched keys that are tried first.
     """
     from experiments.sweep.search import Cell
@@ -95,13 +95,13 @@ def _cells(
     members: dict[str, list[Overrides]] = {}
     firsts: dict[str, list[dict[str, Any]]] = {}
     for overrides, point in points:
-        values = {name: value_of(point, name, "hydra.sweeper.per") for name in per}
+        values = {name: find_value(point, name, "hydra.sweeper.per") for name in per}
         cell = " ".join(f"{name}={_short(value)}" for name, value in values.items())
         for space in rules.spaces:
             _check_key(space, rules.spaces[space].kind, cell, point)
-        others = [word for word in overrides if key_of(word) not in rules.spaces]
-        given = sorted({key_of(word) for word in overrides} & set(rules.spaces))
-        first = {name: rules.spaces[name].checked(value_of(point, name, "")) for name in given}
+        others = [word for word in overrides if split_key(word) not in rules.spaces]
+        given = sorted({split_key(word) for word in overrides} & set(rules.spaces))
+        first = {name: rules.spaces[name].checked(find_value(point, name, "")) for name in given}
         if others not in members.setdefault(cell, []):
             members[cell].append(others)
         if first and first not in firsts.setdefault(cell, []):
@@ -128,7 +128,7 @@ def _check_key(name: str, kind: str, cell: str, point: DictConfig) -> None:
     """Raises ValueError for a key that the cell doesn't have, or that has no numbers."""
     where = f"hydra.sweeper.search: {name}"
     try:
-        value = value_of(point, name, "")
+        value = find_value(point, name, "")
     except ValueError:
         raise ValueError(f"{where} is not a key of {cell}; search each model's own keys") from None
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -140,7 +140,7 @@ def _check_key(name: str, kind: str, cell: str, point: DictConfig) -> None:
 
 def _check_alike(cell: str, members: Sequence[Overrides]) -> None:
     """Raises ValueError if points of a cell differ in more than their seeds."""
-    values = [{key_of(word): word for word in overrides} for overrides in members]
+    values = [{split_key(word): word for word in overrides} for overrides in members]
     names = {name for each in values for name in each if name != "seed"}
     differ = sorted(n for n in names if len({each.get(n) for each in values}) > 1)
     if differ:

@@ -17,14 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.config.constraints import shown
 from experiments.config.hydra_hints import check_choices
-from hydra_plugins.experiments_search import RULES, search_of, value_of
+from hydra_plugins.experiments_search import RULES, find_value, make_search
 
 if TYPE_CHECKING:
     from experiments.sweep.queue import Queue
 
 
 class PointSweeper(BasicSweeper):
-    """The basic sweeper's grid, or a union of such grids, handed to the launcher whole.
+    """Basic sweeper's grid, or a union of such grids, handed to the launcher whole.
 
     params are the values that every grid shares, and each of grids adds its own. The command line
     overrides both, in all grids. A point of two grids is one. Of all these points, `only` names
@@ -113,7 +113,7 @@ def _check_group(name: str, given: Any) -> None:
 
 
 def _words(values: Mapping[str, Any]) -> list[str]:
-    """The overrides of a group's keys."""
+    """Overrides of a group's keys."""
     plain = (None, True, False)
     return [f"{k}={shown(v) if any(v is one for one in plain) else v}" for k, v in values.items()]
 
@@ -132,7 +132,7 @@ def _check_discrete(override: Override) -> None:
 
 
 def select(points: Sequence[DictConfig], only: Mapping[str, Any]) -> list[DictConfig]:
-    """The composed points that have, for each name of `only`, its value or one of its list.
+    """Composed points that have, for each name of `only`, its value or one of its list.
 
     A group's value is the option chosen, e.g. model: [pkm, peer]. Raises ValueError for a name that
     is in no config, and a value that no point has which the names before it left.
@@ -142,7 +142,7 @@ def select(points: Sequence[DictConfig], only: Mapping[str, Any]) -> list[DictCo
         wanted = (
             list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         )
-        values = [value_of(point, name, "hydra.sweeper.only") for point in kept]
+        values = [find_value(point, name, "hydra.sweeper.only") for point in kept]
         for one in wanted:
             if one not in values:
                 have = ", ".join(str(v) for v in dict.fromkeys(values))
@@ -194,7 +194,7 @@ class PointLauncher(Launcher):
         def compose(each: Sequence[Sequence[str]]) -> list[Mapping[str, Any]]:
             return [resolve(point) for point in compose_points(loader, self.config, each)]
 
-        run_search(search_of(self.config.hydra.sweeper, pairs, compose), queue)
+        run_search(make_search(self.config.hydra.sweeper, pairs, compose), queue)
         return []
 
     def _queue(self) -> "Queue":

@@ -20,7 +20,7 @@ SCORES = {
 
 
 def peer_layers(model):
-    """The layers of a model that hold adapters, in order."""
+    """Layers of a model that hold adapters, in order."""
     return [module for module in model.modules() if isinstance(module, adapters.PeerLayer)]
 
 

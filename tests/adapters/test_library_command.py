@@ -26,7 +26,7 @@ ROOMS = tuple(o for o in TINY if not o.startswith(SHAPE))
 
 @pytest.fixture(scope="module")
 def made(compose_raw, tmp_path_factory):
-    """The base's folder, and by domain those of runs with adapters; with their cache."""
+    """Base's folder, and by domain those of runs with adapters; with their cache."""
     pytest.importorskip("safetensors")
     top = tmp_path_factory.mktemp("adapters")
     paths = (f"paths.results={top / 'results'}", f"paths.cache={top / 'cache'}")

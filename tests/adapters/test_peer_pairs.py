@@ -7,7 +7,7 @@ import torch
 
 from experiments import adapters
 from experiments.init import retrofit, unretrofit
-from experiments.init.attached import layers_of
+from experiments.init.attached import find_layers
 from experiments.models.ffn.peer import PEERConfig
 from tests.adapters.peers import SMALL, peer_layers, slow_peer, tensors, wake
 from tests.init.tiny import OTHERS, PAIRS, logits, tiny
@@ -100,7 +100,7 @@ def test_a_pair_may_have_a_layer_of_retrofit_and_an_adapter():
     layer = PEERConfig(n_experts=16, n_heads=2, top_k=4, d_key=8, query_norm="layer")
     retrofit(base, [1], layer, mlp=OTHERS["OPT"][1])
     with torch.no_grad():
-        layers_of(base)[0].layer.w_up.normal_()
+        find_layers(base)[0].layer.w_up.normal_()
     added = logits(base)
     model = peft.get_peft_model(base, config(pair=OTHERS["OPT"][1], layers_to_transform=[1]))
     assert torch.equal(logits(model.eval()), added)

@@ -51,13 +51,13 @@ def _double(lora):
 
 
 def away(found, expected, base):
-    """The error, relative to what the adapter changes."""
+    """Error, relative to what the adapter changes."""
     return float((found - expected).norm() / (expected - base).norm())
 
 
 @pytest.fixture(params=TARGETS)
 def theirs(request, tmp_path):
-    """The family, peft's model with four random adapters, and the folder they are saved in."""
+    """Family, peft's model with four random adapters, and the folder they are saved in."""
     model, wrapped = tiny(request.param), None
     torch.manual_seed(0)
     for name, values in SPECS.items():
@@ -112,7 +112,7 @@ def test_weighted_sums_are_peft_s_concatenations(theirs):
 
 
 def arrows(loras, n_steps):
-    """The outputs of three adapters beside one map by our Arrow, and by peft's, whose prototypes
+    """Outputs of three adapters beside one map by our Arrow, and by peft's, whose prototypes
     are by so many steps of power iteration.
     """
     library = lora_library(loras)

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from experiments.adapters import add_text, by_text, learn, library_of, lora_library
+from experiments.adapters import add_text, by_text, find_library, learn, lora_library
 from experiments.adapters.evidence import Evidence, Text
 from experiments.adapters.prototypes import Background, next_token_loss
 from experiments.adapters.routes import Arrow, ProductKeys, Reading, top_direction
@@ -320,15 +320,15 @@ def test_a_copy_of_a_model_has_a_library_of_its_own(again, routed):
         before = routed(ids).logits
         copied = again(routed)
         assert torch.equal(copied(ids).logits, before)
-        library = library_of(copied)
+        library = find_library(copied)
         library.remove("a")
         assert not torch.equal(copied(ids).logits, before)
         assert torch.equal(routed(ids).logits, before)
         library.detach()
-        assert library_of(copied) is None
+        assert find_library(copied) is None
         assert torch.equal(copied(ids).logits, model()(ids).logits)
         assert torch.equal(routed(ids).logits, before)
-        library_of(routed).detach()
+        find_library(routed).detach()
         assert torch.equal(routed(ids).logits, model()(ids).logits)
 
 

@@ -74,7 +74,7 @@ def joined(*tables):
 
 
 def noisy(table, sd, seed=0):
-    """The same with normal noise of sd nats on the losses."""
+    """Same with normal noise of sd nats on the losses."""
     noise = np.random.default_rng(seed).normal(0.0, sd, len(table))
     return table.assign(loss=table["loss"] + noise)
 

@@ -128,7 +128,7 @@ def tree(folder):
 
 
 def refused(here, capsys, monkeypatch, words, code):
-    """The line on stderr."""
+    """Line on stderr."""
     monkeypatch.chdir(here)
     before = tree(here)
     try:

@@ -21,7 +21,7 @@ from tests.analysis.test_growth import nine
 
 
 def tables_of(path):
-    """The lines of a text below each [NAME], by name; without those that begin with #."""
+    """Lines of a text below each [NAME], by name; without those that begin with #."""
     found = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if heading := re.fullmatch(r"\[(\w+)\]", line):
@@ -32,7 +32,7 @@ def tables_of(path):
 
 
 def changed(content, text):
-    """The content with the values of a JSON object, whose keys are paths in it."""
+    """Content with the values of a JSON object, whose keys are paths in it."""
     content = json.loads(json.dumps(content))
     for path, value in json.loads(text).items():
         *above, last = (int(key) if key.isdecimal() else key for key in path.split("."))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from analysis.__main__ import main
-from analysis.report.provenance import provenance_of
+from analysis.report.provenance import find_provenance
 from analysis.table.load import load_table
 from analysis.table.sources import read_source
 from experiments.records.files import write_record
@@ -82,5 +82,5 @@ def test_what_is_odd_in_an_environment_is_passed_over(tmp_path):
     odd = {"command": 5, "git_commit": 12, "device": None}
     write_record(tmp_path / "a", record(run_id="a", environment=odd))
     damage(write_record(tmp_path / "b", record(run_id="b")), "{")
-    found = provenance_of(read_source(tmp_path).records, ["a"])
+    found = find_provenance(read_source(tmp_path).records, ["a"])
     assert (found.commands, found.commits) == ((), ("12",))

@@ -26,7 +26,7 @@ def rows():
 
 
 def write(path, make):
-    """The CSV of make(C, N, D, loss), a dict a run."""
+    """CSV of make(C, N, D, loss), a dict a run."""
     pd.DataFrame([make(*row) for row in rows()]).to_csv(path, index=False)
     return str(path)
 

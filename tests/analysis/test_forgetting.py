@@ -9,7 +9,7 @@ import pytest
 from analysis.__main__ import main
 from analysis.figures import draw_forgetting
 from analysis.forgetting.compare import compare_forgetting
-from analysis.forgetting.ways import metrics_of, way_of
+from analysis.forgetting.ways import find_way, read_metrics
 from experiments.records.files import write_record
 from tests.records.test_record import record
 
@@ -45,7 +45,7 @@ MATRIX = [
 
 
 def test_metrics_are_those_of_the_matrix_by_hand():
-    found = metrics_of(stream_run(0, MATRIX, (2.0, 2.1, 2.3, 2.2), THREE))
+    found = read_metrics(stream_run(0, MATRIX, (2.0, 2.1, 2.3, 2.2), THREE))
     assert found == pytest.approx(
         {
             "learning": 1.0,
@@ -64,33 +64,33 @@ def test_the_best_of_a_domain_may_be_before_its_stage_or_after():
     matrix = [[2.0, 4.0, 5.0, 3.0], [2.4, 3.9, 5.0, 3.0], [2.6, 3.5, 5.0, 3.0]]
     matrix += [[2.5, 3.1, 4.0, 3.0], [2.7, 3.3, 3.9, 2.0]]
     run = stream_run(0, matrix, (2.0,) * 5, (*THREE, "moor"))
-    assert metrics_of(run)["forgetting"] == pytest.approx((0.7 + 0.2 + 0.0) / 3)
-    assert metrics_of(run)["backward"] == pytest.approx((-0.3 + 0.2 + 0.1) / 3)
+    assert read_metrics(run)["forgetting"] == pytest.approx((0.7 + 0.2 + 0.0) / 3)
+    assert read_metrics(run)["backward"] == pytest.approx((-0.3 + 0.2 + 0.1) / 3)
 
 
 def test_a_joint_stage_learns_all_and_has_no_order():
     run = stream_run(0, [[3.0, 4.0], [2.0, 3.5]], joint=True)
-    found = metrics_of(run)
+    found = read_metrics(run)
     assert found["learning"] == pytest.approx(0.75)
     assert found["base"] == pytest.approx(0.1)
     assert math.isnan(found["forgetting"])
-    assert way_of(run).endswith("joint")
+    assert find_way(run).endswith("joint")
 
 
 def test_one_domain_alone_has_nothing_to_forget():
     run = stream_run(0, [[3.0], [2.0]], order=("sea",))
-    assert metrics_of(run)["learning"] == pytest.approx(1.0)
-    assert math.isnan(metrics_of(run)["forgetting"])
-    assert way_of(run).endswith("one domain")
+    assert read_metrics(run)["learning"] == pytest.approx(1.0)
+    assert math.isnan(read_metrics(run)["forgetting"])
+    assert find_way(run).endswith("one domain")
 
 
 def test_ways_are_told_by_what_is_trained_and_kept():
     keep = {"replay": 0.05, "top_rows": 64, "distil": 0.0, "l2": 0.0, "background_steps": 8}
     rows = [[3.0, 3.0], [2.0, 3.1], [2.3, 1.9]]
     tables = stream_run(0, rows, init={"train": "tables", "how": "keep"}, continual=keep)
-    assert way_of(tables).split(", ")[1:] == ["tables alone", "top 64 rows", "replay 0.05"]
-    assert way_of(stream_run(0, rows, init={"train": "lora", "how": "keep"})).endswith("LoRA")
-    assert way_of(stream_run(0, rows, init=None, continual=None)).count(",") == 0
+    assert find_way(tables).split(", ")[1:] == ["tables alone", "top 64 rows", "replay 0.05"]
+    assert find_way(stream_run(0, rows, init={"train": "lora", "how": "keep"})).endswith("LoRA")
+    assert find_way(stream_run(0, rows, init=None, continual=None)).count(",") == 0
 
 
 def test_intervals_are_students_over_streams_and_rates_are_apart():

@@ -1,4 +1,4 @@
-"""The share of a larger layer's gain that growing closes, against numbers worked out by hand."""
+"""Share of a larger layer's gain that growing closes, against numbers worked out by hand."""
 
 import math
 import shutil

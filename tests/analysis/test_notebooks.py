@@ -1,4 +1,4 @@
-"""The notebooks run from the first cell to the last, and are stored without their output."""
+"""Notebooks run from the first cell to the last, and are stored without their output."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def experts(tmp_path):
 
 
 def run(path):
-    """The outputs of every code cell, executed in a kernel of its own."""
+    """Outputs of every code cell, executed in a kernel of its own."""
     import nbformat
     from nbclient import NotebookClient
 

@@ -1,4 +1,4 @@
-"""The loss surface: known ones come back, others have warnings, and what is derived is right."""
+"""Loss surface: known ones come back, others have warnings, and what is derived is right."""
 
 import dataclasses
 import json

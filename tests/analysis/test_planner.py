@@ -262,7 +262,7 @@ def test_less_gain_asked_for_is_more_experts(curves):
 
 
 def from_which_on(loss_of, min_gain):
-    """The smallest of a grid from which on no doubling gains min_gain."""
+    """Smallest of a grid from which on no doubling gains min_gain."""
     E = 2.0 ** np.arange(0, 40, 0.25)
     gains = np.array([loss_of(e) - loss_of(2 * e) for e in E])
     enough = np.flatnonzero(gains >= min_gain)

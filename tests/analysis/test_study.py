@@ -24,7 +24,7 @@ from analysis.synthetic import (
 from analysis.table.load import load_table
 from analysis.validation import hold_out
 from analysis.validation.hold_out import hold_out_budgets
-from analysis.validation.influence import influence_of
+from analysis.validation.influence import compute_influence
 
 SURFACE = ChinchillaSurface()
 GAMMA = SURFACE.alpha * SURFACE.beta / (SURFACE.alpha + SURFACE.beta)
@@ -414,7 +414,9 @@ def test_the_surface_of_most_runs_is_tried_without_a_few_and_beside_others(monke
     found = analyse(table)
     assert found.parametric["dense"].n_points >= 40
     assert list(found.influences) == list(found.surfaces) == ["dense"]
-    alone = influence_of(*(many[name] for name in ("n_params", "n_tokens", "loss")), n_draws=20)
+    alone = compute_influence(
+        *(many[name] for name in ("n_params", "n_tokens", "loss")), n_draws=20
+    )
     moved = [one.to_frame()["after"].tolist() for one in (found.influences["dense"], alone)]
     assert moved[0] == pytest.approx(moved[1], rel=1e-6)
     assert found.surfaces["dense"].n_points == len(many)

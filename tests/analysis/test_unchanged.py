@@ -35,7 +35,7 @@ def write(folder, fits=FITS, number="4.1251", shift=0.0, **metadata):
 
 
 def replaced(folder, **made):
-    """The names of the files that are others after the same was made again."""
+    """Names of the files that are others after the same was made again."""
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with staged(folder) as new:
         write(new, **made)

@@ -1,4 +1,4 @@
-"""The shared parts of comparisons of ways: noise over groups, and a row a way."""
+"""Shared parts of comparisons of ways: noise over groups, and a row a way."""
 
 import math
 from collections.abc import Mapping

@@ -52,7 +52,7 @@ def grid(comparisons, cells, *, only=""):
 
 
 def ms(contender):
-    """The median, and the lowest."""
+    """Median, and the lowest."""
     lowest = min(each["seconds"] for each in contender["repeats"])
     return f"{1e3 * contender['median_seconds']:,.0f} ({1e3 * lowest:,.0f})"
 
@@ -133,7 +133,7 @@ def trunks(folder):
 
 
 def levels():
-    """The largest shape of search and trunk, by the kernels of both levels, in turn, twice."""
+    """Largest shape of search and trunk, by the kernels of both levels, in turn, twice."""
     turns = [(level, turn) for turn in (1, 2) for level in ("avx512_bf16", "avx512")]
     rows = []
     for name, contender in LEVELS:

@@ -1,4 +1,4 @@
-"""The benchmark command, run for real at sizes that say nothing about speed."""
+"""Benchmark command, run for real at sizes that say nothing about speed."""
 
 import json
 import subprocess
@@ -13,11 +13,11 @@ from experiments.benchmarks.core import comparing, memory, peak, rates, rivals, 
 from experiments.benchmarks.core.agreement import check_agreement
 from experiments.benchmarks.core.case import Case
 from experiments.benchmarks.core.rates import Rates
-from experiments.benchmarks.core.roofline import floors_of
+from experiments.benchmarks.core.roofline import compute_floors
 from experiments.benchmarks.core.shapes import Settings, Shape
 from experiments.kernels import reference
 from experiments.kernels.build import BuildError, load
-from experiments.system.modules import modules_of
+from experiments.system.modules import find_modules
 
 SIZES = ("--d", "32", "--n-experts", "256", "--tokens", "64", "--heads", "2", "--top-k", "4")
 FEW = ("--rounds", "2", "--allocator", "default")
@@ -297,7 +297,7 @@ def test_floor_of_the_measured_shape():
         query_type="float32",
         keys_type="bfloat16",
     )
-    square, own = floors_of("PEER", shape, 410_000, 1024, measured)
+    square, own = compute_floors("PEER", shape, 410_000, 1024, measured)
     assert [round(1e3 * s) for s in (square.gathers, square.query, square.keys)] == [130, 72, 43]
     assert round(1e3 * square.total) == 245
     assert own.query == pytest.approx(square.query * 4 / 3)
@@ -391,7 +391,7 @@ def test_bad_input_is_one_line(arguments, words, capsys, monkeypatch):
 
 
 def refused(arguments, capsys):
-    """The one line that bad input ends with."""
+    """One line that bad input ends with."""
     with pytest.raises(SystemExit) as ended:
         bench.main(arguments)
     assert ended.value.code == 2
@@ -463,7 +463,7 @@ def test_help_names_every_measurement_and_each_has_help(capsys):
         assert not ended.value.code
         return capsys.readouterr().out
 
-    known = {found.name: found.about for found in modules_of(bench.FOLDER)}
+    known = {found.name: found.about for found in find_modules(bench.FOLDER)}
     assert {"layer", "step", "optimizer", "retrieval", "data", "adapters"} <= set(known)
     listed = shown()
     for name, about in known.items():

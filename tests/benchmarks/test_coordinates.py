@@ -1,4 +1,4 @@
-"""The coordinate check of every conf/model/*.yaml: a new layer is checked without a new test."""
+"""Coordinate check of every conf/model/*.yaml: a new layer is checked without a new test."""
 
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -183,7 +183,7 @@ def test_what_flows_back_alone_grows_with_the_width(config, variant):
 
 @pytest.mark.parametrize("name", ["dense", "peer"])
 def test_widths_make_no_difference_under_mup_and_do_in_sp(subjects, name):
-    """The quick version, where noise is larger: what learns has slopes of a half in sp."""
+    """Quick version, where noise is larger: what learns has slopes of a half in sp."""
 
     def slopes(parametrization):
         found = check_coordinates(

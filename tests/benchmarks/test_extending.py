@@ -1,4 +1,4 @@
-"""The README of a room: a benchmark and a part of gpu-check, each followed to the letter."""
+"""README of a room: a benchmark and a part of gpu-check, each followed to the letter."""
 
 import json
 

@@ -1,13 +1,13 @@
-"""The contenders of the layer's benchmark that are halves of a block, and their floor."""
+"""Contenders of the layer's benchmark that are halves of a block, and their floor."""
 
 import pytest
 import torch
 from torch import nn
 
 from experiments.benchmarks.core.case import Case
-from experiments.benchmarks.core.contenders import HALF, half_of, halves, passes
+from experiments.benchmarks.core.contenders import HALF, halves, make_half, passes
 from experiments.benchmarks.core.rates import Rates
-from experiments.benchmarks.core.roofline import floors_of
+from experiments.benchmarks.core.roofline import compute_floors
 from experiments.benchmarks.core.shapes import Settings, Shape
 from experiments.kernels.build import BuildError, load
 from tests.benchmarks.test_bench import SHAPE
@@ -37,7 +37,7 @@ def _case():
 @needs_compiler
 def test_a_half_is_the_layer_of_the_norm_and_a_residual():
     case = _case()
-    half_of(case, case.peer)()
+    make_half(case, case.peer)()
     wanted_x = case.x.grad
     wanted = {name: p.grad.to_dense() for name, p in case.peer.named_parameters()}
     case.drop_gradients()
@@ -91,7 +91,7 @@ def test_its_floor_has_the_residual_stream():
     )
     shape = Shape(d_model=256, n_experts=2**20, n_tokens=4096, n_heads=8, top_k=16, d_key=256)
     layer, half = (
-        floors_of(family, shape, 410_000, 1024, rates)[0] for family in ("PEER", "PEER half")
+        compute_floors(family, shape, 410_000, 1024, rates)[0] for family in ("PEER", "PEER half")
     )
     assert half.stream_bytes == 4 * 4096 * 256 * 4
     assert half.total - layer.total == pytest.approx(half.stream_bytes / 80e9)

@@ -114,7 +114,7 @@ def test_shapes_can_be_fused_whole():
 
 @pytest.mark.night
 def test_two_processes_at_once(tmp_path, capsys):
-    """The real command on a run's own shape; a toy, which says nothing about speed."""
+    """Real command on a run's own shape; a toy, which says nothing about speed."""
     path = tmp_path / "bench.json"
     overrides = ("model=dense", "size=2", "budget=1e9", *TINY)
     short = ("--processes", "2", "--rounds", "1", "--seconds", "0.01")

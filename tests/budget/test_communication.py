@@ -8,7 +8,7 @@ from experiments.budget.communication import (
     Links,
     adding_up,
     calls_for_columns,
-    piece_of,
+    piece_size,
     sent_by_ddp,
     sent_by_replicas,
     sent_for_columns,
@@ -82,8 +82,8 @@ def test_bytes_of_replicas():
 def test_replicas_add_up_piece_by_piece():
     assert adding_up(0, 2) == (0, 0)
     assert adding_up(7, 2) == (4 * 4, 1)
-    assert piece_of(3) % 3 == 0
-    assert adding_up(2 * piece_of(3) + 4, 3, 8) == (8 * 2 * (2 * piece_of(3) // 3 + 2), 3)
+    assert piece_size(3) % 3 == 0
+    assert adding_up(2 * piece_size(3) + 4, 3, 8) == (8 * 2 * (2 * piece_size(3) // 3 + 2), 3)
 
 
 def test_what_ddp_sends_leaves_tables_out():

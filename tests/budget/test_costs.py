@@ -1,4 +1,4 @@
-"""The arithmetic, by hand and against the paper's grid."""
+"""Arithmetic, by hand and against the paper's grid."""
 
 import pytest
 

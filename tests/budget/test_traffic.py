@@ -17,7 +17,7 @@ def moved(cost, *, table_gradient="dense", table_ranks=1, **given):
 
 
 def test_rows_of_tables_are_read_in_each_pass():
-    """The paper's batch, 8 heads of 16 experts, d_model 1024: 137 GB a table and pass."""
+    """Paper's batch, 8 heads of 16 experts, d_model 1024: 137 GB a table and pass."""
     cost = PEERConfig(n_experts=1024**2, n_heads=8, top_k=16, d_key=128).cost(1024)
     tables = Cost(tuple(term for term in cost.terms if term.n_tables))
     n_tokens = 128 * 2048

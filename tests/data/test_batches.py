@@ -1,4 +1,4 @@
-"""The order of packed batches: a function of (seed, step, rank, world size) alone."""
+"""Order of packed batches: a function of (seed, step, rank, world size) alone."""
 
 import numpy as np
 import pytest

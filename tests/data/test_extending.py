@@ -1,4 +1,4 @@
-"""The README of a room: a corpus, a tokenizer and a set to score, each followed to the letter."""
+"""README of a room: a corpus, a tokenizer and a set to score, each followed to the letter."""
 
 import json
 

@@ -139,7 +139,7 @@ def test_the_facts_of_conf_are_those_that_a_base_run_is_asked_for():
 
 @pytest.fixture
 def real():
-    """The cache, where it has the wheel."""
+    """Cache, where it has the wheel."""
     cache = Path(os.environ.get("EXPERIMENTS_CACHE", REPOSITORY / ".cache"))
     if not (cache / "wheels" / Facts().sha256[:16]).exists():
         pytest.skip("the wheel is not in the cache")

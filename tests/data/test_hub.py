@@ -259,7 +259,7 @@ class _Flaky:
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """The seconds that would have been slept."""
+    """Seconds that would have been slept."""
     slept = []
     monkeypatch.setattr(time, "sleep", slept.append)
     return slept

@@ -1,4 +1,4 @@
-"""The packages' mix: its rules on two made-up wheels, and its text from the real ones."""
+"""Packages' mix: its rules on two made-up wheels, and its text from the real ones."""
 
 import gzip
 import hashlib

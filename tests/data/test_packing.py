@@ -39,7 +39,7 @@ def packed(corpus, cache, split="train", max_tokens=None):
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """The nursery, telling a file how many documents were asked for; fails at document `fail`."""
+    """Nursery, telling a file how many documents were asked for; fails at document `fail`."""
 
     log: str
     fail: int = -1
@@ -152,7 +152,7 @@ def test_a_damaged_shard_is_made_again(tmp_path, monkeypatch):
 
 @dataclass(frozen=True, kw_only=True)
 class Slow:
-    """The nursery at a document every few milliseconds: time enough to be killed."""
+    """Nursery at a document every few milliseconds: time enough to be killed."""
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
         for text in Nursery().documents(split, cache):
@@ -280,7 +280,7 @@ def test_tokens_of_another_tokenizer_are_refused(tmp_path):
 
 @dataclass(frozen=True, kw_only=True)
 class OfDomain(Nursery):
-    """The nursery, under the name of a domain."""
+    """Nursery, under the name of a domain."""
 
     domain: str
 

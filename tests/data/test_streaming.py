@@ -1,4 +1,4 @@
-"""The stream: a function of (seed, step, rank, world size), resumed exactly at any step."""
+"""Stream: a function of (seed, step, rank, world size), resumed exactly at any step."""
 
 import hashlib
 import sys

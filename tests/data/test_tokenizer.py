@@ -148,7 +148,7 @@ def test_bytes_are_not_guessed_where_an_id_does_not_say_them(file):
 
 @pytest.fixture
 def made(tmp_path):
-    """The folder of a trained tokenizer."""
+    """Folder of a trained tokenizer."""
     return prepare_vocabulary(TrainedBPE(vocab_size=270), Nursery(), tmp_path).folder
 
 

@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The folders that were read whole, in order."""
+    """Folders that were read whole, in order."""
     found = []
     plain = PackedText.verify
 

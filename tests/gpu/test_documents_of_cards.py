@@ -1,4 +1,4 @@
-"""The table in docs/performance.md, and wheels for another machine."""
+"""Table in docs/performance.md, and wheels for another machine."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The command at toy size, on a CPU, as a machine would run it that has torch, triton and numpy."""
+"""Command at toy size, on a CPU, as a machine would run it that has torch, triton and numpy."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from experiments.gpu import report as reports
 from experiments.gpu.report import Report
 
 SOURCE = command.SOURCE
-PARTS = command.parts_of(command.PARTS)
+PARTS = command.find_parts(command.PARTS)
 NAMES = [part.name for part in PARTS]
 TOY = reports.card_folder(command.TOY_CARD)
 # of those that a bare machine lacks, and what they bring
@@ -80,7 +80,7 @@ def test_the_command_is_there_on_a_bare_machine(bare):
 
 @pytest.mark.night
 def test_all_parts_on_a_bare_machine(bare, tmp_path):
-    """The command as it is typed: each part a process of its own, the harness's left out."""
+    """Command as it is typed: each part a process of its own, the harness's left out."""
     words = ("-m", "experiments.bench", "gpu", "--device", "cpu", "--minutes", "30")
     done = bare(*words, "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr

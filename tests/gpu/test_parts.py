@@ -13,7 +13,7 @@ from experiments.gpu.job import Job
 from experiments.gpu.kernel_checks import small
 from experiments.gpu.parts import basics, kernels, layer, model, resume, steps
 from experiments.gpu.report import DONE, FAILED, Report
-from experiments.gpu.timed import loop_of
+from experiments.gpu.timed import make_loop
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.training.deterministic import set_deterministic
@@ -122,7 +122,7 @@ def test_a_floor_is_bytes_at_a_copy_s_rate_and_products():
 def test_the_loop_learns(job, gradient):
     peer = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)
     sizes = Sizes(d_model=32, d_head=16, n_layers=2, vocab_size=64, seq_len=8, sequences=2)
-    loop = loop_of(job, sizes.model(peer), sizes, gradient=gradient, lr=1e-2, spread=False)
+    loop = make_loop(job, sizes.model(peer), sizes, gradient=gradient, lr=1e-2, spread=False)
     table = loop.model.blocks[0].ffn.w_down
     before = table.detach().clone()
     losses = [float(loop.step()) for _ in range(40)]

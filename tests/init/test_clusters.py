@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.init.clusters import grid, lines_of
+from experiments.init.clusters import grid, split_lines
 
 
 @pytest.mark.parametrize(("n_sub", "n_groups"), [(1, 1), (5, 1), (5, 2), (5, 5), (8, 3), (12, 4)])
@@ -33,5 +33,5 @@ def test_what_lines_add_is_the_same_at_all_places():
 
 
 def test_lines_are_dealt_evenly():
-    assert [s.stop - s.start for s in lines_of(40, 16)] == [2, 3] * 8
-    assert lines_of(4, 2) == [slice(0, 2), slice(2, 4)]
+    assert [s.stop - s.start for s in split_lines(40, 16)] == [2, 3] * 8
+    assert split_lines(4, 2) == [slice(0, 2), slice(2, 4)]

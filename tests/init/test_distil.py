@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from experiments.init.distil import distil
-from experiments.init.neurons import neurons_of, seed_replace
+from experiments.init.neurons import read_neurons, seed_replace
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 
@@ -25,7 +25,7 @@ def example(n_tokens=2000):
     generator = torch.Generator().manual_seed(0)
     ffn = DenseConfig(activation="silu", glu=True).build(D)
     layer = CONFIG.build(D)
-    seed_replace(layer, neurons_of(ffn), generator=generator)
+    seed_replace(layer, read_neurons(ffn), generator=generator)
     kinds = torch.randn(4, D, generator=generator)  # of tokens, as text has them
     kind = torch.randint(4, (n_tokens,), generator=generator)
     x = kinds[kind] + 0.3 * torch.randn(n_tokens, D, generator=generator)

@@ -12,7 +12,7 @@ from experiments.config.reading import build
 from experiments.data.folders import identity
 from experiments.data.vocabulary import prepare_vocabulary
 from experiments.finished.model import read_finished
-from experiments.init.finished_run import FinishedRun, node_of
+from experiments.init.finished_run import FinishedRun, make_node
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
@@ -72,7 +72,7 @@ def cache_of(run_dir: Path) -> Path:
 
 
 def trained(run_dir: Path) -> Transformer:
-    """The run's model as `evaluate` loads it."""
+    """Run's model as `evaluate` loads it."""
     return read_finished(run_dir, [f"paths.cache={cache_of(run_dir)}"])[2]
 
 
@@ -112,7 +112,7 @@ def test_a_layer_beside_is_read_back(parent, child):
     assert isinstance(second.frozen, DenseConfig)
     ours = loaded(source(run_dir), cache_of(run_dir))
     assert torch.equal(logits(ours), logits(trained(run_dir)))
-    again = json.loads(json.dumps(node_of(second)))
+    again = json.loads(json.dumps(make_node(second)))
     assert build(again, "ffn") == second
 
 

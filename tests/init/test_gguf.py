@@ -137,7 +137,7 @@ def test_a_file_without_a_head_is_tied(tmp_path):
 
 
 def vocabulary(**changes: Any) -> dict[str, Any]:
-    """The fields of a byte-level BPE of 270 entries, of which the first is not text."""
+    """Fields of a byte-level BPE of 270 entries, of which the first is not text."""
     parts = build_bpe()
     entries = sorted(parts["vocab"], key=parts["vocab"].get)
     fields = {
@@ -177,7 +177,7 @@ def test_other_vocabularies_need_a_tokenizer_json(changes, tmp_path):
 
 
 def unknown_type(path: Path) -> None:
-    """The type of the first tensor, which follows its name, its dimensions and their number."""
+    """Type of the first tensor, which follows its name, its dimensions and their number."""
     write(path)
     content = bytearray(path.read_bytes())
     at = content.index(b"token_embd.weight") + len("token_embd.weight") + 4 + 2 * 8

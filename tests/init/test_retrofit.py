@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from experiments.init import freeze_base, retrofit, unretrofit
-from experiments.init.attached import layers_of
+from experiments.init.attached import find_layers
 from experiments.init.mlp_neurons import read_mlp
 from experiments.init.slots import find_slots, slots_at
 from experiments.models.ffn.peer import PEERConfig
@@ -21,14 +21,14 @@ OPT = OTHERS["OPT"][1]
 
 
 def path_in(kind):
-    """The argument mlp: None where the architecture is built in."""
+    """Argument mlp: None where the architecture is built in."""
     return OTHERS[kind][1] if kind in OTHERS else None
 
 
 def wake(model):
     """Gives the layers output rows, so that they do something."""
     with torch.no_grad():
-        for added in layers_of(model):
+        for added in find_layers(model):
             added.layer.w_up.normal_()
 
 
@@ -97,11 +97,11 @@ def test_dropout_draws_what_it_drew():
 
 def test_the_seed_makes_the_layer():
     models = [retrofit(tiny("Llama"), [0, 2], CONFIG, seed=seed) for seed in (3, 3, 4)]
-    first, same, other = (layers_of(model) for model in models)
+    first, same, other = (find_layers(model) for model in models)
     assert torch.equal(first[0].layer.w_down, same[0].layer.w_down)
     assert not torch.equal(first[0].layer.w_down, other[0].layer.w_down)
     assert not torch.equal(first[0].layer.w_down, first[1].layer.w_down)
-    one = layers_of(retrofit(tiny("Llama"), [2], CONFIG, seed=3))  # whatever other blocks get
+    one = find_layers(retrofit(tiny("Llama"), [2], CONFIG, seed=3))  # whatever other blocks get
     assert torch.equal(one[0].layer.w_down, first[1].layer.w_down)
 
 
@@ -132,7 +132,7 @@ def test_gradient_checkpointing_changes_no_gradient():
         if checkpointing:
             model.gradient_checkpointing_enable()
         model(input_ids=tokens(), labels=tokens(), use_cache=False).loss.backward()
-        gradients.append([a.layer.w_down.grad for a in layers_of(model)])
+        gradients.append([a.layer.w_down.grad for a in find_layers(model)])
     for plain, checkpointed in zip(*gradients):
         assert plain.abs().max() > 0
         assert torch.equal(plain, checkpointed)
@@ -170,7 +170,7 @@ def test_a_model_of_another_type_afterwards_has_the_same_layer(dtype):
 def test_a_model_without_its_head_has_the_same_blocks():
     model = tiny("GPT2")
     retrofit(model.transformer, [1], CONFIG)
-    assert [a.made.paths for a in layers_of(model)] == [("h.1.mlp",)]
+    assert [a.made.paths for a in find_layers(model)] == [("h.1.mlp",)]
 
 
 EXPERTS = {  # what the experts of each must be, to be the MLP's neurons
@@ -191,7 +191,7 @@ def test_copies_change_no_logit_and_read_what_the_mlp_reads(kind, dtype):
         base = logits(model)
         retrofit(model, [0, 2], config, how="copies", mlp=path_in(kind), noise=0.0)
         assert torch.equal(logits(model), base)
-        added = layers_of(model)[1]
+        added = find_layers(model)[1]
         (slot,) = slots_at(model, {2: added.made.paths})
         neurons = read_mlp(slot).neurons
         # without noise each expert is a neuron, and each neuron an expert
@@ -211,7 +211,7 @@ def test_copies_are_the_same_by_seed_and_differ_by_noise():
 
     def w_down(**options):
         model = retrofit(tiny("Llama"), [1], config, how="copies", **options)
-        return layers_of(model)[0].layer.w_down
+        return find_layers(model)[0].layer.w_down
 
     assert torch.equal(w_down(), w_down(noise=0.1, seed=0))
     assert not torch.equal(w_down(), w_down(noise=0.2))
@@ -232,7 +232,7 @@ def test_replace_with_all_neurons_at_unit_gate_is_the_mlp(kind):
         n_experts=n_units, n_heads=1, top_k=n_units, d_key=8, query_norm="layer", **EXPERTS[kind]
     )
     retrofit(model, [0, 1, 2], config, how="replace")
-    for added in layers_of(model):
+    for added in find_layers(model):
         assert added.layer.w_down.shape[1] == 32 + (kind != "Llama" or bool(values))
         with torch.no_grad():
             added.layer.sub_keys.zero_()  # equal scores, so the gates are 1 / k
@@ -339,9 +339,9 @@ def test_a_block_takes_one_layer():
     model = retrofit(tiny("Llama"), [1], CONFIG)
     with pytest.raises(ValueError, match=r"block 1 has a layer .*model.layers.1.mlp; .*unretrofit"):
         retrofit(model, [0, 1], CONFIG)
-    assert len(layers_of(model)) == 1
+    assert len(find_layers(model)) == 1
     retrofit(model, [0], CONFIG)
-    assert [added.made.block for added in layers_of(model)] == [0, 1]
+    assert [added.made.block for added in find_layers(model)] == [0, 1]
 
 
 def test_a_model_without_values_is_refused():

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from experiments.init import load_retrofitted, retrofit, save_retrofitted, unretrofit
-from experiments.init.attached import layers_of
+from experiments.init.attached import find_layers
 from experiments.models.ffn.peer import PEERConfig
 from tests.init.tiny import OTHERS, logits, tiny, tokens
 
@@ -42,7 +42,7 @@ def retrofitted(name="Llama", dtype=torch.float32):
     retrofit(model, [0], CONFIG, mlp=path)
     retrofit(model, [2], PEERConfig(n_experts=16, top_k=2, d_key=6, query_norm="none"), mlp=path)
     with torch.no_grad():
-        for added in layers_of(model):
+        for added in find_layers(model):
             added.layer.w_up.normal_()
     return model, base
 
@@ -69,7 +69,7 @@ def test_it_comes_back_to_the_bit(tmp_path, name, dtype):
         assert loaded_state[key].dtype == tensor.dtype, key
     assert torch.equal(logits(loaded), expected)
     assert all(p.requires_grad for p in loaded.parameters())
-    assert [a.made for a in layers_of(loaded)] == [a.made for a in layers_of(model)]
+    assert [a.made for a in find_layers(loaded)] == [a.made for a in find_layers(model)]
     assert torch.equal(logits(unretrofit(loaded)), base)
 
 
@@ -105,7 +105,7 @@ def test_the_documents_example_runs(tmp_path, monkeypatch):
     assert torch.equal(logits(names["model"]), logits(model))
     exec(blocks[2], names)
     opt = retrofit(tiny("OPT"), [1], names["config"], mlp=names["mlp"])
-    assert len(layers_of(opt)) == 1
+    assert len(find_layers(opt)) == 1
 
 
 def test_a_fresh_process_without_a_network_loads_the_same(tmp_path):

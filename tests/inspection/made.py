@@ -9,11 +9,11 @@ import torch
 from tokenizers import Tokenizer, models
 
 from experiments.inspection.additions import with_strings, with_typed
-from experiments.inspection.classes import CLASSES, class_of
+from experiments.inspection.classes import CLASSES, find_class
 from experiments.inspection.interface import inspected_layers
 from experiments.inspection.results import FORMAT, TABLES
 from experiments.inspection.statistics import Bounds, LayerStatistics
-from experiments.inspection.tables import inspection_of
+from experiments.inspection.tables import make_inspection
 from experiments.inspection.texts import Text
 from experiments.models.ffn._slots import Slots
 from experiments.models.ffn.dense import DenseConfig
@@ -45,7 +45,7 @@ def made_inspection(n_experts=64, names=TEXTS):
     )
     layers = inspected_layers(model)
     texts, found = [], {}
-    classes = np.array([CLASSES.index(class_of(word)) for word in WORDS])
+    classes = np.array([CLASSES.index(find_class(word)) for word in WORDS])
     for name in names:
         tokens = rng.integers(1, len(WORDS), N_TOKENS)
         tokens[LENGTH - 1 :: LENGTH] = 0
@@ -74,7 +74,7 @@ def made_inspection(n_experts=64, names=TEXTS):
         model=model, layers=layers, texts=texts, tokenizer=tokenizer,
         reading=SimpleNamespace(identity=identity, end_of_text=0),
     )  # fmt: skip
-    return inspection_of(run, found), found
+    return make_inspection(run, found), found
 
 
 def with_additions(inspection):

@@ -11,7 +11,7 @@ from experiments.data.windows import ScoredWindows
 from experiments.inspection.ablation.choosing import Choice, by_lift, by_part, equal_mass
 from experiments.inspection.ablation.facts import Fact, read_facts
 from experiments.inspection.ablation.of_facts import Asked, ablate_facts
-from experiments.inspection.ablation.of_texts import ablate_texts, units_of
+from experiments.inspection.ablation.of_texts import ablate_texts, make_units
 from experiments.inspection.ablation.result import (
     Changes,
     Estimate,
@@ -177,7 +177,7 @@ def test_changes_of_texts_by_hand(ffn):
     layer = the_layer(model, "blocks.1.ffn")
     texts = texts_of(50, 0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    units = units_of(texts, SEQ, 4, END, halved=False)
+    units = make_units(texts, SEQ, 4, END, halved=False)
     how = Choice(experts=(3, 10, 11), domain="even", top=0, draws=2, seed=0)
     found = ablate_texts(model, layer, units, how)
     assert found.unit == "document"
@@ -214,7 +214,7 @@ def test_without_all_experts_the_loss_is_that_of_the_layer_none():
 def test_a_domains_experts_are_chosen_by_other_documents_than_are_told_of():
     model = model_of(DenseConfig(), STEM).float()
     layer = the_layer(model, "blocks.1.ffn")
-    units = units_of(texts_of(60, 2), SEQ, 4, END, halved=True)
+    units = make_units(texts_of(60, 2), SEQ, 4, END, halved=True)
     how = Choice(experts=None, domain="even", top=6, draws=3, seed=0)
     found = ablate_texts(model, layer, units, how)
     (chosen,) = found.experts.values()
@@ -230,11 +230,11 @@ def test_a_domains_experts_are_chosen_by_other_documents_than_are_told_of():
 
 def test_a_text_with_too_few_documents_is_refused_before_anything_is_scored():
     with pytest.raises(ValueError, match=r"even has 19 documents to tell of \(every second one"):
-        units_of(texts_of(39, 0), SEQ, 4, END, halved=True)
+        make_units(texts_of(39, 0), SEQ, 4, END, halved=True)
     with pytest.raises(ValueError, match=r"even has 19 documents to tell of, and an interval"):
-        units_of(texts_of(19, 0), SEQ, 4, END, halved=False)
+        make_units(texts_of(19, 0), SEQ, 4, END, halved=False)
     whole = Text(name="file", tokens=np.arange(1, 24 * 30) % 49 + 1, digest="", max_tokens=None)
-    (units,) = units_of([whole], SEQ, 4, END, halved=False)
+    (units,) = make_units([whole], SEQ, 4, END, halved=False)
     assert (units.kind, units.n) == ("window", 30)
     assert units.of(np.array([1, 24, 25, 719])).tolist() == [0, 0, 1, 29]
 
@@ -312,7 +312,7 @@ def test_changes_of_facts_by_hand(given):
 
 def test_what_is_written_is_read_again(tmp_path):
     model = model_of(DenseConfig(), PEER).float()
-    units = units_of(texts_of(25, 3), SEQ, 4, END, halved=False)
+    units = make_units(texts_of(25, 3), SEQ, 4, END, halved=False)
     how = Choice(experts=(3,), domain=None, top=0, draws=2, seed=0)
     found = ablate_texts(model, the_layer(model, "blocks.1.ffn"), units, how)
     assert read_ablation(tmp_path, {"a": 1}) is None

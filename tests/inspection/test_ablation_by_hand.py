@@ -1,4 +1,4 @@
-"""The arithmetic of an ablation, against sums and intervals that are written out: no library's."""
+"""Arithmetic of an ablation, against sums and intervals that are written out: no library's."""
 
 import math
 from itertools import pairwise
@@ -16,9 +16,9 @@ from experiments.inspection.ablation.of_texts import Units, ablate_texts, text_m
 from experiments.inspection.ablation.result import (
     Changes,
     Estimate,
+    make_row,
     mean,
     ratio,
-    row_of,
     rows_of_facts,
     rows_of_texts,
     weighted,
@@ -104,7 +104,7 @@ def of_draws(one):
 
 def test_a_row_of_a_text():
     for one in changes_of():
-        row, (by_draw, mean_draw) = row_of(one.name, [(1.0, one)]), of_draws(one)
+        row, (by_draw, mean_draw) = make_row(one.name, [(1.0, one)]), of_draws(one)
         excess = [c - m for c, m in zip(one.chosen, mean_draw, strict=True)]
         assert_is(row.chosen, ratio_by_hand(one.chosen, one.tokens))
         assert_is(row.random, drawn_by_hand(ratio_by_hand(mean_draw, one.tokens), by_draw))

@@ -148,7 +148,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory, trained):  # noqa: F811
-    """The places of the rows."""
+    """Places of the rows."""
     top = tmp_path_factory.mktemp("typed")
     (top / "more").mkdir()
     (top / "torn.txt").write_bytes(b"\xff\xfe\xff")

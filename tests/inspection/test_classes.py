@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.inspection.classes import CLASSES, class_of
+from experiments.inspection.classes import CLASSES, find_class
 from experiments.inspection.lifts import lifts
 from tests.inspection.test_lifts import moments_of
 
@@ -18,7 +18,7 @@ from tests.inspection.test_lifts import moments_of
     ],
 )  # fmt: skip
 def test_a_token_is_of_one_class(string, expected):
-    assert class_of(string) == expected
+    assert find_class(string) == expected
     assert expected in CLASSES
 
 

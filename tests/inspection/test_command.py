@@ -25,7 +25,7 @@ LAYERS = ("trunk.ffn_blocks=[1]", "n_experts=256")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, compose_raw):
-    """The folder of a finished tiny run: a dense block, and one of PEER."""
+    """Folder of a finished tiny run: a dense block, and one of PEER."""
     folder = tmp_path_factory.mktemp("trained")
     paths = (f"paths.results={folder / 'results'}", f"paths.cache={folder / 'cache'}")
     point = make_point(compose_raw("model=peer", "size=2", "budget=2e9", *LAYERS, *TINY, *paths))
@@ -49,7 +49,7 @@ def look(run_dir, *texts, **settings):
 
 
 def test_usage_is_what_the_run_logged(run_dir, capsys):
-    """The same tokens, to the bit. Tables hold what the card says."""
+    """Same tokens, to the bit. Tables hold what the card says."""
     record = read_record(run_dir / "record.json")
     dense, peer = look(run_dir)
     assert re.search(

@@ -68,7 +68,7 @@ def test_parts_of_slots_add_up_to_the_layers(model, ids):
 
 @torch.no_grad()
 def test_all_that_is_written_adds_up_to_the_logits(model, ids):
-    """The embedding, each attention and each layer of experts, times the same directions."""
+    """Embedding, each attention and each layer of experts, times the same directions."""
     layers = inspected_layers(model)
     found = contributions(model, layers, ids)
     x = model.embedding(ids.unsqueeze(0))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from experiments.inspection.editing.applying import apply, edits_of, make_patch, rows_of
+from experiments.inspection.editing.applying import apply, find_rows, list_edits, make_patch
 from experiments.inspection.editing.patch import (
     LayerEdits,
     Patch,
@@ -49,7 +49,7 @@ def model():
 
 def edits_for(layer):
     """One of each kind, of the first experts."""
-    return edits_of(layer, layer, removed=(1,), swapped=((0, 3),), added=((2, 4),))
+    return list_edits(layer, layer, removed=(1,), swapped=((0, 3),), added=((2, 4),))
 
 
 def patch_of(model, name, edits):
@@ -103,10 +103,10 @@ def test_two_experts_that_change_places_and_two_keys_are_the_model_as_it_was(ids
 def test_an_expert_of_another_model_is_put_in_to_the_bit(model):
     other = model_of(DenseConfig(), LAYERS["peer"]).float()
     layer, source = (the_layer(one, None) for one in (model, other))
-    edits = edits_of(layer, source, added=((5, 60),))
+    edits = list_edits(layer, source, added=((5, 60),))
     with apply(model, patch_of(model, layer.name, edits)):
-        assert rows_of(layer, 5) == rows_of(source, 60)
-    assert rows_of(layer, 5) != rows_of(source, 60)
+        assert find_rows(layer, 5) == find_rows(source, 60)
+    assert find_rows(layer, 5) != find_rows(source, 60)
 
 
 @torch.no_grad()
@@ -135,7 +135,7 @@ def test_a_patch_that_is_refused_leaves_the_model_as_it_was(model):
     dense, peer = inspected_layers(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = LayerEdits(removed=(3,))
-    rows = rows_of(peer, 0)
+    rows = find_rows(peer, 0)
     for name, second, message in (
         (peer.name, LayerEdits(added={0: {"w_up": rows["w_up"]}}),
          r"added at 0 of blocks.1.ffn has the rows w_up, and the layer has w_down, w_gate, w_up"),
@@ -182,7 +182,7 @@ def test_an_expert_is_in_one_edit_and_of_the_layer(model):
         ({"added": ((4, 64),)}, "expert 64 is not of blocks.1.ffn, which has 0 to 63"),
     ):
         with pytest.raises(ValueError, match=message):
-            edits_of(layer, layer, **wish)
+            list_edits(layer, layer, **wish)
     both = LayerEdits(removed=(1,)) + LayerEdits(removed=(1,))
     with pytest.raises(ValueError, match=r"expert 1 of blocks.1.ffn is in two edits"):
         patch_of(model, layer.name, both)

@@ -183,7 +183,7 @@ def test_where_nothing_differs_few_are_significant():
 
 @pytest.mark.night
 def test_where_a_few_documents_have_much_of_the_mass_less_is_held():
-    """The figures of docs/inspect.md, with sigma = 1.5: a warning and no promise."""
+    """Figures of docs/inspect.md, with sigma = 1.5: a warning and no promise."""
     rng = np.random.default_rng(9)
     sizes, hits, n, false = (1500, 300, 60), 0, 0, []
     for _ in range(30):

@@ -1,4 +1,4 @@
-"""The page of an inspection: its numbers are the tables', it is escaped, and it is small."""
+"""Page of an inspection: its numbers are the tables', it is escaped, and it is small."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ import pytest
 
 from experiments.inspection.maps import mass_map
 from experiments.inspection.page.data import Size, layer_data
-from experiments.inspection.page.page import page_of
+from experiments.inspection.page.page import render_page
 from experiments.inspection.results import read_inspection, write_results
 from experiments.system.page.shell import json_inside
 from tests.inspection.made import EVIL, TEXTS, WORDS, made_inspection, with_additions, with_before
@@ -29,17 +29,17 @@ def data_of(page):
 
 def test_tables_are_read_back_as_they_were_and_make_the_same_page(made, tmp_path):
     found, _ = made
-    page = page_of(found, name="pkm")
+    page = render_page(found, name="pkm")
     write_results(tmp_path, found, page)
     again = read_inspection(tmp_path)
     assert again.cards == found.cards
     for name, table in found.tables.items():
         pd.testing.assert_frame_equal(again.tables[name], table, check_dtype=False)
-    assert page_of(again, name="pkm") == page == (tmp_path / "inspect.html").read_text()
+    assert render_page(again, name="pkm") == page == (tmp_path / "inspect.html").read_text()
 
 
 def test_texts_stay_texts(made):
-    page = page_of(made[0], name=EVIL)
+    page = render_page(made[0], name=EVIL)
     assert EVIL not in page
     assert "<img" not in page
     assert page.count("<script") == page.count("</script") == 2
@@ -57,7 +57,7 @@ def test_texts_stay_texts(made):
 def test_its_numbers_are_those_of_the_statistics(made):
     found, statistics = made
     own = statistics["blocks.0.ffn"]
-    (layer, dense) = data_of(page_of(found, name="pkm"))["layers"]
+    (layer, dense) = data_of(render_page(found, name="pkm"))["layers"]
     mass = own.mass.sum(0)
     used = np.argsort(-mass, kind="stable")[:12].tolist()
     assert layer["groups"]["used"] == used
@@ -87,7 +87,7 @@ def test_its_numbers_are_those_of_the_statistics(made):
 
 def test_with_one_text_there_is_no_lift_to_tell():
     found, _ = made_inspection(names=("one",))
-    (layer, _) = data_of(page_of(found, name="pkm"))["layers"]
+    (layer, _) = data_of(render_page(found, name="pkm"))["layers"]
     assert "specific" not in layer["groups"]
     assert layer["tests"]["n_tested"] == 0
     assert [text["name"] for text in layer["map"]["texts"]] == ["one"]
@@ -113,24 +113,24 @@ def test_a_map_is_the_sum_of_its_cells(grid):
 
 def test_a_page_that_would_be_too_large_says_what_it_leaves_out(made):
     found, _ = made
-    whole = page_of(found, name="pkm")
+    whole = render_page(found, name="pkm")
     assert "Left out" not in whole
-    small = page_of(found, name="pkm", limit=len(whole) - 20_000)
+    small = render_page(found, name="pkm", limit=len(whole) - 20_000)
     assert len(small.encode()) <= len(whole) - 20_000
     assert "Left out" in small
     assert re.search(r"each group has \d+ experts", small)
     n = len(data_of(small)["layers"][0]["experts"])
     assert n < len(data_of(whole)["layers"][0]["experts"])
     with pytest.raises(ValueError, match="a page of one layer is larger than 5,000 bytes"):
-        page_of(found, name="pkm", limit=5000)
+        render_page(found, name="pkm", limit=5000)
 
 
 def test_layers_that_find_no_room_have_their_line_alone(made, monkeypatch):
     found, _ = made
     monkeypatch.setattr("experiments.inspection.page.page._SIZES", (Size(side=32, experts=3),))
-    one = page_of(replace(found, cards=found.cards[:1]), name="pkm")
+    one = render_page(replace(found, cards=found.cards[:1]), name="pkm")
     many = replace(found, cards=found.cards[:1] * 3)
-    few = page_of(many, name="pkm", limit=len(one.encode()) + 3000)
+    few = render_page(many, name="pkm", limit=len(one.encode()) + 3000)
     assert "2 layers, but for their line above" in few
     assert few.count('<th scope="row">blocks.0.ffn') == 3
     assert len(data_of(few)["layers"]) == 1
@@ -151,7 +151,7 @@ def test_a_coarser_map_has_the_same_mass(made):
 
 def test_parts_on_the_page_add_up_and_the_search_has_the_kept_tokens(made):
     found, statistics = made
-    for layer in data_of(page_of(found, name="pkm"))["layers"]:
+    for layer in data_of(render_page(found, name="pkm"))["layers"]:
         for text in layer["texts"]:
             assert len(text["rows"]) > 2
             for _, _, _, part, beside, others, parts in text["rows"]:
@@ -197,15 +197,15 @@ def test_typed_texts_come_first_and_parts_that_find_no_room_are_summed(made):
 
 def test_additions_are_read_back_and_take_their_own_places(made, tmp_path, monkeypatch):
     found = with_additions(made[0])
-    page = page_of(found, name="pkm")
+    page = render_page(found, name="pkm")
     assert EVIL not in page
     write_results(tmp_path, found, page)
     again = read_inspection(tmp_path)
-    assert page_of(again, name="pkm") == page
+    assert render_page(again, name="pkm") == page
     twice = with_additions(again)
-    assert page_of(twice, name="pkm") == page
+    assert render_page(twice, name="pkm") == page
     monkeypatch.setattr("experiments.inspection.page.page._SIZES", (Size(), Size(typed=1)))
-    small = page_of(found, name="pkm", limit=len(page.encode()) - 1)
+    small = render_page(found, name="pkm", limit=len(page.encode()) - 1)
     assert "1 of the texts that were typed" in small
 
 

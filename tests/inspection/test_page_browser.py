@@ -1,8 +1,8 @@
-"""The page in a real browser: silent, for the keyboard too, and strangers' texts stay texts."""
+"""Page in a real browser: silent, for the keyboard too, and strangers' texts stay texts."""
 
 import pytest
 
-from experiments.inspection.page.page import page_of
+from experiments.inspection.page.page import render_page
 from tests.analysis.report.test_page_browser import CONTRAST
 from tests.inspection.made import EVIL, made_inspection, with_additions, with_before
 
@@ -11,7 +11,7 @@ from tests.inspection.made import EVIL, made_inspection, with_additions, with_be
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "inspect.html"
     path.write_text(
-        page_of(with_before(with_additions(made_inspection()[0])), name="pkm"), encoding="utf-8"
+        render_page(with_before(with_additions(made_inspection()[0])), name="pkm"), encoding="utf-8"
     )
     return path
 

@@ -23,7 +23,7 @@ LAYERS = ("trunk.ffn_blocks=[1]", "n_experts=64", "model.d_key=8", "model.n_head
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, compose_raw):
-    """The folder of a finished tiny run: a dense block, and one of PEER."""
+    """Folder of a finished tiny run: a dense block, and one of PEER."""
     folder = tmp_path_factory.mktemp("trained")
     paths = (f"paths.results={folder / 'results'}", f"paths.cache={folder / 'cache'}")
     point = make_point(compose_raw("model=peer", "size=2", "budget=2e9", *LAYERS, *TINY, *paths))

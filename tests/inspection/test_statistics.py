@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments.inspection.cards import layer_card, top_share
-from experiments.inspection.documents import ends_of
+from experiments.inspection.documents import find_ends
 from experiments.inspection.interface import Inspected
 from experiments.inspection.pairs import PENDING, PairCounts
 from experiments.inspection.statistics import Bounds, LayerStatistics
@@ -174,8 +174,8 @@ def test_of_equal_gates_the_earlier_places_are_kept():
 @pytest.mark.parametrize("at_once", [1, 4, 100])
 def test_places_that_end_documents(at_once):
     tokens = np.array([5, 0, 0, 3, 4, 1, 0])
-    assert ends_of(tokens, 0, at_once).tolist() == [1, 2, 6]
-    assert ends_of(tokens, 9, at_once).tolist() == []
+    assert find_ends(tokens, 0, at_once).tolist() == [1, 2, 6]
+    assert find_ends(tokens, 9, at_once).tolist() == []
 
 
 def test_rare_pairs_are_dropped_and_by_how_much_counts_may_be_low_is_known():

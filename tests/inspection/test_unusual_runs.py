@@ -62,7 +62,7 @@ def looked_at(run_dir, record, *texts):
 
 
 def since(run_dir, record, before):
-    """The inspection beside that of the run that it started from."""
+    """Inspection beside that of the run that it started from."""
     inspect_run(run_dir, (), [f"paths.cache={record.config['paths']['cache']}"], before=before)
     return read_inspection(run_dir / "inspection")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.inspection.page.page import page_of
+from experiments.inspection.page.page import render_page
 from experiments.inspection.results import (
     STATISTICS,
     TABLES,
@@ -24,7 +24,7 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("written")
     for name, n_experts in (("own", 64), ("other", 36)):
         found = with_additions(made_inspection(n_experts)[0])
-        write_results(folder / name, found, page_of(found, name="pkm"))
+        write_results(folder / name, found, render_page(found, name="pkm"))
         (folder / name / STATISTICS).touch()
     return folder, found.identity
 

@@ -10,7 +10,7 @@ from experiments.data.tokenizer import TrainedBPE
 from experiments.data.vocabulary import prepare_vocabulary
 from experiments.interchange.card import model_card
 from experiments.interchange.folder import write_export
-from experiments.interchange.forms import form_of
+from experiments.interchange.forms import find_form
 from experiments.models.attention.gqa import GQAConfig
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
@@ -111,7 +111,7 @@ NATIVE = {
 
 
 def built(name, **options):
-    """The model in evaluation mode, with nothing left at a value that it starts with."""
+    """Model in evaluation mode, with nothing left at a value that it starts with."""
     ffns, trunk = MODELS[name]
     sizes = {"d_model": 32, "d_head": 8, "vocab_size": VOCABULARY, "seq_len": 32}
     config = TransformerConfig(**{"tie_head": False, **sizes, **trunk, "ffns": ffns, **options})
@@ -120,7 +120,7 @@ def built(name, **options):
 
 
 def perturbed(model):
-    """The same model with nothing left at a value that it starts with."""
+    """Same model with nothing left at a value that it starts with."""
     with torch.no_grad():
         for own, tensor in model.state_dict().items():
             if own.endswith("running_var"):
@@ -152,7 +152,7 @@ def record_of(model, name="peer", **values):
 
 def exported(model, folder, vocabulary, name="peer", **values):
     """Writes the folder; returns its form."""
-    form = form_of(model, name, vocabulary.end_of_text)
+    form = find_form(model, name, vocabulary.end_of_text)
     record = record_of(model, name, **values)
     masked = model.config.document_end is not None
     write_export(folder, form, vocabulary, record, model_card(record, form, masked=masked))

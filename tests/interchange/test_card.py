@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from experiments.interchange.card import model_card
-from experiments.interchange.forms import form_of
+from experiments.interchange.forms import find_form
 from experiments.interchange.texts import HUB_NAMES, PACKAGES
 from tests.interchange.models import built, record_of
 
@@ -16,7 +16,7 @@ DATA = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(enco
 def card_of(name="peer", **values):
     model = built(name)
     record = record_of(model, name, **values)
-    return model_card(record, form_of(model, name, 0), masked=False)
+    return model_card(record, find_form(model, name, 0), masked=False)
 
 
 @pytest.mark.parametrize("domain", PACKAGES)

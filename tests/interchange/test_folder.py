@@ -15,7 +15,7 @@ import torch
 from experiments.config.hydra_hints import choice_names
 from experiments.init.exported import check_export, exported_shape, exported_state, layer_node
 from experiments.init.huggingface import HuggingFaceFolder
-from experiments.init.source import node_of
+from experiments.init.source import make_node
 from experiments.interchange import folder as interchange_folder
 from experiments.interchange.folder import check_folder
 from experiments.models.generation import Sampling, generate
@@ -91,9 +91,9 @@ def test_import_of_an_export_is_the_identity(name, folders):
     config = model.config
     assert tuple(of_node(node) for node in shape.ffns) == config.ffns
     assert (shape.d_model, shape.d_head, shape.n_layers) == (32, 8, len(config.ffns))
-    assert (shape.norm, shape.positions) == (node_of(config.norm), node_of(config.positions))
+    assert (shape.norm, shape.positions) == (make_node(config.norm), make_node(config.positions))
     assert (shape.tie_head, shape.vocab_size) == (config.tie_head, VOCABULARY)
-    assert shape.attention == node_of(config.attention.explicit(4))
+    assert shape.attention == make_node(config.attention.explicit(4))
     own = model.state_dict()
     assert state.keys() == own.keys()
     for key, tensor in own.items():

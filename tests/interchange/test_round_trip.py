@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from experiments.config.paths import conf_dir
 from experiments.interchange import reread
-from experiments.interchange.forms import form_of
+from experiments.interchange.forms import find_form
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.transformer import TransformerConfig
 from tests.interchange.models import VOCABULARY, exported, of_node, perturbed, vocabulary_in
@@ -31,7 +31,7 @@ SMALL = {
 
 
 def small(name):
-    """The layer of conf/model/NAME.yaml, at a size of a test where a size is a number alone."""
+    """Layer of conf/model/NAME.yaml, at a size of a test where a size is a number alone."""
     conf = OmegaConf.to_container(OmegaConf.load(conf_dir() / "model" / f"{name}.yaml"))
     node = conf.get("model", conf)
     sizes = {key: SMALL[key] for key in node if key in SMALL}
@@ -142,7 +142,7 @@ def test_a_tensor_that_the_modeling_file_does_not_know_is_refused_by_name(vocabu
 
 def test_another_function_is_refused(vocabulary, tmp_path):
     model = model_of(LAYERS["peer"])
-    form = form_of(model, "peer", vocabulary.end_of_text)
+    form = find_form(model, "peer", vocabulary.end_of_text)
     exported(model, tmp_path / "out", vocabulary)
     reread.check_loads(tmp_path / "out", form)
     config = tmp_path / "out" / "config.json"

@@ -1,11 +1,11 @@
-"""The source of layers in an export: rewritten, refused where it can't be, and complete."""
+"""Source of layers in an export: rewritten, refused where it can't be, and complete."""
 
 import ast
 
 import pytest
 import torch
 
-from experiments.interchange.sources import flat_sources, table_of
+from experiments.interchange.sources import flat_sources, format_table
 from experiments.models.ffn.none import NoneConfig
 from experiments.models.transformer import TransformerConfig
 from tests.interchange.models import VOCABULARY, exported, vocabulary_in
@@ -43,7 +43,7 @@ def test_two_modules_of_one_last_name_are_refused():
 
 
 def test_classes_of_one_name_are_told_apart():
-    text = table_of(["a.one.Config", "b.two.Config"])
+    text = format_table(["a.one.Config", "b.two.Config"])
     assert "from .one import Config as one_Config" in text
     assert '"b.two.Config": two_Config' in text
 

@@ -1,4 +1,4 @@
-"""The kernels run with two threads, also where the suite itself has one (tests/conftest.py)."""
+"""Kernels run with two threads, also where the suite itself has one (tests/conftest.py)."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The implementations that run here, and the obvious one to hold them to."""
+"""Implementations that run here, and the obvious one to hold them to."""
 
 import os
 from collections.abc import Callable
@@ -43,7 +43,7 @@ KERNELS = implementations()
 
 
 def gradients(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
-    """The value, and the gradients of all that is not an index, dense."""
+    """Value, and the gradients of all that is not an index, dense."""
     leaves = [t.clone().requires_grad_(t.is_floating_point()) for t in inputs]
     out = function(*leaves)
     out.backward(torch.sin(torch.arange(out.numel(), dtype=out.dtype)).view_as(out))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.kernels.trunk import eps_of
+from experiments.kernels.trunk import find_eps
 from experiments.models.ffn._base import ACTIVATIONS, Late
 from experiments.models.ffn._product_keys import ProductKeyFFN
 from experiments.models.ffn.peer import PEERConfig
@@ -45,7 +45,7 @@ def half_of_block(
     }
     flat, config = leaves["x"].flatten(0, -2), layer.config
     mean_square = flat.square().mean(-1, keepdim=True)
-    normed = flat * (mean_square + eps_of(norm)).rsqrt() * leaves["norm"]
+    normed = flat * (mean_square + find_eps(norm)).rsqrt() * leaves["norm"]
     queries = normed @ leaves["query.weight"].T  # (T, H * d_key)
     own = layer.query_norm.norm
     if config.query_norm == "batch":

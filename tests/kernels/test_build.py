@@ -265,7 +265,7 @@ def _endanger(folder, tmp_path, danger):
 
 @pytest.fixture
 def homeless(monkeypatch, tmp_path):
-    """The user's cache, and the temporary folder that is taken where that one won't do."""
+    """User's cache, and the temporary folder that is taken where that one won't do."""
     monkeypatch.delenv("EXPERIMENTS_KERNEL_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))

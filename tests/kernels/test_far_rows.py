@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from experiments.gpu.adamw_checks import step_of
+from experiments.gpu.adamw_checks import make_step
 from experiments.kernels.torch_kernels import TorchKernel
 from tests.kernels.implementations import KERNELS, assert_close
 
@@ -91,8 +91,8 @@ def test_far_rows_step_as_near_ones(kernel, large):
     """By torch's own operations, to the bit of their rounding but where arithmetic is at a tie."""
     rows, gradient = torch.tensor(FAR), torch.randn(len(FAR), D)
     fast, slow = _state(large, rows, "fast"), _state(large, rows, "slow")
-    kernel.row_adamw(fast[0], tuple(fast[1:]), rows, gradient, step_of())
-    TorchKernel().row_adamw(slow[0], tuple(slow[1:]), rows, gradient, step_of())
+    kernel.row_adamw(fast[0], tuple(fast[1:]), rows, gradient, make_step())
+    TorchKernel().row_adamw(slow[0], tuple(slow[1:]), rows, gradient, make_step())
     for a, b in zip(fast, slow, strict=True):
         assert (a[rows] == b[rows]).double().mean() > 0.99
         torch.testing.assert_close(a[rows], b[rows], rtol=2**-7, atol=0)

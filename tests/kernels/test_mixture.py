@@ -1,4 +1,4 @@
-"""The mixture's half-block against its formula in float64, at each level of processor."""
+"""Mixture's half-block against its formula in float64, at each level of processor."""
 
 from dataclasses import dataclass
 
@@ -102,7 +102,7 @@ def gradients(case: Case, frozen: tuple[int, ...] = ()) -> list[Tensor | None]:
 
 
 def written(case: Case, index: Tensor) -> tuple[list[Tensor | None], Tensor]:
-    """The same by the formula in float64, given the choices; and all gates with their bias."""
+    """Same by the formula in float64, given the choices; and all gates with their bias."""
     given = case.given()
     leaves = [t.clone().requires_grad_() for t in given[:7]]
     x, weight, router, w_in, w_gate, w_out, base = leaves

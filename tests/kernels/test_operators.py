@@ -1,4 +1,4 @@
-"""The operators that compiled graphs call: against the obvious forms, and against torch's rules."""
+"""Operators that compiled graphs call: against the obvious forms, and against torch's rules."""
 
 import os
 from itertools import pairwise
@@ -166,7 +166,7 @@ def test_autocast_does_not_reach_into_the_operators(kernel, inputs):
     indirect=["kernel"],
 )
 def test_a_compiled_graph_is_eager_to_the_bit(kernel, inputs, dtype):
-    """The same kernels in the same order: aot_eager leaves all other arithmetic as it is."""
+    """Same kernels in the same order: aot_eager leaves all other arithmetic as it is."""
     x, table, idx, weights = (t.to(dtype) if t.is_floating_point() else t for t in inputs)
     how = Execution(kernel=kernel)
     queries = torch.randn(T, 2, 8, dtype=dtype, device=DEVICE)

@@ -1,4 +1,4 @@
-"""The kernels that exports have, held to the obvious forms: values and gradients."""
+"""Kernels that exports have, held to the obvious forms: values and gradients."""
 
 import pytest
 import torch

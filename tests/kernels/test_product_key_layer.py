@@ -61,7 +61,7 @@ CASES = {
 
 @pytest.fixture(params=LEVELS)
 def level(request, monkeypatch):
-    """The operators run at this level."""
+    """Operators run at this level."""
     return _at(request.param, monkeypatch)
 
 

@@ -38,7 +38,7 @@ test_sanitized.{what}
 
 
 def _runtimes() -> list[str] | None:
-    """The sanitizers', which a Python that is not compiled with them has to be started with."""
+    """Sanitizers', which a Python that is not compiled with them has to be started with."""
     compiler = next((c for c in ("g++", "c++") if shutil.which(c)), None)
     if compiler is None:
         return None

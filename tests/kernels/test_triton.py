@@ -1,4 +1,4 @@
-"""The Triton kernels against the obvious forms: on a GPU if there is one, else interpreted."""
+"""Triton kernels against the obvious forms: on a GPU if there is one, else interpreted."""
 
 import functools
 import os
@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from experiments.gpu.adamw_checks import rounded_by_noise, state_of, step_of
+from experiments.gpu.adamw_checks import make_state, make_step, rounded_by_noise
 from experiments.gpu.check import FLOAT32
 from experiments.gpu.kernel_checks import STATES, gradients, small
 from experiments.kernels import ops, reference
@@ -159,7 +159,7 @@ def test_no_tokens(kernel):
     assert scores.shape == indices.shape == (0, 2, 3)
     moments = (torch.zeros_like(table), torch.zeros_like(table))
     before = table.clone()
-    kernel.row_adamw_of_sums(table, moments, x, kernel.sort(idx, 16), weights, step_of())
+    kernel.row_adamw_of_sums(table, moments, x, kernel.sort(idx, 16), weights, make_step())
     assert torch.equal(table, before)
 
 
@@ -220,24 +220,24 @@ def _assert_same_steps(fast, slow):
 @pytest.mark.parametrize("types", STATES)
 @pytest.mark.parametrize("width", [17, 1030])
 def test_row_adamw_is_the_torch_kernel_s(kernel, types, width):
-    fast = state_of(9, width, types, DEVICE)
+    fast = make_state(9, width, types, DEVICE)
     slow = [t.clone() for t in fast]
     rows = torch.tensor([0, 2, 3, 8], device=DEVICE)
     gradient = torch.randn(4, width, device=DEVICE)
-    kernel.row_adamw(fast[0], tuple(fast[1:]), rows, gradient, step_of())
-    TorchKernel().row_adamw(slow[0], tuple(slow[1:]), rows, gradient, step_of())
+    kernel.row_adamw(fast[0], tuple(fast[1:]), rows, gradient, make_step())
+    TorchKernel().row_adamw(slow[0], tuple(slow[1:]), rows, gradient, make_step())
     _assert_same_steps(fast, slow)
 
 
 @pytest.mark.parametrize("types", STATES)
 def test_row_adamw_of_sums_is_row_adamw_by_row_sums(kernel, short_chunks, types):
     x, _, idx, weights = _inputs((5, 8, 17, 8))  # five pairs a row
-    fused = state_of(8, 17, types, DEVICE)
+    fused = make_state(8, 17, types, DEVICE)
     apart = [t.clone() for t in fused]
     segments = kernel.sort(idx, 8)
-    kernel.row_adamw_of_sums(fused[0], tuple(fused[1:]), x, segments, weights, step_of())
+    kernel.row_adamw_of_sums(fused[0], tuple(fused[1:]), x, segments, weights, make_step())
     sums = kernel.row_sums(x, segments, weights, torch.float32)
-    kernel.row_adamw(apart[0], tuple(apart[1:]), segments.rows, sums, step_of())
+    kernel.row_adamw(apart[0], tuple(apart[1:]), segments.rows, sums, make_step())
     _assert_same_steps(fused, apart)
 
 
@@ -250,10 +250,10 @@ def test_all_rows_for_the_distinct_ones_give_the_same_bits(kernel, short_chunks,
     assert torch.equal(some.order, every.order)
     sums = [kernel.table_sums(x, s, weights, torch.float32) for s in (some, every)]
     assert torch.equal(*sums)
-    states = [state_of(n, 17, STATES[0], DEVICE)]
+    states = [make_state(n, 17, STATES[0], DEVICE)]
     states.append([t.clone() for t in states[0]])
     for state, segments in zip(states, (some, every), strict=True):
-        kernel.row_adamw_of_sums(state[0], tuple(state[1:]), x, segments, weights, step_of())
+        kernel.row_adamw_of_sums(state[0], tuple(state[1:]), x, segments, weights, make_step())
     for a, b in zip(*states, strict=True):
         assert torch.equal(a, b)
 
@@ -264,7 +264,7 @@ def test_stores_are_rounded_by_the_same_noise(kernel, step):
     rows = torch.tensor([1, 2, 70], device=DEVICE)
     powers = 2.0 ** torch.randint(-3, 4, (3, 40), device=DEVICE)
     signs = torch.randint(0, 2, (3, 40), device=DEVICE) * 2.0 - 1
-    plain = step_of(lr=1 / 3, beta1=0.0, beta2=0.0, eps=1e-30, weight_decay=0.0, step=step)
+    plain = make_step(lr=1 / 3, beta1=0.0, beta2=0.0, eps=1e-30, weight_decay=0.0, step=step)
     for g in (powers * signs, torch.randn(3, 40, device=DEVICE)):
         state = [torch.zeros(71, 40, device=DEVICE, dtype=torch.bfloat16) for _ in range(3)]
         kernel.row_adamw(state[0], (state[1], state[2]), rows, g, plain)
@@ -277,11 +277,11 @@ def test_stores_are_rounded_by_the_same_noise(kernel, step):
 
 
 def test_columns_of_a_table_are_rounded_as_they_are_in_the_whole(kernel):
-    whole = state_of(8, 48, (torch.bfloat16, torch.bfloat16), DEVICE)
+    whole = make_state(8, 48, (torch.bfloat16, torch.bfloat16), DEVICE)
     part = [t[:, 16:32].contiguous() for t in whole]
     rows, gradient = torch.tensor([0, 3, 7], device=DEVICE), torch.randn(3, 48, device=DEVICE)
-    kernel.row_adamw(whole[0], (whole[1], whole[2]), rows, gradient, step_of())
-    own = step_of(first_column=16, width=48)
+    kernel.row_adamw(whole[0], (whole[1], whole[2]), rows, gradient, make_step())
+    own = make_step(first_column=16, width=48)
     kernel.row_adamw(part[0], (part[1], part[2]), rows, gradient[:, 16:32].contiguous(), own)
     for w, p in zip(whole, part, strict=True):
         assert torch.equal(w[:, 16:32], p)
@@ -292,7 +292,7 @@ def test_a_nan_stays_one(kernel):
     g = torch.full((1, 64), 0x7FFFFFFF, dtype=torch.int32, device=DEVICE).view(torch.float32)
     state = [torch.zeros(1, 64, device=DEVICE, dtype=torch.bfloat16) for _ in range(3)]
     row = torch.zeros(1, dtype=torch.int64, device=DEVICE)
-    kernel.row_adamw(state[0], (state[1], state[2]), row, g, step_of())
+    kernel.row_adamw(state[0], (state[1], state[2]), row, g, make_step())
     for stored in state:
         assert stored.isnan().all()
 

@@ -1,4 +1,4 @@
-"""The Triton kernels compiled: spills and narrow loads show without a card."""
+"""Triton kernels compiled: spills and narrow loads show without a card."""
 
 import json
 import os

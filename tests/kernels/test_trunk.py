@@ -1,4 +1,4 @@
-"""The fused halves of the trunk and its head: values and every gradient, at each level."""
+"""Fused halves of the trunk and its head: values and every gradient, at each level."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ ATTENTION = [  # batch, seq, heads, heads of keys and values, their width, docum
 
 @pytest.fixture(params=LEVELS)
 def level(request, monkeypatch):
-    """The operators run at this level."""
+    """Operators run at this level."""
     return _at(request.param, monkeypatch)
 
 

@@ -1,4 +1,4 @@
-"""The trunk's operators, which compiled graphs call: torch's rules, and the eager functions."""
+"""Trunk's operators, which compiled graphs call: torch's rules, and the eager functions."""
 
 import pytest
 import torch

@@ -25,7 +25,7 @@ CASES = [
 
 
 def _views(tensor):
-    """The same numbers in other places: transposed, every second, of one row."""
+    """Same numbers in other places: transposed, every second, of one row."""
     yield tensor.mT.contiguous().mT
     yield torch.stack([tensor, tensor], -1)[..., 0]
     wide = torch.cat([tensor, tensor], -1)

@@ -17,7 +17,7 @@ from triton import JITFunction
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from experiments.gpu.adamw_checks import step_of
+from experiments.gpu.adamw_checks import make_step
 from experiments.kernels.triton_grouped import product, weights_gradient
 from experiments.kernels.triton_kernel import Triton, why_not
 
@@ -83,8 +83,8 @@ def compile_all():
             for of_moments in {torch.float32, dtype}:
                 case(f"D={width} {dtype}, moments {of_moments}")
                 moments = [torch.zeros(N, width, dtype=of_moments) for _ in range(2)]
-                kernel.row_adamw(table, moments, segments.rows, gradient, step_of())
-                kernel.row_adamw_of_sums(table, moments, x, segments, weights, step_of())
+                kernel.row_adamw(table, moments, segments.rows, gradient, make_step())
+                kernel.row_adamw_of_sums(table, moments, x, segments, weights, make_step())
     for n_sub, top_k in SEARCHES:
         case(f"S={n_sub} k={top_k}")
         kernel.search(torch.ones(4, 8, 2, 128), torch.ones(1, 2 * n_sub, 128), n_sub, top_k, None)

@@ -1,4 +1,4 @@
-"""The trunk's half-blocks and its head, written out: what the operators of trunk.py are held to.
+"""Trunk's half-blocks and its head, written out: what the operators of trunk.py are held to.
 
 product(a, b): a @ b, exact, or of operands that are rounded to bfloat16 (Rounded).
 """
@@ -28,7 +28,7 @@ ACTIVATIONS = {
 
 
 def trunk_levels() -> list[str]:
-    """The levels of processor that run here; none without a compiler."""
+    """Levels of processor that run here; none without a compiler."""
     try:
         return levels(load())
     except BuildError:
@@ -63,7 +63,7 @@ class Case:
     formula: Callable[..., Tensor]  # of a product, then the inputs
 
     def results(self, double: bool = False, product: Any = torch.matmul) -> list[Tensor]:
-        """The output and every gradient; double: by the formula, in float64."""
+        """Output and every gradient; double: by the formula, in float64."""
         dtype = torch.float64 if double else torch.float32
         leaves = [t if t is None else t.to(dtype).clone().requires_grad_() for t in self.inputs]
         y = self.formula(product, *leaves) if double else self.fused(*leaves)
@@ -126,7 +126,7 @@ def mlp_case(n_tokens: int, d: int, d_ff: int, activation: str, gated: bool) -> 
 
 
 def head_case(n_tokens: int, d: int, n_entries: int) -> Case:
-    """The mean loss; a third of the targets are ignored, where there are more than two."""
+    """Mean loss; a third of the targets are ignored, where there are more than two."""
     targets = torch.randint(0, n_entries, (n_tokens,))
     targets[2::3] = -100
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from experiments.config.hydra_hints import choice_names
 from experiments.init.exported import exported_shape, exported_state
-from experiments.init.source import node_of
+from experiments.init.source import make_node
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.fused import Fused
@@ -70,7 +70,7 @@ def test_an_export_says_the_same_and_is_read_back(norm, name, tmp_path):
     made = model(norm(name)).eval()
     exported(made, tmp_path / "hf", vocabulary_in(tmp_path / "cache"))
     shape = exported_shape(tmp_path / "hf")
-    assert shape.norm == node_of(norm(name))
+    assert shape.norm == make_node(norm(name))
     again = trunk_config(shape, 24).build()
     again.load_state_dict(exported_state(tmp_path / "hf", shape))
     tokens = torch.randint(0, 50, (1, 24))

@@ -13,7 +13,7 @@ from experiments.budget.costs import Cost, Term
 from experiments.config.hydra_hints import choice_names
 from experiments.config.reading import build
 from experiments.interchange.forms import are_equal as are_same_tensors
-from experiments.interchange.forms import form_of
+from experiments.interchange.forms import find_form
 from experiments.models.ffn._base import FFN
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
@@ -47,7 +47,7 @@ def made(config, seed=0):
 
 
 def trained(config, lr=1e-2, optim=OPTIM, n_steps=3):
-    """The model after some steps, and its losses."""
+    """Model after some steps, and its losses."""
     model, text, losses = made(config), made_text(0), []
     optimizer = build_optimizer(model, lr, optim, "torch")
     for _ in range(n_steps):
@@ -208,7 +208,10 @@ def test_a_forward_pass_is_that_of_folded_weights(ffn, tie_head):
     with torch.no_grad():
         assert_rounding(plain(text), model(text), n_blocks=2)
         assert plain(text).std() > 0.01
-    form, same = form_of(model, "mine", 0), form_of(plain, "mine", 0)  # an export has none either
+    form, same = (
+        find_form(model, "mine", 0),
+        find_form(plain, "mine", 0),
+    )  # an export has none either
     assert form.config == same.config
     assert are_same_tensors(form.state, same.state)
     standard = made(config(ffn))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from experiments.config.hydra_hints import choice_names
 from experiments.init.exported import exported_shape, exported_state
-from experiments.init.source import node_of
+from experiments.init.source import make_node
 from experiments.models.attention.gqa import GQAConfig
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
@@ -104,7 +104,7 @@ def test_an_export_says_the_same_and_is_read_back(positions, name, tmp_path):
     made = model(own, vocab_size=VOCABULARY).eval()
     exported(made, tmp_path / "hf", vocabulary_in(tmp_path / "cache"))
     shape = exported_shape(tmp_path / "hf")
-    assert shape.positions == node_of(own)
+    assert shape.positions == make_node(own)
     again = trunk_config(shape, 24).build()
     again.load_state_dict(exported_state(tmp_path / "hf", shape))
     tokens = torch.randint(0, 50, (1, 24))

@@ -12,7 +12,7 @@ from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.ffn.stem import StemConfig
 from experiments.models.recomputed import Recomputed
-from experiments.models.transformer import Attention, TransformerConfig, block_of
+from experiments.models.transformer import Attention, TransformerConfig, get_block
 
 PEER = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)  # batch norm of its queries
 LAYERS = {
@@ -108,7 +108,7 @@ def test_what_a_hook_hears_of_runs_once_and_as_it_is_written(where):
     tokens[:, 5] = 3
     plain = model(tokens)
     for i in range(len(model.blocks)):
-        hooked = HOOKED[where](block_of(model, i))
+        hooked = HOOKED[where](get_block(model, i))
         hooked.register_forward_hook(lambda *_, i=i: heard.append(i))
     logits = Recomputed(model).logits(tokens)
     assert torch.equal(logits, plain)

@@ -1,4 +1,4 @@
-"""The how-to of an optimizer in its room's README, followed to the letter."""
+"""How-to of an optimizer in its room's README, followed to the letter."""
 
 import json
 

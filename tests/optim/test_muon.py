@@ -25,7 +25,7 @@ ROUNDED = 0.05
 
 
 def reference(x, n_steps):
-    """The polynomial of the singular values, in float64: what the iteration is meant to compute."""
+    """Polynomial of the singular values, in float64: what the iteration is meant to compute."""
     u, s, vt = torch.linalg.svd(x.double(), full_matrices=False)
     s = s / s.square().sum(-1, keepdim=True).sqrt()
     for _ in range(n_steps):

@@ -28,7 +28,7 @@ def grouped(*groups):
 
 
 class LazyAdamW:
-    """The obvious form, float64: retrieved rows step, the others keep all they have."""
+    """Obvious form, float64: retrieved rows step, the others keep all they have."""
 
     def __init__(self, table: torch.Tensor) -> None:
         self.table = table.detach().double().clone()
@@ -409,7 +409,7 @@ def test_bfloat16_tables_move_by_less_than_their_last_bit(kernel, gradient_dtype
 
 
 def _hash(element, step, salt):
-    """The noise in Python's integers, of no fixed width but for what wraps."""
+    """Noise in Python's integers, of no fixed width but for what wraps."""
     mask = 0xFFFFFFFF
     h = element * 0x9E3779B1 + step * 0x85EBCA6B + salt * 0x27D4EB2F & mask
     h = (h ^ h >> 16) * 0x7FEB352D & mask

@@ -1,4 +1,4 @@
-"""The steps of a schedule's parts."""
+"""Steps of a schedule's parts."""
 
 from experiments.optim.schedule import step_of_stage
 from experiments.records.schedule import lr_factor

@@ -47,7 +47,7 @@ class Reference:
         self.t += 1
 
     def take(self, ql, qr):
-        """The first bases: eigenvectors, of which those without a value are anybody's choice."""
+        """First bases: eigenvectors, of which those without a value are anybody's choice."""
         for basis, square in ((ql, self.left), (qr, self.right)):
             values = basis.T @ square @ basis
             assert np.allclose(values, np.diag(np.diag(values)), atol=1e-12)

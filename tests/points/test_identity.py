@@ -13,7 +13,7 @@ from experiments.data.folders import identity as identity_of
 from experiments.models.ffn import dense
 from experiments.models.ffn.dense import DenseConfig
 from experiments.points import identity
-from experiments.points.planning import make_point, run_id_of
+from experiments.points.planning import compute_run_id, make_point
 from experiments.records.files import find_records, read_record
 from tests.conftest import Nursery
 
@@ -31,7 +31,7 @@ def test_the_ids_of_committed_records_are_those_of_their_configs(sweep):
     records = [read_record(path) for path in find_records(STUDY / sweep)]
     assert len(records) > 20
     for record in records:
-        assert run_id_of(record.config) == record.run_id
+        assert compute_run_id(record.config) == record.run_id
 
 
 @pytest.mark.parametrize("given", [(), ("optim.muon_lr=2",)])
@@ -45,17 +45,17 @@ def test_an_optimizer_from_before_it_had_a_target_is_the_same_run(compose_raw, n
     if name == "adamw":  # and before that there was no choice
         older += [{**raw, "optim": {k: v for k, v in raw["optim"].items() if k != "_target_"}}]
     for old in older:
-        assert run_id_of(old) == run_id_of(raw)
+        assert compute_run_id(old) == compute_run_id(raw)
         assert read_run_config(old).optim == read_run_config(raw).optim
     with pytest.raises(ValueError, match=r"optim\.matrices='lion' is not one of adamw, muon; give"):
-        run_id_of({**raw, "optim": {**both, "matrices": "lion"}})
+        compute_run_id({**raw, "optim": {**both, "matrices": "lion"}})
     with pytest.raises(ValueError, match="now a choice of conf/optim; write optim=muon"):
-        run_id_of({**raw, "optim": {**raw["optim"], "matrices": "muon"}})
+        compute_run_id({**raw, "optim": {**raw["optim"], "matrices": "muon"}})
 
 
 def _id(raw, micro_batch_size=None, devices=1):
     trainer = {**raw["trainer"], "micro_batch_size": micro_batch_size, "devices": devices}
-    return run_id_of({**raw, "trainer": trainer})
+    return compute_run_id({**raw, "trainer": trainer})
 
 
 def _ids(raw):
@@ -145,9 +145,9 @@ class LaterNursery(Nursery):
 
 @pytest.fixture
 def later(monkeypatch, compose_raw):
-    """The id before the fields came, and a function of a changed config to the id with them."""
+    """Id before the fields came, and a function of a changed config to the id with them."""
     raw = compose_raw("model=dense")
-    before = run_id_of(raw)
+    before = compute_run_id(raw)
     monkeypatch.setattr(dense, "DenseConfig", LaterDense)
     monkeypatch.setattr(identity, "RunConfig", LaterRunConfig)
     monkeypatch.setattr("experiments.config.schema.RunConfig", LaterRunConfig)
@@ -156,7 +156,7 @@ def later(monkeypatch, compose_raw):
 
 def test_a_later_field_at_its_default_leaves_the_id_as_it_was(later):
     raw, before = later
-    assert run_id_of(raw) == before  # a config from before
+    assert compute_run_id(raw) == before  # a config from before
     given = {
         **raw,
         "note": "none",
@@ -164,7 +164,7 @@ def test_a_later_field_at_its_default_leaves_the_id_as_it_was(later):
         "model": {**raw["model"], "dropout": 0},
         "ladder": {**raw["ladder"], "stages": None},
     }
-    assert run_id_of(given) == before
+    assert compute_run_id(given) == before
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_later_field_at_its_default_leaves_the_id_as_it_was(later):
 def test_a_later_field_at_another_value_is_part_of_the_id(later, node, values):
     raw, before = later
     changed = {**raw, **values} if node is None else {**raw, node: {**raw[node], **values}}
-    assert run_id_of(changed) != before
+    assert compute_run_id(changed) != before
 
 
 def test_a_config_from_before_reads_as_the_default(later):
@@ -195,7 +195,7 @@ def test_other_defaults_are_part_of_the_id(compose_raw):
     raw = compose_raw("model=dense")
     assert raw["model"]["activation"] == "gelu"
     less = {k: v for k, v in raw["model"].items() if k != "activation"}
-    assert run_id_of({**raw, "model": less}) != run_id_of(raw)
+    assert compute_run_id({**raw, "model": less}) != compute_run_id(raw)
 
 
 def test_a_later_field_of_a_corpus_leaves_its_identity_as_it_was():

@@ -9,7 +9,7 @@ import torch
 
 from experiments.config.schema import Init
 from experiments.points.parts.parametrization import Parametrization
-from experiments.points.planning import make_point, run_id_of
+from experiments.points.planning import compute_run_id, make_point
 from tests.conftest import TINY
 
 
@@ -51,7 +51,9 @@ def test_a_batch_that_can_not_be_shared_is_refused(make, compose_raw, overrides,
     with pytest.raises(ValueError, match=why):
         make(*overrides)
     with pytest.raises(ValueError, match=why):
-        run_id_of(compose_raw("size=2", "budget=2e11", *TINY, "ladder.batch_size=16", *overrides))
+        compute_run_id(
+            compose_raw("size=2", "budget=2e11", *TINY, "ladder.batch_size=16", *overrides)
+        )
 
 
 def test_a_gpu_that_is_not_there_is_refused_and_has_a_run_id_all_the_same(
@@ -64,7 +66,7 @@ def test_a_gpu_that_is_not_there_is_refused_and_has_a_run_id_all_the_same(
     raw = compose_raw(
         "size=2", "budget=2e11", *TINY, "ladder.batch_size=16", "trainer.accelerator=cuda"
     )
-    assert run_id_of(raw) == make().run_id
+    assert compute_run_id(raw) == make().run_id
 
 
 def test_a_rate_by_law_is_the_run_with_that_number(compose_raw, tmp_path):
@@ -90,7 +92,7 @@ def test_a_rate_by_law_is_the_run_with_that_number(compose_raw, tmp_path):
     assert found.plan.lr == pytest.approx(0.64 / d_model, rel=1e-3)
     assert found.plan.lr_from.startswith(f"{0.64 / d_model:.2e} (95 % ")
     number = found.config.optim.lr
-    assert point(f"optim.lr={number}").run_id == found.run_id == run_id_of(found.raw)
+    assert point(f"optim.lr={number}").run_id == found.run_id == compute_run_id(found.raw)
     assert make_point(found.raw).plan.lr == found.plan.lr  # as a worker reads it, without the file
     path.unlink()
     assert make_point(found.raw).run_id == found.run_id

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config.fields import columns_of, is_unchanged
+from experiments.config.fields import is_unchanged, list_columns
 from experiments.records.files import (
     CHECKSUM,
     DamagedError,
@@ -223,7 +223,7 @@ def test_earlier_defaults_are_those_of_the_layers(kind, defaults):
     before = {"_target_": f"x.{kind}", **dataclasses.asdict(config)}
     now, then = (
         {k: v for k, v in flat_row(run).items() if k.startswith("layer.") and v is not None}
-        for run in (record(layer=columns_of(config)), record(config={"model": before}))
+        for run in (record(layer=list_columns(config)), record(config={"model": before}))
     )
     assert now == then
 

@@ -1,4 +1,4 @@
-"""The rates of schedules, step by step."""
+"""Rates of schedules, step by step."""
 
 from itertools import pairwise
 

@@ -59,7 +59,7 @@ class Place:
         return folder
 
     def run(self, **changes: Any) -> Path:
-        """The run in a copy, its record changed and its checksum right."""
+        """Run in a copy, its record changed and its checksum right."""
         run_dir = self.sweep() / self.honest.name
         write_record(run_dir, dataclasses.replace(read_record(run_dir / RECORD_NAME), **changes))
         return run_dir
@@ -177,7 +177,7 @@ def _on_patch(change: Callable[[dict[str, Any]], str]) -> Callable[[Place], list
 
 
 def _edited(**values: Any) -> Callable[[dict[str, Any]], str]:
-    """The patch with other values of its layer, or of the file."""
+    """Patch with other values of its layer, or of the file."""
 
     def change(file: dict[str, Any]) -> str:
         (layer,) = file["layers"]

@@ -73,7 +73,7 @@ def _on_wandb(cell: str) -> Callable[[Place], list[str]]:
 
 
 def _registered(here: Place) -> list[str]:
-    """The committed study, held to a pre-registration whose words move a cursor."""
+    """Committed study, held to a pre-registration whose words move a cursor."""
     path = here.root / f"{ESCAPE}.yaml"
     primary = "{name: gain, kind: difference, layer: peer, baseline: dense, refuted_if: holds 0}"
     path.write_text(

@@ -109,13 +109,13 @@ def folder(tmp_path):
 
 
 def edit(folder, **values):
-    """The index with other values; what is in the file of tables stays."""
+    """Index with other values; what is in the file of tables stays."""
     path = folder / INDEX
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def edit_tensors(folder, **values):
-    """The tables with other tensors, and the index of their hash: anybody can compute it."""
+    """Tables with other tensors, and the index of their hash: anybody can compute it."""
     index = json.loads((folder / INDEX).read_text())
     path = folder / index["tables"]
     tensors = {**load_file(path), **values}
@@ -198,7 +198,7 @@ KEYS = {
 
 
 def keyed(folder, temperature=1.0, **tensors):
-    """The library with a route by keys."""
+    """Library with a route by keys."""
     route = {"kind": "keys", "top_k": 2, "temperature": temperature, "memory": "1"}
     edit(folder, route=route)
     edit_tensors(folder, **KEYS | {f"route:{name}": tensor for name, tensor in tensors.items()})

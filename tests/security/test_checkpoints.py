@@ -8,7 +8,7 @@ import torch
 from experiments.finished.model import load_weights
 from experiments.init.finished_run import FinishedRun
 from experiments.points.planning import make_point
-from experiments.system.seals import damage_of, save_sealed
+from experiments.system.seals import find_damage, save_sealed
 from experiments.training.checkpoints import LAST, to_resume_from
 from experiments.training.execute import execute
 from experiments.training.seal import SealedCheckpoints
@@ -54,9 +54,9 @@ def test_nobody_unpickles_it(old, ran, tmp_path, monkeypatch):
     )  # the machine's default does not count
     path = planted(tmp_path / "run" / LAST, ran, old=old)
     if old:
-        assert damage_of(path) is not None
+        assert find_damage(path) is not None
     else:
-        assert damage_of(path) is None, "the seal is right: anybody can compute it"
+        assert find_damage(path) is None, "the seal is right: anybody can compute it"
     for asked in (None, True, False):  # Lightning 2.5 gives none, and then loads with False
         with pytest.raises(ValueError, match="to read it would run code that is in it"):
             SealedCheckpoints().load_checkpoint(path, weights_only=asked)

@@ -116,7 +116,7 @@ def trained(tmp_path_factory, compose_raw):
     paths = (f"paths.results={folder / 'results'}", f"paths.cache={folder / 'cache'}")
     point = make_point(compose_raw(*words, *paths))
     assert execute(point).status == "done"
-    manifest.add(point.run_dir.parent, [manifest.entry_of(point, None)])
+    manifest.add(point.run_dir.parent, [manifest.make_entry(point, None)])
     return point
 
 
@@ -147,7 +147,7 @@ class Place:
         sweep_dir = self.point.run_dir.parent
         with manifest.submitting(sweep_dir), controlling(sweep_dir):
             code = take_snapshot(sweep_dir).name
-            manifest.add(sweep_dir, [manifest.entry_of(self.point, code)])
+            manifest.add(sweep_dir, [manifest.make_entry(self.point, code)])
             given = submission.Submission(
                 name="x", run_ids=(self.point.run_id,), code=code, devices=1, num_nodes=1,
                 resources={},

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from experiments.init.exported import exported_shape
-from experiments.init.hub_config import read_config, shape_of
+from experiments.init.hub_config import read_config, read_shape
 from experiments.init.retrofit_folder import load_retrofitted
 from experiments.init.safetensors_files import stored_tensors
 
@@ -47,7 +47,7 @@ def read(tmp_path, values, reader):
 @pytest.mark.parametrize("key", [*LLAMA, "sliding_window", "rope_scaling", "quantization_config"])
 def test_odd_settings_of_a_llama(key, tmp_path):
     for odd in ODD:
-        read(tmp_path, {**LLAMA, key: odd}, lambda f: shape_of(read_config(f / "config.json")))
+        read(tmp_path, {**LLAMA, key: odd}, lambda f: read_shape(read_config(f / "config.json")))
 
 
 @pytest.mark.parametrize("key", [*EXPORT, "kind", "width_factor"])
@@ -59,7 +59,7 @@ def test_odd_settings_of_an_export(key, tmp_path):
 
 
 def test_the_plain_ones_are_read(tmp_path):
-    assert shape_of(LLAMA).n_layers == 2
+    assert read_shape(LLAMA).n_layers == 2
     (tmp_path / "config.json").write_text(json.dumps(EXPORT))
     assert exported_shape(tmp_path).n_layers == 1
 

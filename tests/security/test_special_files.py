@@ -24,10 +24,10 @@ from experiments.sweep.lost import CONFIG_NAME
 from experiments.sweep.progress import PROGRESS_NAME
 from experiments.sweep.restore import raw_of_run
 from experiments.system.claims import CLAIM_NAME, JOURNAL_NAME, is_claimed, read_events
-from experiments.system.seals import damage_of
+from experiments.system.seals import find_damage
 from experiments.tasks.items import read_task
 from experiments.training.history import read_rows
-from experiments.training.hopeless import rows_of
+from experiments.training.hopeless import find_rows
 from experiments.training.seal import SealedCheckpoints
 from tests.security.strangers import RUN_ID, plant_manifest, plant_run
 
@@ -126,8 +126,10 @@ def test_status_goes_on(name, kind, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_rest_of_a_run_s_folder(kind, tmp_path):
     run_dir = plant_run(tmp_path, {})
-    assert damage_of(special(run_dir / "last.ckpt", kind)).startswith(f"it is {kind}, and only reg")
+    assert find_damage(special(run_dir / "last.ckpt", kind)).startswith(
+        f"it is {kind}, and only reg"
+    )
     assert not is_claimed(special(run_dir / CLAIM_NAME, kind).parent)
-    assert rows_of(special(run_dir / HISTORY_NAME, kind).parent) == []
+    assert find_rows(special(run_dir / HISTORY_NAME, kind).parent) == []
     special(tmp_path / ".controllers" / f"{control.own_name()}", kind)
     assert control.stop_controllers(tmp_path) == (0, [])

@@ -14,7 +14,7 @@ from experiments.export import export_run
 from experiments.finished.model import read_finished
 from experiments.finished.texts import read_adapter, read_base, read_sets
 from experiments.points.planning import make_point
-from experiments.sweep.restore import raws_of
+from experiments.sweep.restore import read_raws
 from tests.conftest import TINY
 from tests.security.strangers import (
     RUN_ID,
@@ -41,7 +41,7 @@ OTHERS = (("data", "corpus"), ("data", "tokenizer"), ("trunk", "base_ffn"))
 
 @pytest.fixture
 def payload(tmp_path, monkeypatch):
-    """The name of a class whose module leaves a file when it is imported, and that file."""
+    """Name of a class whose module leaves a file when it is imported, and that file."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv(trust.VARIABLE, "tests.conftest")
     name = f"payload_{tmp_path.name.replace('-', '_')}"
@@ -97,7 +97,7 @@ def test_a_sweep_s_class_is_not_imported(where, place, payload, raw, tmp_path, c
         plant_manifest(tmp_path / "s", {}, run_id="other")
         plant_config(tmp_path / "s", raw)
     with pytest.raises(ValueError, match="no point that can be run"):
-        raws_of(tmp_path / "s")
+        read_raws(tmp_path / "s")
     assert RUN_ID in capsys.readouterr().err
     assert not ran.exists()
 
@@ -113,7 +113,7 @@ def test_odd_yaml_is_one_line(text, tmp_path, capsys):
     plant_config(tmp_path / "s", {})
     (tmp_path / "s" / RUN_ID / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match="no point that can be run"):
-        raws_of(tmp_path / "s")
+        read_raws(tmp_path / "s")
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert RUN_ID in said[1]

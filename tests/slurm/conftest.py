@@ -17,7 +17,7 @@ SCRIPT = REPOSITORY / "tests" / "slurm" / "cluster.sh"
 
 @pytest.fixture(scope="session")
 def cluster():
-    """The cluster's folder; SLURM_CONF points to it. Skips where it can't be had."""
+    """Cluster's folder; SLURM_CONF points to it. Skips where it can't be had."""
     missing = [c for c in ("slurmctld", "slurmd", "munged") if shutil.which(c) is None]
     if missing or os.geteuid() != 0:
         pytest.skip(f"needs root and {', '.join(missing) or 'nothing else'}; see {SCRIPT.name}")
@@ -61,7 +61,7 @@ def wait_for_the_queue(seconds=180.0):
 
 
 def states(sweep_dir: Path) -> dict[str, list[str]]:
-    """The labels of the points in each state."""
+    """Labels of the points in each state."""
     found: dict[str, list[str]] = {}
     for point in read_states(sweep_dir):
         found.setdefault(point.state, []).append(point.label)

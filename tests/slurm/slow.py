@@ -15,10 +15,10 @@ SLOW_PEER = "model._target_=tests.slurm.slow.SlowPEERConfig"  # beside model=pee
 
 @dataclass(frozen=True, kw_only=True)
 class SlowConfig(DenseConfig):
-    """The dense layer, in training SECONDS slower. For models of one layer."""
+    """Dense layer, in training SECONDS slower. For models of one layer."""
 
     def build(self, d_model: int) -> "Slow":
-        """The layer at this width."""
+        """Layer at this width."""
         return Slow(d_model, self)
 
 
@@ -39,7 +39,7 @@ class SlowPEERConfig(PEERConfig):
     seconds: float = SECONDS
 
     def build(self, d_model: int) -> "SlowPEER":
-        """The layer at this width."""
+        """Layer at this width."""
         layer = SlowPEER(d_model, self)
         layer.seconds = self.seconds
         return layer

@@ -6,10 +6,10 @@ from experiments.points.planning import make_point
 from experiments.records import kept
 from experiments.records.files import read_record
 from experiments.sweep import many_runs
-from experiments.sweep.queue import tasks_of
+from experiments.sweep.queue import read_tasks
 from experiments.sweep.queues.slurm import Slurm
 from experiments.sweep.states import read_states
-from experiments.sweep.trunks import trunks_of
+from experiments.sweep.trunks import make_trunks
 from experiments.system.claims import read_events
 from experiments.training.execute import execute
 from tests.conftest import TINY
@@ -39,10 +39,10 @@ def branch(compose_raw, tmp_path):
 
 def test_branches_wait_for_their_trunk_and_equal_runs_from_scratch(branch, tmp_path):
     points = [branch("5e8"), branch("1e9")]
-    (trunk,) = trunks_of(points)
+    (trunk,) = make_trunks(points)
     many_runs.run_sweep([point.raw for point in points], RESOURCES)
     sweep = trunk.run_dir.parent
-    wait_until(lambda: {tasks_of(sweep)[p.run_id].detail for p in points} == {"(Dependency)"})
+    wait_until(lambda: {read_tasks(sweep)[p.run_id].detail for p in points} == {"(Dependency)"})
     submission_again = [branch("7.5e8").raw]  # while the trunk is queued or runs
     many_runs.run_sweep([*(p.raw for p in points), *submission_again], RESOURCES)
     wait_for_the_queue()
@@ -60,10 +60,10 @@ def test_branches_wait_for_their_trunk_and_equal_runs_from_scratch(branch, tmp_p
 
 def test_a_branch_of_a_cancelled_trunk_does_not_wait_without_end(branch):
     point = branch("1.5e9")
-    (trunk,) = trunks_of([point])
+    (trunk,) = make_trunks([point])
     many_runs.run_sweep([point.raw], RESOURCES)
     wait_until(lambda: (trunk.run_dir / "last.ckpt").exists())
-    slurm("scancel", tasks_of(trunk.run_dir.parent)[trunk.run_id].job)
+    slurm("scancel", read_tasks(trunk.run_dir.parent)[trunk.run_id].job)
     wait_for_the_queue()
     states = {p.run_id: p for p in read_states(trunk.run_dir.parent)}
     assert states[trunk.run_id].state == "interrupted"

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.points.planning import make_point
 from experiments.sweep import many_runs
-from experiments.sweep.queue import tasks_of
+from experiments.sweep.queue import read_tasks
 from experiments.sweep.queues.slurm import Slurm
 from experiments.sweep.states import read_states
 from experiments.system.claims import read_events
@@ -48,5 +48,5 @@ def test_a_hopeless_point_ends_in_its_own_state_and_is_left_alone(compose_raw, t
     assert "sweep s: 2 points, 1 done, 1 hopeless;" in said
     assert re.search(rf"^hopeless +{bad.run_id} .* stopped at step 12: ", said, re.MULTILINE)
     assert "sweep s: 2 of 2 runs are done already" in command("retry").stdout
-    assert not tasks_of(sweep)
+    assert not read_tasks(sweep)
     assert len(read_events(bad.run_dir)) == 2

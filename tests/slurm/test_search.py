@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from experiments.sweep.queue import tasks_of
+from experiments.sweep.queue import read_tasks
 from experiments.sweep.search_table import read_cells
 from tests.slurm.conftest import wait_for_the_queue, wait_until
 from tests.sweep.searches import command, events
@@ -33,7 +33,7 @@ def test_a_search_goes_on_by_the_same_command_and_by_one_that_watches(tmp_path):
     both = [command(tmp_path, *SLURM, "hydra.launcher.max_parallel=2") for _ in "ab"]
     assert [process.wait() for process in both] == [0, 0], log.read_text()
     assert trials()["left"] == 3
-    assert len(tasks_of(sweep)) <= 2
+    assert len(read_tasks(sweep)) <= 2
     # one that watches is killed, and another goes on to the end
     watcher = command(tmp_path, *SLURM, WATCH, "hydra.launcher.max_parallel=1")
     wait_until(lambda: trials()["left"] <= 2)

@@ -13,7 +13,7 @@ import pytest
 from experiments.points.planning import make_point
 from experiments.records.files import read_record
 from experiments.sweep import many_runs
-from experiments.sweep.queue import tasks_of
+from experiments.sweep.queue import read_tasks
 from experiments.sweep.queues.slurm import Slurm
 from experiments.sweep.states import read_states
 from experiments.system.claims import read_events
@@ -58,7 +58,7 @@ def sweep(tmp_path):
 
 
 def alone(raws, tmp_path):
-    """The record of a point that nothing happened to."""
+    """Record of a point that nothing happened to."""
     (raw,) = raws
     return execute(
         make_point({**raw, "paths": {**raw["paths"], "results": str(tmp_path / "alone")}})
@@ -70,7 +70,7 @@ def started(run_dir):
 
 
 def pid_of(run_dir):
-    """The process that has the run, once it has a checkpoint."""
+    """Process that has the run, once it has a checkpoint."""
     wait_until(lambda: (run_dir / "last.ckpt").exists())
     return int((run_dir / ".claim").read_text().split(" pid ")[1].split()[0])
 
@@ -111,7 +111,7 @@ def test_an_array_with_a_failing_point_and_a_killed_one(raws, sweep, monkeypatch
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(tasks_of(sweep)) == 2
+    assert len(read_tasks(sweep)) == 2
     wait_for_the_queue()
     assert {name: len(labels) for name, labels in states(sweep).items()} == {"done": 5, "failed": 1}
     starts = {p.run_id: started(sweep / p.run_id) for p in read_states(sweep)}

@@ -1,4 +1,4 @@
-"""The fault harness: `make soak MINUTES=30`, or `python -m tests.soak`; docs/soak.md.
+"""Fault harness: `make soak MINUTES=30`, or `python -m tests.soak`; docs/soak.md.
 
 Points are trained, disturbed, and finished by the same command; each has to come out as if nothing
 had happened. First a fault at every file operation of one model, then random ones for the time that
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _jobs(options: argparse.Namespace, points: Points, folder: Path) -> Iterator[Job]:
-    """The trials: those named, or the enumerated and then random ones until the time is up."""
+    """Trials: those named, or the enumerated and then random ones until the time is up."""
     only = options.only.split(",") if options.only else []
     named = [Spot.parse(name) for name in only if ":" in name]
     models = {spot.model for spot in named} or set(options.enumerate.split(",")) - {""}

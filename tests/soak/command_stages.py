@@ -30,7 +30,7 @@ class Command(Alone):
         return self.run
 
     def run(self) -> None:
-        """The commands that are left to give."""
+        """Commands that are left to give."""
         raise NotImplementedError
 
     def expected(self) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def signal_controller(trial: Trial) -> None:
 
 @fault("two controllers", "controller", *_SWEEPS, weight=2)
 def two_controllers(trial: Trial) -> None:
-    """The same command twice at once, or nearly."""
+    """Same command twice at once, or nearly."""
     first = trial.stage.start()
     first.lives_for(trial.rng.choice((0.0, 0.1, trial.some_time())))
     second = trial.stage.start()

@@ -19,7 +19,7 @@ import lightning.pytorch as pl
 import torch
 
 from experiments.system.claims import CLAIM_NAME
-from experiments.system.seals import damage_of
+from experiments.system.seals import find_damage
 from experiments.training.checkpoints import LAST, PREVIOUS, VOTE_STEPS, Checkpoint
 from tests.soak.judge import DOUBLED, LOST, WRONG, Problem
 
@@ -98,7 +98,7 @@ def at_steps(act: Callable[[int | None], None]) -> None:
 
 
 def _inode(path: Path) -> int | None:
-    """The number of the file itself, whatever its name; None if there is none."""
+    """Number of the file itself, whatever its name; None if there is none."""
     return path.stat().st_ino if path.exists() else None
 
 
@@ -113,16 +113,16 @@ def _is_locked(path: Path) -> bool | None:
 
 
 def newest(run_dir: Path) -> int | None:
-    """The step of the newest whole checkpoint in a folder, or None."""
+    """Step of the newest whole checkpoint in a folder, or None."""
     for name in (LAST, PREVIOUS):
         path = run_dir / name
-        if path.exists() and damage_of(path) is None:
+        if path.exists() and find_damage(path) is None:
             return int(torch.load(path, map_location="cpu", weights_only=True)["global_step"])
     return None
 
 
 def read(path: Path) -> dict[str, list[Entry]]:
-    """The entries of each run, in order."""
+    """Entries of each run, in order."""
     found: dict[str, list[Entry]] = defaultdict(list)
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         entry = json.loads(line)

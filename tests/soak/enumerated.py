@@ -64,7 +64,7 @@ class Enumeration:
                         yield Spot(model=model, phase=phase, n=n, kind=kind)
 
     def run(self, spot: Spot, folder: Path, rng: random.Random) -> Outcome:
-        """The trial of a spot."""
+        """Trial of a spot."""
         stage = self._stage(folder, spot.model)
         begin = self.folder / spot.model / spot.phase
         if begin.exists():
@@ -76,7 +76,7 @@ class Enumeration:
         return Alone(folder, self.points, [self.points.case(model, 0, N_STEPS, minutes=0.0)])
 
     def _prepare(self, model: str) -> dict[str, list[str]]:
-        """The operations of each phase. Leaves the folders that a resume and an ending find."""
+        """Operations of each phase. Leaves the folders that a resume and an ending find."""
         found = {"first": self._operations(model, "first")}
         steps = [n for n, op in enumerate(found["first"], 1) if op == "open history.csv"]
         ends = {

@@ -1,4 +1,4 @@
-"""The faults that are drawn at random: by name, what each is injected into, and how often.
+"""Faults that are drawn at random: by name, what each is injected into, and how often.
 
 A fault is a function of a trial. It starts the trial's command or does something between two of
 them, and notes with trial.injected(kind, what) what really happened.

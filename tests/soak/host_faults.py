@@ -18,7 +18,7 @@ from tests.soak.trials import Trial, last_line
 def start_on(
     trial: Trial, host: str, shares_locks: bool = True, until: Path | None = None
 ) -> Process:
-    """The trial's command, in a process that is on a host of that name, and not on this one.
+    """Trial's command, in a process that is on a host of that name, and not on this one.
     until: its training waits at each step until that file is there.
     """
     boot = trial.stage.folder / f"{host}-boot"
@@ -37,7 +37,7 @@ def start_on(
 
 @fault("two hosts", "hosts", "alone", "sweep", "branches", "search", weight=2)
 def two_hosts(trial: Trial) -> None:
-    """The same command on both; the first may be killed, and the second goes on."""
+    """Same command on both; the first may be killed, and the second goes on."""
     first = start_on(trial, "host-a")
     first.lives_for(trial.rng.choice((0.0, trial.some_time())))
     killed = trial.rng.random() < 0.5 and first.send(signal.SIGKILL)

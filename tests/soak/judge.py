@@ -134,7 +134,7 @@ def _tensors(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _generators(checkpoint: Mapping[str, Any]) -> dict[str, str]:
-    """The states of Python's, NumPy's and torch's generators, as CRCs."""
+    """States of Python's, NumPy's and torch's generators, as CRCs."""
     states = checkpoint["callbacks"]["RandomState"]
     return {name: f"{zlib.crc32(repr(value).encode()):08x}" for name, value in states.items()}
 

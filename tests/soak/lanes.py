@@ -22,7 +22,7 @@ class Job:
 
 
 def run_all(jobs: Iterable[Job], folder: Path, n_lanes: int) -> Iterator[Outcome]:
-    """The outcomes as they come, n_lanes trials at a time. jobs is read lazily, so that it may end
+    """Outcomes as they come, n_lanes trials at a time. jobs is read lazily, so that it may end
     when its time is up. A trial without a problem leaves no folder.
     """
     waiting, running = iter(jobs), []

@@ -1,4 +1,4 @@
-"""The product with a mistake in it, which the harness must see: --mutant NAME."""
+"""Product with a mistake in it, which the harness must see: --mutant NAME."""
 
 import math
 import random

@@ -12,12 +12,12 @@ from experiments.models.ffn.dense import Dense, DenseConfig
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyConfig(DenseConfig):
-    """The dense layer with dropout, and a factor beside 1 for each batch. No other layer draws."""
+    """Dense layer with dropout, and a factor beside 1 for each batch. No other layer draws."""
 
     dropout: float = 0.1
 
     def build(self, d_model: int) -> "Noisy":
-        """The layer at this width."""
+        """Layer at this width."""
         return Noisy(d_model, self)
 
 

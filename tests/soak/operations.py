@@ -1,4 +1,4 @@
-"""The n-th file operation of a run: counted by an audit hook, and ended, denied or cut short there.
+"""N-th file operation of a run: counted by an audit hook, and ended, denied or cut short there.
 
 Counted are opens for writing, renames, removals, links, changes of mode and new folders, below one
 folder. What torch or a kernel writes without Python's open is not seen.
@@ -110,7 +110,7 @@ def left_of(folder: Path) -> Path:
 
 
 def _path_of(event: str, arguments: tuple[Any, ...]) -> str | None:
-    """The path that is written, the second of two; None for what writes nothing."""
+    """Path that is written, the second of two; None for what writes nothing."""
     if event == "open":
         path, _, flags = arguments
         if not (isinstance(flags, int) and flags & _WRITES):

@@ -67,7 +67,7 @@ class Case:
     is_made: bool = False  # by the command for another one, as trunks are
 
     def placed(self, results: Path, cache: Path) -> dict[str, Any]:
-        """The config of a run that stores its results there."""
+        """Config of a run that stores its results there."""
         return {**self.raw, "paths": {"results": str(results), "cache": str(cache)}}
 
     def run_dir(self, results: Path) -> Path:
@@ -107,7 +107,7 @@ class Points:
         return self.case_of({**raw, "seed": seed}, f"{model} seed={seed} steps={n_steps}{ranks}")
 
     def case_of(self, raw: Mapping[str, Any], name: str, is_made: bool = False) -> Case:
-        """The case of a config."""
+        """Case of a config."""
         point = make_point(raw)
         return Case(
             name=name,
@@ -119,7 +119,7 @@ class Points:
         )
 
     def raw(self, *overrides: str, n_steps: int, parent: str | None = None) -> dict[str, Any]:
-        """The config of a point of so many steps; parent: which run it starts from."""
+        """Config of a point of so many steps; parent: which run it starts from."""
         given: Sequence[str] = COMMON
         if parent is not None:
             given = [o for o in COMMON if not o.startswith(_OF_WEIGHTS)]

@@ -79,7 +79,7 @@ class Process:
         return True
 
     def children(self) -> list[int]:
-        """The processes that it has forked, those that ended left out."""
+        """Processes that it has forked, those that ended left out."""
         try:
             text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
         except OSError:
@@ -104,7 +104,7 @@ def alive(pid: int) -> bool:
 
 
 def _live(body: Body, output: Path, environ: dict[str, str]) -> None:
-    """The child's whole life; never returns."""
+    """Child's whole life; never returns."""
     code = 1
     try:
         os.setsid()

@@ -41,7 +41,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def last_line(outcomes: Sequence[Outcome], seconds: float, seed: int) -> str:
-    """The totals: of trials, each counted once a verdict."""
+    """Totals: of trials, each counted once a verdict."""
     found: Counter[str] = Counter()
     for outcome in outcomes:
         found.update({problem.kind for problem in outcome.problems})

@@ -12,7 +12,7 @@ from experiments.sweep.search_runs import run_search
 from experiments.sweep.search_table import read_cells
 from experiments.sweep.space import read_spaces
 from experiments.sweep.study import Rules
-from experiments.sweep.trunks import trunks_of
+from experiments.sweep.trunks import make_trunks
 from tests.soak.judge import DIFFERING, Problem
 from tests.soak.points import Case, Points
 from tests.soak.stage import Sweep
@@ -45,7 +45,7 @@ class Branches(Whole):
     def cases_of(points: Points, seed: int) -> list[Case]:
         """Of 40 and 75 steps, and their trunk."""
         branches = [points.case("branch", seed, n_steps) for n_steps in (40, 75)]
-        (trunk,) = trunks_of([make_point(case.raw) for case in branches])
+        (trunk,) = make_trunks([make_point(case.raw) for case in branches])
         return [*branches, points.case_of(trunk.raw, f"trunk seed={seed}", is_made=True)]
 
 

@@ -57,7 +57,7 @@ class Alone:
         return self.results / SWEEP
 
     def raws(self) -> list[dict[str, Any]]:
-        """The points' configs."""
+        """Points' configs."""
         return [c.placed(self.results, self.cache) for c in self.cases if not c.is_made]
 
     def command(self) -> Body:
@@ -65,7 +65,7 @@ class Alone:
         return call(run_one, self.raws()[0])
 
     def start(self, before: Body | None = None) -> Process:
-        """The command in a forked process, in which before() is called first."""
+        """Command in a forked process, in which before() is called first."""
         return self.fork(self.command(), before)
 
     def fork(
@@ -163,7 +163,7 @@ class Sweep(Alone):
     name = "sweep"
 
     def command(self) -> Body:
-        """The controller, whose workers are forked from itself."""
+        """Controller, whose workers are forked from itself."""
 
         def run() -> None:
             multiprocessing.get_context = lambda *_: _Fork()  # no server that imports for 10 s

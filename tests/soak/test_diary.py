@@ -1,4 +1,4 @@
-"""The diary: work that is lost, or done by two, is seen, and a right run is let through."""
+"""Diary: work that is lost, or done by two, is seen, and a right run is let through."""
 
 import pytest
 

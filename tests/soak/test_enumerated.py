@@ -1,4 +1,4 @@
-"""The fault harness in the suite: a fault at every file operation of one model.
+"""Fault harness in the suite: a fault at every file operation of one model.
 
 Of six kinds in turn, with another one first each time; `make soak` tries all kinds at each.
 """

@@ -1,4 +1,4 @@
-"""The disk of the fault harness: what is left after a loss of power, in its three kinds."""
+"""Disk of the fault harness: what is left after a loss of power, in its three kinds."""
 
 import os
 import random

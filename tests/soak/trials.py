@@ -89,7 +89,7 @@ class Trial:
         return self.outcome
 
     def _finish(self) -> None:
-        """The same command until there is nothing left to do."""
+        """Same command until there is nothing left to do."""
         codes = []
         for _ in range(_TURNS):
             process = self.stage.start()

@@ -13,7 +13,7 @@ from tests.soak.trials import Trial, last_line
 
 @fault("W&B kill -9", "wandb", "wandb", weight=8)
 def kill_wandb(trial: Trial) -> None:
-    """The process that owns the W&B run, or one that it started."""
+    """Process that owns the W&B run, or one that it started."""
     process, moment = trial.stage.start(), trial.some_time()
     process.lives_for(moment)
     pids = _below(process.pid) if process.poll() is None else []
@@ -29,7 +29,7 @@ def kill_wandb(trial: Trial) -> None:
 
 
 def _below(pid: int) -> list[int]:
-    """The processes that it has started, and those that these have."""
+    """Processes that it has started, and those that these have."""
     found = []
     with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():

@@ -1,4 +1,4 @@
-"""The nursery, whose import begins a diary: how processes that are not forked here keep one."""
+"""Nursery, whose import begins a diary: how processes that are not forked here keep one."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ __all__ = ["PLACE", "Watched"]
 
 
 class Watched(Nursery):
-    """The same texts."""
+    """Same texts."""
 
 
 if PLACE in os.environ:

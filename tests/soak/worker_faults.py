@@ -135,7 +135,7 @@ def _signals(trial: Trial, n: int, pause: float) -> None:
 
 @fault("file operation", "worker", "alone", "export", "library", weight=6)
 def operation(trial: Trial) -> None:
-    """The n-th of a run: killed, denied, cut short or signalled there."""
+    """N-th of a run: killed, denied, cut short or signalled there."""
     n = int(2 ** trial.rng.uniform(0, 8))  # the beginning, where a resumed run rewrites, oftener
     strike_once(trial, n, trial.rng.choice(KINDS))
 
@@ -172,7 +172,7 @@ def stop(trial: Trial) -> None:
 
 @fault("two at once", "worker", "alone", weight=2)
 def two_at_once(trial: Trial) -> None:
-    """The same command twice; one of them trains."""
+    """Same command twice; one of them trains."""
     first = trial.stage.start()
     first.lives_for(trial.rng.choice((0.0, trial.some_time())))
     second = trial.stage.start()

@@ -1,4 +1,4 @@
-"""The study's appendix, from its records: `python -m tests.study.appendix`.
+"""Study's appendix, from its records: `python -m tests.study.appendix`.
 
 Writes results/study/appendix.md and results/study/runs.csv: a card of each layer, every rate that
 was tried, the text, what it cost, and a row a run.
@@ -50,7 +50,7 @@ def name_of(record):
 
 
 def settings(record):
-    """The layer's own, without what is a module's name or the same for all layers."""
+    """Layer's own, without what is a module's name or the same for all layers."""
     given = {k: v for k, v in record.config["model"].items() if k not in _KEPT_BY_ALL}
     said = {k: v for k, v in given.items() if v not in (None, False, 0)}
     return ", ".join(f"{key} {_plain(value)}" for key, value in said.items())

@@ -1,4 +1,4 @@
-"""The committed study as its documents are tested against it: records, and what their seeds say.
+"""Committed study as its documents are tested against it: records, and what their seeds say.
 
 Written apart from analysis/, from the records alone, so that the two can disagree.
 """
@@ -30,7 +30,7 @@ def text(name):
 
 
 def document_table(first, document=DOCUMENT):
-    """The heads and rows of the document's table that begins with this cell."""
+    """Heads and rows of the document's table that begins with this cell."""
     lines = [line.strip() for line in document.read_text().split("\n")]
     start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first}".rstrip() + " |"))
     end = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
@@ -88,7 +88,7 @@ class Seeds:
         return self.cells[model, budget, n_layers or SEEDED[budget]].mean()
 
     def over_sizes(self, model, baseline, budget):
-        """The difference at each size of the budget, smallest first."""
+        """Difference at each size of the budget, smallest first."""
         sizes = sorted(n for m, b, n in self.cells if (m, b) == (model, budget))
         at = [self.mean(model, budget, n) - self.mean(baseline, budget, n) for n in sizes]
         return np.array(at)
@@ -99,7 +99,7 @@ class Seeds:
         return {m: np.mean([self.of(m, b).var(ddof=1) for b in SEEDED]) for m in MODELS}
 
     def pooled(self, budget):
-        """The variance of one run, pooled over the models: 12 degrees of freedom."""
+        """Variance of one run, pooled over the models: 12 degrees of freedom."""
         return np.mean([self.of(m, budget).var(ddof=1) for m in MODELS])
 
     def by_own(self, model, baseline, budget):
@@ -116,7 +116,7 @@ class Seeds:
         return welch(value, self.own[model] / 9, self.own[baseline] / 9)
 
     def after_holm(self, by, budget):
-        """The pairs, lower loss first, that are significant at 5 % among all of the budget."""
+        """Pairs, lower loss first, that are significant at 5 % among all of the budget."""
         pairs = {pair: by(*pair, budget) for pair in combinations(MODELS, 2)}
         found = set()
         for rank, (pair, d) in enumerate(sorted(pairs.items(), key=lambda item: item[1].p)):

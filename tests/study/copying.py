@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.data.documents import Documents
 from experiments.data.windows import ScoredWindows
-from experiments.inspection.interface import device_of
+from experiments.inspection.interface import find_device
 from experiments.inspection.opened import opened
 from experiments.records.files import read_record
 from experiments.training.by_document import ByDocument
@@ -22,7 +22,7 @@ from tests.study.inside.files import write_rows
 
 
 def losses(run_dir):
-    """The record, and the sums over its held-out text (ByDocument.columns)."""
+    """Record, and the sums over its held-out text (ByDocument.columns)."""
     record = read_record(run_dir / "record.json")
     run = opened(run_dir, record, (), (), layers=["blocks.0.ffn"], change=None)
     (text,) = run.texts
@@ -34,7 +34,7 @@ def losses(run_dir):
     )
     whole = Documents(ends=np.empty(0, np.int64), domains=(), domain=np.empty(0, np.int64))
     found = ByDocument(windows, whole, np.zeros(run.model.config.vocab_size))
-    evaluate(run.model, windows, found.token_bytes, device_of(run.model), found.add)
+    evaluate(run.model, windows, found.token_bytes, find_device(run.model), found.add)
     columns = {name: values[0] for name, values in found.columns().items()}
     return record, columns
 

@@ -1,4 +1,4 @@
-"""The second edition's tables of docs/study.md: `python -m tests.study.edition_2`."""
+"""Second edition's tables of docs/study.md: `python -m tests.study.edition_2`."""
 
 from functools import cache
 from pathlib import Path
@@ -58,7 +58,7 @@ def differences():
 
 @cache
 def differences_of_new():
-    """The same of new targets: the token before and the target have not stood together before."""
+    """Same of new targets: the token before and the target have not stood together before."""
     rows = contrast_parts(*read(), by="targets", **_COMMON).rows
     own = [row.difference for row in rows if row.part == "new"]
     return {(one.baseline, plain(one.budgets[0])): one for one in own}

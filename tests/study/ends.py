@@ -40,7 +40,7 @@ def losses():
 
 
 def less_noise(of, other):
-    """The ratio of two standard deviations over the same seeds, and its 95 % interval.
+    """Ratio of two standard deviations over the same seeds, and its 95 % interval.
 
     Two variances of paired numbers are equal where their sum and difference do not correlate
     (Morgan 1939, Biometrika 31, 13; Pitman 1939, the same, 9). The interval has the ratios that

@@ -44,7 +44,7 @@ class Estimated:
 
 
 def paired(of, other):
-    """The mean difference of two {seed: loss} over the seeds of both, by a paired t test."""
+    """Mean difference of two {seed: loss} over the seeds of both, by a paired t test."""
     seeds = sorted(of.keys() & other.keys())
     apart = np.array([of[seed] - other[seed] for seed in seeds])
     n = len(apart)
@@ -109,7 +109,7 @@ def estimates(seeds):
 
 
 def rows(seeds):
-    """The document's: what, estimator, and a cell a budget."""
+    """Document's: what, estimator, and a cell a budget."""
     names = {"peer": "PEER", "none": "no layer", "pkm": "PKM", "dense": "dense"}
     return [
         [f"{names[m]} minus {names[o]}", estimator, *(str(found[m, o, b]) for b in SEEDED)]

@@ -1,4 +1,4 @@
-"""The points that an experiment's yaml plans."""
+"""Points that an experiment's yaml plans."""
 
 import sys
 

@@ -66,7 +66,7 @@ def by_one_curvature(tried, used):
 
 
 def readings(seeds):
-    """The name of a reading: the gain of each cell."""
+    """Name of a reading: the gain of each cell."""
     tried = trials()
     used = {
         (r.model, r.budget): r.config["ladder"]["lr"]
@@ -82,7 +82,7 @@ def readings(seeds):
 
 
 def rows(seeds):
-    """The document's: the reading, how many differences move, and PEER's at the best rates."""
+    """Document's: the reading, how many differences move, and PEER's at the best rates."""
     found = []
     for name, gains in readings(seeds).items():
         moves = [gains[m, b] - gains[o, b] for b in BUDGETS for m, o in combinations(MODELS, 2)]

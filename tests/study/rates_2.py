@@ -1,4 +1,4 @@
-"""The second edition's search of rates in a table: `python -m tests.study.rates_2`."""
+"""Second edition's search of rates in a table: `python -m tests.study.rates_2`."""
 
 import json
 
@@ -18,7 +18,7 @@ def trials():
 
 
 def fits():
-    """The cells, by layer and budget, and the law of all layers that was chosen."""
+    """Cells, by layer and budget, and the law of all layers that was chosen."""
     read = json.loads((RESULTS / "rates_2" / "rates.json").read_text())
     cells = {(cell["model"], cell["budget"]): cell for cell in read["cells"]}
     (of_all,) = (form for form in read["forms"] if len(form["models"]) > 1)

@@ -1,4 +1,4 @@
-"""The committed reports: what they show is what the records say, and they stay small."""
+"""Committed reports: what they show is what the records say, and they stay small."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def fits():
 
 
 def answer(name):
-    """The first section's text, cell by cell."""
+    """First section's text, cell by cell."""
     page = (RESULTS / name / "report.html").read_text()
     section = page[page.index('<section id="answer"') : page.index("</section>")]
     return re.sub(r"<[^>]+>", " | ", section)

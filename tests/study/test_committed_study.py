@@ -1,4 +1,4 @@
-"""The study: its sweeps are what results/study/first.md says, and the records are runs of them."""
+"""Study: its sweeps are what results/study/first.md says, and the records are runs of them."""
 
 import re
 import shlex
@@ -63,7 +63,7 @@ def test_every_model_was_tuned_at_the_same_rates_and_only_there(plan):
 
 
 def test_the_rates_used_are_those_that_the_tuning_found(plan):
-    """The lowest point of a parabola in ln(rate), at two digits; of a layer's gates the best.
+    """Lowest point of a parabola in ln(rate), at two digits; of a layer's gates the best.
 
     At the largest budget it is half of that, for every layer.
     """
@@ -133,7 +133,7 @@ def test_the_committed_records_are_runs_of_the_sweep(plan, name):
 
 
 def _printed():
-    """The commands of the analysis that the document shows, and the lines below each."""
+    """Commands of the analysis that the document shows, and the lines below each."""
     for block in re.findall(
         r"```\n\$ (python -m analysis .*?)```", DOCUMENT.read_text(), re.DOTALL
     ):

@@ -1,4 +1,4 @@
-"""The loss curves of experiment=curves_pilot, and what docs/analysis.md says of their laws."""
+"""Loss curves of experiment=curves_pilot, and what docs/analysis.md says of their laws."""
 
 import pytest
 

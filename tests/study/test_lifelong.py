@@ -9,7 +9,7 @@ from scipy import stats
 
 from analysis.forgetting.compare import compare_forgetting
 from analysis.forgetting.equal import _at, _curves
-from analysis.forgetting.ways import order_of, way_of
+from analysis.forgetting.ways import find_way, read_order
 from analysis.ways import shown
 from experiments.records.files import find_records, read_record
 from tests.conftest import REPOSITORY
@@ -44,13 +44,13 @@ def compared(records):
 
 @pytest.fixture(scope="module")
 def one_stream(records):
-    """The first order of seed 0, which has all rates."""
-    found = [r for r in records if r.seed == 0 and order_of(r)[0] == "licences"]
-    return [r for r in found if len(order_of(r)) == 6]
+    """First order of seed 0, which has all rates."""
+    found = [r for r in records if r.seed == 0 and read_order(r)[0] == "licences"]
+    return [r for r in found if len(read_order(r)) == 6]
 
 
 def rows_of(head):
-    """The rows of the table that begins so, cell by cell."""
+    """Rows of the table that begins so, cell by cell."""
     lines = TEXT[TEXT.index(head) :].split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
@@ -158,7 +158,7 @@ def test_the_values_of_one_stream_are_those_of_the_records(one_stream):
 
 
 def test_every_record_is_of_a_way_that_is_compared(records):
-    assert {"dense", FULL, f"{FULL}, LoRA"} <= {way_of(r) for r in records}
+    assert {"dense", FULL, f"{FULL}, LoRA"} <= {find_way(r) for r in records}
     assert all(record.status == "done" for record in records)
     assert all(math.isfinite(record.val_loss) for record in records)
 
@@ -167,9 +167,9 @@ def test_every_way_has_the_three_orders_of_the_three_seeds(records):
     ways = set(WAYS.values()) - {f"{FULL}, joint", f"{FULL}, one domain"}
     rates = {"dense": 5e-4, FULL: 5e-4, f"{FULL}, replay 0.05": 5e-4}
     streams = {
-        (way_of(r), r.seed, tuple(order_of(r)))
+        (find_way(r), r.seed, tuple(read_order(r)))
         for r in records
-        if way_of(r) in ways
-        and r.config["ladder"]["lr"] == rates.get(way_of(r), r.config["ladder"]["lr"])
+        if find_way(r) in ways
+        and r.config["ladder"]["lr"] == rates.get(find_way(r), r.config["ladder"]["lr"])
     }
     assert len(streams) == 8 * 3 * 3

@@ -13,7 +13,7 @@ LINE = text("results/study/pilots.md")
 
 @pytest.fixture(scope="module")
 def plan():
-    """The points of the main runs."""
+    """Points of the main runs."""
     return planned("study_main_2")
 
 

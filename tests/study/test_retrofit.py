@@ -6,7 +6,7 @@ import pytest
 from analysis import numbers
 from analysis.adaptation import columns_of_starts, compare_adaptations
 from analysis.table.load import load_table
-from experiments.points.planning import run_id_of
+from experiments.points.planning import compute_run_id
 from experiments.records.files import find_records, read_record
 from tests.conftest import REPOSITORY
 
@@ -58,7 +58,7 @@ def test_runs_have_the_ids_of_their_configs_and_started_exact():
     records = [read_record(path) for path in find_records(FOLDER)]
     assert len(records) > 20
     for record in records:
-        assert run_id_of(record.config) == record.run_id
+        assert compute_run_id(record.config) == record.run_id
         assert record.status == "done"
         if record.sweep != "retrofit/tuning" and record.init["how"] in ("beside", "copies"):
             assert record.init["exact"] is True

@@ -1,4 +1,4 @@
-"""The first edition by curves together, and each claim by the command that is named beside it."""
+"""First edition by curves together, and each claim by the command that is named beside it."""
 
 import math
 import re

@@ -256,7 +256,7 @@ def test_peer_against_none_by_pooled_noise(seeds):
 
 
 def test_the_verdicts_on_the_paper_s_order(seeds):
-    """The column `here` of the table, by pooled noise at dense's best size."""
+    """Column `here` of the table, by pooled noise at dense's best size."""
 
     def below(model, other):
         found = [seeds.by_pooled(model, other, budget) for budget in SEEDED]

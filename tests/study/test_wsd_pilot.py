@@ -22,7 +22,7 @@ def records():
 
 @pytest.fixture(scope="module")
 def branches(records):
-    """The loss by model, budget and rate."""
+    """Loss by model, budget and rate."""
     found = {(r.model, r.budget, r.config["ladder"]["lr"]): r.val_loss for r in records if r.trunk}
     assert len(found) == 18
     return found
@@ -30,7 +30,7 @@ def branches(records):
 
 @pytest.fixture(scope="module")
 def cosine():
-    """The loss of seed 0 by model and budget, at four blocks."""
+    """Loss of seed 0 by model and budget, at four blocks."""
     found = [read_record(path) for path in find_records(RESULTS / "isoflop")]
     return {
         (r.model, r.budget): r.val_loss

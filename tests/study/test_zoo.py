@@ -1,4 +1,4 @@
-"""The layers since 2024 (results/study/first.md): what is said of them is what the records have."""
+"""Layers since 2024 (results/study/first.md): what is said of them is what the records have."""
 
 import math
 import re

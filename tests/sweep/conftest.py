@@ -23,7 +23,7 @@ def make(compose_raw, tmp_path):
 
 @pytest.fixture
 def sweep(tmp_path):
-    """The folder of its points."""
+    """Folder of its points."""
     return tmp_path / "results" / "s"
 
 

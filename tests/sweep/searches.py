@@ -23,7 +23,7 @@ FIXED = (*TINY, "size=1", "budget=2e8", "sweep=s", "hydra.sweeper.n_trials=4", S
 
 
 def command(folder, *arguments):
-    """The command as a process of its own."""
+    """Command as a process of its own."""
     words = [sys.executable, "-m", "experiments.run", "-m", *FIXED, "model=dense", *arguments]
     path = os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)])
     variables = {**os.environ, "PYTHONPATH": path, "EXPERIMENTS_CACHE": str(folder / "cache")}
@@ -113,7 +113,7 @@ class Workers(Queue):
 def enter(points):
     """Without the copy of the code, which takes half a second."""
     if points:
-        manifest.add(points[0].run_dir.parent, [manifest.entry_of(p, None) for p in points])
+        manifest.add(points[0].run_dir.parent, [manifest.make_entry(p, None) for p in points])
         return points[0].run_dir.parent / ".code"
     return None
 

@@ -118,7 +118,7 @@ def test_a_worker_that_is_told_to_end_before_its_run_says_so_by_its_code(monkeyp
 
 @pytest.fixture
 def emulated(tmp_path, monkeypatch):
-    """The folder where workers' processes note their GPUs, and read which do not compute."""
+    """Folder where workers' processes note their GPUs, and read which do not compute."""
     monkeypatch.setenv("EMULATED_GPUS", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(EMULATED))
     monkeypatch.setattr(sys, "path", list(sys.path))

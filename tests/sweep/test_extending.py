@@ -1,4 +1,4 @@
-"""The README of a room: a launcher, followed to the letter."""
+"""README of a room: a launcher, followed to the letter."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The manifest: damaged lines are named, and results are where the manifest is."""
+"""Manifest: damaged lines are named, and results are where the manifest is."""
 
 import fcntl
 import hashlib
@@ -45,7 +45,7 @@ def old_line(point, **changes):
 
 
 def test_a_line_says_its_checksum(make, sweep):
-    manifest.add(sweep, [manifest.entry_of(make(), "abc")])
+    manifest.add(sweep, [manifest.make_entry(make(), "abc")])
     (line,) = lines_of(sweep)
     text, _, rest = line.rpartition(b', "checksum": "')
     assert rest == hashlib.sha256(text).hexdigest().encode() + b'"}'
@@ -55,7 +55,7 @@ def test_a_line_says_its_checksum(make, sweep):
 def test_no_flipped_bit_is_another_point(make, sweep):
     """Whichever bit of a line flips, the line is damaged, and the other line is read."""
     a, b = make(), make("seed=1")
-    manifest.add(sweep, [manifest.entry_of(a, None), manifest.entry_of(b, None)])
+    manifest.add(sweep, [manifest.make_entry(a, None), manifest.make_entry(b, None)])
     first, second = lines_of(sweep)
     rng = random.Random(0)
     for at in [
@@ -77,7 +77,7 @@ def test_old_lines_are_read(make, sweep):
     write_lines(sweep, [old_line(a)])
     (entry,) = manifest.read(sweep).values()
     assert (entry.run_id, entry.line, entry.model) == (a.run_id, 1, "dense")
-    assert restore.raw_of(sweep, entry) == a.raw
+    assert restore.read_raw(sweep, entry) == a.raw
 
 
 def test_an_old_line_with_another_config_is_not_run(make, sweep, capsys):
@@ -85,8 +85,8 @@ def test_an_old_line_with_another_config_is_not_run(make, sweep, capsys):
     write_lines(sweep, [old_line(a, raw={**a.raw, "seed": 8}), old_line(b)])
     entries = manifest.read(sweep)
     with pytest.raises(DamagedError, match=rf"line 1: the config of run {a.run_id} is that of "):
-        restore.raw_of(sweep, entries[a.run_id])
-    raws, n_refused = restore.raws_of(sweep)
+        restore.read_raw(sweep, entries[a.run_id])
+    raws, n_refused = restore.read_raws(sweep)
     assert ([raw["seed"] for raw in raws], n_refused) == ([1], 1)
     assert "manifest.jsonl is damaged (line 1" in capsys.readouterr().err
 
@@ -181,7 +181,7 @@ def test_relative_paths_are_of_the_sweeps_folder(make, tmp_path, monkeypatch):
     corpus = {"_target_": "experiments.data.files.LocalText", "path": "texts"}
     point = make_point({**raw, "data": {**raw["data"], "path": "texts", "corpus": corpus}})
     sweep = checkout / "results" / "group" / "s"
-    manifest.add(sweep, [manifest.entry_of(point, None)])
+    manifest.add(sweep, [manifest.make_entry(point, None)])
     (checkout / ".cache").mkdir()
     moved = tmp_path / "moved"
     checkout.rename(moved)
@@ -202,7 +202,7 @@ def test_relative_paths_are_of_the_sweeps_folder(make, tmp_path, monkeypatch):
 
 
 def test_a_cache_that_is_gone_is_todays(make, sweep, tmp_path, monkeypatch, capsys):
-    manifest.add(sweep, [manifest.entry_of(make(), None)])
+    manifest.add(sweep, [manifest.make_entry(make(), None)])
     monkeypatch.setenv("EXPERIMENTS_CACHE", str(tmp_path / "today"))
     raw = restore.raw_of_run(sweep, make().run_id)
     assert raw["paths"]["cache"] == str(tmp_path / "today")
@@ -212,14 +212,14 @@ def test_a_cache_that_is_gone_is_todays(make, sweep, tmp_path, monkeypatch, caps
 def test_a_run_whose_line_is_lost_is_found_by_its_folder(make, sweep):
     """By its config.yaml alone, too; and can be run."""
     a, b = make("model=peer"), make("seed=1")
-    manifest.add(sweep, [manifest.entry_of(a, None)])
+    manifest.add(sweep, [manifest.make_entry(a, None)])
     for point in (a, b):
         point.run_dir.mkdir(parents=True)
         text = OmegaConf.to_yaml(OmegaConf.create(dict(point.raw)))
         (point.run_dir / "config.yaml").write_text(text)
-    (entry,) = lost.lost_entries(sweep, lost.folders_of(sweep) - {a.run_id})
+    (entry,) = lost.lost_entries(sweep, lost.list_folders(sweep) - {a.run_id})
     assert (entry.run_id, entry.label) == (b.run_id, b.describe())
-    raws, n_refused = restore.raws_of(sweep)
+    raws, n_refused = restore.read_raws(sweep)
     assert [make_point(raw).run_id for raw in raws] == [a.run_id, b.run_id]
     assert n_refused == 0
     (same,) = lost.lost_entries(sweep, [a.run_id])
@@ -228,8 +228,8 @@ def test_a_run_whose_line_is_lost_is_found_by_its_folder(make, sweep):
 
 def test_a_manifest_keeps_points_and_their_last_line_holds(make, sweep):
     a, b = make(), make("seed=1")
-    manifest.add(sweep, [manifest.entry_of(a, "one"), manifest.entry_of(b, "one")])
-    manifest.add(sweep, [manifest.entry_of(a, "two")])
+    manifest.add(sweep, [manifest.make_entry(a, "one"), manifest.make_entry(b, "one")])
+    manifest.add(sweep, [manifest.make_entry(a, "two")])
     found = manifest.read(sweep)
     assert list(found) == [a.run_id, b.run_id]
     assert [e.code for e in found.values()] == ["two", "one"]
@@ -239,10 +239,10 @@ def test_a_manifest_keeps_points_and_their_last_line_holds(make, sweep):
 
 def test_a_line_cut_short_by_a_kill_costs_no_other(make, sweep):
     a, b = make(), make("seed=1")
-    manifest.add(sweep, [manifest.entry_of(a, None)])
+    manifest.add(sweep, [manifest.make_entry(a, None)])
     path = sweep / manifest.MANIFEST_NAME
     path.write_text(path.read_text() + '{"run_id": "dead')
-    manifest.add(sweep, [manifest.entry_of(b, None)])
+    manifest.add(sweep, [manifest.make_entry(b, None)])
     assert list(manifest.read(sweep)) == [a.run_id, b.run_id]
 
 

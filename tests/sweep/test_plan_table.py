@@ -1,4 +1,4 @@
-"""The dry run's table: lines that would be alike say in which seed they differ."""
+"""Dry run's table: lines that would be alike say in which seed they differ."""
 
 from experiments.points.planning import make_point
 from experiments.sweep.plan_table import plan_table

@@ -20,7 +20,7 @@ from experiments.sweep.queues.local import Local
 from experiments.sweep.queues.slurm import Slurm
 from experiments.sweep.states import read_states
 from experiments.sweep.submission import Submission
-from experiments.sweep.trunks import alike, trunks_of
+from experiments.sweep.trunks import alike, make_trunks
 from experiments.system.claims import claimed
 from tests.conftest import REPOSITORY
 
@@ -81,7 +81,7 @@ def _names_slurm(path):
 def test_branches_of_a_trunk_are_apart_and_so_are_numbers_of_devices(make):
     wsd = ("optim.schedule=wsd", "optim.warmup_tokens=640", "optim.branch_from=trunk")
     branches = [make("budget=4e9", *wsd), make("budget=8e9", *wsd)]
-    (trunk,) = trunks_of(branches)
+    (trunk,) = make_trunks(branches)
     alone, ranks = make("seed=1"), make("seed=2", "trainer.devices=2")
     assert alike([*branches, alone, ranks, trunk], []) == [
         (None, (trunk, alone)),
@@ -119,7 +119,7 @@ def test_they_are_kept_apart(queued):
 def test_status_says_how_a_held_one_is_released(queued, tmp_path):
     points, _ = queued
     sweep = tmp_path / "results" / "s"
-    manifest.add(sweep, [manifest.entry_of(point, None) for point in points])
+    manifest.add(sweep, [manifest.make_entry(point, None) for point in points])
     found = read_states(sweep)
     assert [p.state for p in found] == ["running", "queued", "held", "waiting"]
     assert found[2].detail == "launch failed requeued held; scontrol release 28_2"

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.sweep import submission, task
 from experiments.sweep.many_runs import run_sweep
-from experiments.sweep.queue import last_used, tasks_of
+from experiments.sweep.queue import last_used, read_tasks
 from experiments.sweep.queues import slurm
 from experiments.sweep.queues.slurm import Slurm
 from experiments.sweep.states import read_states
@@ -72,7 +72,7 @@ def test_a_submission_of_an_earlier_version_is_understood(tmp_path, slurm_comman
     (slurm_commands / "out").write_text(
         f"28|1|experiments-{tmp_path.name}-20251101-120000-000000|PENDING|(JobHeldUser)\n"
     )
-    task = tasks_of(tmp_path)["b"]
+    task = read_tasks(tmp_path)["b"]
     assert (task.job, task.detail, task.release) == (
         "28_1", "JobHeldUser", "scontrol release 28_1",
     )  # fmt: skip
@@ -105,7 +105,7 @@ def test_a_damaged_submission_is_named_and_the_others_are_used(
     lines = [f"28|{i}|{name}|PENDING|(Priority)\n" for i, name in enumerate(names)]
     (slurm_commands / "out").write_text("".join(lines) + "29|0|another|RUNNING|node\n")
     submission._warn.cache_clear()
-    assert {run_id: task.job for run_id, task in tasks_of(tmp_path).items()} == {"a": "28_0"}
+    assert {run_id: task.job for run_id, task in read_tasks(tmp_path).items()} == {"a": "28_0"}
     assert last_used(tmp_path).partition == "old"
     err = capsys.readouterr().err
     assert err.startswith(f"warning: {path} is damaged (not a submission: ")

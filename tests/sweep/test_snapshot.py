@@ -1,4 +1,4 @@
-"""The copy of the code that a sweep runs."""
+"""Copy of the code that a sweep runs."""
 
 import json
 import stat
@@ -69,9 +69,9 @@ def plant(copy, damage):
 
 def test_what_is_beside_a_copy_is_seen_in_a_folder_of_any_name(tmp_path):
     copy = take_snapshot(tmp_path / "__pycache__" / "sweep")
-    assert code_copy.damage_of(copy) is None
+    assert code_copy.find_damage(copy) is None
     (copy / "src" / "torch.py").write_text("")
-    assert code_copy.damage_of(copy).endswith("torch.py does not belong to it")
+    assert code_copy.find_damage(copy).endswith("torch.py does not belong to it")
 
 
 def test_other_files_with_the_same_name_are_not_taken_for_this_code(sweep, monkeypatch, capsys):
@@ -81,9 +81,9 @@ def test_other_files_with_the_same_name_are_not_taken_for_this_code(sweep, monke
     execute = copy / "src" / "experiments" / "training" / "execute.py"
     for i in range(200):
         execute.write_text(f"raise SystemExit('planted')  # {i}\n")
-        if code_copy.damage_of(copy) is None:
+        if code_copy.find_damage(copy) is None:
             break
-    assert code_copy.damage_of(copy) is None
+    assert code_copy.find_damage(copy) is None
     assert "planted" not in (take_snapshot(sweep) / execute.relative_to(copy)).read_text()
     assert "not run, and made again" in capsys.readouterr().err
 
@@ -94,13 +94,13 @@ def test_a_copy_that_is_not_what_its_name_says_is_set_aside_and_made_again(sweep
     cached = copy / "src" / "experiments" / "__pycache__" / "execute.cpython-311.pyc"
     cached.parent.mkdir()
     cached.write_bytes(b"planted")
-    assert code_copy.damage_of(copy) is None
+    assert code_copy.find_damage(copy) is None
     assert take_snapshot(sweep) == copy
     assert not cached.exists()  # Python would run it in place of the file
     assert capsys.readouterr().err == ""
     why = plant(copy, damage)
     assert take_snapshot(sweep) == copy
-    assert code_copy.damage_of(copy) is None
+    assert code_copy.find_damage(copy) is None
     aside = f"{copy.name}.damaged"
     assert capsys.readouterr().err == (
         f"warning: the copy of the code {copy} is damaged ({why}); it is kept as {aside}, not run, "

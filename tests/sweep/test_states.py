@@ -300,7 +300,7 @@ def test_what_needs_no_torch_has_none(made, code):
 def test_states_come_from_the_files(make, sweep):
     names = ("waiting", "done", "diverged", "failed", "running", "interrupted", "killed")
     points = {name: make(f"seed={i}") for i, name in enumerate(names)}
-    manifest.add(sweep, [manifest.entry_of(p, None) for p in points.values()])
+    manifest.add(sweep, [manifest.make_entry(p, None) for p in points.values()])
     done = execute(points["done"])
     for name in ("diverged", "failed"):
         record = replace(done, run_id=points[name].run_id, status=name, error="Traceback\nOops: x")

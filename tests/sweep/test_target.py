@@ -88,7 +88,7 @@ def test_a_plan_that_a_card_has_no_room_for_is_refused(paper, slurm, capsys):
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """The folder of programs in Slurm's place; sbatch keeps its arguments in the file `asked`."""
+    """Folder of programs in Slurm's place; sbatch keeps its arguments in the file `asked`."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, text in {

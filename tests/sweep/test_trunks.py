@@ -6,7 +6,7 @@ import pytest
 
 from experiments.config.schema import Continual
 from experiments.data.stream import DomainStream
-from experiments.points.parts import parts_of
+from experiments.points.parts import find_parts
 from experiments.points.planning import make_point, read_point
 from experiments.records import kept
 from experiments.records.files import write_record
@@ -16,9 +16,9 @@ from experiments.sweep.places import located, relocatable
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import choose, plan_points
 from experiments.sweep.queues.local import Local
-from experiments.sweep.restore import raws_of
+from experiments.sweep.restore import read_raws
 from experiments.sweep.states import read_states
-from experiments.sweep.trunks import trunks_of
+from experiments.sweep.trunks import make_trunks
 from experiments.system.claims import claimed, read_events
 from tests.records.test_record import record
 
@@ -31,7 +31,7 @@ def branch(make):
 
     def point(n_steps, *overrides):
         raw = make(*WSD, *overrides).raw
-        return make_point({**raw, "budget": make_point(raw).plan.flops_of(n_steps)})
+        return make_point({**raw, "budget": make_point(raw).plan.count_flops(n_steps)})
 
     return point
 
@@ -58,7 +58,7 @@ def test_points_that_differ_in_budget_and_decay_share_a_trunk(branch):
         False
     ] * 2
     assert [p.first_step for p in points] == [15, 31, 29, 31, 31, 31]
-    trunks = trunks_of(points)
+    trunks = make_trunks(points)
     assert sorted(trunk.plan.n_steps for trunk in trunks) == [31, 31, 31]
     assert {t.run_id for t in trunks} == {p.branch.trunk_id for p in points}
     alone = make_point({**points[0].raw, "optim": {**points[0].raw["optim"], "branch_from": None}})
@@ -87,7 +87,7 @@ def test_what_depends_on_the_budget_before_the_decay_is_refused(branch):
     config = draft.config
 
     def check(config):
-        changed = replace(draft, config=config, parts=parts_of(config))
+        changed = replace(draft, config=config, parts=find_parts(config))
         for part in changed.parts:
             part.refuse(changed)
 
@@ -103,10 +103,10 @@ def test_what_depends_on_the_budget_before_the_decay_is_refused(branch):
 def test_the_plan_has_each_trunk_once_and_the_saving(branch):
     points = [branch(20), branch(40)]
     table = plan_table(points, 1e9).splitlines()
-    (trunk,) = trunks_of(points)
+    (trunk,) = make_trunks(points)
     assert table[1].endswith(f"  trunk {trunk.run_id}")
     assert table[2].endswith(f"  from step 15 of trunk {trunk.run_id}")
-    step = trunk.plan.flops_of(1)
+    step = trunk.plan.count_flops(1)
     spent = (31 + (20 - 15) + (40 - 31)) * step
     (saving,) = [line for line in table if "saved" in line]
     assert saving.startswith(f"1 trunk of {31 * step:.3g} FLOPs and 2 branches of {14 * step:.3g}")
@@ -116,7 +116,7 @@ def test_the_plan_has_each_trunk_once_and_the_saving(branch):
 
 def test_a_trunk_is_run_as_long_as_a_branch_waits_for_it(branch):
     short, long = branch(20), branch(40)
-    (trunk,) = trunks_of([short, long])
+    (trunk,) = make_trunks([short, long])
 
     def names(*points):
         todo = choose(plan_points([point.raw for point in points]))
@@ -130,10 +130,10 @@ def test_a_trunk_is_run_as_long_as_a_branch_waits_for_it(branch):
     ended(trunk, n_steps=15)  # of a smaller budget: it goes on
     assert names(short, long) == (["long", "short", "trunk"], [31])
     assert names(short) == (["short"], [])
-    kept.path_of(trunk.run_dir, 31).touch()
+    kept.kept_path(trunk.run_dir, 31).touch()
     assert names(short, long) == (["long", "short"], [])
     ended(long)
-    kept.path_of(trunk.run_dir, 31).unlink()
+    kept.kept_path(trunk.run_dir, 31).unlink()
     (trunk.run_dir / "record.json").unlink()
     assert names(short, long) == (["short", "trunk"], [15])  # no longer than what is left needs
     ended(short)
@@ -158,7 +158,7 @@ def test_a_checkpoint_stays_until_the_last_branch_of_it_has_ended(tmp_path):
     kept.release(tmp_path, "bbb")
     assert sorted(kept.kept(tmp_path)) == [9]
     assert kept.usable(tmp_path, 8) == []
-    assert kept.usable(tmp_path, 12) == [(9, kept.path_of(tmp_path, 9))]
+    assert kept.usable(tmp_path, 12) == [(9, kept.kept_path(tmp_path, 9))]
     assert sorted(p.name for p in tmp_path.glob("*.*")) == ["last.ckpt", "step-9.ckpt"]
 
 
@@ -166,24 +166,26 @@ def test_the_manifest_and_status_tell_trunks_from_branches(branch, sweep):
     points = [branch(20), branch(40)]
     with entered(points):
         pass
-    (trunk,) = trunks_of(points)
+    (trunk,) = make_trunks(points)
     states = {p.run_id: p for p in read_states(sweep)}
     assert set(states) == {trunk.run_id, *(p.run_id for p in points)}
     assert states[trunk.run_id].label == "dense size=1 trunk seed=0"
     short = states[points[0].run_id]
     assert short.label.endswith(f"seed=0 from trunk {trunk.run_id}")
     assert short.detail == f"for step 15 of its trunk {trunk.run_id}"
-    assert sum(p.planned_flops for p in states.values()) == pytest.approx(trunk.plan.flops_of(45))
-    assert {p.run_id for p in map(make_point, raws_of(sweep)[0])} == set(states)
+    assert sum(p.planned_flops for p in states.values()) == pytest.approx(
+        trunk.plan.count_flops(45)
+    )
+    assert {p.run_id for p in map(make_point, read_raws(sweep)[0])} == set(states)
     ended(points[0])
     assert {p.run_id: p for p in read_states(sweep)}[short.run_id].done_flops == pytest.approx(
-        trunk.plan.flops_of(5)
+        trunk.plan.count_flops(5)
     )
 
 
 def test_a_manifest_moves_with_a_trunk_that_it_names(branch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (trunk,) = trunks_of([branch(20)])
+    (trunk,) = make_trunks([branch(20)])
     named = branch(20, f"optim.branch_from=results/s/{trunk.run_id}")
     raw = relocatable(named.raw, named.run_dir.parent)
     assert raw["optim"]["branch_from"] == trunk.run_id
@@ -202,7 +204,7 @@ def test_a_local_sweep_trains_a_trunk_once_for_all_budgets(branch, sweep, capsys
     assert "[3/3]" in out
     points = {p.run_id: p for p in read_states(sweep)}
     assert {p.state for p in points.values()} == {"done"}
-    (trunk,) = trunks_of([make_point(raw) for raw in raws])
+    (trunk,) = make_trunks([make_point(raw) for raw in raws])
     assert [e["event"] for e in read_events(trunk.run_dir)] == ["started", "done"]
     for raw in raws:
         events = read_events(make_point(raw).run_dir)
@@ -214,7 +216,7 @@ def test_a_local_sweep_trains_a_trunk_once_for_all_budgets(branch, sweep, capsys
 
 def test_branches_of_a_trunk_that_failed_or_diverged_say_so(branch, sweep, capsys):
     point = branch(20)
-    (trunk,) = trunks_of([point])
+    (trunk,) = make_trunks([point])
     ended(trunk, "diverged", n_steps=8)
     run_sweep([point.raw], Local(n_workers=1))
     (state,) = [p for p in read_states(sweep) if p.run_id == point.run_id]

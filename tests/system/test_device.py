@@ -1,4 +1,4 @@
-"""The device of a run: this machine's, or a cluster's card that is planned for. No card is needed:
+"""Device of a run: this machine's, or a cluster's card that is planned for. No card is needed:
 what torch would say of one is put in its place.
 """
 
@@ -137,7 +137,7 @@ def test_a_finished_run_is_read_where_it_is(point, no_card):
 
 
 def test_ids_do_not_depend_on_the_machine(point, card, monkeypatch):
-    """The same overrides, where there is no card, one without bfloat16, and one with it."""
+    """Same overrides, where there is no card, one without bfloat16, and one with it."""
     layers = [("model=dense",), ("model=moe", "n_experts=4"), ("model=peer", "n_experts=64")]
     settings = [*layers, ("model=moe", "n_experts=4", "trainer.micro_batch_size=2")]
 

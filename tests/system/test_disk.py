@@ -45,7 +45,7 @@ def make(compose_raw, cache, tmp_path):
 
 @pytest.fixture(scope="module")
 def expected(compose_raw, cache, tmp_path_factory):
-    """The record of the same run on a disk without faults."""
+    """Record of the same run on a disk without faults."""
     paths = (f"paths.results={tmp_path_factory.mktemp('whole')}", f"paths.cache={cache}")
     fixed = ("model=dense", "size=2", "budget=1e9")
     return execute(make_point(compose_raw(*fixed, *TINY, *paths)))

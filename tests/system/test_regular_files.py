@@ -142,7 +142,7 @@ OWN = {
 
 
 def _openings(source: str):
-    """The line and name of each call that opens a file to read it by its name."""
+    """Line and name of each call that opens a file to read it by its name."""
     if not OPENS.search(source):
         return
     for call in ast.walk(ast.parse(source)):

@@ -62,7 +62,7 @@ _OPENERS = {"open", "ZipFile", "TarFile", "GzipFile", "memmap"}
 
 
 def writes(code: str) -> list[tuple[int, str]]:
-    """The lines of calls that write, make or remove by a path, and the functions' names."""
+    """Lines of calls that write, make or remove by a path, and the functions' names."""
     calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
     return sorted((call.lineno, _name(call)) for call in calls if _is_write(call, _name(call)))
 
@@ -119,7 +119,7 @@ def allowed(path: str) -> set[str] | None:
 
 @cache
 def found() -> list[tuple[str, int, str]]:
-    """The file, line and function of each."""
+    """File, line and function of each."""
     texts = ((path, (REPOSITORY / path).read_text(encoding="utf-8")) for path in sources())
     return [(path, *one) for path, text in texts for one in writes(text)]
 

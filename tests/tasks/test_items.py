@@ -1,4 +1,4 @@
-"""The local format: what it reads, and what it refuses in one line."""
+"""Local format: what it reads, and what it refuses in one line."""
 
 import json
 

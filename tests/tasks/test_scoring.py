@@ -116,7 +116,7 @@ def test_a_continuation_longer_than_the_window_is_refused():
 @pytest.mark.parametrize("stride", [None, 5])
 @pytest.mark.parametrize("n", [1, SEQ - 1, SEQ, SEQ + 1, 100])
 def test_a_whole_document_is_scored_as_a_set_of_text(tmp_path, n, stride):
-    """The very windows of experiments.evaluate, over the end of a document and the text."""
+    """Very windows of experiments.evaluate, over the end of a document and the text."""
     scorer, ids = scorer_of(LAYERS["peer"]), np.random.default_rng(1).integers(1, VOCAB, n)
     tokens = packed(tmp_path / "t", np.array([0, *ids]), vocab_size=VOCAB)
     windows = ScoredWindows(tokens, seq_len=SEQ, batch_size=8, stride=stride)

@@ -29,7 +29,7 @@ from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.ffn.ultramem import UltraMemConfig
-from experiments.models.roles import tables_of
+from experiments.models.roles import find_tables
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.adamw import AdamWConfig
 from experiments.optim.gradients import add_replicas, clip_gradients
@@ -113,7 +113,7 @@ def steps_of(name, process=0, n=1, size=1):
     optimizer = build_optimizer(model, 1e-2, optim_of(way, clip), "torch")
     # of rows, whose moments are float32 in a run
     optimizer.state_dtype = torch.bfloat16 if dtype is None else dtype
-    tables = list(tables_of(model).values())
+    tables = list(find_tables(model).values())
     own = {id(table) for table in tables}
     text = torch.Generator().manual_seed(1)
     losses, norms, n_rows = [], [], []

@@ -242,7 +242,7 @@ def strategy_of(point):
 
 
 def answer(_, bucket):
-    """The sum over ranks, which is made in place."""
+    """Sum over ranks, which is made in place."""
     future = torch.futures.Future()
     future.set_result(bucket.buffer())
     return future

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from experiments.kernels.ops import Execution
 from experiments.models.ffn._rows import columns_alone
 from experiments.models.ffn.peer import PEERConfig
-from experiments.models.roles import tables_of
+from experiments.models.roles import find_tables
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer
 from experiments.system.exchange import Exchange
@@ -57,7 +57,7 @@ class Trained:
         self.columns = Exchange(rank, size) if size > 1 else None
         self.model.set_execution(Execution(kernel="torch", columns=self.columns))
         self.optimizer = build_optimizer(self.model, 1e-3, optim_of("dense"), "torch")
-        self.tables = list(tables_of(self.model).values())
+        self.tables = list(find_tables(self.model).values())
         own = {id(table) for table in self.tables}
         self.others = [p for p in self.model.parameters() if id(p) not in own]
 
@@ -88,7 +88,7 @@ def _status(name):
 
 
 def memory(rank, size):
-    """The process's own growth, from before the model is built to its highest."""
+    """Process's own growth, from before the model is built to its highest."""
     tokens = torch.randint(VOCAB, (N_TOKENS // size // 8, 9))
     Trained(rank, size, **{**MEMORY, "n_experts": 64}, seq_len=8).step(tokens)  # what is once
     Path("/proc/self/clear_refs").write_text("5")

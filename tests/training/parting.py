@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from experiments.kernels.ops import Execution
 from experiments.models.ffn import _product_keys
-from experiments.models.roles import tables_of
+from experiments.models.roles import find_tables
 from experiments.optim.gradients import clip_gradients
 from experiments.optim.groups import build_optimizer
 from experiments.system.exchange import Exchange
@@ -56,7 +56,7 @@ def trained(dtype, steps, rank=0, size=1, given=None, is_reversed=False):
     model.set_execution(Execution(kernel="torch", columns=columns))
     optimizer = build_optimizer(model, 1e-2, optim_of("rows", 0.5), "torch")
     optimizer.state_dtype = dtype
-    tables = list(tables_of(model).values())
+    tables = list(find_tables(model).values())
     text, losses = torch.Generator().manual_seed(1), []
     for _ in range(steps):
         tokens = torch.randint(VOCAB, (size, BATCH * RANKS // size, SEQ + 1), generator=text)[rank]

@@ -13,12 +13,12 @@ from experiments.points.point import DivergedError
 from experiments.records import kept
 from experiments.records.files import write_record
 from experiments.sweep.entering import enter_branches
-from experiments.sweep.trunks import trunks_of
+from experiments.sweep.trunks import make_trunks
 from experiments.system.interruption import Interrupted
 from experiments.training.checkpoints import LAST
 from experiments.training.execute import _planned_record as planned_record
 from experiments.training.execute import execute
-from experiments.training.starting import checkpoint_of
+from experiments.training.starting import find_checkpoint
 from tests.conftest import TINY, Killed, Nursery, kill_at
 
 WSD = ("optim.schedule=wsd", "optim.warmup_tokens=640", "logger.log_every_n_steps=7")  # 5 steps
@@ -46,7 +46,7 @@ def make(compose_raw, tmp_path, cache):
         tiny = [word for word in TINY if not (has_text and "data.corpus" in word)]
         fixed = ("size=1", "budget=1e9", "sweep=s")
         raw = compose_raw(*fixed, *tiny, *WSD, *how, *paths, *overrides)
-        return make_point({**raw, "budget": make_point(raw).plan.flops_of(n_steps)})
+        return make_point({**raw, "budget": make_point(raw).plan.count_flops(n_steps)})
 
     return point
 
@@ -73,7 +73,7 @@ def rows(point):
 
 
 def trained_trunk(*branches):
-    (trunk,) = trunks_of(branches)
+    (trunk,) = make_trunks(branches)
     enter_branches(branches)
     record = execute(trunk)
     assert record.status == "done", record.error
@@ -97,7 +97,7 @@ def test_branches_equal_runs_from_scratch_to_the_bit(make, layer):
         assert record.trunk == {
             "run_id": trunk.run_id,
             "n_steps": taken,
-            "flops": branch.plan.flops_of(taken),
+            "flops": branch.plan.count_flops(taken),
             "own_steps": branch.plan.n_steps - taken,
             "own_flops": branch.own_flops,
         }
@@ -137,7 +137,7 @@ def test_a_killed_trunk_and_a_killed_branch_change_nothing(make):
     every = "trainer.checkpoint_minutes=0"
     branch, alone = make(32, every), make(32, branch=None)
     expected = execute(alone)
-    (trunk,) = trunks_of([branch])
+    (trunk,) = make_trunks([branch])
     enter_branches([branch])
     for point, at in ((trunk, 14), (branch, 28)):
         with pytest.raises(Killed):
@@ -180,7 +180,7 @@ def test_a_trunk_may_be_named_by_its_folder(make, tmp_path):
 
 def test_what_becomes_of_a_branch_whose_trunk_did_not_come_so_far(make):
     branch = make(20)
-    (trunk,) = trunks_of([branch])
+    (trunk,) = make_trunks([branch])
     with pytest.raises(Interrupted, match=rf"trunk {trunk.run_id} has not come to step 15"):
         execute(branch)
     failed = replace(planned_record(trunk), status="failed", error="no space")
@@ -203,9 +203,9 @@ def saved(folder, name, *, whole=True):
 
 
 def beginning_of(branch):
-    """The checkpoint that the run begins at, and the steps of it that were the trunk's."""
+    """Checkpoint that the run begins at, and the steps of it that were the trunk's."""
     branch.run_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint = checkpoint_of(branch)
+    checkpoint = find_checkpoint(branch)
     columns = [part.columns(branch) for part in branch.parts]
     return checkpoint, next(c["trunk"]["n_steps"] for c in columns if c)
 
@@ -251,7 +251,7 @@ def test_a_branch_that_has_begun_goes_on_with_the_steps_that_it_noted(make):
 )
 def test_a_trunk_without_checkpoints_must_have_come_to_the_start(make, status, n_steps, how):
     branch = make(20)
-    (trunk,) = trunks_of([branch])
+    (trunk,) = make_trunks([branch])
     error = None if status == "done" else "no space"
     n_tokens = n_steps * 128
     record = replace(planned_record(trunk), status=status, error=error, n_tokens=n_tokens)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from experiments.data.corpus import VALIDATION
-from experiments.data.documents import Documents, documents_of
+from experiments.data.documents import Documents, find_documents
 from experiments.data.packages import Packages
 from experiments.data.packing import pack
 from experiments.data.tokenizer import TrainedBPE
@@ -59,7 +59,7 @@ def model():
 
 
 def nats_of(model, ids, start, target):
-    """The loss of the token at `target` after those from `start` on, in float64."""
+    """Loss of the token at `target` after those from `start` on, in float64."""
     with torch.no_grad():
         logits = model(torch.as_tensor(ids[start:target].astype(np.int64))[None])[0, -1]
     return float(F.cross_entropy(logits.double()[None], torch.tensor([int(ids[target])])))
@@ -139,20 +139,20 @@ def test_domains_are_read_once_and_a_file_of_other_tokens_is_damaged(tmp_path):
     tokens = pack(Tales(), VALIDATION, vocabulary, tmp_path / "tokens", tmp_path, 400)
     assert tokens.n_documents < 60
     for _ in range(2):
-        found = documents_of(tokens, vocabulary.end_of_text, Tales(), VALIDATION, tmp_path)
+        found = find_documents(tokens, vocabulary.end_of_text, Tales(), VALIDATION, tmp_path)
         assert found.domains == ("song", "tale")
         assert found.domain.tolist() == [int(i % 3 == 0) for i in range(tokens.n_documents)]
         assert found.ends[-1] == len(tokens)
     assert (tmp_path / "asked").read_text() == "x"
-    none = documents_of(tokens, vocabulary.end_of_text, Nursery(), VALIDATION, tmp_path)
+    none = find_documents(tokens, vocabulary.end_of_text, Nursery(), VALIDATION, tmp_path)
     assert (none.domains, none.ends.tolist()) == ((), found.ends.tolist())
     (path,) = (tmp_path / "domains").glob("*/domains.json")
     path.write_text('{"domains": ["song"], "domain": [0, 0]}')
     with pytest.raises(DamagedError, match=r"domains.json is damaged \(it has 2 documents, and"):
-        documents_of(tokens, vocabulary.end_of_text, Tales(), VALIDATION, tmp_path)
+        find_documents(tokens, vocabulary.end_of_text, Tales(), VALIDATION, tmp_path)
     path.write_text("{")
     with pytest.raises(DamagedError, match="and the same command makes it again"):
-        documents_of(tokens, vocabulary.end_of_text, Tales(), VALIDATION, tmp_path)
+        find_documents(tokens, vocabulary.end_of_text, Tales(), VALIDATION, tmp_path)
 
 
 def test_domains_are_in_the_columns_and_too_many_documents_are_none(model, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The GPU of each rank, as Slurm and torchrun give them; none is there, and their number is
+"""GPU of each rank, as Slurm and torchrun give them; none is there, and their number is
 pretended.
 """
 

@@ -60,7 +60,7 @@ def whole(make_in, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(make_in, tmp_path_factory):
-    """The folder of a run killed at step 30, with a checkpoint of each step before."""
+    """Folder of a run killed at step 30, with a checkpoint of each step before."""
     point = make_in(tmp_path_factory.mktemp("killed"), "trainer.checkpoint_minutes=0")
     with pytest.raises(Killed):
         execute(point, kill_at(30))

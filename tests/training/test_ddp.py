@@ -13,7 +13,7 @@ import pytest
 from experiments.points.planning import make_point
 from experiments.records.files import read_record
 from experiments.sweep.entering import enter_branches
-from experiments.sweep.trunks import trunks_of
+from experiments.sweep.trunks import make_trunks
 from experiments.training.execute import execute
 from tests.conftest import REPOSITORY, TINY
 
@@ -149,7 +149,7 @@ def test_a_branch_of_two_ranks_is_their_run_from_scratch(compose_raw, overrides)
     wsd = (*overrides("peer", 2, "branches"), "optim.schedule=wsd", "optim.warmup_tokens=640")
     scratch, raw = compose_raw(*wsd), compose_raw(*wsd, "optim.branch_from=trunk")
     branch = make_point(raw)
-    (trunk,) = trunks_of([branch])
+    (trunk,) = make_trunks([branch])
     enter_branches([branch])
     _train_all([trunk.raw, raw, scratch])
     (_, expected), (_, record) = map(_result, (make_point(scratch).run_dir, branch.run_dir))

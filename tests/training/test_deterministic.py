@@ -16,7 +16,7 @@ WARNED, REFUSED = 1, 2  # torch's names for the two modes
 
 
 class Seen(torch.autograd.Function):
-    """The identity; notes the mode that each pass runs in."""
+    """Identity; notes the mode that each pass runs in."""
 
     modes: ClassVar[list[tuple[str, int]]] = []
 

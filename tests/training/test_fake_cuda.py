@@ -75,7 +75,7 @@ def quick():
 
 
 def wide():
-    """The product of layers, ways, types, numbers of micro-batches and blocks."""
+    """Product of layers, ways, types, numbers of micro-batches and blocks."""
     for layer, of_layer in LAYERS.items():
         has_table = layer.partition("_")[0] in ("peer", "pkm", "sgatlin", "ultramem")
         for way in WAYS if has_table else ("dense",):

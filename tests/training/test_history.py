@@ -52,7 +52,7 @@ def whole(make):
 
 @pytest.fixture(scope="module")
 def killed(make):
-    """The folder of a run that was killed at step 20, with a checkpoint of each step before."""
+    """Folder of a run that was killed at step 20, with a checkpoint of each step before."""
     point = make("trainer.checkpoint_minutes=0", folder="killed")
     with pytest.raises(Killed):
         execute(point, kill_at(20))
@@ -68,7 +68,7 @@ def broken(make, killed, tmp_path):
 
 
 def exact(point):
-    """The columns of history.csv that no clock changes, as text."""
+    """Columns of history.csv that no clock changes, as text."""
     with (point.run_dir / "history.csv").open(newline="") as file:
         return [[row[name] for name in EXACT] for row in csv.DictReader(file)]
 
@@ -230,7 +230,7 @@ def test_a_finished_run_that_lost_rows_has_them_again_by_the_same_command(broken
     execute(broken)
     expected = (broken.run_dir / "history.csv").read_bytes()
     sweep_dir = broken.run_dir.parent
-    manifest.add(sweep_dir, [manifest.entry_of(broken, None)])
+    manifest.add(sweep_dir, [manifest.make_entry(broken, None)])
     assert read_sweep(sweep_dir).notes == ()
     lose_power(broken.run_dir, n_rows)
     (note,) = read_sweep(sweep_dir).notes

@@ -9,7 +9,7 @@ import pytest
 from analysis.table.load import finished, load_table
 from experiments.points.planning import make_point
 from experiments.records.files import read_outcome, read_record, write_record
-from experiments.sweep.objective import value_of
+from experiments.sweep.objective import objective_value
 from experiments.sweep.planning import choose, set_aside_diverged
 from experiments.sweep.search_table import CellState
 from experiments.sweep.states import read_states
@@ -129,7 +129,7 @@ def test_it_is_not_repeated_but_by_retry_all(sweep):
     assert choose([bad]).finished == (bad,)
     again = make(1e-7, "trainer.stop_hopeless=0.05", "retry=all")
     assert choose([again]).run == (again,)
-    assert value_of(found) == math.inf
+    assert objective_value(found) == math.inf
 
 
 def test_analyses_leave_it_out_by_name(sweep):

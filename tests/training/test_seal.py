@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments.system import seals
-from experiments.system.seals import damage_of, save_sealed
+from experiments.system.seals import find_damage, save_sealed
 from experiments.training.checkpoints import LAST, to_resume_from
 
 CHECKPOINT = {
@@ -41,14 +41,14 @@ def unsealed(tmp_path):
 
 def test_torch_and_zip_read_a_sealed_file(sealed):
     same(sealed)
-    assert damage_of(sealed) is None
+    assert find_damage(sealed) is None
     with zipfile.ZipFile(sealed) as archive:
         assert archive.testzip() is None
         assert archive.comment.startswith(b"sha256:")
 
 
 def test_a_checkpoint_without_a_hash_is_believed(unsealed):
-    assert damage_of(unsealed) is None
+    assert find_damage(unsealed) is None
     assert to_resume_from(unsealed.parent) == unsealed
 
 
@@ -64,7 +64,7 @@ def test_every_flipped_bit_is_seen_or_changes_nothing(request, kind):
         data = bytearray(whole)
         data[place] ^= 1 << generator.randrange(8)
         path.write_bytes(data)
-        if damage_of(path) is None:
+        if find_damage(path) is None:
             same(path)
         else:
             n_seen += 1
@@ -90,15 +90,15 @@ DAMAGES = {
 def test_every_kind_of_damage_falls_back_with_a_warning(sealed, name):
     make, why = DAMAGES[name]
     make(sealed)
-    assert damage_of(sealed) is not None
-    assert "\n" not in damage_of(sealed)
+    assert find_damage(sealed) is not None
+    assert "\n" not in find_damage(sealed)
     with pytest.warns(UserWarning, match=rf"last.ckpt is damaged \(.*({why}).*ignored"):
         assert to_resume_from(sealed.parent) is None
 
 
 def test_a_longer_file_is_whole_only_if_it_loads_the_same(sealed):
     sealed.write_bytes(sealed.read_bytes() + b"\0")
-    if damage_of(sealed) is None:
+    if find_damage(sealed) is None:
         same(sealed)
 
 

@@ -20,8 +20,8 @@ from experiments.budget.communication import (
 from experiments.points.planning import make_point
 from experiments.records.files import RECORD_NAME
 from experiments.sweep.entering import enter_branches
-from experiments.sweep.trunks import trunks_of
-from experiments.system.seals import damage_of
+from experiments.sweep.trunks import make_trunks
+from experiments.system.seals import find_damage
 from experiments.system.table_files import FOLDER
 from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute
@@ -269,7 +269,7 @@ def test_a_rank_killed_in_a_save_leaves_the_checkpoint_before(compose_raw, overr
     raw = compose_raw(*_together(given, n))
     _by_ranks(overrides.top, runs=[(raw, None, 6)], dies=True)
     folder = make_point(raw).run_dir
-    assert damage_of(folder / LAST) is None
+    assert find_damage(folder / LAST) is None
     assert torch.load(folder / LAST, weights_only=True)["global_step"] == 5
     _by_ranks(overrides.top, runs=[(raw, None, None)])
     assert len(list((folder / FOLDER).glob("*"))) == 1
@@ -329,7 +329,7 @@ def test_a_branch_of_a_trunk_in_columns_is_the_run_from_scratch(compose_raw, ove
     execute(alone)
     given = (*overrides("rows", "branches", *wsd), "optim.branch_from=trunk")
     branch = make_point(compose_raw(*_together(given)))
-    (trunk,) = trunks_of([branch])
+    (trunk,) = make_trunks([branch])
     enter_branches([branch])
     _by_ranks(overrides.top, runs=[(dict(p.raw), None, None) for p in (trunk, branch)])
     assert len(list((trunk.run_dir / FOLDER).glob("*/*"))) == RANKS  # its last checkpoint's

@@ -17,7 +17,7 @@ from experiments.config.schema import Logger
 from experiments.points.planning import make_point
 from experiments.records.files import read_record
 from experiments.training.execute import execute
-from experiments.training.tracking import WandbRun, has_key, resolve_mode, tags_of
+from experiments.training.tracking import WandbRun, has_key, make_tags, resolve_mode
 from tests.conftest import REPOSITORY, TINY
 
 OFFLINE = Logger(wandb="offline", project="p", entity=None, log_every_n_steps=10)
@@ -340,10 +340,10 @@ def test_wandb_notes_down_the_training_and_not_the_process_that_logs_it(tmp_path
 
 
 def test_tags_say_what_varies(compose_raw):
-    tags = tags_of(compose_raw("model=peer", "ladder=paper", "data=c4", "size=8", "budget=6e18"))
+    tags = make_tags(compose_raw("model=peer", "ladder=paper", "data=c4", "size=8", "budget=6e18"))
     assert tags == ["ladder=paper", "data=c4", "size=8", "n_experts=1048576", "budget=6e+18"]
-    assert tags_of(compose_raw())[:2] == ["ladder=cpu", "data=WikiText2"]
-    (tag,) = tags_of({"ladder": {"name": "x" * 99}})
+    assert make_tags(compose_raw())[:2] == ["ladder=cpu", "data=WikiText2"]
+    (tag,) = make_tags({"ladder": {"name": "x" * 99}})
     assert tag == "ladder=" + "x" * 57  # 64 characters
 
 

@@ -1,4 +1,4 @@
-"""The laws, one a file. A file here is found by itself: its LAW has the name of the file."""
+"""Laws, one a file. A file here is found by itself: its LAW has the name of the file."""
 
 from collections.abc import Mapping
 from importlib import import_module

@@ -12,7 +12,7 @@ _GRID = 24  # values of each exponent that variable projection tries
 
 
 def chinchilla(exponent_bounds: tuple[float, float] = EXPONENT_BOUNDS) -> Law:
-    """The law with other bounds of alpha and beta."""
+    """Law with other bounds of alpha and beta."""
     box = (*exponent_bounds, tuple(np.geomspace(*exponent_bounds, _GRID).tolist()))
     edge = f" is at the edge of exponent_bounds={exponent_bounds}"
     both = product(("alpha", "beta"), (False, True))
@@ -35,7 +35,7 @@ def chinchilla(exponent_bounds: tuple[float, float] = EXPONENT_BOUNDS) -> Law:
 
 
 def _best_and_spread(misfit: Array, shape: tuple[int, ...]) -> np.ndarray:
-    """The nearest, and a sixteenth of the grid all over: that few reach the best is a sign."""
+    """Nearest, and a sixteenth of the grid all over: that few reach the best is a sign."""
     spread = np.arange(len(misfit)).reshape(shape)[1::4, 1::4].ravel()
     return np.r_[np.argmin(misfit), spread]
 

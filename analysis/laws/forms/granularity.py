@@ -1,4 +1,4 @@
-"""The granularity law: Krajewski 2024 (arXiv:2402.07871), eq. 9 of He 2024 (arXiv:2407.04153)."""
+"""Granularity law: Krajewski 2024 (arXiv:2402.07871), eq. 9 of He 2024 (arXiv:2407.04153)."""
 
 from analysis.laws.powers import nearest, sum_of_powers
 

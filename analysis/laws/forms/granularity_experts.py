@@ -1,4 +1,4 @@
-"""The granularity law and a power of the number of experts."""
+"""Granularity law and a power of the number of experts."""
 
 from analysis.laws.powers import sum_of_powers
 

@@ -1,4 +1,4 @@
-"""The blocks of a page. Every text is plain: the page escapes it."""
+"""Blocks of a page. Every text is plain: the page escapes it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -13,8 +13,8 @@ from analysis.report.page.blocks import DataTable
 from experiments.system.csv_text import to_csv
 
 
-def csv_of(table: DataTable) -> str:
-    """The frame at full precision: all columns, an Estimate as three, e.g. a, a_lower, a_upper."""
+def write_link(table: DataTable) -> str:
+    """Frame at full precision: all columns, an Estimate as three, e.g. a, a_lower, a_upper."""
     columns: dict[str, list[object]] = {}
     for i, name in enumerate(map(str, table.frame.columns)):
         values = list(table.frame.iloc[:, i])
@@ -27,6 +27,6 @@ def csv_of(table: DataTable) -> str:
 
 
 def csv_address(table: DataTable) -> str:
-    """The same as a data: address."""
-    text = base64.b64encode(csv_of(table).encode("utf-8")).decode("ascii")
+    """Same as a data: address."""
+    text = base64.b64encode(write_link(table).encode("utf-8")).decode("ascii")
     return f"data:text/csv;charset=utf-8;base64,{text}"

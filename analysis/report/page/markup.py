@@ -76,7 +76,7 @@ class _Anchors:
                     self.of_block[i, k] = self._targets[block.name] = self._name(block.name)
 
     def target(self, name: str) -> str | None:
-        """The link's target: of a drawing by its name, or of a section by its title."""
+        """Link's target: of a drawing by its name, or of a section by its title."""
         return self._targets.get(name)
 
     def _name(self, text: str) -> str:

@@ -36,7 +36,7 @@ _BASE = "stroke-linejoin:round;stroke-linecap:butt"  # what matplotlib says of a
 
 
 class Svgs:
-    """The drawings of one page, and what they share."""
+    """Drawings of one page, and what they share."""
 
     def __init__(self) -> None:
         self._definitions: dict[str, str] = {}  # markup without its id -> id
@@ -48,12 +48,12 @@ class Svgs:
         return _Drawing(self, parse(svg), dark).markup(label)
 
     def definitions(self) -> str:
-        """The definitions that drawings refer to, as markup that takes no place."""
+        """Definitions that drawings refer to, as markup that takes no place."""
         each = "".join(text.replace("\0", name) for text, name in self._definitions.items())
         return f'<svg class="shared" aria-hidden="true">{each}</svg>' if each else ""
 
     def css(self) -> str:
-        """The drawings' classes, and their colours in both schemes. Paper is light."""
+        """Drawings' classes, and their colours in both schemes. Paper is light."""
         light = "".join(f"--{name}:{own};" for (own, _), name in self._colours.items())
         dark = "".join(f"--{name}:{other};" for (_, other), name in self._colours.items())
         rules = [f".{name}{{{style}}}" for style, name in self._classes.items()]
@@ -64,11 +64,11 @@ class Svgs:
             ]
         return "\n".join(rules)
 
-    def id_of(self, definition: str) -> str:
+    def definition_id(self, definition: str) -> str:
         """Ids with a _ are no section's."""
         return self._definitions.setdefault(definition, f"_{len(self._definitions)}")
 
-    def class_of(self, style: str) -> str:
+    def style_class(self, style: str) -> str:
         return self._classes.setdefault(style, f"v{len(self._classes)}")
 
     def variable_of(self, light: str, dark: str) -> str:
@@ -87,7 +87,7 @@ class _Drawing:
         view_box = self._root.get("viewBox")
         box = f' viewBox="{escape(_rounded(view_box))}"' if view_box else ""
         inner = self._inner(self._root)
-        style = self._shared.class_of(_BASE)
+        style = self._shared.style_class(_BASE)
         return (
             f'<svg class="{style}"{size}{box} role="img" aria-label="{escape(label)}">{inner}</svg>'
         )
@@ -134,7 +134,7 @@ class _Drawing:
             for key, value in styles
             if key.strip() in _DECLARATIONS and _VALUE.fullmatch(value.strip())
         )
-        return [*([("class", self._shared.class_of(style))] if style else []), *found]
+        return [*([("class", self._shared.style_class(style))] if style else []), *found]
 
     def _reference(self, name: str, value: str, node: Element) -> str | None:
         if name == "href" and _local(node.tag) == "image":
@@ -145,7 +145,7 @@ class _Drawing:
             return None
         if local[1] not in self._ids:
             self._ids[local[1]] = ""  # of a definition that refers to itself
-            self._ids[local[1]] = self._shared.id_of(self._element(target, ' id="\0"'))
+            self._ids[local[1]] = self._shared.definition_id(self._element(target, ' id="\0"'))
         to = f"#{self._ids[local[1]]}"
         return to if name == "href" else f"url({to})"
 
@@ -204,7 +204,7 @@ def _moved(transform: str) -> str:
 
 
 def _path(d: str) -> str:
-    """The same path: a letter is not repeated, and lines go on from M without theirs."""
+    """Same path: a letter is not repeated, and lines go on from M without theirs."""
     parts: list[str] = []
     command = ""
     for step in _STEP.findall(d):

@@ -18,7 +18,7 @@ _SPECIAL = {
 
 
 def escape(text: str) -> str:
-    """The text as LaTeX prints it. Any other character beyond ASCII is a question mark."""
+    """Text as LaTeX prints it. Any other character beyond ASCII is a question mark."""
     return "".join(_SPECIAL.get(c, c if c.isascii() else "?") for c in " ".join(text.split()))
 
 

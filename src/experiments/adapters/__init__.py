@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiments.adapters.library import LoRALibrary, library_of, lora_library
+    from experiments.adapters.library import LoRALibrary, find_library, lora_library
     from experiments.adapters.lora_files import LoRA, LowRank, read_lora
     from experiments.adapters.peer_tuner import PeerConfig, PeerLayer, PeerModel
     from experiments.adapters.prototypes import add_text, by_text, learn
@@ -23,8 +23,8 @@ __all__ = [
     "PeerModel",
     "add_text",
     "by_text",
+    "find_library",
     "learn",
-    "library_of",
     "load_library",
     "lora_library",
     "read_lora",
@@ -33,7 +33,7 @@ __all__ = [
 
 # a name of this package, and its module
 _MODULES = {
-    **dict.fromkeys(("LoRALibrary", "library_of", "lora_library"), "library"),
+    **dict.fromkeys(("LoRALibrary", "find_library", "lora_library"), "library"),
     **dict.fromkeys(("LoRA", "LowRank", "read_lora"), "lora_files"),
     **dict.fromkeys(("PeerConfig", "PeerLayer", "PeerModel"), "peer_tuner"),
     **dict.fromkeys(("add_text", "by_text", "learn"), "prototypes"),

@@ -18,7 +18,7 @@ _BLOCK = re.compile(r"^(.*?\.\d+)(?=\.)")  # of a map's path, that of its block
 
 
 class Held(Protocol):
-    """The parts of a library that a forward pass needs."""
+    """Parts of a library that a forward pass needs."""
 
     rank: int
     tables: dict[str, LoRATable]
@@ -31,7 +31,7 @@ L = TypeVar("L", bound=Held)
 
 
 class Attached(Generic[L]):
-    """The hooks of a library on a model.
+    """Hooks of a library on a model.
 
     They are methods of this object, so a copy of the model, or a pickle, has a copy of the library
     with it. Texts that are being read are not copied.

@@ -1,4 +1,4 @@
-"""The cost of each way to choose adapters, in nats/token, on each adapter's text and on others.
+"""Cost of each way to choose adapters, in nats/token, on each adapter's text and on others.
 
 base        no adapter
 own         the adapter of the text's domain, which an oracle names; in mixed text, of each half

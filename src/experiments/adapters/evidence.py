@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Text:
-    """The texts of a batch: one object from their first token to their last, over forward passes
+    """Texts of a batch: one object from their first token to their last, over forward passes
     that go on from a cache of keys and values. It keeps what each evidence has found so far.
     """
 

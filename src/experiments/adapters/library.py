@@ -49,8 +49,8 @@ def lora_library(
     return library
 
 
-def library_of(model: nn.Module) -> "LoRALibrary | None":
-    """The library attached to a model; a copy of a model has a copy of the library."""
+def find_library(model: nn.Module) -> "LoRALibrary | None":
+    """Library attached to a model; a copy of a model has a copy of the library."""
     for hook in model._forward_pre_hooks.values():
         holder = getattr(hook, "__self__", None)
         if isinstance(holder, Attached):
@@ -80,14 +80,14 @@ class LoRALibrary:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The adapters', in the order of their places."""
+        """Adapters', in the order of their places."""
         return tuple(sorted(self.places, key=self.places.__getitem__))
 
     @property
     def route(self) -> Route:
         return self._route
 
-    def paths_of(self, name: str) -> tuple[str, ...]:
+    def list_paths(self, name: str) -> tuple[str, ...]:
         """Paths of the maps that an adapter adds to. Raises ValueError for an unknown name."""
         return self._adapters[self.place(name)]
 
@@ -187,7 +187,7 @@ class LoRALibrary:
                     "in float32); train it again, or get it again"
                 )
             if path in self.tables:
-                self._check_shape(name, path, low_rank, _shape_of(self.tables[path]))
+                self._check_shape(name, path, low_rank, _read_shape(self.tables[path]))
             elif self._attached is not None:
                 self._check_shape(name, path, low_rank, _shape(self._attached.model, path))
 
@@ -246,10 +246,10 @@ class LoRALibrary:
             raise ValueError("the library is attached to a model; detach it first")
         for path, table in self.tables.items():
             shape = _shape(model, path)
-            if _shape_of(table) != shape:
+            if _read_shape(table) != shape:
                 raise ValueError(
                     f"the library is for another model: {path} maps {shape[0]} features to "
-                    f"{shape[1]}, and the library's {_shape_of(table)[0]} to {_shape_of(table)[1]}"
+                    f"{shape[1]}, and the library's {_read_shape(table)[0]} to {_read_shape(table)[1]}"
                 )
         self._attached = Attached(self, model)
 
@@ -290,7 +290,7 @@ class LoRALibrary:
 
 
 class _Watched(Route):
-    """The base alone, and somebody who looks on."""
+    """Base alone, and somebody who looks on."""
 
     def __init__(self, take: Callable[[Tensor], None]) -> None:
         self._take = take
@@ -302,7 +302,7 @@ class _Watched(Route):
         return "hand: none"
 
 
-def _shape_of(table: LoRATable) -> tuple[int, int]:
+def _read_shape(table: LoRATable) -> tuple[int, int]:
     return table.w_down.shape[1], table.w_up.shape[1]
 
 

@@ -44,7 +44,7 @@ def check_library(path: Path, index: Mapping[str, Any], tensors: Mapping[str, Te
 
 
 def _check_adapters(adapters: Any, maps: set[str], n_places: int, need: Any) -> set[int]:
-    """The places that adapters have."""
+    """Places that adapters have."""
     need(isinstance(adapters, Mapping), "adapters is no group of keys")
     places: set[int] = set()
     for name, one in adapters.items():

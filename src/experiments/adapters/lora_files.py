@@ -70,12 +70,12 @@ class LoRA:
 
     @property
     def rank(self) -> int:
-        """The largest of its maps."""
+        """Largest of its maps."""
         return max(len(low_rank.down) for low_rank in self.maps.values())
 
 
 def read_lora(folder: Path | str, name: str | None = None) -> LoRA:
-    """The adapter in a folder: of peft, or of a finished run of ours with init.train=lora.
+    """Adapter in a folder: of peft, or of a finished run of ours with init.train=lora.
 
     name: what it is called from now on; None: as the folder. Raises ValueError, in one line, for
     what is no adapter, is not whole, has to be unpickled, or is more than pairs of matrices.

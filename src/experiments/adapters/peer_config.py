@@ -1,4 +1,4 @@
-"""The config of PEER as a peft adapter: what adapter_config.json holds."""
+"""Config of PEER as a peft adapter: what adapter_config.json holds."""
 
 import re
 from dataclasses import dataclass
@@ -117,8 +117,8 @@ class PeerConfig(peft.PeftConfig):
             )
         self.target_modules = target
 
-    def first_of(self, path: str) -> str | None:
-        """The path of the module that takes the input of a target; None: the target itself."""
+    def find_input(self, path: str) -> str | None:
+        """Path of the module that takes the input of a target; None: the target itself."""
         if self.pair is None:
             return None
         assert isinstance(self.target_modules, str)

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from experiments.adapters.peft_release import peft
 from experiments.init.attached import Handed
-from experiments.init.slots import first_input, shape_of
+from experiments.init.slots import first_input, make_shape
 from experiments.models.ffn.peer import PEER, PEERConfig
 
 # Where an adapter's tensors are here, and in a PEER. They have to be directly in a dict of this
@@ -61,11 +61,11 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
 
     @property
     def first(self) -> nn.Module | None:
-        """The module that takes what the adapters read; None: the base_layer."""
+        """Module that takes what the adapters read; None: the base_layer."""
         return None if self.handed is None else self.handed.first
 
     def let_go(self) -> None:
-        """The module that takes the input is what it was."""
+        """Module that takes the input is what it was."""
         if self.handed is not None:
             self.handed.let_go()
 
@@ -91,7 +91,7 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
         return (None, None) if first is None or first.is_meta else (first.device, first.dtype)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The base's output for the same arguments, plus that of the active adapters."""
+        """Base's output for the same arguments, plus that of the active adapters."""
         y = self.base_layer(*args, **kwargs)
         x = first_input(args, kwargs) if self.handed is None else self.handed.take()
         active = [name for name in self.active_adapters if name in self.peers]
@@ -101,7 +101,7 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
             x.shape == y.shape and x.shape[-1] == self.d_model
         ):
             raise ValueError(
-                f"{self.path} maps {shape_of(x)} to {shape_of(y)}, but a PEER adapter adds (..., "
+                f"{self.path} maps {make_shape(x)} to {make_shape(y)}, but a PEER adapter adds (..., "
                 f"{self.d_model}) to what maps it to the same; name another module in "
                 "target_modules, or another pair"
             )

@@ -61,13 +61,13 @@ class PeerModel(peft.tuners.tuners_utils.BaseTuner):
                     f"{path} is a part of {outer}, and target_modules has both; name one of them"
                 )
             found[id(module)] = path
-            first = _first_of(peft_config, path, model)
+            first = _find_first(peft_config, path, model)
             if isinstance(module, PeerLayer) and module.first is not first:
                 raise ValueError(
                     f"{path} has an adapter that reads the input of another module; give the same "
                     "pair or target_modules to all adapters of a module"
                 )
-            d_model_of(module, path, model, first)
+            find_width(module, path, model, first)
         targets = peft_config.pair or sorted(peft_config.target_modules or ())
         for number in peft_config.layer_numbers or ():
             if not any(f".{number}." in f".{path}" for path in found.values()):
@@ -89,8 +89,8 @@ class PeerModel(peft.tuners.tuners_utils.BaseTuner):
         if isinstance(target, PeerLayer):
             target.update_layer(adapter_name, peft_config.layer())
             return
-        first = _first_of(peft_config, current_key, self.model)
-        d_model = d_model_of(target, current_key, self.model, first)
+        first = _find_first(peft_config, current_key, self.model)
+        d_model = find_width(target, current_key, self.model, first)
         layer = PeerLayer(target, current_key, d_model, first)
         layer.update_layer(adapter_name, peft_config.layer())
         self._replace_module(parent, target_name, layer, target)
@@ -117,9 +117,9 @@ class PeerModel(peft.tuners.tuners_utils.BaseTuner):
         yield
 
 
-def _first_of(config: PeerConfig, path: str, model: nn.Module) -> nn.Module | None:
-    """The module that takes the input, of a pair. Raises ValueError if the model has none."""
-    first = config.first_of(path)
+def _find_first(config: PeerConfig, path: str, model: nn.Module) -> nn.Module | None:
+    """Module that takes the input, of a pair. Raises ValueError if the model has none."""
+    first = config.find_input(path)
     if first is None:
         return None
     try:
@@ -128,10 +128,10 @@ def _first_of(config: PeerConfig, path: str, model: nn.Module) -> nn.Module | No
         raise ValueError(f"pair={config.pair}: {type(model).__name__} has no {first}") from None
 
 
-def d_model_of(
+def find_width(
     module: nn.Module, path: str, model: nn.Module, first: nn.Module | None = None
 ) -> int:
-    """The width of what a target takes and gives, of its matrices; else config.hidden_size.
+    """Width of what a target takes and gives, of its matrices; else config.hidden_size.
 
     first: of a pair, what takes the input. Raises ValueError for a target that changes the width,
     and if neither is there.

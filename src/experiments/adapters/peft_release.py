@@ -26,7 +26,7 @@ if peft.__version__.split(".")[:2] != ["0", "21"]:
 
 
 def added_type(name: str) -> Any:
-    """The member of peft's PeftType of this name, which is added where it is missing.
+    """Member of peft's PeftType of this name, which is added where it is missing.
 
     register_peft_method takes only names of that enum, and an enum with members can't be extended
     by a subclass. So the member is made as the enum's own machinery makes it.

@@ -142,7 +142,7 @@ def learn(
 
 
 def attached(library: LoRALibrary) -> nn.Module:
-    """The library's model. Raises ValueError if it is on none."""
+    """Library's model. Raises ValueError if it is on none."""
     if library.model is None:
         raise ValueError("the library is attached to no model; call attach(model) first")
     return library.model
@@ -192,7 +192,7 @@ def _precision(states: Mapping[int, Tensor], means: Mapping[int, Tensor]) -> Ten
 
 
 def _temperature(route: ProductKeys, states: Mapping[int, Tensor]) -> float:
-    """The one of the grid by which the right places are likeliest, over all positions."""
+    """One of the grid by which the right places are likeliest, over all positions."""
     scores, right = [], []
     keys = route.keys
     for i, place in enumerate(route.places.tolist()):

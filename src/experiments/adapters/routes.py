@@ -29,7 +29,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Reading:
-    """The tokens of a forward pass, how many positions were read before, and the mask that says
+    """Tokens of a forward pass, how many positions were read before, and the mask that says
     which are padding (evidence.py).
     """
 
@@ -61,7 +61,7 @@ class Route(Protocol):
 
 
 class Fixed(Route):
-    """The same adapters for all tokens: gates by place. No place: the base."""
+    """Same adapters for all tokens: gates by place. No place: the base."""
 
     def __init__(self, gates: Mapping[int, float], rank: int) -> None:
         self.gates, self.rank = dict(gates), rank

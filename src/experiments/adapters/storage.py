@@ -44,7 +44,7 @@ def save_library(library: LoRALibrary, folder: Path | str) -> Path:
         raise ValueError(f"{folder} has no {INDEX} and is not empty; name another folder")
     make_folder(folder)
     safetensors = from_extra("safetensors.torch", "a library in a folder")
-    route, tensors = _route_of(library.route)
+    route, tensors = _route_settings(library.route)
     for path, table in library.tables.items():
         tensors[f"{path}:down"], tensors[f"{path}:up"] = table.w_down, table.w_up
     partial = folder / "tables.partial"
@@ -62,7 +62,7 @@ def save_library(library: LoRALibrary, folder: Path | str) -> Path:
         "base": library.base,
         "n_places": library.n_places,
         "adapters": {
-            n: {"place": library.places[n], "maps": list(library.paths_of(n))}
+            n: {"place": library.places[n], "maps": list(library.list_paths(n))}
             for n in library.names
         },
         "route": route,
@@ -86,7 +86,7 @@ def _is_begun(folder: Path) -> bool:
 
 
 def load_library(folder: Path | str, *, kernel: Any = "auto") -> LoRALibrary:
-    """The library that save_library() wrote. Raises ValueError if it is not there or not whole."""
+    """Library that save_library() wrote. Raises ValueError if it is not there or not whole."""
     folder = Path(folder).expanduser()
     index = _index(folder)
     path = _inside(folder, index["tables"])
@@ -133,7 +133,7 @@ def _index(folder: Path) -> dict[str, Any]:
 
 
 def _inside(folder: Path, name: Any) -> Path:
-    """The file of the tables. Raises ValueError for a name that leads out of the folder."""
+    """File of the tables. Raises ValueError for a name that leads out of the folder."""
     path = folder / name if isinstance(name, str) and _TABLES.fullmatch(name) else None
     if path is None or path.resolve().parent != folder.resolve():
         raise ValueError(
@@ -143,7 +143,7 @@ def _inside(folder: Path, name: Any) -> Path:
     return path
 
 
-def _route_of(route: Route) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _route_settings(route: Route) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if isinstance(route, Fixed):
         return {"kind": "fixed", "gates": {str(p): g for p, g in route.gates.items()}}, {}
     assert isinstance(route, (Arrow, ProductKeys))

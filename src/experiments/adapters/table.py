@@ -1,4 +1,4 @@
-"""The adapters of one linear map as a table of experts, as PEER's are.
+"""Adapters of one linear map as a table of experts, as PEER's are.
 
 An adapter's component j is a neuron without activation: it reads row j of down and writes row j of
 up. So adapters one after the other are a table, and what PEER's kernels retrieve is a mixture of
@@ -48,7 +48,7 @@ class LoRATable(nn.Module):
             self.w_up[rows] = low_rank.up.to(self.w_up)
 
     def at(self, place: int) -> LowRank:
-        """The adapter at a place, with its rows of zeros."""
+        """Adapter at a place, with its rows of zeros."""
         rows = slice(place * self.rank, (place + 1) * self.rank)
         return LowRank(down=self.w_down[rows].clone(), up=self.w_up[rows].clone())
 

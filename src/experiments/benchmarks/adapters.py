@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from experiments.adapters.library import LoRALibrary
 from experiments.adapters.lora_files import LoRA, LowRank
 from experiments.adapters.routes import ProductKeys
-from experiments.benchmarks.core.arguments import add_json, check_json, numbers_of
+from experiments.benchmarks.core.arguments import add_json, check_json, parse_numbers
 from experiments.benchmarks.core.timing import Contender, Timing, compare, is_gated
 from experiments.init.reading import from_extra
 from experiments.system import environment
@@ -65,8 +65,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Prints a table, progress on stderr, and writes --json. Raises ValueError without peft."""
-    options.n = numbers_of("--n", options.n)
-    options.rivals_n = numbers_of("--rivals-n", options.rivals_n)
+    options.n = parse_numbers("--n", options.n)
+    options.rivals_n = parse_numbers("--rivals-n", options.rivals_n)
     check_json(options)
     from_extra("transformers", "bench adapters")
     torch.set_num_threads(options.threads)

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmarks.core.arguments import numbers_of, takes_overrides
+from experiments.benchmarks.core.arguments import parse_numbers, takes_overrides
 from experiments.benchmarks.core.drafts import drafted
 from experiments.benchmarks.core.loop import Loop
 from experiments.config.optim import Optim
@@ -104,7 +104,7 @@ def check_coordinates(
 
 
 def sizes(subject: Subject, steps: Sequence[int], seed: int) -> dict[tuple[str, str, int], float]:
-    """The measurements of one model, by what, where and step; at 0 too."""
+    """Measurements of one model, by what, where and step; at 0 too."""
     torch.manual_seed(seed)
     model = replace(subject.model, vocab_size=_WORDS, seq_len=_SEQ, document_end=None).build()
     with torch.no_grad():
@@ -136,7 +136,7 @@ def made_text(seed: int) -> Tensor:
 
 
 class _Gates:
-    """The last pass's, of one layer."""
+    """Last pass's, of one layer."""
 
     def __init__(self, n_experts: int) -> None:
         self.n_experts = n_experts
@@ -148,7 +148,7 @@ class _Gates:
 
 @contextmanager
 def _listening(model: Transformer) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-    """The last pass's outputs of embedding, blocks, their parts and head; and layers' gates."""
+    """Last pass's outputs of embedding, blocks, their parts and head; and layers' gates."""
     outputs: dict[str, Tensor] = {}
     gates: dict[str, Any] = {}
     places: dict[str, nn.Module] = {"embedding": model.embedding, "head": model.head}
@@ -194,7 +194,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    widths = numbers_of("--widths", options.widths)
+    widths = parse_numbers("--widths", options.widths)
     if len(widths) < 2:
         raise ValueError(f"--widths {options.widths}: a slope needs two widths or more")
     if options.figure is not None:

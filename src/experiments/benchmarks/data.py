@@ -1,4 +1,4 @@
-"""The loader alone against training steps; takes overrides of experiments.run.
+"""Loader alone against training steps; takes overrides of experiments.run.
 
 Compares, interleaved in one process, the tokens/s of the loader alone with those of training
 steps of the same config; then tokenizes. The overrides are those of experiments.run; without any,
@@ -58,7 +58,7 @@ def run(options: Namespace) -> None:
 
 
 def _compare(point: Point, prepared: PreparedData) -> None:
-    """The loader alone, and training steps on one batch that never changes, in turn."""
+    """Loader alone, and training steps on one batch that never changes, in turn."""
     n_workers = point.config.trainer.n_loader_workers or 0
     batches = _batches(point, prepared, n_workers)
     step = _training_step(point, prepared, next(batches))

@@ -19,7 +19,7 @@ from experiments.benchmarks.core.memory import fitting, moments_bytes, table_byt
 from experiments.benchmarks.core.progress import each
 from experiments.benchmarks.core.rates import Rates, measure
 from experiments.benchmarks.core.report import Comparison, Peaks, Section
-from experiments.benchmarks.core.roofline import FAMILIES, Family, Floor, floors_of
+from experiments.benchmarks.core.roofline import FAMILIES, Family, Floor, compute_floors
 from experiments.benchmarks.core.shapes import Settings, Shape, type_name
 from experiments.benchmarks.core.timing import Contender
 from experiments.kernels.workspace import WORKSPACE
@@ -61,7 +61,7 @@ def sections(
     with_optimizer: bool,
     memory_by: Sequence[str] | None = None,
 ) -> Iterator[Section]:
-    """The comparisons of each shape, one after another. memory_by: the command's own words, for
+    """Comparisons of each shape, one after another. memory_by: the command's own words, for
     the processes that measure memory; None: it is not measured.
     """
     absent = rivals.absent(settings.device, settings.table_dtype)
@@ -77,7 +77,7 @@ def sections(
 
 
 def _every(case: Case, absent: Mapping[str, str]) -> list[Contender]:
-    """The contenders whose memory is measured. fused steps in its backward pass, others don't."""
+    """Contenders whose memory is measured. fused steps in its backward pass, others don't."""
     fused = [e for e in contenders.steps(case, absent) if e.name.endswith("fused")]
     return [*contenders.passes(case, absent), *fused]
 
@@ -93,13 +93,13 @@ def _passes(case: Case, absent: Mapping[str, str]) -> Comparison:
     rates = rates.or_better(measure(case.shape, case.peer.w_down, case.settings))
     row_bytes = case.shape.d_model * case.peer.w_down.itemsize
     floors = {
-        family: floors_of(family, case.shape, case.n_distinct, row_bytes, rates)
+        family: compute_floors(family, case.shape, case.n_distinct, row_bytes, rates)
         for family in FAMILIES
     }
     columns: dict[str, dict[str, float]] = {}
     for timing in timings:
         if not timing.name.startswith("MoE"):
-            for each in floors[_family_of(timing.name)]:
+            for each in floors[_find_family(timing.name)]:
                 column = columns.setdefault(f"% of {each.name}", {})
                 column[timing.name] = 100 * each.total / timing.median
     return Comparison(
@@ -165,7 +165,7 @@ def _peaks(
     )
 
 
-def _family_of(name: str) -> Family:
+def _find_family(name: str) -> Family:
     if name.startswith(HALF):
         return "PEER half"
     return "PKM" if name.startswith(("PKM", rivals.PRODUCT_KEY_MEMORY)) else "PEER"

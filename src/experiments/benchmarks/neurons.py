@@ -25,7 +25,7 @@ from experiments.init.place import bases
 from experiments.init.start import start
 from experiments.models.blocks import chosen_blocks
 from experiments.models.ffn._base import MLP
-from experiments.models.transformer import Transformer, block_of
+from experiments.models.transformer import Transformer, get_block
 from experiments.points.planning import plan_point
 from experiments.points.point import Point
 from experiments.system.environment import keep_freed_memory, usable_cores
@@ -80,7 +80,7 @@ def _rows(point: Point) -> list[tuple[str, str, str]]:
 def _layers(model: Transformer, blocks: tuple[int, ...]) -> list[MLP]:
     found = []
     for i in blocks:
-        layer = block_of(model, i).ffn
+        layer = get_block(model, i).ffn
         if not isinstance(layer, MLP):
             raise ValueError(f"block {i} holds {type(layer).__name__}, which has no units")
         found.append(layer)

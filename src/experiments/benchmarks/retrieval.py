@@ -1,4 +1,4 @@
-"""The search for product keys, forward and forward + backward.
+"""Search for product keys, forward and forward + backward.
 
 Ours, and with torch.topk on all scores and all k² pairs.
 """

@@ -171,7 +171,7 @@ def _level() -> str | None:
 
 
 class Training:
-    """The contenders, in one of the processes: they share a model, but for jax, which copies it."""
+    """Contenders, in one of the processes: they share a model, but for jax, which copies it."""
 
     def __init__(self, work: Work) -> None:
         torch.manual_seed(0)

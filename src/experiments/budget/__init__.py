@@ -1,1 +1,1 @@
-"""The cost of a model, and the training that a budget allows. Arithmetic, no torch."""
+"""Cost of a model, and the training that a budget allows. Arithmetic, no torch."""

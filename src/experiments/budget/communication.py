@@ -30,7 +30,7 @@ _SIZE = 4  # bytes of what is sent: float32, and int32
 _START = 30e-6  # seconds before a collective moves anything, assumed
 
 
-def piece_of(n_replicas: int) -> int:
+def piece_size(n_replicas: int) -> int:
     """How many numbers of a gradient replicas add up at once: so many that each has a share."""
     return max(1, _PIECE // n_replicas) * n_replicas
 
@@ -73,8 +73,8 @@ def adding_up(n_numbers: int, n_replicas: int, size: int = _SIZE) -> tuple[int, 
     """Bytes of a process in one of the two collectives by which replicas add up so many numbers of
     `size` bytes; and how often it sends.
     """
-    whole, rest = divmod(n_numbers, piece_of(n_replicas))
-    shares = whole * (piece_of(n_replicas) // n_replicas) - (-rest // n_replicas)
+    whole, rest = divmod(n_numbers, piece_size(n_replicas))
+    shares = whole * (piece_size(n_replicas) // n_replicas) - (-rest // n_replicas)
     return size * shares * (n_replicas - 1), whole + (rest > 0)
 
 

@@ -58,12 +58,12 @@ class Term:
 
     @property
     def n_active(self) -> int:
-        """The parameters that a token reads."""
+        """Parameters that a token reads."""
         return self.n_params if self.n_active_params is None else self.n_active_params
 
     @property
     def n_trained(self) -> int:
-        """The parameters that training changes."""
+        """Parameters that training changes."""
         return self.n_params if self.n_trained_params is None else self.n_trained_params
 
     def frozen(self, passes: float) -> "Term":
@@ -162,7 +162,7 @@ class FFNConfig(Protocol):
     """
 
     def cost(self, d_model: int) -> Cost:
-        """The layer's parameters and forward FLOPs per token at this width."""
+        """Layer's parameters and forward FLOPs per token at this width."""
         ...
 
     def build(self, d_model: int) -> Any:
@@ -170,8 +170,8 @@ class FFNConfig(Protocol):
         ...
 
 
-def name_of(config: object) -> str:
-    """The layer's name, as a user knows it."""
+def find_name(config: object) -> str:
+    """Layer's name, as a user knows it."""
     return type(config).__name__.removesuffix("Config")
 
 
@@ -203,7 +203,7 @@ def trunk_cost(
     trained_blocks: Sequence[int] | None = None,
     tables_alone: bool = False,
 ) -> Cost:
-    """The whole model: one entry of `ffns` per block, in order. attention: the terms of a block's.
+    """Whole model: one entry of `ffns` per block, in order. attention: the terms of a block's.
 
     Equal layers are summed into one term, so that the shares stay readable. norm_params: those of
     one norm; None for d_model, as RMS norm has. trained_blocks: those

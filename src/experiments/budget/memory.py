@@ -42,7 +42,7 @@ class Memory:
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, int]:
-        """The addends by name; what is apart is below zero."""
+        """Addends by name; what is apart is below zero."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**held, "apart": -self.apart}
 
@@ -64,7 +64,7 @@ def plan_memory(
     table_ranks: int = 1,
     recompute: bool = False,
 ) -> Memory:
-    """The memory of a process whose forward passes are of micro_tokens, n_micro of them a step.
+    """Memory of a process whose forward passes are of micro_tokens, n_micro of them a step.
 
     cost: the whole model's; blocks: of it, those of costs.block_costs. precision: Lightning's name.
     n_ranks: processes that average their gradients, in buckets of which the gradients are views.
@@ -104,7 +104,7 @@ def plan_memory(
         return [term for term in block.terms if term.passes > FORWARD_PASSES]
 
     def halves(block: Cost) -> list[list[Term]]:
-        """The terms of each of its halves that is computed again; a half is as a whole, or not."""
+        """Terms of each of its halves that is computed again; a half is as a whole, or not."""
         terms = live(block) if recompute else []
         attention = [term for term in terms if term.half == "attention"]
         layer = [term for term in terms if term.half != "attention"]

@@ -11,7 +11,7 @@ TOLERANCE = 0.01  # planned FLOPs may be this far from the budget, for whole ste
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The plan of one run. FLOPs are training FLOPs; lr is the peak rate of the backbone.
+    """Plan of one run. FLOPs are training FLOPs; lr is the peak rate of the backbone.
 
     epochs is None while the corpus has not been tokenized here, and of a stream. stage_steps: of a
     stream, the steps of each stage, n_steps in all; each has a schedule of its own. lr_from: the
@@ -35,9 +35,9 @@ class Plan:
     @property
     def planned_flops(self) -> float:
         """Training FLOPs of all the steps."""
-        return self.flops_of(self.n_steps)
+        return self.count_flops(self.n_steps)
 
-    def flops_of(self, n_steps: int) -> float:
+    def count_flops(self, n_steps: int) -> float:
         """Training FLOPs of so many steps."""
         return n_steps * self.batch_tokens * self.cost.training_flops
 
@@ -99,7 +99,7 @@ def format_shares(shares: Mapping[str, float], n: int = 4) -> str:
 
 
 def format_memory(memory: Memory, unit: int = 2**30) -> str:
-    """The addends in units of that many bytes: 'weights 8.0, gradients 8.0, moments 16.0, ...'; and
+    """Addends in units of that many bytes: 'weights 8.0, gradients 8.0, moments 16.0, ...'; and
     what their sum is more than the peak, or less.
     """
     parts = {name: size for name, size in memory.parts().items() if size and name != "apart"}

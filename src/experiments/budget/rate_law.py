@@ -1,4 +1,4 @@
-"""The peak learning rate by a law that was fitted before: `optim.lr=law`.
+"""Peak learning rate by a law that was fitted before: `optim.lr=law`.
 
 The law is read from the fits that `python -m analysis rates` writes: ln lr* is linear in ln of its
 columns, with a constant for each model. Its interval is Student's t of the fit's covariance.
@@ -76,14 +76,14 @@ class _Law:
         return (self.dof + len(self.theta) < ALONE, len(self.models))
 
     def words(self, model: str) -> str:
-        """The law of peer, 0.0115 * d_model^-1.02."""
+        """Law of peer, 0.0115 * d_model^-1.02."""
         constants, exponents = self.theta[: len(self.models)], self.theta[len(self.models) :]
         factors = [f"{math.exp(constants[self.models.index(model)]):.4g}"]
         factors += [f"{name}^{x:.3g}" for name, x in zip(self.columns, exponents, strict=True)]
         return f"the law of {model}, {' * '.join(factors)}"
 
     def outside(self, values: Mapping[str, float]) -> tuple[Outside, ...]:
-        """The values that are outside of the cells, the farthest first."""
+        """Values that are outside of the cells, the farthest first."""
         found = [
             Outside(column=name, value=values[name], low=low, high=high)
             for name, (low, high) in self.ranges.items()
@@ -104,7 +104,7 @@ class _Law:
 
 
 def rate_by_law(path: Path, form: str | None, model: str, values: Mapping[str, float]) -> LawRate:
-    """The rate of a model where the columns of a law have these values.
+    """Rate of a model where the columns of a law have these values.
 
     form: the label of one that was compared, as "d_model + n_tokens"; None for the chosen one. A
     law of the model alone comes before one of several models if it is of ALONE cells or more.

@@ -1,1 +1,1 @@
-"""The shape of conf/, its reading, and the constraints on its values."""
+"""Shape of conf/, its reading, and the constraints on its values."""

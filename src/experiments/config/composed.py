@@ -26,7 +26,7 @@ def resolve(composed: "DictConfig") -> dict[str, Any]:
 
 
 def composed(overrides: Iterable[str]) -> dict[str, Any]:
-    """The config of conf/ with these overrides, as plain values."""
+    """Config of conf/ with these overrides, as plain values."""
     from hydra import compose
 
     from experiments.config.hydra_version import composing

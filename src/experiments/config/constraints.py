@@ -21,10 +21,10 @@ _PLAIN = (int, float, str, bool)
 
 
 class Rule(Protocol):
-    """The rule for a value."""
+    """Rule for a value."""
 
     def broken(self, value: Any) -> str | None:
-        """The rule in words ("must be at least 1") if the value breaks it."""
+        """Rule in words ("must be at least 1") if the value breaks it."""
         ...
 
 
@@ -103,7 +103,7 @@ def shown(value: Any) -> str:
 
 
 def checked(value: Any, hint: Any, where: str) -> Any:
-    """The value as the hint has it: an int given for a float becomes one, a list a tuple.
+    """Value as the hint has it: an int given for a float becomes one, a list a tuple.
 
     Hints: plain types, Literal, tuple[T, ...] and Mapping[str, T], any of them in Annotated with
     rules or in a union with None; a plain type also with a Literal. Others pass. Raises ValueError
@@ -115,7 +115,7 @@ def checked(value: Any, hint: Any, where: str) -> Any:
         return None
     given, or_null = f"{where}={shown(value)}", ", or null" if nullable else ""
     kinds = [(kind, rules) for kind, rules in kinds if kind is not type(None)]
-    kind, rules = next((k for k in kinds if _is_of(value, k[0])), kinds[0])
+    kind, rules = next((k for k in kinds if _is_instance(value, k[0])), kinds[0])
     origin = typing.get_origin(kind)
     if origin is Literal:
         choices = typing.get_args(kind)
@@ -150,14 +150,14 @@ def check_once(values: Sequence[Any], where: str) -> None:
 def check_fields(instance: Any) -> None:
     """Raises ValueError for a field of a dataclass that breaks its declared rule."""
     cls: type = type(instance)
-    for name, hint in hints_of(cls).items():
+    for name, hint in read_hints(cls).items():
         if not dataclasses.is_dataclass(hint):
             checked(getattr(instance, name), hint, name)
 
 
 @functools.cache
-def hints_of(cls: type) -> dict[str, Any]:
-    """The types of a dataclass's fields, with the rules declared in Annotated."""
+def read_hints(cls: type) -> dict[str, Any]:
+    """Types of a dataclass's fields, with the rules declared in Annotated."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
@@ -175,7 +175,7 @@ def _kind(option: Any) -> tuple[Any, tuple[Rule, ...]]:
     return option, ()
 
 
-def _is_of(value: Any, kind: Any) -> bool:
+def _is_instance(value: Any, kind: Any) -> bool:
     """Whether a union takes the value for one of this kind."""
     if typing.get_origin(kind) is Literal:
         return value in typing.get_args(kind)

@@ -19,7 +19,7 @@ VARIES: Final = object()
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The facts that conditions look at: the typed config, and the kinds of parameters that are
+    """Facts that conditions look at: the typed config, and the kinds of parameters that are
     trained (run_plan.trained_kinds), which take longer to find.
     """
 
@@ -181,7 +181,7 @@ class Ineffective:
 
 
 def ineffective(run: Run, *, given_alone: bool = False) -> Iterator[Ineffective]:
-    """The settings of a run that can't change it, in the order of their declaration.
+    """Settings of a run that can't change it, in the order of their declaration.
 
     given_alone: those that somebody gave; of no others are conditions looked at, which takes time.
     """

@@ -11,7 +11,7 @@ ADDED: Final = "added"  # the key of a field's metadata
 
 
 def added(default: Any, *where: Condition, varies: bool = False) -> Any:
-    """The default of a config's field that is younger than runs on disk.
+    """Default of a config's field that is younger than runs on disk.
 
     At its default such a field is no part of a run's identity, so runs from before keep their
     ids, and a config without it reads as the default. So the default must be what the code did
@@ -53,7 +53,7 @@ def settings(config: Any) -> dict[str, Any]:
     return values
 
 
-def columns_of(layer: Any) -> dict[str, Any]:
+def list_columns(layer: Any) -> dict[str, Any]:
     """Columns that tell a layer from others of its kind in tables: `layer.NAME` of a record.
 
     Its own `columns()`; without one its settings.

@@ -14,7 +14,7 @@ from experiments.config.reading import target_class
 
 @dataclass(frozen=True, kw_only=True)
 class Former:
-    """The classes that a group had, by the value of its key; the first is that of no value.
+    """Classes that a group had, by the value of its key; the first is that of no value.
 
     Each took the settings of all of them. So records and ids have them side by side, without a
     `_target_`, and ids stay as they are.
@@ -57,6 +57,6 @@ class Former:
 
     @functools.cached_property
     def _fields(self) -> dict[str, Any]:
-        """The fields of all these classes."""
+        """Fields of all these classes."""
         found = (target_class({"_target_": target}, "_target_") for target in self.classes.values())
         return {field.name: field for cls in found for field in dataclasses.fields(cls)}

@@ -26,7 +26,7 @@ _FORMER = (
 
 
 def today(trunk: Mapping[str, Any]) -> dict[str, Any]:
-    """The node as it is written today. Raises ValueError for a key that has no effect."""
+    """Node as it is written today. Raises ValueError for a key that has no effect."""
     found = dict(trunk)
     for part, target, setting, key, default in _FORMER:
         value = found.pop(key, default)
@@ -39,7 +39,7 @@ def today(trunk: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def before(trunk: Mapping[str, Any]) -> dict[str, Any]:
-    """The node as ids have it: of these classes the setting, where it is not the default."""
+    """Node as ids have it: of these classes the setting, where it is not the default."""
     found = dict(trunk)
     for part, target, setting, key, default in _FORMER:
         given = found.pop(key, default)

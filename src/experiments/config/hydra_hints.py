@@ -23,7 +23,7 @@ _FLAGS = ("-m", "--multirun")
 
 
 def normalized(words: Sequence[str]) -> list[str]:
-    """The command line as Hydra takes it.
+    """Command line as Hydra takes it.
 
     -m may stand anywhere, --info before overrides, and + before a group, which has a choice already
     (experiment's is null). Raises ValueError for what Hydra refuses without saying why, or ignores.
@@ -100,7 +100,7 @@ def check_choices(word: str) -> None:
 
 
 def _values(word: str) -> Iterator[Any]:
-    """The values that an override gives, one or those of a sweep; nothing of what Hydra refuses
+    """Values that an override gives, one or those of a sweep; nothing of what Hydra refuses
     itself.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -126,13 +126,13 @@ def choices(group: str) -> str:
 
 
 def choice_names(group: str) -> list[str]:
-    """The choices of a group of conf/, without base.yaml and start.yaml, which choices share."""
+    """Choices of a group of conf/, without base.yaml and start.yaml, which choices share."""
     names = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
     return sorted(names - {"base", "start"})
 
 
 def choices_with(group: str, key: str) -> str | None:
-    """The choices of a group of conf/ whose yaml sets this key, as 'optim=muon or soap'."""
+    """Choices of a group of conf/ whose yaml sets this key, as 'optim=muon or soap'."""
     sets = re.compile(rf"^{re.escape(key)}:", re.MULTILINE)
     files = sorted((conf_dir() / group).glob("*.yaml")) if group else ()
     names = [path.stem for path in files if sets.search(path.read_text(encoding="utf-8"))]
@@ -140,7 +140,7 @@ def choices_with(group: str, key: str) -> str | None:
 
 
 def appended(words: Sequence[str], error: Exception) -> list[str] | None:
-    """The command line with ++ before the key that Hydra says is not in the config.
+    """Command line with ++ before the key that Hydra says is not in the config.
 
     Our own reading then refuses that key with the nearest one that exists, or takes it where any
     key is taken, or some models of a sweep have it (Hydra asks the default model alone). None if
@@ -154,16 +154,16 @@ def appended(words: Sequence[str], error: Exception) -> list[str] | None:
 
 
 def unknown_key(text: str) -> str | None:
-    """The key that an error of Hydra calls not in the config, if it is one of those."""
+    """Key that an error of Hydra calls not in the config, if it is one of those."""
     named = re.search(r"Could not override '([^']+)'", text)
     return named[1] if named and "is not in struct" in text else None
 
 
 def _groups() -> frozenset[str]:
-    """The folders of yaml files in conf/, as model or hydra/launcher."""
-    return _groups_of(conf_dir())
+    """Folders of yaml files in conf/, as model or hydra/launcher."""
+    return _list_groups(conf_dir())
 
 
 @functools.cache
-def _groups_of(folder: Path) -> frozenset[str]:
+def _list_groups(folder: Path) -> frozenset[str]:
     return frozenset(str(path.parent.relative_to(folder)) for path in folder.rglob("*/*.yaml"))

@@ -1,4 +1,4 @@
-"""The optimizer, its parametrization and its schedule: conf/optim."""
+"""Optimizer, its parametrization and its schedule: conf/optim."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

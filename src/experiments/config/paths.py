@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def conf_dir() -> Path:
-    """The folder of config.yaml: the wheel's own copy, else the checkout's.
+    """Folder of config.yaml: the wheel's own copy, else the checkout's.
 
     Raises FileNotFoundError naming both places if neither holds it.
     """
@@ -12,7 +12,7 @@ def conf_dir() -> Path:
 
 
 def sbatch_dir() -> Path:
-    """The folder of point.sh, found and raising likewise."""
+    """Folder of point.sh, found and raising likewise."""
     return _beside("sbatch", "point.sh")
 
 

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.config.constraints import checked, hints_of, shown
+from experiments.config.constraints import checked, read_hints, shown
 from experiments.config.fields import ADDED, is_unchanged
 from experiments.config.hydra_hints import choices, choices_with
 from experiments.config.paths import conf_dir
@@ -20,7 +20,7 @@ from experiments.config.trust import check_trusted
 
 
 def build(node: Any, where: str, needs: Sequence[str] = ()) -> Any:
-    """The dataclass that a config node names by its `_target_`, with the node's other keys.
+    """Dataclass that a config node names by its `_target_`, with the node's other keys.
 
     needs: the methods that make it what is wanted in this place. Raises ValueError for anything
     else that can be imported, without calling it.
@@ -51,7 +51,7 @@ def check_chosen(node: Mapping[str, Any], group: str, *keys: str) -> None:
 
 
 def target_class(node: Mapping[str, Any], where: str) -> Any:
-    """The class that a config node's `_target_` names.
+    """Class that a config node's `_target_` names.
 
     Raises ValueError, before anything is imported, for a name that the user has not given
     (trust.py), and if the import fails.
@@ -70,7 +70,7 @@ def target_class(node: Mapping[str, Any], where: str) -> Any:
 
 def read(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
     """An instance of the dataclass `cls`, with every key known and every value as declared."""
-    hints = hints_of(cls)
+    hints = read_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     prefix = f"{where}." if where else ""
     for key in values:
@@ -95,7 +95,7 @@ def read(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
 
 
 def read_value(value: Any, hint: Any, where: str) -> Any:
-    """The value as its hint has it: groups, floats, tuples, and of a Protocol the dataclass that a
+    """Value as its hint has it: groups, floats, tuples, and of a Protocol the dataclass that a
     node names. Raises ValueError for another.
     """
     if typing.Protocol in getattr(hint, "__bases__", ()) and isinstance(value, Mapping):
@@ -115,7 +115,7 @@ def read_value(value: Any, hint: Any, where: str) -> Any:
 
 
 def group_class(hint: Any) -> type | None:
-    """The dataclass that a hint asks for, be it that or null; None if it asks for none."""
+    """Dataclass that a hint asks for, be it that or null; None if it asks for none."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     found = [o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)]
     return found[0] if found else None
@@ -132,7 +132,7 @@ def _named(prefix: str) -> Iterator[None]:
 
 
 def _choices(name: str) -> str:
-    """The remedy for a missing name: the choices of a group of conf/, else a value."""
+    """Remedy for a missing name: the choices of a group of conf/, else a value."""
     group = name.partition(".")[2] if name.startswith("data.") else name
     group = "data" if group == "corpus" else group
     if not (conf_dir() / group).is_dir():
@@ -141,7 +141,7 @@ def _choices(name: str) -> str:
 
 
 def without_unchanged(node: Any, hint: Any) -> Any:
-    """The node without fields that are younger than records and stand at their default.
+    """Node without fields that are younger than records and stand at their default.
 
     hint: the type that the node's parent declares for it; a node with a `_target_` says itself.
     """

@@ -6,7 +6,7 @@ TRUNK = "trunk"  # optim.schedule of a trunk, and optim.branch_from where the sw
 
 
 class Schedule(Protocol):
-    """The fields of Optim that say how the rate runs; schema.py documents them."""
+    """Fields of Optim that say how the rate runs; schema.py documents them."""
 
     @property
     def schedule(self) -> str: ...

@@ -1,4 +1,4 @@
-"""The shape of conf/, as frozen dataclasses: what run.py reads a composed Hydra config into.
+"""Shape of conf/, as frozen dataclasses: what run.py reads a composed Hydra config into.
 
 Strict on purpose: an unknown key, a missing one or a wrong type is a ValueError naming it,
 wherever it came from (`+typo=1` passes Hydra's own check). A new field is declared by
@@ -28,7 +28,7 @@ from experiments.config.constraints import (
     WandbName,
     Within,
     check_once,
-    hints_of,
+    read_hints,
     shown,
 )
 from experiments.config.effects import Above, Drawn, If, Is, Through
@@ -102,7 +102,7 @@ class Ladder:
 
 @dataclass(frozen=True, kw_only=True)
 class Trunk:
-    """The blocks with the layer under study (middle | all | [i, ...]), and the others' layer:
+    """Blocks with the layer under study (middle | all | [i, ...]), and the others' layer:
     one for all, or a list of one for each block. The rest: models.transformer.TransformerConfig.
 
     beside: the blocks under study hold both layers, from the first step on; what they write is
@@ -131,7 +131,7 @@ class Trunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Init:
-    """The weights that a run starts from, and what becomes of them (init/start.py).
+    """Weights that a run starts from, and what becomes of them (init/start.py).
 
     weights: what reads them; its path is their place. sha256: of what they are, filled in when they
     are found (init/completion.py).
@@ -299,7 +299,7 @@ class RunConfig:
 
 
 def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
-    """The typed config of one composed, resolved mapping.
+    """Typed config of one composed, resolved mapping.
 
     Raises ValueError for unknown or missing keys, wrong types, values out of range or that a layer
     refuses, and n_experts given to a model that has no experts.
@@ -324,7 +324,7 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
         weights = build(raw["init"].get("weights"), "init.weights", _WEIGHTS)
         raw["init"] = {**raw["init"], "weights": weights}
     if raw.get("ladder") is not None:  # its rate before optim.lr, which it becomes
-        raw["ladder"] = read_value(raw["ladder"], hints_of(RunConfig)["ladder"], "ladder")
+        raw["ladder"] = read_value(raw["ladder"], read_hints(RunConfig)["ladder"], "ladder")
     if raw.get("optim") is not None:
         raw["optim"] = build(FORMER.today(raw["optim"], "optim"), "optim", _OPTIMIZER)
     data["corpus"] = build(data.get("corpus"), "data.corpus", _CORPUS)
@@ -337,7 +337,7 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
 
 
 def _parts(node: Any) -> dict[str, Any]:
-    """The parts of one's own, by name."""
+    """Parts of one's own, by name."""
     if not isinstance(node, Mapping) or not node:
         raise ValueError(
             f"parts={shown(node)} names no part that conf/parts has; write one "
@@ -347,7 +347,7 @@ def _parts(node: Any) -> dict[str, Any]:
 
 
 def _base_ffn(node: Any) -> Any:
-    """The config of the other blocks' layer, or a tuple of one for each block."""
+    """Config of the other blocks' layer, or a tuple of one for each block."""
     if isinstance(node, (list, tuple)):
         each = enumerate(node)
         return tuple(build(one, f"trunk.base_ffn.{i}", _LAYER) for i, one in each)
@@ -355,7 +355,7 @@ def _base_ffn(node: Any) -> Any:
 
 
 def _model(raw: Mapping[str, Any]) -> Any:
-    """The config of the layer under study."""
+    """Config of the layer under study."""
     n_experts, node = raw.get("n_experts"), raw.get("model")
     try:
         model = build(node, "model", _LAYER)
@@ -376,7 +376,7 @@ def _model(raw: Mapping[str, Any]) -> Any:
 
 
 def read_eval_sets(raw: Mapping[str, Any]) -> dict[str, EvalSet]:
-    """The sets of the config node `eval`, by name."""
+    """Sets of the config node `eval`, by name."""
     sets = {}
     for name, node in raw.items():
         if not isinstance(node, Mapping):

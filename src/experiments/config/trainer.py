@@ -124,7 +124,7 @@ class Cluster:
         return int(self.memory_gib * 2**30)
 
     def describe(self) -> str:
-        """The card in a few words."""
+        """Card in a few words."""
         return f"{self.card} of {self.memory_gib:g} GiB"
 
 

@@ -59,7 +59,7 @@ def _given() -> list[str]:
 
 @functools.cache
 def _named_in(folder: Path) -> frozenset[str]:
-    """The classes that the yaml files of a folder name, comments left out."""
+    """Classes that the yaml files of a folder name, comments left out."""
     texts = (path.read_text(encoding="utf-8") for path in folder.rglob("*.yaml"))
     return frozenset(name for text in texts for name in _IN_CONF.findall(text))
 

@@ -1,4 +1,4 @@
-"""The words of a command line that are not argparse's: folders and texts, key=value, and --.
+"""Words of a command line that are not argparse's: folders and texts, key=value, and --.
 
 Standard library only.
 """
@@ -28,7 +28,7 @@ class Words:
     overrides: tuple[str, ...]
 
     def one_run(self, rest: str) -> str:
-        """The only plain word, a run's folder. rest: how all else is given, in words."""
+        """Only plain word, a run's folder. rest: how all else is given, in words."""
         if len(self.plain) != 1:
             raise ValueError(
                 f"one run's folder is needed, and {len(self.plain)} are given "
@@ -37,7 +37,7 @@ class Words:
         return self.plain[0]
 
     def names(self, key: str) -> list[str]:
-        """The names between commas, with brackets around them or without; none if it isn't given.
+        """Names between commas, with brackets around them or without; none if it isn't given.
         Raises ValueError for a key that names none.
         """
         text = self.values.get(key, "")
@@ -47,7 +47,7 @@ class Words:
         return names
 
     def number(self, key: str, default: int, least: int, most: int = 10**9 - 1) -> int:
-        """The whole number that is given, or the default."""
+        """Whole number that is given, or the default."""
         text = self.values.get(key, str(default))
         if not (text.isdecimal() and text.isascii() and len(text) < 40) or int(text) < least:
             raise ValueError(f"{key}={text} must be a whole number of at least {least}")
@@ -88,7 +88,7 @@ def read_words(
     return Words(
         plain=(*others, *after),
         values=values,
-        overrides=tuple(word for word in pairs if key_of(word) not in keys),
+        overrides=tuple(word for word in pairs if split_key(word) not in keys),
     )
 
 
@@ -98,7 +98,7 @@ def asks_for(given: Sequence[str], *options: str) -> bool:
 
 
 def split_pairs(given: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The words of the form key=value, with + or ~ before it too; and the others."""
+    """Words of the form key=value, with + or ~ before it too; and the others."""
     pairs: list[str] = []
     others: list[str] = []
     for word in given:
@@ -106,15 +106,15 @@ def split_pairs(given: Iterable[str]) -> tuple[list[str], list[str]]:
     return pairs, others
 
 
-def node_of(pair: str) -> str:
-    """The first part of the key of key=value: 'trainer' of '+trainer.devices=2'."""
-    return key_of(pair).partition(".")[0]
+def make_node(pair: str) -> str:
+    """First part of the key of key=value: 'trainer' of '+trainer.devices=2'."""
+    return split_key(pair).partition(".")[0]
 
 
 def check_keys(pairs: Iterable[str], keys: Collection[str], nodes: Collection[str]) -> None:
     """Raises ValueError for the first key that is none of `keys` and below none of `nodes`."""
     for word in pairs:
-        if key_of(word) not in keys and node_of(word) not in nodes:
+        if split_key(word) not in keys and make_node(word) not in nodes:
             raise ValueError(
                 f"{word}: unknown key here; known: {_known(keys, nodes)}; the rest is the run's, "
                 "and is not changed; put -- before a text that looks like this"
@@ -130,13 +130,13 @@ def check_text(text: str, remedy: str) -> None:
 
 
 def _cut(given: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """The words before the first --, and those after it."""
+    """Words before the first --, and those after it."""
     n = list(given).index(_END) if _END in given else len(given)
     return given[:n], given[n + 1 :]
 
 
-def key_of(pair: str) -> str:
-    """The key of key=value: 'trainer.devices' of '+trainer.devices=2'."""
+def split_key(pair: str) -> str:
+    """Key of key=value: 'trainer.devices' of '+trainer.devices=2'."""
     return pair.partition("=")[0].lstrip("+~")
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from experiments.data.packed import Tokens, windows_of
+from experiments.data.packed import Tokens, cut_windows
 
 IGNORED = -100  # a target that is not scored; cross_entropy's default
 
@@ -109,7 +109,7 @@ class PackedBatches(SteppedBatches):
         n = n_windows(len(self.tokens), self.seq_len)
         windows = window_indices(self.seed, step, self.batch_size, n)
         starts = windows[self.rank :: self.world_size] * self.seq_len
-        return windows_of(self.tokens, starts, self.seq_len + 1)
+        return cut_windows(self.tokens, starts, self.seq_len + 1)
 
 
 def worker_share() -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The interface of a source of text."""
+"""Interface of a source of text."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ class Corpus(Protocol):
     """
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
-        """The texts of a split, always in the same order. `cache` may hold downloads.
+        """Texts of a split, always in the same order. `cache` may hold downloads.
 
         Raises ValueError for a split it does not have, naming those that it has, and for text
         that can't be read, naming the file and the place.
@@ -30,11 +30,11 @@ class ShardedCorpus(Corpus, Protocol):
     """A corpus of files that can be read separately, so that training can stream from it."""
 
     def n_shards(self, split: str, cache: Path) -> int:
-        """The number of files of a split."""
+        """Number of files of a split."""
         ...
 
     def shard_documents(self, split: str, shard: int, start: int, cache: Path) -> Iterator[str]:
-        """The texts of one file from its document number `start` on."""
+        """Texts of one file from its document number `start` on."""
         ...
 
 
@@ -43,7 +43,7 @@ class DomainCorpus(Corpus, Protocol):
     """A corpus of several domains that can say which one each document is of."""
 
     def document_domains(self, split: str, cache: Path) -> Iterator[str]:
-        """The domain of each text of documents(split, cache), in its order."""
+        """Domain of each text of documents(split, cache), in its order."""
         ...
 
 
@@ -53,7 +53,7 @@ def check_split(split: str, known: Collection[str], where: str = "split") -> Non
         raise ValueError(f"{where}={split!r} is not one of {', '.join(known)}")
 
 
-def name_of(corpus: Corpus) -> str:
+def find_name(corpus: Corpus) -> str:
     """A corpus in messages: its kind, and the domain, dataset or folder that it is of."""
     which = getattr(corpus, "domain", None) or getattr(corpus, "path", None)
     return type(corpus).__name__ + (f" {which}" if isinstance(which, str) else "")

@@ -17,7 +17,7 @@ _SIZE = slice(48, 58)
 
 
 def fetch_deb(requirement: str, sha256: str, cache: Path) -> Path:
-    """The path of the package `name==version`, downloaded by apt-get once, and of the given hash.
+    """Path of the package `name==version`, downloaded by apt-get once, and of the given hash.
 
     Raises RuntimeError with apt's last line if it can't be had, and ValueError if it does not have
     the hash.
@@ -31,7 +31,7 @@ def fetch_deb(requirement: str, sha256: str, cache: Path) -> Path:
 
 
 def open_deb(path: Path) -> ZipFile:
-    """The regular files of a Debian package as a zip file in memory, by their paths from the root.
+    """Regular files of a Debian package as a zip file in memory, by their paths from the root.
 
     A package is an ar archive whose member data.tar.xz has the files (man 5 deb). Nothing is
     written, and links are left out. Raises ValueError if it isn't one.
@@ -45,7 +45,7 @@ def open_deb(path: Path) -> ZipFile:
 
 
 def _data(path: Path) -> io.BytesIO:
-    """The tar archive of a package's files."""
+    """Tar archive of a package's files."""
     content = path.read_bytes()
     place = len(_MAGIC)
     while content.startswith(_MAGIC) and place < len(content):

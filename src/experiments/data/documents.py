@@ -1,4 +1,4 @@
-"""The documents of a packed split: where each one ends, and of which domain it is."""
+"""Documents of a packed split: where each one ends, and of which domain it is."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -27,10 +27,10 @@ class Documents:
     domain: np.ndarray
 
 
-def documents_of(
+def find_documents(
     tokens: PackedText, end_of_text: int, corpus: Corpus, split: str, cache: Path
 ) -> Documents:
-    """The documents of a corpus's split that was packed. The domains are read from its text once,
+    """Documents of a corpus's split that was packed. The domains are read from its text once,
     and kept in the cache.
 
     Raises DamagedError if what the cache has is not of these tokens.

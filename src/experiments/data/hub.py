@@ -23,7 +23,7 @@ _NETWORK_PACKAGES = {"aiohttp", "httpcore", "httpx", "httpx2", "huggingface_hub"
 
 @dataclass(frozen=True, kw_only=True)
 class HubText:
-    """The texts of a dataset of the hub, streamed file by file: each file is a shard.
+    """Texts of a dataset of the hub, streamed file by file: each file is a shard.
 
     path: the dataset's name (allenai/c4), or a folder with the same files and README.md.
     name: its configuration (en), None for its default. revision: a commit, tag or branch of the
@@ -55,7 +55,7 @@ class HubText:
             )
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
-        """The texts of a split, file after file.
+        """Texts of a split, file after file.
 
         Raises ValueError for a split or column it does not have and for text that can't be read,
         and RuntimeError if the hub can't be reached or `datasets` is not installed.
@@ -65,12 +65,12 @@ class HubText:
             yield from self._texts(stream, split, shard)
 
     def n_shards(self, split: str, cache: Path) -> int:
-        """The number of files of a split; raises as documents() does."""
+        """Number of files of a split; raises as documents() does."""
         n: int = self._open(split).num_shards
         return n
 
     def shard_documents(self, split: str, shard: int, start: int, cache: Path) -> Iterator[str]:
-        """The texts of one file from its number `start` on; earlier ones are skipped.
+        """Texts of one file from its number `start` on; earlier ones are skipped.
 
         Not with datasets' skip(), which counts rows without text too and is no faster.
         Raises as documents() does.
@@ -81,7 +81,7 @@ class HubText:
         yield from islice(self._texts(stream, split, shard), start, None)
 
     def identity(self) -> dict[str, Any]:
-        """The identity of the texts: for a folder its content, not its place.
+        """Identity of the texts: for a folder its content, not its place.
 
         All its files count, but for those whose name starts with a dot: README.md too, since it
         says which files are a split's.
@@ -171,7 +171,7 @@ class _BadText(ValueError):
 def resumed(
     open_at: Callable[[int], Iterator[Any]], path: str, remote: bool = True
 ) -> Iterator[Any]:
-    """The items of open_at(0). After a network error, those of open_at(number of items had).
+    """Items of open_at(0). After a network error, those of open_at(number of items had).
 
     Raises HubUnreachable after len(_PAUSES) new tries in a row that brought nothing.
     """
@@ -205,7 +205,7 @@ def is_network_error(error: BaseException) -> bool:
 
 
 def unreachable(path: str, error: BaseException) -> str:
-    """The one line for a user whose machine does not reach the hub."""
+    """One line for a user whose machine does not reach the hub."""
     return (
         f"can't reach the Hugging Face hub for {path} ({_first_line(error)}); use data=packages, "
         "which needs no hub, or data.path= with a local folder of the same layout"

@@ -1,4 +1,4 @@
-"""The trainer's data: packed or streamed training batches, from the trainer's step on."""
+"""Trainer's data: packed or streamed training batches, from the trainer's step on."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple
@@ -54,7 +54,7 @@ class TokenDataModule(pl.LightningDataModule):
         return Again(self._noted(Loader(batches, n_workers, self.n_micro)))
 
     def _noted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches; of each that is taken the position, for the next checkpoint."""
+        """Batches; of each that is taken the position, for the next checkpoint."""
         for batch in batches:
             if batch.position is not None:
                 position = Position(*batch.position)
@@ -101,7 +101,7 @@ def _by_rank(state_dict: dict[str, Any]) -> list[Any]:
 
 
 class Again:
-    """The same iterator again and again: a turn of Lightning's loop takes a batch for each step."""
+    """Same iterator again and again: a turn of Lightning's loop takes a batch for each step."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches

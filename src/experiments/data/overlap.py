@@ -36,7 +36,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """The part of a split that is in the training text, counted over occurrences in the split.
+    """Part of a split that is in the training text, counted over occurrences in the split.
 
     n_any and n_half count its documents with one such 13-gram, and with at least half of theirs.
     by_domain counts 13-grams by training domain; one that is in two counts for both.
@@ -84,7 +84,7 @@ def _known(text: str, seeds: set[str], where: Mapping[str, int]) -> Iterator[str
 
 
 def find_overlap(corpus: Packages, splits: Iterable[str], cache: Path) -> list[Overlap]:
-    """The overlap of each split with the training split, which is streamed past their 13-grams."""
+    """Overlap of each split with the training split, which is streamed past their 13-grams."""
     held_out = {split: list(corpus.documents(split, cache)) for split in splits}
     where = {gram: 0 for texts in held_out.values() for text in texts for gram in grams(text)}
     seeds = _seeds(text for texts in held_out.values() for text in texts)

@@ -57,7 +57,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 
 
 def as_tokens(ids: Iterable[int] | np.ndarray, vocab_size: int) -> np.ndarray:
-    """The ids in the smallest dtype of the vocabulary. Raises ValueError for an id outside it."""
+    """Ids in the smallest dtype of the vocabulary. Raises ValueError for an id outside it."""
     array = np.asarray(ids, dtype=np.int64)
     if array.size and not 0 <= array.min() <= array.max() < vocab_size:
         bad = int(array.max() if array.max() >= vocab_size else array.min())
@@ -104,7 +104,7 @@ class PackedText:
         return PackedText, (self.folder,)  # a worker maps the files itself
 
     def __getitem__(self, part: slice, /) -> np.ndarray:
-        """The tokens [start:stop], (stop - start,), across shards if need be. Raises IndexError for
+        """Tokens [start:stop], (stop - start,), across shards if need be. Raises IndexError for
         places that are not there.
         """
         start, stop = part.start, part.stop
@@ -155,7 +155,7 @@ def check_shard(folder: Path, shard: Shard, dtype: np.dtype[Any]) -> None:
 def write_index(
     folder: Path, vocab_size: int, shards: Iterable[Shard], tokenizer_sha256: str | None = None
 ) -> None:
-    """The last file of a packed folder."""
+    """Last file of a packed folder."""
     index = {
         "vocab_size": vocab_size,
         "dtype": token_dtype(vocab_size).str,
@@ -166,7 +166,7 @@ def write_index(
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
-    """The index, with its shards read."""
+    """Index, with its shards read."""
     path, remedy = folder / INDEX_NAME, _remedy(folder)
     index = read_checked(path, {"vocab_size": int, "dtype": str, "shards": list}, remedy)
     try:
@@ -189,13 +189,13 @@ def _remedy(folder: Path) -> str:
     return f"delete {folder}, and the same command makes it again"
 
 
-def windows_of(tokens: Tokens, starts: Iterable[int], length: int) -> np.ndarray:
-    """The slices of `length` tokens from each start on, (len(starts), length)."""
+def cut_windows(tokens: Tokens, starts: Iterable[int], length: int) -> np.ndarray:
+    """Slices of `length` tokens from each start on, (len(starts), length)."""
     return np.stack([tokens[int(start) : int(start) + length] for start in starts])
 
 
 def open_verified(folder: Path) -> PackedText:
-    """The tokens, whole. A second process waits for the first, and then finds its stamp.
+    """Tokens, whole. A second process waits for the first, and then finds its stamp.
 
     Raises DamagedError, naming the file, for an index or a shard that is not as it was written.
     """

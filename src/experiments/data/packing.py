@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from experiments.data.cache import full_disk_explained, locked
-from experiments.data.corpus import Corpus, name_of
+from experiments.data.corpus import Corpus, find_name
 from experiments.data.packed import (
     INDEX_NAME,
     PackedText,
@@ -73,7 +73,7 @@ def pack(
                 shards = _fill(partial, corpus, split, vocabulary, cache, max_tokens)
                 if not shards:
                     remove_tree(partial)
-                    raise ValueError(f"the {split} split of {name_of(corpus)} has no text")
+                    raise ValueError(f"the {split} split of {find_name(corpus)} has no text")
                 write_index(partial, vocabulary.n_entries, shards, vocabulary.sha256)
                 sync_tree(partial)  # its index too
                 rename(partial, folder)
@@ -134,7 +134,7 @@ def _fill(
     seconds, n_bytes = time.perf_counter() - start, sum(s.n_bytes for s in shards)
     if seconds > _MIN_SECONDS:
         print(
-            f"tokenized {split} of {name_of(corpus)}: {n_bytes / 1e6:.1f} MB of text, "
+            f"tokenized {split} of {find_name(corpus)}: {n_bytes / 1e6:.1f} MB of text, "
             f"{sum(s.n_tokens for s in shards) / 1e6:.2f}M tokens, in {seconds:.0f} s "
             f"({(n_bytes - n_bytes_before) / 1e6 / seconds:.1f} MB/s)",
             flush=True,
@@ -183,7 +183,7 @@ class _Writer:
 
 
 def _finished(folder: Path, dtype: np.dtype[np.generic]) -> list[Shard]:
-    """The whole shards that a killed process left, verified; whatever else it left is removed."""
+    """Whole shards that a killed process left, verified; whatever else it left is removed."""
     shards: list[Shard] = []
     journal = folder / _JOURNAL
     lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []

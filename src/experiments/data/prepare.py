@@ -33,12 +33,12 @@ class PreparedData:
 
 
 def data_identity(data: Data) -> dict[str, Any]:
-    """The corpus and the tokenizer in a run's identity."""
+    """Corpus and the tokenizer in a run's identity."""
     return {"corpus": identity(data.corpus), "tokenizer": identity(data.tokenizer)}
 
 
-def stages_of(data: Data) -> Mapping[str, float]:
-    """The stages of a stream, in order, and their shares of the budget; {} for another corpus."""
+def list_stages(data: Data) -> Mapping[str, float]:
+    """Stages of a stream, in order, and their shares of the budget; {} for another corpus."""
     return data.corpus.stages if isinstance(data.corpus, DomainStream) else {}
 
 
@@ -47,7 +47,7 @@ def check_data(data: Data, sets: Mapping[str, EvalSet]) -> None:
     splits of the sets that their corpus has not, if it says which it has.
     """
     for name, chosen in sets.items():
-        corpus = base_of(data.corpus) if chosen.corpus is None else chosen.corpus
+        corpus = base_corpus(data.corpus) if chosen.corpus is None else chosen.corpus
         for i, split in enumerate(chosen.splits):
             known = getattr(corpus, "splits", (split,))
             check_split(split, known, f"eval.{name}.splits[{i}]")
@@ -64,20 +64,20 @@ def check_data(data: Data, sets: Mapping[str, EvalSet]) -> None:
 
 
 def train_folder(data: Data, cache: Path) -> Path:
-    """The folder of the training tokens; it may not exist yet."""
-    corpus = base_of(data.corpus)
+    """Folder of the training tokens; it may not exist yet."""
+    corpus = base_corpus(data.corpus)
     return packed_folder(corpus, TRAIN, data.tokenizer, corpus, cache, data.max_train_tokens)
 
 
-def base_of(corpus: Corpus) -> Corpus:
-    """The corpus itself, or what comes before a stream's domains."""
+def base_corpus(corpus: Corpus) -> Corpus:
+    """Corpus itself, or what comes before a stream's domains."""
     return corpus.base if isinstance(corpus, DomainStream) else corpus
 
 
 def is_prepared(data: Data, cache: Path) -> bool:
     """Whether the vocabulary and the training tokens are there already."""
     if data.streaming:
-        return vocabulary_folder(data.tokenizer, base_of(data.corpus), cache).exists()
+        return vocabulary_folder(data.tokenizer, base_corpus(data.corpus), cache).exists()
     return train_folder(data, cache).exists()
 
 
@@ -86,7 +86,7 @@ def prepare_data(data: Data, cache: Path) -> PreparedData:
 
     Raises ValueError if a split is too short for one window.
     """
-    corpus = base_of(data.corpus)
+    corpus = base_corpus(data.corpus)
     vocabulary = prepare_vocabulary(data.tokenizer, corpus, cache)
     stream = data.corpus if isinstance(data.corpus, DomainStream) else None
     learnt, domains = (stream.order, stream.domains) if stream is not None else ((), {})
@@ -126,10 +126,10 @@ def held_out_sets(data: Data) -> dict[str, EvalSet]:
 def prepare_sets(
     data: Data, sets: Mapping[str, EvalSet], vocabulary: Vocabulary, cache: Path
 ) -> dict[str, PackedText]:
-    """The named sets in the run's own tokens: `name`, or `name/split` of a set with several."""
+    """Named sets in the run's own tokens: `name`, or `name/split` of a set with several."""
     packed = {}
     for name, chosen in sets.items():
-        base = base_of(data.corpus)
+        base = base_corpus(data.corpus)
         corpus = base if chosen.corpus is None else chosen.corpus
         for split in chosen.splits:
             limit = chosen.max_tokens

@@ -58,23 +58,23 @@ class DomainStream:
 
     @property
     def stages(self) -> Mapping[str, float]:
-        """The shares of the budget, by the stages' names, in order; they add up to 1."""
+        """Shares of the budget, by the stages' names, in order; they add up to 1."""
         if self.joint:
             return {JOINT: 1.0}
         return self.domain_shares
 
     @property
     def domain_shares(self) -> Mapping[str, float]:
-        """The shares of the text, by domain, in order."""
+        """Shares of the text, by domain, in order."""
         shares = self.shares or (1.0,) * len(self.order)
         return {name: share / sum(shares) for name, share in zip(self.order, shares, strict=True)}
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
-        """The documents of the base corpus."""
+        """Documents of the base corpus."""
         return iter(self.base.documents(split, cache))
 
     def identity(self) -> dict[str, Any]:
-        """The base, and the domains that are learnt; those that are scored alone are no part."""
+        """Base, and the domains that are learnt; those that are scored alone are no part."""
         return {
             "base": identity(self.base),
             "order": [[name, identity(self.domains[name])] for name in self.order],

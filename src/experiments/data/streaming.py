@@ -161,10 +161,10 @@ class StreamedBatches(IterableDataset[Windows]):
             first_file, epoch = 0, epoch + 1
 
     def _order(self, lane: int, epoch: int) -> np.ndarray:
-        """The files of a lane in the order of an epoch."""
+        """Files of a lane in the order of an epoch."""
         return np.random.default_rng([self.seed, lane, epoch]).permutation(self.files[lane])
 
 
 def usable_workers(wanted: int, n_lanes: int) -> int:
-    """The largest number of loader workers up to `wanted` that shares the lanes evenly."""
+    """Largest number of loader workers up to `wanted` that shares the lanes evenly."""
     return max(n for n in range(wanted + 1) if n == 0 or n_lanes % n == 0)

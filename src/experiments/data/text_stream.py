@@ -19,13 +19,13 @@ class TextStream:
         self._start, self._shown = max(0, len(before) - 8), len(before)
 
     def add(self, token: int) -> str:
-        """The text that this id adds; empty where a character is not whole yet."""
+        """Text that this id adds; empty where a character is not whole yet."""
         self._ids.append(token)
         text = self._new()
         return "" if text.endswith(_TORN) else self._taken(text)
 
     def rest(self) -> str:
-        """The text that was held back."""
+        """Text that was held back."""
         return self._taken(self._new())
 
     def _new(self) -> str:

@@ -36,11 +36,11 @@ class TokenizerConfig(Protocol):
     trained: bool
 
     def n_entries(self) -> int:
-        """The vocabulary's size: the largest id and one. Needs no corpus."""
+        """Vocabulary's size: the largest id and one. Needs no corpus."""
         ...
 
     def make(self, corpus: Corpus, cache: Path) -> tuple[Tokenizer, str]:
-        """The tokenizer, and the entry that ends a document."""
+        """Tokenizer, and the entry that ends a document."""
         ...
 
 
@@ -138,7 +138,7 @@ class HuggingFaceTokenizer:
 
 
 def end_of_text(tokenizer: Tokenizer, names: Sequence[str] = _ENDS) -> str:
-    """The first of the names that is an entry. Raises ValueError if none is."""
+    """First of the names that is an entry. Raises ValueError if none is."""
     for name in names:
         if tokenizer.token_to_id(name) is not None:
             return name
@@ -222,7 +222,7 @@ def _byte_level(model: models.Model) -> Tokenizer:
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
-    """The largest id plus one: ids may have gaps, and added tokens come after the model's own."""
+    """Largest id plus one: ids may have gaps, and added tokens come after the model's own."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 

@@ -20,7 +20,7 @@ from experiments.system.disk import write_text
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The folder of a tokenizer: tokenizer.json and meta.json.
+    """Folder of a tokenizer: tokenizer.json and meta.json.
 
     Raises DamagedError, naming the file, when one that is not as it was written is read.
     """
@@ -38,21 +38,21 @@ class Vocabulary:
 
     @property
     def n_entries(self) -> int:
-        """The largest id and one."""
+        """Largest id and one."""
         return self._meta["n_entries"]
 
     @property
     def end_of_text(self) -> int:
-        """The id that ends every document."""
+        """Id that ends every document."""
         return self._meta["end_of_text"]
 
     @property
     def sha256(self) -> str:
-        """The hash of tokenizer.json as it was loaded, for nothing else is."""
+        """Hash of tokenizer.json as it was loaded, for nothing else is."""
         return self._meta["sha256"]
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer; entries with a special meaning are plain text to it.
+        """Tokenizer; entries with a special meaning are plain text to it.
 
         So a document that spells out the end of text can't end itself.
         """
@@ -67,7 +67,7 @@ class Vocabulary:
         return token_bytes(Tokenizer.from_str(self.read()))
 
     def read(self) -> str:
-        """The text of tokenizer.json, checked."""
+        """Text of tokenizer.json, checked."""
         path = self.folder / "tokenizer.json"
         try:
             content = path.read_bytes()

@@ -11,7 +11,7 @@ from experiments.system.disk import file_sha256, write_text
 
 
 def fetch_wheel(requirement: str, sha256: str, cache: Path) -> Path:
-    """The path of the wheel `name==version`, downloaded by pip once and checked against its hash.
+    """Path of the wheel `name==version`, downloaded by pip once and checked against its hash.
 
     Raises RuntimeError with pip's last line if it can't be had, and ValueError if it does not have
     the hash.

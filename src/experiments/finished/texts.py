@@ -30,12 +30,12 @@ class AdapterRun:
 
 
 def domain_name(run_dir: Path) -> str:
-    """The name of a run's adapter: the domain of its corpus, or else its folder."""
+    """Name of a run's adapter: the domain of its corpus, or else its folder."""
     corpus = finished_record(run_dir).config["data"]["corpus"]
     return str(corpus.get("domain") or run_dir.resolve().name)
 
 
-def adapter_of(run_dir: Path, names: Sequence[str]) -> str:
+def find_adapter(run_dir: Path, names: Sequence[str]) -> str:
     """Which of a library's adapters a run trained, by name: that of its domain, or of its folder.
 
     Raises ValueError if none is named so.
@@ -72,13 +72,15 @@ def read_adapter(
         raise ValueError(f"{run_dir} was trained on streamed text; its windows can't be read again")
     return AdapterRun(
         lora=lora,
-        fit=windows_of(prepared.train, data.seq_len, n_fit, f"{run_dir}'s training"),
-        held_out=windows_of(prepared.validation, data.seq_len, n_held_out, f"{run_dir}'s held-out"),
+        fit=cut_windows(prepared.train, data.seq_len, n_fit, f"{run_dir}'s training"),
+        held_out=cut_windows(
+            prepared.validation, data.seq_len, n_held_out, f"{run_dir}'s held-out"
+        ),
     )
 
 
 def read_base(run_dir: Path, overrides: Sequence[str]) -> nn.Module:
-    """The model that a run of init.train=lora began with."""
+    """Model that a run of init.train=lora began with."""
     model = read_finished(run_dir, overrides)[2]
     take_off(model)
     return model
@@ -92,15 +94,15 @@ def read_sets(
     data = run.config.data
     sets = prepare_sets(data, run.config.eval, run.vocabulary, run.cache)
     return {
-        name: windows_of(text, data.seq_len, n_of.get(name, n_windows), name)
+        name: cut_windows(text, data.seq_len, n_of.get(name, n_windows), name)
         for name, text in sets.items()
     }
 
 
-def windows_of(text: PackedText, seq_len: int, n: int, what: str) -> Tensor:
+def cut_windows(text: PackedText, seq_len: int, n: int, what: str) -> Tensor:
     """(n, seq_len) int64, spread evenly. Raises ValueError if the text is shorter."""
     n_all = len(text) // seq_len
     if n_all < n:
         raise ValueError(f"{what} text has {n_all} windows of {seq_len} tokens, fewer than {n}")
     starts = np.linspace(0, n_all - 1, n).round().astype(int) * seq_len
-    return torch.from_numpy(packed.windows_of(text, starts, seq_len).astype(np.int64))
+    return torch.from_numpy(packed.cut_windows(text, starts, seq_len).astype(np.int64))

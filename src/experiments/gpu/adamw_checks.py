@@ -24,13 +24,13 @@ STATE = ("weight", "mean", "square")
 Types = tuple[torch.dtype, torch.dtype]  # of a table and of its moments
 
 
-def step_of(**changes: Any) -> AdamWStep:
-    """The step of the checks."""
+def make_step(**changes: Any) -> AdamWStep:
+    """Step of the checks."""
     numbers = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "step": 3}
     return AdamWStep(**{**numbers, **changes})
 
 
-def state_of(n: int, width: int, types: Types, device: str) -> list[Tensor]:
+def make_state(n: int, width: int, types: Types, device: str) -> list[Tensor]:
     """A table and its two moments."""
     draws = (torch.randn, torch.randn, torch.rand)
     wanted = (types[0], types[1], types[1])
@@ -42,7 +42,7 @@ def state_of(n: int, width: int, types: Types, device: str) -> list[Tensor]:
 def adamw_in_float64(
     state: Sequence[Tensor], rows: Tensor, gradient: Tensor, step: AdamWStep
 ) -> list[Tensor]:
-    """The given rows' weights and moments after a step (Loshchilov 2019, arXiv:1711.05101)."""
+    """Given rows' weights and moments after a step (Loshchilov 2019, arXiv:1711.05101)."""
     weight, mean, square = (t[rows].double() for t in state)
     g = gradient.double()
     mean = step.beta1 * mean + (1 - step.beta1) * g
@@ -78,7 +78,7 @@ def _of_step(
     the very one that the noise says but where a last bit of float32 decides, which is seldom: with
     other noise half of the entries would differ. Of other rows: none.
     """
-    found, step = [], step_of()
+    found, step = [], make_step()
     wanted = adamw_in_float64(before, rows, gradient, step)
     for salt, (name, now, slow) in enumerate(zip(STATE, results, wanted)):
         stepped = now[rows]
@@ -101,11 +101,11 @@ def row_adamw(n: int, width: int, rows: Sequence[int], types: Types) -> Check:
 
     def inputs(device: str) -> Inputs:
         gradient = torch.randn(len(rows), width, device=device)
-        return state_of(n, width, types, device), torch.tensor(rows, device=device), gradient
+        return make_state(n, width, types, device), torch.tensor(rows, device=device), gradient
 
     def run(state: list[Tensor], chosen: Tensor, gradient: Tensor) -> list[Tensor]:
         table, mean, square = (t.clone() for t in state)
-        triton_for(table).row_adamw(table, (mean, square), chosen, gradient, step_of())
+        triton_for(table).row_adamw(table, (mean, square), chosen, gradient, make_step())
         return [table, mean, square]
 
     return Check(
@@ -123,13 +123,13 @@ def row_adamw_of_sums(shape: tuple[int, int, int, int], types: Types) -> Check:
 
     def inputs(device: str) -> Inputs:
         x, _, idx, weights = drawn(shape, device, torch.float32)
-        return state_of(n, width, types, device), x, idx, weights
+        return make_state(n, width, types, device), x, idx, weights
 
     def run(state: list[Tensor], x: Tensor, idx: Tensor, weights: Tensor) -> list[Tensor]:
         table, mean, square = (t.clone() for t in state)
         kernel = triton_for(table)
         segments = kernel.sort(idx, n)
-        kernel.row_adamw_of_sums(table, (mean, square), x, segments, weights, step_of())
+        kernel.row_adamw_of_sums(table, (mean, square), x, segments, weights, make_step())
         return [table, mean, square]
 
     def deviations(
@@ -154,7 +154,7 @@ def rounding(step: int) -> Check:
         table, mean, square = (
             torch.zeros(71, 40, device=g.device, dtype=torch.bfloat16) for _ in range(3)
         )
-        plain = step_of(beta1=0.0, beta2=0.0, weight_decay=0.0, step=step)
+        plain = make_step(beta1=0.0, beta2=0.0, weight_decay=0.0, step=step)
         triton_for(table).row_adamw(table, (mean, square), rows, g, plain)
         return [mean[rows], square[rows]]
 

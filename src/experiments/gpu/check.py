@@ -48,7 +48,7 @@ class Check:
 
 
 def of_largest(what: str, fast: Tensor, slow: Tensor) -> Deviation:
-    """The largest difference over the largest entry, which is what rounding errors scale with."""
+    """Largest difference over the largest entry, which is what rounding errors scale with."""
     allowed = BFLOAT16 if fast.dtype == torch.bfloat16 else FLOAT32
     if fast.shape != slow.shape:
         return Deviation(what=f"{what}, of shape {tuple(fast.shape)}", error=torch.nan, allowed=0)
@@ -60,20 +60,20 @@ def of_largest(what: str, fast: Tensor, slow: Tensor) -> Deviation:
 
 
 def of_each(what: str, fast: Tensor, slow: Tensor) -> Deviation:
-    """The largest difference, each over 1 + its entry, as torch.testing has it."""
+    """Largest difference, each over 1 + its entry, as torch.testing has it."""
     error = ((fast.double() - slow).abs() / (1 + slow.abs())).max()
     return Deviation(what=what, error=float(error), allowed=FLOAT32)
 
 
 def of_neighbour(what: str, fast: Tensor, slow: Tensor) -> Deviation:
-    """The largest difference of bfloat16 from one of its two neighbours, in parts of their gap."""
+    """Largest difference of bfloat16 from one of its two neighbours, in parts of their gap."""
     gap = 2**-7 * slow.abs() + FLOAT32
     error = float(((fast.double() - slow).abs() / gap).max())
     return Deviation(what=f"{what}, of a neighbour", error=error, allowed=1)
 
 
 def triton_for(table: Tensor) -> Kernel:
-    """The implementation; a ValueError says why it can't be had."""
+    """Implementation; a ValueError says why it can't be had."""
     kernel = resolve_kernel("triton", table.device.type, table.dtype)
     assert kernel is not None
     return kernel
@@ -90,7 +90,7 @@ def drawn(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> tuple[Tens
 
 
 def sizes(shape: tuple[int, ...]) -> str:
-    """The shape in words."""
+    """Shape in words."""
     return "T={} J={} D={} N={}".format(*shape)
 
 

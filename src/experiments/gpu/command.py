@@ -29,7 +29,7 @@ from experiments.system import started
 from experiments.system.command import FAILED
 from experiments.system.disk import followed
 from experiments.system.environment import git_state
-from experiments.system.modules import Module, modules_of
+from experiments.system.modules import Module, find_modules
 
 SOURCE = Path(__file__).resolve().parents[2]
 PARTS = SOURCE / "experiments" / "gpu" / "parts"
@@ -39,7 +39,7 @@ _LEAST_SECONDS = 10  # less is not worth a start
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """As those of a measurement (bench.py)."""
-    parts = parts_of(PARTS)
+    parts = find_parts(PARTS)
     parser.epilog = "\n".join(
         ["parts, in this order:", *(f"  {p.name:12} {p.about}" for p in parts)]
     )
@@ -83,14 +83,14 @@ def run(options: argparse.Namespace) -> None:
         raise SystemExit(FAILED)
 
 
-def parts_of(folder: Path) -> list[Module]:
-    """The parts that are files there, the most valuable first."""
-    return sorted(modules_of(folder), key=lambda part: -part.constants["WORTH"])
+def find_parts(folder: Path) -> list[Module]:
+    """Parts that are files there, the most valuable first."""
+    return sorted(find_modules(folder), key=lambda part: -part.constants["WORTH"])
 
 
 def _chosen(only: str | None) -> list[Module]:
-    """The parts of --only, in its order; all without it. Raises ValueError for an unknown one."""
-    known = {part.name: part for part in parts_of(PARTS)}
+    """Parts of --only, in its order; all without it. Raises ValueError for an unknown one."""
+    known = {part.name: part for part in find_parts(PARTS)}
     names = known if only is None else only.split(",")
     for name in names:
         if name not in known:
@@ -142,7 +142,7 @@ def _about(device: str) -> dict[str, Any]:
 
 
 def _run(part: Module, folder: Path, device: str, seconds: float) -> Report:
-    """The report after the part, which its process writes while it runs."""
+    """Report after the part, which its process writes while it runs."""
     command = [sys.executable, "-m", "experiments.gpu.run_part", part.name, "--device", device]
     command += ["--folder", str(folder), "--seconds", f"{seconds:.1f}"]
     path = os.pathsep.join(p for p in (str(SOURCE), os.environ.get("PYTHONPATH")) if p)

@@ -1,4 +1,4 @@
-"""The table of docs/performance.md: the numbers of each card's committed report, or none yet.
+"""Table of docs/performance.md: the numbers of each card's committed report, or none yet.
 
 `python -m experiments.gpu.documents` rewrites it; a test holds the document to the reports.
 """
@@ -30,7 +30,7 @@ def section(reports: Path) -> list[str]:
 
 
 def replaced(text: str, lines: list[str], marks: tuple[str, str] = MARKS) -> str:
-    """The document with these lines between its marks. Raises ValueError without them."""
+    """Document with these lines between its marks. Raises ValueError without them."""
     head, begin, rest = text.partition(marks[0])
     _, end, tail = rest.partition(marks[1])
     if not begin or not end:

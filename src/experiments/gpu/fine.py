@@ -1,4 +1,4 @@
-"""The fine-grained mixture that parts take steps of."""
+"""Fine-grained mixture that parts take steps of."""
 
 from experiments.models.ffn.moe import MoEConfig
 

@@ -1,4 +1,4 @@
-"""The harness itself, from a part: what it needs, its command, and where its runs are."""
+"""Harness itself, from a part: what it needs, its command, and where its runs are."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def runs_folder(job: Job) -> Path:
 
 
 def run_harness(job: Job, folder: Path, words: Sequence[str], program: Sequence[str] = ()) -> int:
-    """The exit code of `experiments.run` with these words. program: what starts Python, if not this
+    """Exit code of `experiments.run` with these words. program: what starts Python, if not this
     interpreter itself. Raises LeftOut if the part's time was over before it ended; its runs have
     saved.
     """
@@ -57,12 +57,12 @@ def run_harness(job: Job, folder: Path, words: Sequence[str], program: Sequence[
     raise LeftOut("the time was over before its runs had ended; call it again to go on")
 
 
-def records_of(sweep: Path) -> Iterator[RunRecord]:
-    """The records of a sweep's runs."""
+def load_records(sweep: Path) -> Iterator[RunRecord]:
+    """Records of a sweep's runs."""
     for path in sorted(sweep.glob(f"*/{RECORD_NAME}")):
         yield read_record(path)
 
 
-def error_of(record: RunRecord) -> str:
-    """The last line of a run that has no loss."""
+def read_error(record: RunRecord) -> str:
+    """Last line of a run that has no loss."""
     return ((record.error or record.status).strip().splitlines() or [""])[-1]

@@ -1,4 +1,4 @@
-"""The job of a part: a device, sizes, the report, and how long it may take."""
+"""Job of a part: a device, sizes, the report, and how long it may take."""
 
 import time
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The Triton kernels' values against float64, written out: the cases that tests and cards share.
+"""Triton kernels' values against float64, written out: the cases that tests and cards share.
 
 Each check makes its inputs, runs a kernel, and says how far each result is from the obvious form.
 The tests run those of small() on a CPU, interpreted, or on a GPU; `bench gpu` runs them all.
@@ -14,10 +14,10 @@ from experiments.benchmarks.core.shapes import type_name
 from experiments.gpu.adamw_checks import (
     STATE,
     adamw_in_float64,
+    make_step,
     rounding,
     row_adamw,
     row_adamw_of_sums,
-    step_of,
 )
 from experiments.gpu.check import (
     FLOAT32,
@@ -108,7 +108,7 @@ def large() -> Iterator[Check]:
 
 
 def gradients(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
-    """The value and the gradient of every input that has one, dense."""
+    """Value and the gradient of every input that has one, dense."""
     leaves = [t.clone().requires_grad_(t.is_floating_point()) for t in inputs]
     out = function(*leaves)
     upstream = torch.sin(torch.arange(out.numel(), device=out.device)).view_as(out)
@@ -174,7 +174,7 @@ def search(
     n_heads: int = 2,
     d_key: int = 10,
 ) -> Check:
-    """The best product keys against a scan of all of them, and the gradients of a loss."""
+    """Best product keys against a scan of all of them, and the gradients of a loss."""
     n = n_sub**2
 
     def inputs(device: str) -> Inputs:
@@ -196,7 +196,7 @@ def search(
         # among scores that are tied but for rounding, another expert may come first
         largest = float(best.abs().max())
         outside = ((indices < 0) | (indices >= n)).sum()
-        own = (_scores_of(queries, sub_keys, indices.clamp(0, n - 1)) - best).abs().max()
+        own = (_score_pairs(queries, sub_keys, indices.clamp(0, n - 1)) - best).abs().max()
         twice = (indices.sort(dim=-1).values.diff(dim=-1) == 0).sum()
         names = ("gradient of queries", "gradient of sub-keys")
         return [
@@ -218,7 +218,7 @@ def search(
     )
 
 
-def _scores_of(queries: Tensor, sub_keys: Tensor, indices: Tensor) -> Tensor:
+def _score_pairs(queries: Tensor, sub_keys: Tensor, indices: Tensor) -> Tensor:
     """(T, H, K): the score of each index, sub-key by sub-key."""
     n_heads, n_sub = queries.shape[1], sub_keys.shape[-2]
     keys = sub_keys if sub_keys.dim() == 4 else sub_keys.expand(n_heads, *sub_keys.shape)
@@ -247,7 +247,7 @@ def far_rows(shape: Shape) -> Check:
         kept = [t[rows].clone() for t in state]
         sums = kernel.row_sums(x, segments, weights, torch.float32)
         results = [kernel.dot(x, table, idx), kernel.weighted_sum(table, idx, weights), sums]
-        kernel.row_adamw(table, (mean, square), rows, sums, step_of())
+        kernel.row_adamw(table, (mean, square), rows, sums, make_step())
         results += [t[rows] for t in state]
         for tensor, rows_before in zip(state, kept, strict=True):
             tensor[rows] = rows_before
@@ -260,7 +260,7 @@ def far_rows(shape: Shape) -> Check:
         read = state[0][idx].double()
         rows, place = idx.unique(return_inverse=True)
         slow_sums = sums_in_float64(x, place, weights, len(rows))
-        slow = adamw_in_float64(state, rows, slow_sums, step_of())
+        slow = adamw_in_float64(state, rows, slow_sums, make_step())
         return [
             of_largest("dot", dot, torch.einsum("td,tjd->tj", x.double(), read)),
             of_largest("sum", weighted, torch.einsum("tj,tjd->td", weights.double(), read)),

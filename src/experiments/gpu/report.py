@@ -1,4 +1,4 @@
-"""The report on a card: report.json, and report.md made from it, after each measurement.
+"""Report on a card: report.json, and report.md made from it, after each measurement.
 
 One process writes at a time: a part's own while it runs, and the command between parts.
 """
@@ -48,7 +48,7 @@ class Measurement:
 
 
 class Report:
-    """The report in a folder, which need not exist yet."""
+    """Report in a folder, which need not exist yet."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
         """about: card and versions, of a report that is begun. Raises ValueError for a file that

@@ -9,13 +9,13 @@ from experiments.gpu.job import Job
 from experiments.models.transformer import TransformerConfig
 
 
-def loop_of(job: Job, config: TransformerConfig, sizes: Sizes, **how: Any) -> Loop:
-    """The model in training on the job's device; how: as of training_loop."""
+def make_loop(job: Job, config: TransformerConfig, sizes: Sizes, **how: Any) -> Loop:
+    """Model in training on the job's device; how: as of training_loop."""
     return training_loop(config, sizes, device=job.device, kernel=job.kernel, **how)
 
 
-def seconds_of(job: Job, call: Callable[[], object], *, rounds: int, label: str) -> float:
-    """The median of a call, over that many rounds; at toy size of one."""
+def time_call(job: Job, call: Callable[[], object], *, rounds: int, label: str) -> float:
+    """Median of a call, over that many rounds; at toy size of one."""
     (timing,) = compare(
         [Contender(name=label, make=lambda: call)],
         rounds=1 if job.toy else rounds,

@@ -65,7 +65,7 @@ def _needs(name: str, python_version: str) -> Iterator[str]:
 
 
 def platforms(platform: str) -> list[str]:
-    """The tags that a machine of this one takes: pip matches each exactly.
+    """Tags that a machine of this one takes: pip matches each exactly.
 
     Raises ValueError for a tag that is not manylinux_2_N_ARCH.
     """

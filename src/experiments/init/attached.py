@@ -56,7 +56,7 @@ class Added(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The addition to the MLP's output, or its replacement."""
+        """Addition to the MLP's output, or its replacement."""
         wide = x.to(self.layer.sub_keys.dtype)  # the query's weight may be quantised
         if self.made.constant:
             wide = torch.cat([wide, torch.ones_like(wide[..., :1])], dim=-1)
@@ -85,12 +85,12 @@ class Replaced(nn.Module):
         mlp.requires_grad_(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The layer's output for what the MLP would be given."""
+        """Layer's output for what the MLP would be given."""
         y: Tensor = self.peer(first_input(args, kwargs))
         return y
 
     def put_back(self) -> nn.Module:
-        """The MLP, as it was."""
+        """MLP, as it was."""
         mlp = self.original[0]
         mlp.training = self.training
         for parameter in self.trained:
@@ -99,7 +99,7 @@ class Replaced(nn.Module):
 
 
 class Handed:
-    """The input of a pair's first module, kept until its last one has given its output."""
+    """Input of a pair's first module, kept until its last one has given its output."""
 
     def __init__(self, first: nn.Module) -> None:
         self.first = first
@@ -186,8 +186,8 @@ def _remove_hooks(module: nn.Module, *ours: Any) -> None:
             with_kwargs.pop(number, None)
 
 
-def layers_of(model: nn.Module) -> tuple[Added, ...]:
-    """The layers that retrofit() put into a model, in the order of its modules.
+def find_layers(model: nn.Module) -> tuple[Added, ...]:
+    """Layers that retrofit() put into a model, in the order of its modules.
 
     Raises ValueError if that is nothing.
     """

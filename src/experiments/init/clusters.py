@@ -34,7 +34,7 @@ def grid(rows: Tensor, n_sub: int, n_groups: int, generator: torch.Generator) ->
     ordered = _bisected(rows, torch.arange(len(rows)).unsqueeze(0), n_leaves, generator)[0]
     dealt = ordered.view(n_sub, n_sub)  # a line of these is one place, of all groups
     result = torch.empty(n_sub, n_sub, dtype=torch.long)
-    for lines in lines_of(n_sub, n_groups):
+    for lines in split_lines(n_sub, n_groups):
         blocks = dealt[:, lines]
         beside = torch.zeros_like(rows)
         beside[blocks] = rows[blocks] - rows[blocks].mean(1, keepdim=True)
@@ -42,14 +42,14 @@ def grid(rows: Tensor, n_sub: int, n_groups: int, generator: torch.Generator) ->
     return result
 
 
-def lines_of(n_sub: int, n_groups: int) -> list[slice]:
-    """The lines of each group: as many each as can be, in order; n_groups at most n_sub."""
+def split_lines(n_sub: int, n_groups: int) -> list[slice]:
+    """Lines of each group: as many each as can be, in order; n_groups at most n_sub."""
     bounds = [g * n_sub // n_groups for g in range(n_groups + 1)]
     return [slice(a, b) for a, b in pairwise(bounds)]
 
 
 def _bisected(rows: Tensor, sets: Tensor, parts: int, generator: torch.Generator) -> Tensor:
-    """The indices sets (G, m), reordered in each set so that its `parts` parts are alike.
+    """Indices sets (G, m), reordered in each set so that its `parts` parts are alike.
 
     All sets are cut along the same directions, each into the same sizes.
     """
@@ -68,7 +68,7 @@ def _bisected(rows: Tensor, sets: Tensor, parts: int, generator: torch.Generator
 
 
 def _along_two_means(points: Tensor, cut: int, generator: torch.Generator) -> Tensor:
-    """The order (G, m) of points (G, m, d) along the line between two means over all sets: that of
+    """Order (G, m) of points (G, m, d) along the line between two means over all sets: that of
     the first `cut` in this order, and that of the others.
     """
     centred = points - points.mean(1, keepdim=True)

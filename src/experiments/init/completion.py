@@ -14,8 +14,8 @@ from experiments.config.constraints import AtLeast1, checked, shown
 from experiments.config.reading import build, check_chosen
 from experiments.data.stream import DomainStream
 from experiments.init.finished_run import FinishedRun
-from experiments.init.how import how_of
-from experiments.init.source import Shape, WeightSource, node_of, target_of
+from experiments.init.how import find_how
+from experiments.init.source import Shape, WeightSource, find_target, make_node
 from experiments.models.blocks import chosen_blocks
 
 _METHODS = ("shape", "digest", "tokenizer", "state")
@@ -24,7 +24,7 @@ Node = dict[str, Any]
 
 
 def completed(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config with nothing left to the weights; the same one if it starts from none.
+    """Config with nothing left to the weights; the same one if it starts from none.
 
     Raises ValueError for weights that are not there or that the trunk can't carry, and for keys
     that say another thing than they.
@@ -127,7 +127,7 @@ def _said(value: Any) -> str:
     if not isinstance(value, Mapping) or "_target_" not in value:
         return shown(value)
     settings = [f"{k}={shown(v)}" for k, v in value.items() if k != "_target_"]
-    return f"{_name_of(value)}({', '.join(settings)})"
+    return f"{_find_name(value)}({', '.join(settings)})"
 
 
 def _check_length(data: Node, shape: Shape) -> None:
@@ -143,14 +143,14 @@ def _check_length(data: Node, shape: Shape) -> None:
 def _fill_base(data: Node, source: WeightSource) -> None:
     """What comes before a stream's domains is the text of the run that the weights are of."""
     corpus = data.get("corpus")
-    if not isinstance(corpus, Mapping) or corpus.get("_target_") != target_of(DomainStream):
+    if not isinstance(corpus, Mapping) or corpus.get("_target_") != find_target(DomainStream):
         return
     if corpus.get("base") is None and isinstance(source, FinishedRun):
         data["corpus"] = {**corpus, "base": source.corpus()}
 
 
 def _fill_tokenizer(filled: Node, shape: Shape, own: Mapping[str, Any]) -> None:
-    """The weights' own tokenizer, unless another of as many entries is asked for."""
+    """Weights' own tokenizer, unless another of as many entries is asked for."""
     data = filled["data"]
     if data.get("tokenizer") is None:
         data["tokenizer"] = dict(own)
@@ -175,7 +175,7 @@ def _take_own(filled: Node, shape: Shape, name: Any) -> None:
     """The layer under study is the weights' own, if the way says so; where it grows, with as many
     experts as asked.
     """
-    how = how_of(name)
+    how = find_how(name)
     blocks = chosen_blocks(filled["trunk"]["ffn_blocks"], shape.n_layers)
     own = [dict(shape.ffns[i]) for i in blocks]
     layer = build(own[0], "model", ("cost", "build"))
@@ -192,7 +192,7 @@ def _take_own(filled: Node, shape: Shape, name: Any) -> None:
             raise ValueError(
                 f"init.how={name} wants to know how many experts there shall be: give n_experts=..."
             )
-        own[0] = node_of(how.grown(layer, n_experts))
+        own[0] = make_node(how.grown(layer, n_experts))
     _check_given(filled, own[0], name, how.grows(layer))
     filled["model"], filled["model_name"] = own[0], shape.name
     filled["n_experts"] = own[0].get("n_experts")
@@ -208,7 +208,7 @@ def _check_given(filled: Node, own: Mapping[str, Any], how: str, grows: bool) ->
         if (value is None and name == "n_experts") or own.get(name) == value:
             continue
         if name == "_target_":
-            key, theirs = f"model={filled.get('model_name')}", f"is {_name_of(own)}"
+            key, theirs = f"model={filled.get('model_name')}", f"is {_find_name(own)}"
         else:
             key = f"{name if name == 'n_experts' else f'model.{name}'}={shown(value)}"
             theirs = f"has {shown(own[name]) if name in own else 'none'}"
@@ -218,5 +218,5 @@ def _check_given(filled: Node, own: Mapping[str, Any], how: str, grows: bool) ->
         )
 
 
-def _name_of(node: Mapping[str, Any]) -> str:
+def _find_name(node: Mapping[str, Any]) -> str:
     return str(node["_target_"]).rpartition(".")[2].removesuffix("Config")

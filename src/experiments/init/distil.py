@@ -9,7 +9,7 @@ from torch import Tensor
 
 from experiments.budget.costs import TRAINING_PASSES, Cost
 from experiments.models.ffn._base import FFN
-from experiments.models.roles import tables_of
+from experiments.models.roles import find_tables
 
 _OF_TABLES = 30.0  # their rate, in that of the rest
 _BETAS = (0.9, 0.99)  # 0.99: a distillation is a few hundred steps
@@ -20,7 +20,7 @@ _MEASURED_AT_ONCE = 2048  # tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Distilled:
-    """The course of a distillation.
+    """Course of a distillation.
 
     error_before, error_after: the mean squared difference from the targets over the targets'
         variance, on tokens that were not trained on; 1 is the error of the targets' mean.
@@ -102,7 +102,7 @@ def distil(
 
 def _groups(layer: FFN, lr: float) -> list[dict[str, object]]:
     """AdamW's groups: tables have a rate of their own."""
-    tables = tables_of(layer)
+    tables = find_tables(layer)
     trained = {n: p for n, p in layer.named_parameters() if p.requires_grad}
     groups = [
         {"params": [p for n, p in trained.items() if n not in tables], "lr": lr},
@@ -112,7 +112,7 @@ def _groups(layer: FFN, lr: float) -> list[dict[str, object]]:
 
 
 def _share_of_peak(step: int, n_steps: int) -> float:
-    """The share of the peak learning rate at a step, counted from 1."""
+    """Share of the peak learning rate at a step, counted from 1."""
     warm = min(1.0, step / max(1.0, _WARM_UP * n_steps))
     return warm * 0.5 * (1 + math.cos(math.pi * (step - 1) / n_steps))
 

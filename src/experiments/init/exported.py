@@ -17,7 +17,7 @@ from experiments.config import former_trunk
 from experiments.config.constraints import Within, checked
 from experiments.config.reading import build
 from experiments.init.safetensors_files import WEIGHTS, load_tensors, stored_tensors
-from experiments.init.source import Shape, node_of
+from experiments.init.source import Shape, make_node
 from experiments.models.ffn._base import second_names
 from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.system.json_files import read_json
@@ -54,11 +54,11 @@ def layer_node(config: FFNConfig) -> dict[str, Any]:
             f"{cls.__qualname__} is no dataclass of a module, by whose name an export would find "
             "it; define it at the top of a file"
         )
-    return node_of(config)
+    return make_node(config)
 
 
 def _read_layer(node: Any) -> dict[str, Any]:
-    """The node, once it is seen to make a layer; also of an earlier export, which had hidden units
+    """Node, once it is seen to make a layer; also of an earlier export, which had hidden units
     beside the fields. Raises ValueError.
     """
     if isinstance(node, Mapping) and (name := _EARLIER.get(str(node.get("kind")))) is not None:
@@ -70,7 +70,7 @@ def _read_layer(node: Any) -> dict[str, Any]:
 
 
 def _read_parts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The nodes of the trunk's parts; of an earlier export, which had a number of each. Raises
+    """Nodes of the trunk's parts; of an earlier export, which had a number of each. Raises
     ValueError.
     """
     given = {name: values[name] for name in (*_PARTS, "rope_base") if name in values}
@@ -81,7 +81,7 @@ def _read_parts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         n_kv_heads = checked(values["num_key_value_heads"], _SIZE, "num_key_value_heads")
         given["n_kv_heads"] = n_kv_heads
     nodes = former_trunk.today(given)
-    return {name: node_of(build(nodes[name], name, needs)) for name, needs in _PARTS.items()}
+    return {name: make_node(build(nodes[name], name, needs)) for name, needs in _PARTS.items()}
 
 
 def is_export(settings: Mapping[str, Any]) -> bool:
@@ -90,7 +90,7 @@ def is_export(settings: Mapping[str, Any]) -> bool:
 
 
 def exported_shape(folder: Path) -> Shape:
-    """The trunk that carries an export. Raises ValueError if its config.json is none or damaged."""
+    """Trunk that carries an export. Raises ValueError if its config.json is none or damaged."""
     path = folder / "config.json"
     try:
         values = read_json(path)
@@ -122,21 +122,21 @@ def exported_shape(folder: Path) -> Shape:
 
 
 def exported_state(folder: Path, shape: Shape) -> dict[str, Tensor]:
-    """The tensors of an export of that trunk, by its names and of the types that they were saved
+    """Tensors of an export of that trunk, by its names and of the types that they were saved
     in. One that has several names is under each: a tied head's embedding, values that layers share.
 
     Raises ValueError if they can't be read.
     """
     state = load_tensors(folder / WEIGHTS, _REMEDY)
-    for name, first in second_names(_trunk_of(shape)).items():
+    for name, first in second_names(_make_trunk(shape)).items():
         state[name] = state[first]
     return state
 
 
 def check_export(folder: Path) -> Shape:
-    """The trunk, once the headers of the tensors are seen to be its. Raises ValueError if not."""
+    """Trunk, once the headers of the tensors are seen to be its. Raises ValueError if not."""
     shape = exported_shape(folder)
-    trunk = _trunk_of(shape)
+    trunk = _make_trunk(shape)
     wanted = trunk.state_dict()
     for name in second_names(trunk):
         del wanted[name]
@@ -151,7 +151,7 @@ def check_export(folder: Path) -> Shape:
     return shape
 
 
-def _trunk_of(shape: Shape) -> Transformer:
+def _make_trunk(shape: Shape) -> Transformer:
     """Without values."""
     with torch.device("meta"):
         ffns = tuple(build(node, "ffns", _LAYER) for node in shape.ffns)

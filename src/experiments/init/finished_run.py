@@ -1,4 +1,4 @@
-"""The weights of a finished run of ours, from its record and its last checkpoint."""
+"""Weights of a finished run of ours, from its record and its last checkpoint."""
 
 import functools
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ from experiments.init.first import first_command
 from experiments.init.parent_tokenizer import ParentTokenizer
 from experiments.init.place import placed
 from experiments.init.reading import named, stamp
-from experiments.init.source import Shape, node_of, target_of
+from experiments.init.source import Shape, find_target, make_node
 from experiments.models.digest import tensors_sha256
 from experiments.models.lora import merged
 from experiments.records.files import RECORD_NAME, DamagedError, read_record
 from experiments.records.record import RunRecord
-from experiments.system.seals import damage_of
+from experiments.system.seals import find_damage
 from experiments.system.table_files import load_whole
 
 _LAST = "last.ckpt"  # training/checkpoints.py
@@ -42,12 +42,12 @@ class FinishedRun:
             n_layers=config.size,
             d_model=d_model,
             d_head=config.ladder.d_head,
-            attention=node_of(config.trunk.attention.explicit(n_heads)),
+            attention=make_node(config.trunk.attention.explicit(n_heads)),
             vocab_size=vocab_size,
             tie_head=config.ladder.tie_head,
-            positions=node_of(config.trunk.positions),
-            norm=node_of(config.trunk.norm),
-            ffns=tuple(node_of(ffn) for ffn in placed(config)),
+            positions=make_node(config.trunk.positions),
+            norm=make_node(config.trunk.norm),
+            ffns=tuple(make_node(ffn) for ffn in placed(config)),
             name=record.model,
         )
 
@@ -59,10 +59,10 @@ class FinishedRun:
     def tokenizer(self, cache: Path) -> Mapping[str, Any]:
         record, _ = self._record()
         data = record.config["data"]
-        if data["tokenizer"]["_target_"] == target_of(ParentTokenizer):
+        if data["tokenizer"]["_target_"] == find_target(ParentTokenizer):
             return data["tokenizer"]
         return {
-            "_target_": target_of(ParentTokenizer),
+            "_target_": find_target(ParentTokenizer),
             "tokenizer": data["tokenizer"],
             "corpus": self.corpus(),
             "sha256": record.tokenizer_sha256,
@@ -81,7 +81,7 @@ class FinishedRun:
         )
 
     def adapters(self) -> tuple[str | None, dict[str, tuple[Tensor, Tensor]]]:
-        """The sha256 of the weights it started from, and by the path of the linear map that they
+        """Sha256 of the weights it started from, and by the path of the linear map that they
         are beside its low-rank adapters: A (rank, d_in) and B (d_out, rank). {} if it has none.
         """
         record, _ = self._record()
@@ -91,12 +91,12 @@ class FinishedRun:
         return record.init.get("sha256"), {s: (a.clone(), b.clone()) for s, (a, b) in pairs.items()}
 
     def corpus(self) -> dict[str, Any]:
-        """The config node of the text that it was trained on; of a stream, of its base."""
+        """Config node of the text that it was trained on; of a stream, of its base."""
         node: dict[str, Any] = self._record()[0].config["data"]["corpus"]
         return node.get("base", node)
 
     def parent(self) -> dict[str, Any]:
-        """The run's id, its experts, and the training FLOPs that its weights have cost in all."""
+        """Run's id, its experts, and the training FLOPs that its weights have cost in all."""
         record, _ = self._record()
         flops = record.achieved_flops or 0.0
         before = record.init.get("parent", {}).get("flops", 0.0) + record.init.get("flops", 0.0)
@@ -109,7 +109,7 @@ class FinishedRun:
         }
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimizer's state at the run's end, as torch's optimizers have it."""
+        """Optimizer's state at the run's end, as torch's optimizers have it."""
         record, _ = self._record()
         state: dict[str, Any] = _loaded(record.n_steps, *stamp(self._folder() / _LAST))
         return state["optimizer_states"][0]
@@ -159,14 +159,14 @@ def _digest(n_steps: int, path: Path, size: int, changed: int) -> str:
 
 
 def _read(n_steps: int, path: Path, size: int, changed: int) -> dict[str, Tensor]:
-    """The model's tensors, in the file until they are used."""
+    """Model's tensors, in the file until they are used."""
     state = _loaded(n_steps, path, size, changed)["state_dict"]
     return {k.removeprefix(_MODEL): v for k, v in state.items() if k.startswith(_MODEL)}
 
 
 @functools.lru_cache(maxsize=1)
 def _loaded(n_steps: int, path: Path, size: int, changed: int) -> dict[str, Any]:
-    if (why := damage_of(path)) is not None:
+    if (why := find_damage(path)) is not None:
         raise ValueError(f"{path} is damaged ({why}); put a copy of it back, or train again")
     try:
         loaded: dict[str, Any] = load_whole(path, mmap=True)

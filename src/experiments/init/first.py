@@ -12,7 +12,7 @@ _FROM_WEIGHTS = re.compile(r"override /init:")
 
 
 def first_command(folder: Path, command: Iterable[str] = ()) -> str | None:
-    """The command of conf/experiment that trains the run of a folder, results/<sweep>/<run id>.
+    """Command of conf/experiment that trains the run of a folder, results/<sweep>/<run id>.
 
     By the experiment that the run's own command names, else by the sweep's name; None if conf/ has
     none. Of several experiments of a sweep, those that start from no weights themselves.

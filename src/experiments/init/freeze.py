@@ -1,9 +1,9 @@
-"""The trained parts of a model: all of it, the layers of some blocks, or its low-rank adapters."""
+"""Trained parts of a model: all of it, the layers of some blocks, or its low-rank adapters."""
 
 from experiments.models.batch_norm import BatchNorm
 from experiments.models.lora import ADAPTERS
-from experiments.models.roles import tables_of
-from experiments.models.transformer import Transformer, block_of
+from experiments.models.roles import find_tables
+from experiments.models.transformer import Transformer, get_block
 
 
 def freeze(model: Transformer) -> None:
@@ -17,8 +17,8 @@ def freeze(model: Transformer) -> None:
     model.requires_grad_(False)
     learning: set[int] = set()  # the modules that are trained whole
     for i in config.trained_blocks:
-        layer = block_of(model, i).ffn.studied()
-        trained = tables_of(layer).values() if config.tables_alone else layer.parameters()
+        layer = get_block(model, i).ffn.studied()
+        trained = find_tables(layer).values() if config.tables_alone else layer.parameters()
         for parameter in trained:
             parameter.requires_grad_(True)
         if not config.tables_alone:

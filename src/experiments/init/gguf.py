@@ -52,7 +52,7 @@ _OPTIONAL = (
 
 
 def gguf_metadata(path: Path) -> Mapping[str, Any]:
-    """The file's settings by their full names: llama.block_count, tokenizer.ggml.tokens.
+    """File's settings by their full names: llama.block_count, tokenizer.ggml.tokens.
 
     Raises ValueError for a file that is no gguf, or is cut short.
     """
@@ -60,7 +60,7 @@ def gguf_metadata(path: Path) -> Mapping[str, Any]:
 
 
 def gguf_shape(path: Path) -> Shape:
-    """The trunk that carries the file's weights, whose sizes are checked.
+    """Trunk that carries the file's weights, whose sizes are checked.
 
     Raises ValueError for weights that the trunk can't carry.
     """
@@ -118,7 +118,7 @@ def _shape(header: Header) -> Shape:
 
 
 def gguf_state(path: Path) -> dict[str, Tensor]:
-    """The file's tensors by Hugging Face's names, float32, rows of queries and keys in their order.
+    """File's tensors by Hugging Face's names, float32, rows of queries and keys in their order.
 
     Raises ValueError for a quantisation that can't be read.
     """
@@ -147,7 +147,7 @@ def gguf_state(path: Path) -> dict[str, Tensor]:
 
 
 def _halves(weight: Tensor, n_heads: int) -> Tensor:
-    """The rows (out, in) of a head with those that are turned together half a head apart.
+    """Rows (out, in) of a head with those that are turned together half a head apart.
 
     llama.cpp turns neighbours (2i, 2i + 1), and its files have the rows in that order.
     """
@@ -207,5 +207,5 @@ def _check_names(path: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def _decimal(value: float) -> float:
-    """The shortest number that the file's float32 stands for: 1e-5, not 9.99999974e-06."""
+    """Shortest number that the file's float32 stands for: 1e-5, not 9.99999974e-06."""
     return float(str(np.float32(value)))

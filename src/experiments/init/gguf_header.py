@@ -1,4 +1,4 @@
-"""The header of a gguf file, read by hand: each count is held against the bytes that are there.
+"""Header of a gguf file, read by hand: each count is held against the bytes that are there.
 
 The format is https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: settings, then where each
 tensor is, then the tensors, one after the other. The package `gguf` says which types they have; its
@@ -66,7 +66,7 @@ class _Cursor:
         return struct.unpack(f"<{n}{code}", self.take(n * struct.calcsize(f"<{code}")))
 
     def count(self, what: str) -> int:
-        """The number of values that follow, held to what a header may have."""
+        """Number of values that follow, held to what a header may have."""
         (n,) = self.numbers("Q")
         self.left -= n
         if self.left < 0:
@@ -155,5 +155,5 @@ def _placed(
 
 
 def _up(place: int, alignment: int) -> int:
-    """The first multiple at or after a place."""
+    """First multiple at or after a place."""
     return -(-place // alignment) * alignment

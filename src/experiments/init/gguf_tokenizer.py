@@ -1,4 +1,4 @@
-"""The vocabulary inside a gguf file as a tokenizer: a byte-level BPE, its entries and merges."""
+"""Vocabulary inside a gguf file as a tokenizer: a byte-level BPE, its entries and merges."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ _KEYS = ("model", "pre", "tokens", "token_type", "merges")
 
 @dataclass(frozen=True, kw_only=True)
 class GGUFTokenizer:
-    """The vocabulary of a gguf file. Its identity is its entries, merges and split of text."""
+    """Vocabulary of a gguf file. Its identity is its entries, merges and split of text."""
 
     path: constraints.Path
     trained = False
@@ -37,7 +37,7 @@ class GGUFTokenizer:
             return tokenizer, end_of_text(tokenizer)
 
     def identity(self) -> dict[str, Any]:
-        """The hash of what it is made of."""
+        """Hash of what it is made of."""
         metadata = gguf_metadata(Path(self.path))
         parts = [metadata.get(f"tokenizer.ggml.{key}") for key in _KEYS]
         return {"sha256": hashlib.sha256(json.dumps(parts).encode()).hexdigest()}
@@ -49,7 +49,7 @@ class GGUFTokenizer:
 
 
 def byte_bpe(metadata: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer that a gguf file's settings describe.
+    """Tokenizer that a gguf file's settings describe.
 
     Raises ValueError for a vocabulary that is no byte-level BPE, or splits text in a way that is
     not known here.

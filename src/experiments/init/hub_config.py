@@ -47,7 +47,7 @@ _ACTIVATIONS |= {"linear": "identity", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """The values of a config.json. Raises ValueError if it is none."""
+    """Values of a config.json. Raises ValueError if it is none."""
     try:
         return read_json(path)
     except FileNotFoundError:
@@ -56,8 +56,8 @@ def read_config(path: Path) -> Mapping[str, Any]:
         raise ValueError(f"{path.name} can't be read: {error}; get it again") from None
 
 
-def shape_of(values: Mapping[str, Any]) -> Shape:
-    """The trunk that carries a model of these settings. Raises ValueError for one that can't."""
+def read_shape(values: Mapping[str, Any]) -> Shape:
+    """Trunk that carries a model of these settings. Raises ValueError for one that can't."""
     kind = _kind(values)
     _refuse(values)
 

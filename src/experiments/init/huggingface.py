@@ -17,13 +17,13 @@ from torch import Tensor
 from experiments.config import constraints
 from experiments.init.exported import check_export, exported_state, is_export
 from experiments.init.gguf import gguf_shape, gguf_state
-from experiments.init.hub_config import read_config, shape_of
+from experiments.init.hub_config import read_config, read_shape
 from experiments.init.llama import check_sizes, to_trunk
 from experiments.init.reading import file_sha256, named
 from experiments.init.safetensors_files import (
     INDEX,
     WEIGHTS,
-    digest_of,
+    compute_digest,
     read_tensors,
     stored_tensors,
 )
@@ -55,14 +55,14 @@ class HuggingFaceFolder:
         if self._is_export(place):
             return check_export(place)
         with named(place):
-            shape = shape_of(read_config(place / _CONFIG))
+            shape = read_shape(read_config(place / _CONFIG))
             check_sizes({name: t.size for name, t in stored_tensors(place).items()}, shape)
         return shape
 
     def digest(self, cache: Path) -> str:
         """Of safetensors, of the tensors themselves; of a gguf, of the file."""
         place = self._place()
-        return file_sha256(place) if place.is_file() else digest_of(place)
+        return file_sha256(place) if place.is_file() else compute_digest(place)
 
     def tokenizer(self, cache: Path) -> Mapping[str, Any]:
         """Of the tokenizer.json beside the weights; without one, of the gguf's own vocabulary."""
@@ -98,7 +98,7 @@ class HuggingFaceFolder:
             return place.is_dir() and is_export(read_config(place / _CONFIG))
 
     def _place(self) -> Path:
-        """The folder with safetensors, or the gguf file. Raises ValueError if there is neither."""
+        """Folder with safetensors, or the gguf file. Raises ValueError if there is neither."""
         path = Path(self.path).expanduser()
         if path.is_file() and path.suffix == ".gguf":
             return path
@@ -131,5 +131,5 @@ def _nothing(folder: Path) -> str:
         )
     if (folder / _CONFIG).is_file():
         with named(folder):  # a model of a kind that is refused needs no advice about its files
-            shape_of(read_config(folder / _CONFIG))
+            read_shape(read_config(folder / _CONFIG))
     return f"{folder} has no {WEIGHTS} and no gguf file; give a folder with a model in it"

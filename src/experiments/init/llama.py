@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from experiments.config.reading import build
-from experiments.init.source import Shape, node_of
+from experiments.init.source import Shape, make_node
 from experiments.models.attention.gqa import GQAConfig
 from experiments.models.norms.rms import RMSNormConfig
 from experiments.models.positions.rope import RoPE
@@ -40,7 +40,7 @@ def llama_shape(
     glu: bool = True,
     max_seq_len: int | None = None,
 ) -> Shape:
-    """The trunk of a Llama. Raises ValueError if its heads don't share out its width."""
+    """Trunk of a Llama. Raises ValueError if its heads don't share out its width."""
     if n_layers > _MOST_LAYERS:
         raise ValueError(f"{n_layers} blocks are more than any model has")
     if d_model % n_heads or n_heads % n_kv_heads:
@@ -59,18 +59,18 @@ def llama_shape(
         n_layers=n_layers,
         d_model=d_model,
         d_head=d_model // n_heads,
-        attention=node_of(GQAConfig(n_kv_heads=n_kv_heads)),
+        attention=make_node(GQAConfig(n_kv_heads=n_kv_heads)),
         vocab_size=vocab_size,
         tie_head=tie_head,
-        positions=node_of(RoPE(base=rope_theta)),
-        norm=node_of(RMSNormConfig(eps=norm_eps)),
+        positions=make_node(RoPE(base=rope_theta)),
+        norm=make_node(RMSNormConfig(eps=norm_eps)),
         ffns=(ffn,) * n_layers,
         max_seq_len=max_seq_len,
     )
 
 
 def to_trunk(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
-    """The weights by our trunk's names, float32; of a tied head, the embedding under both.
+    """Weights by our trunk's names, float32; of a tied head, the embedding under both.
 
     Raises ValueError for tensors that are missing, of another size, or have no place in the trunk.
     """
@@ -85,7 +85,7 @@ def to_trunk(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
 
 
 def from_trunk(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
-    """The inverse: copies by Hugging Face's names, in the state's own type.
+    """Inverse: copies by Hugging Face's names, in the state's own type.
 
     A tied head is left out, as in their files. Raises ValueError for a block whose feed-forward
     layer is not dense.
@@ -154,7 +154,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _dense(node: Mapping[str, object]) -> Any:
-    """The layer's config, of one MLP."""
+    """Layer's config, of one MLP."""
     config = build(node, "the feed-forward layer")
     if not getattr(config, "is_mlp", False):
         raise ValueError(

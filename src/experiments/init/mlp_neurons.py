@@ -1,4 +1,4 @@
-"""The hidden units of a transformers model's MLP, read as experts of one neuron.
+"""Hidden units of a transformers model's MLP, read as experts of one neuron.
 
 What is read is checked: the sum over the neurons is held to the MLP itself, in float64, on inputs
 at which the units are neither linear nor off. So an MLP with anything more in it (a norm, a scale,
@@ -25,7 +25,7 @@ _TOLERANCE = 1e-6  # of the largest output; gelu and its tanh form differ by 1e-
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenUnits:
-    """The neurons (n, d) of an MLP, and its biases.
+    """Neurons (n, d) of an MLP, and its biases.
 
     down_bias, gate_bias (n,): added to what a neuron's w_down and w_gate read, or None.
     bias (d,): added to the output, or None.
@@ -57,7 +57,7 @@ class HiddenUnits:
 
 
 def read_mlp(slot: Slot) -> HiddenUnits:
-    """The hidden units of a slot's MLP, on the CPU: float32, or float64 in a model of that.
+    """Hidden units of a slot's MLP, on the CPU: float32, or float64 in a model of that.
 
     Raises ValueError for an MLP of another build, and for one whose activation is not known here.
     """
@@ -107,7 +107,7 @@ def _refusal(slot: Slot, why: str) -> str:
 
 
 def _matrix(slot: Slot, name: str) -> _Matrix:
-    """The weight (outputs, inputs) and the bias of a matrix, float64, on the CPU."""
+    """Weight (outputs, inputs) and the bias of a matrix, float64, on the CPU."""
     module = getattr(slot.last, name)
     weight = getattr(module, "weight", None)
     if type(module).__name__ == "Conv1D" and isinstance(weight, Tensor):  # GPT-2's: transposed
@@ -125,7 +125,7 @@ def _matrix(slot: Slot, name: str) -> _Matrix:
 
 
 def _halves(both: _Matrix) -> tuple[_Matrix, _Matrix]:
-    """The weight and bias of the first rows, and of the last ones."""
+    """Weight and bias of the first rows, and of the last ones."""
     weight, bias = both
     biases = (None, None) if bias is None else bias.chunk(2)
     first, last = zip(weight.chunk(2), biases)
@@ -142,7 +142,7 @@ def _inputs(units: HiddenUnits) -> Tensor:
 
 
 def _run(slot: Slot, x: Tensor) -> Tensor:
-    """The MLP's own output, in float64; the MLP is left alone."""
+    """MLP's own output, in float64; the MLP is left alone."""
     try:
         with torch.no_grad():
             y = copy.deepcopy(slot.last).to("cpu", torch.float64).eval()(x)
@@ -155,7 +155,7 @@ def _run(slot: Slot, x: Tensor) -> Tensor:
 
 
 def _output(units: HiddenUnits, x: Tensor) -> Tensor:
-    """The sum over the neurons, and the biases."""
+    """Sum over the neurons, and the biases."""
     neurons = units.neurons
     activation = ACTIVATIONS[neurons.activation]
     hidden = F.linear(x, neurons.w_down, units.down_bias)

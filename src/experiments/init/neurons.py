@@ -1,4 +1,4 @@
-"""The hidden units of a feed-forward layer as experts of one neuron: He 2024, Eq. 6.
+"""Hidden units of a feed-forward layer as experts of one neuron: He 2024, Eq. 6.
 
 An FFN of two matrices is a sum over its hidden units, w_up_i act(w_down_i . x), and a GLU is
 w_up_i act(w_gate_i . x)(w_down_i . x). So each is a PEER expert already, whose gate is 1.
@@ -36,8 +36,8 @@ class Neurons:
         return len(self.w_down)
 
 
-def neurons_of(layer: MLP) -> Neurons:
-    """The hidden units, as views of its weights without gradients. Raises ValueError for another
+def read_neurons(layer: MLP) -> Neurons:
+    """Hidden units, as views of its weights without gradients. Raises ValueError for another
     activation than those of experts.
     """
     names = [name for name, function in ACTIVATIONS.items() if function is layer.activation]

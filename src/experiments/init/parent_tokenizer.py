@@ -1,4 +1,4 @@
-"""The tokenizer of a finished run, whichever text a run that starts from its weights is about."""
+"""Tokenizer of a finished run, whichever text a run that starts from its weights is about."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from experiments.data.vocabulary import prepare_vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class ParentTokenizer:
-    """The tokenizer that `tokenizer` makes of `corpus`, each a config node with its `_target_`.
+    """Tokenizer that `tokenizer` makes of `corpus`, each a config node with its `_target_`.
 
     sha256: of its tokenizer.json, from the finished run's record; None if that has none.
     """
@@ -50,7 +50,7 @@ class ParentTokenizer:
         return tokenizer, end
 
     def identity(self) -> dict[str, Any]:
-        """The file's hash, or what makes it where that is not recorded."""
+        """File's hash, or what makes it where that is not recorded."""
         if self.sha256 is not None:
             return {"sha256": self.sha256}
         of = identity(self.corpus) if self.tokenizer.trained else None

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from experiments.budget.costs import FFNConfig, name_of
+from experiments.budget.costs import FFNConfig, find_name
 from experiments.config.schema import RunConfig
-from experiments.init.how import how_of
+from experiments.init.how import find_how
 from experiments.models.blocks import assign_ffns, chosen_blocks
 from experiments.models.ffn.beside import BesideConfig
 
@@ -23,12 +23,12 @@ def drawn(config: RunConfig) -> tuple[FFNConfig, ...]:
 
 
 def placed(config: RunConfig) -> tuple[FFNConfig, ...]:
-    """The configs of all blocks' layers. Raises ValueError for a layer that can't start so."""
+    """Configs of all blocks' layers. Raises ValueError for a layer that can't start so."""
     trunk, init = config.trunk, config.init
     if init is None:
         return drawn(config)
     layers = assign_ffns(config.model, trunk.base_ffn, trunk.ffn_blocks, config.size)
-    how, own, blocks = how_of(init.how), bases(config), chosen(config)
+    how, own, blocks = find_how(init.how), bases(config), chosen(config)
     if getattr(config.model, "query_norm", None) == "batch" and not any(
         map(how.is_own, own_layers(config))
     ):
@@ -46,16 +46,16 @@ def placed(config: RunConfig) -> tuple[FFNConfig, ...]:
 def grows(config: RunConfig) -> bool:
     """Whether the chosen blocks' own layers get more experts (init/growth)."""
     init = config.init
-    return init is not None and all(map(how_of(init.how).grows, own_layers(config)))
+    return init is not None and all(map(find_how(init.how).grows, own_layers(config)))
 
 
 def chosen(config: RunConfig) -> tuple[int, ...]:
-    """The blocks whose layer is under study."""
+    """Blocks whose layer is under study."""
     return chosen_blocks(config.trunk.ffn_blocks, config.size)
 
 
 def own_layers(config: RunConfig) -> list[FFNConfig]:
-    """The chosen blocks' layers in the model that the weights are of."""
+    """Chosen blocks' layers in the model that the weights are of."""
     return [bases(config)[i] for i in chosen(config)]
 
 
@@ -66,21 +66,21 @@ def bases(config: RunConfig) -> Sequence[FFNConfig]:
 
 
 def trained_blocks(config: RunConfig) -> tuple[int, ...] | None:
-    """The blocks whose layer alone is trained; None where all is; none of low-rank adapters."""
+    """Blocks whose layer alone is trained; None where all is; none of low-rank adapters."""
     if config.init is None or config.init.train == "all":
         return None
     if config.init.train == "lora":
         return ()
     if config.init.train == "layer" and not config.model.cost(config.d_model).n_params:
         raise ValueError(
-            f"init.train=layer with {name_of(config.model)}, which has no parameters; set another "
+            f"init.train=layer with {find_name(config.model)}, which has no parameters; set another "
             "model, or init.train=all or lora"
         )
     if config.init.train == "tables":
         terms = config.model.cost(config.d_model).terms
         if not any(term.n_tables for term in terms):
             raise ValueError(
-                f"init.train=tables with {name_of(config.model)}, which has no table of rows; set "
+                f"init.train=tables with {find_name(config.model)}, which has no table of rows; set "
                 "model=peer or pkm, or init.train=layer"
             )
     return chosen(config)

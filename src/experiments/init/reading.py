@@ -1,4 +1,4 @@
-"""The readers of weights share this: packages of the extra `hf`, hashes, messages."""
+"""Readers of weights share this: packages of the extra `hf`, hashes, messages."""
 
 import functools
 import importlib

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.budget.costs import name_of
-from experiments.init.attached import Added, How, Retrofit, attach, detach, layers_of
+from experiments.budget.costs import find_name
+from experiments.init.attached import Added, How, Retrofit, attach, detach, find_layers
 from experiments.init.mlp_neurons import read_mlp
 from experiments.init.neurons import seed_copies, seed_replace
 from experiments.init.slots import Slot, find_slots
@@ -34,7 +34,7 @@ def retrofit(
     noise: float = 0.1,
     seed: int = 0,
 ) -> Model:
-    """The same model, with a PEER layer in each of the given blocks (from 0).
+    """Same model, with a PEER layer in each of the given blocks (from 0).
 
     model: a causal language model of transformers. Built in are GPT-2, GPT-NeoX (Pythia), Llama,
     Mistral, Qwen 2 and 3, SmolLM; another one's MLP is named by its path below the model with {}
@@ -70,18 +70,18 @@ def retrofit(
 
 
 def unretrofit(model: Model) -> Model:
-    """The same model without the layers that retrofit() put into it: the base, to the bit.
+    """Same model without the layers that retrofit() put into it: the base, to the bit.
 
     Weights of the base that were trained meanwhile stay trained.
     """
-    for added in layers_of(model):
+    for added in find_layers(model):
         detach(model, added)
     return model
 
 
 def freeze_base(model: Model) -> Model:
-    """The same model; the layers that retrofit() put into it are trained, nothing else is."""
-    layers = layers_of(model)
+    """Same model; the layers that retrofit() put into it are trained, nothing else is."""
+    layers = find_layers(model)
     model.requires_grad_(False)
     for added in layers:
         added.requires_grad_(True)
@@ -101,7 +101,7 @@ def _check_values(config: PEERConfig, noise: float, seed: int) -> None:
     if not isinstance(config, PEERConfig):
         raise ValueError(
             f"retrofit() puts PEER into other people's models, which hand a layer its input alone, "
-            f"and not {name_of(config)}; give a PEERConfig, or start a trunk of ours from the "
+            f"and not {find_name(config)}; give a PEERConfig, or start a trunk of ours from the "
             "weights (init=hf)"
         )
     check_query_norm(config.query_norm)
@@ -117,7 +117,7 @@ def _check_values(config: PEERConfig, noise: float, seed: int) -> None:
 
 
 def _made(slot: Slot, config: PEERConfig, how: How, noise: float, seed: int) -> Added:
-    """The layer of a slot, drawn from a seed of its own; torch's generator is as it was."""
+    """Layer of a slot, drawn from a seed of its own; torch's generator is as it was."""
     units = None if how == "beside" else read_mlp(slot)
     instead = how == "replace"
     if not instead:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from experiments.config.reading import read
-from experiments.init.attached import Added, Retrofit, attach, detach, layers_of
+from experiments.init.attached import Added, Retrofit, attach, detach, find_layers
 from experiments.init.reading import from_extra
 from experiments.init.safetensors_files import load_tensors
 from experiments.init.slots import slots_at
@@ -43,7 +43,7 @@ def save_retrofitted(model: Any, folder: str | Path) -> Path:
     and for a folder that exists.
     """
     folder = reached(Path(folder))
-    layers = layers_of(model)
+    layers = find_layers(model)
     if folder.exists():
         raise ValueError(f"{folder} exists; name a new folder, or delete it")
     transformers = from_extra("transformers", _PURPOSE)
@@ -75,7 +75,7 @@ def save_retrofitted(model: Any, folder: str | Path) -> Path:
 
 
 def load_retrofitted(folder: str | Path) -> Any:
-    """The model that save_retrofitted() wrote, on the CPU, in evaluation mode.
+    """Model that save_retrofitted() wrote, on the CPU, in evaluation mode.
 
     The types are those it had, but for what transformers does not save: a base that was cast with
     model.to(torch.bfloat16) comes back with its rotary angles in float32.
@@ -154,7 +154,7 @@ def _is_model(kind: Any, transformers: Any) -> bool:
 
 
 def _key_of_code(node: Any) -> str | None:
-    """The first key of a config.json by which transformers would fetch or run other code: auto_map,
+    """First key of a config.json by which transformers would fetch or run other code: auto_map,
     and a kernel of the hub (owner/name) for attention or experts.
     """
     if isinstance(node, list):

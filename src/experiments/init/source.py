@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The trunk that carries some weights: models.transformer.TransformerConfig's fields.
+    """Trunk that carries some weights: models.transformer.TransformerConfig's fields.
 
     attention, norm, positions: their config nodes, with `_target_`. ffns: that of each block's
     layer.
@@ -41,27 +41,27 @@ class WeightSource(Protocol):
         ...
 
     def digest(self, cache: Path) -> str:
-        """The sha256, 64 hex digits, of what the weights are, wherever they are."""
+        """Sha256, 64 hex digits, of what the weights are, wherever they are."""
         ...
 
     def tokenizer(self, cache: Path) -> Mapping[str, Any]:
-        """The config node of the weights' own tokenizer."""
+        """Config node of the weights' own tokenizer."""
         ...
 
     def state(self, cache: Path) -> dict[str, Tensor]:
-        """The weights by the names of a Transformer of this shape, float32."""
+        """Weights by the names of a Transformer of this shape, float32."""
         ...
 
 
-def node_of(config: Any) -> dict[str, Any]:
-    """The config node, with its `_target_`, that a config of a layer or positions is built from."""
-    node: dict[str, Any] = {"_target_": target_of(type(config))}
+def make_node(config: Any) -> dict[str, Any]:
+    """Config node, with its `_target_`, that a config of a layer or positions is built from."""
+    node: dict[str, Any] = {"_target_": find_target(type(config))}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        node[field.name] = node_of(value) if dataclasses.is_dataclass(value) else value
+        node[field.name] = make_node(value) if dataclasses.is_dataclass(value) else value
     return node
 
 
-def target_of(cls: type) -> str:
-    """The name that a config node calls a class by, under `_target_`."""
+def find_target(cls: type) -> str:
+    """Name that a config node calls a class by, under `_target_`."""
     return f"{cls.__module__}.{cls.__qualname__}"

@@ -8,10 +8,10 @@ from torch import Tensor
 from experiments.budget.costs import FFNConfig
 from experiments.config.schema import Init
 from experiments.init.freeze import freeze
-from experiments.init.how import Seeded, Started, how_of
+from experiments.init.how import Seeded, Started, find_how
 from experiments.models.ffn._base import FFN
 from experiments.models.lora import ADAPTERS
-from experiments.models.transformer import Transformer, block_of
+from experiments.models.transformer import Transformer, get_block
 
 
 def start(
@@ -31,7 +31,7 @@ def start(
     for weights that lack a tensor of the model's or have one of another shape, and for a layer that
     can't be seeded.
     """
-    how, generator = how_of(init.how), torch.Generator().manual_seed(seed)
+    how, generator = find_how(init.how), torch.Generator().manual_seed(seed)
     left = dict(state)
     if model.config.tie_head:
         left["head.weight"] = left["embedding.weight"]
@@ -42,7 +42,7 @@ def start(
     _load(model, left, rest.keys(), "")
     seeded: dict[int, FFN | None] = {}
     for i in blocks:
-        ffn, where = block_of(model, i).ffn, f"blocks.{i}.ffn."
+        ffn, where = get_block(model, i).ffn, f"blocks.{i}.ffn."
         if how.as_it_is:
             _load(ffn, old[i], ffn.state_dict().keys(), where)
             continue

@@ -37,7 +37,7 @@ def upcycle(layer: MoE, ffn: MLP, *, reinit: float, generator: torch.Generator) 
 
     Raises ValueError if the mixture can't hold the layer.
     """
-    n_parts = parts_of(layer, ffn)
+    n_parts = count_parts(layer, ffn)
     config, width = layer.config, layer.w_in.shape[2]
     n_shared = config.n_shared_experts
     n_routed = n_parts - n_shared
@@ -91,7 +91,7 @@ def _like(matrix: Tensor, shape: tuple[int, int], generator: torch.Generator) ->
     return torch.randn(shape, generator=generator).to(matrix) * matrix.std() + matrix.mean()
 
 
-def parts_of(layer: MoE, ffn: MLP) -> int:
+def count_parts(layer: MoE, ffn: MLP) -> int:
     """Into how many parts the layer is cut. Raises ValueError where that can't be."""
     config = layer.config
     d_ff, d_model = ffn.w_in.weight.shape

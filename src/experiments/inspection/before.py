@@ -1,4 +1,4 @@
-"""The run that another one started from, over the same tokens: what the new experts took over.
+"""Run that another one started from, over the same tokens: what the new experts took over.
 
 An expert keeps its number where a layer grows (init/growth), is kept or is trained on, and new ones
 come last. So the mass of each can be told before and now. Of another run's experts it can't.

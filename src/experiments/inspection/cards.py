@@ -1,4 +1,4 @@
-"""The card of a layer: how its experts were used over texts, in a few numbers."""
+"""Card of a layer: how its experts were used over texts, in a few numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class LayerCard:
 
 
 def layer_card(layer: Inspected, statistics: LayerStatistics) -> LayerCard:
-    """The card of what was added to the statistics; at least one token."""
+    """Card of what was added to the statistics; at least one token."""
     n_tokens, n_slots, n_distinct = (int(n) for n in statistics.total)
     total = ExpertUsage(statistics.n_experts)
     for usage in statistics.usages:
@@ -67,7 +67,7 @@ def layer_card(layer: Inspected, statistics: LayerStatistics) -> LayerCard:
 
 
 def top_share(mass: np.ndarray) -> float:
-    """The share of the mass (N,) that the largest hundredth of the N have, at least one of them."""
+    """Share of the mass (N,) that the largest hundredth of the N have, at least one of them."""
     if not mass.any():
         return 0.0
     n = max(1, round(TOP * len(mass)))

@@ -1,4 +1,4 @@
-"""The experts of a layer that a page shows: the most used, those of one text, random ones."""
+"""Experts of a layer that a page shows: the most used, those of one text, random ones."""
 
 import numpy as np
 import pandas as pd

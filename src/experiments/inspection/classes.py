@@ -19,8 +19,8 @@ CLASSES = (
 _FAR = 2**40  # more documents than a text has
 
 
-def class_of(string: str) -> str:
-    """The class of a token's string; "" is special.
+def find_class(string: str) -> str:
+    """Class of a token's string; "" is special.
 
     number: it has a digit. capital: its first letter is one. word start: its letters follow white
     space; inside a word: they follow none, as at the start of a line or after a bracket too.
@@ -46,11 +46,11 @@ def token_classes(tokenizer: Tokenizer, n_entries: int) -> np.ndarray:
     """(n_entries,) int64, a place in CLASSES of each id; a part of a character is non-ASCII."""
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     strings = ["" if i in special else str(tokenizer.decode([i])) for i in range(n_entries)]
-    return np.array([CLASSES.index(class_of(string)) for string in strings], np.int64)
+    return np.array([CLASSES.index(find_class(string)) for string in strings], np.int64)
 
 
 class ClassSums:
-    """The mass (C, N) of each class, and its sums over documents."""
+    """Mass (C, N) of each class, and its sums over documents."""
 
     def __init__(self, n_experts: int, of_ids: np.ndarray) -> None:
         """of_ids (V,): the class of each id."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.inspection.interface import Inspected, device_of, final_norm, seen
+from experiments.inspection.interface import Inspected, final_norm, find_device, seen
 from experiments.models.ffn._slots import Slots
 from experiments.models.tokens import Tokens
 from experiments.models.transformer import Transformer
@@ -23,7 +23,7 @@ _NUMBERS = 2**24  # of slots' outputs that are held at once
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Contributions:
-    """The parts of one layer's J slots at T positions in the logits of targets (T,), in float64.
+    """Parts of one layer's J slots at T positions in the logits of targets (T,), in float64.
 
     logits (T,): the whole. layer (T,): the part of what the layer writes. slots: what was read.
     of_slots (T, J): each slot's part. beside (T,): of what the layer writes that is of no slot.
@@ -58,7 +58,7 @@ def contributions(
 
     handles = [layer.module.register_forward_hook(hear(layer.name)) for layer in layers]
     handles.append(model.norm.register_forward_pre_hook(lambda m, inputs: stream.append(inputs[0])))
-    device = device_of(model)
+    device = find_device(model)
     try:
         with torch.autocast(device.type, enabled=False):
             logits = model(ids.to(device).unsqueeze(0))[0]

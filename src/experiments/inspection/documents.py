@@ -27,7 +27,7 @@ class DocumentMoments:
 
 
 class DocumentSums:
-    """The sums, and the document that has not ended."""
+    """Sums, and the document that has not ended."""
 
     def __init__(self, n_experts: int, n_texts: int) -> None:
         self.n_experts = n_experts
@@ -117,7 +117,7 @@ class DocumentSums:
 _ARRAYS = ("n_read", "squares", "products", "lengths", "open", "open_experts", "open_mass")
 
 
-def ends_of(tokens: Tokens, end_of_text: int, n_at_once: int = 2**22) -> np.ndarray:
+def find_ends(tokens: Tokens, end_of_text: int, n_at_once: int = 2**22) -> np.ndarray:
     """Places of the tokens that end documents, ascending."""
     n = len(tokens)
     found = [

@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer
 
 from experiments.inspection.contributions import Contributions, contributions
-from experiments.inspection.documents import ends_of
+from experiments.inspection.documents import find_ends
 from experiments.inspection.opened import Opened
 
 LENGTH = 48  # tokens of an excerpt
@@ -28,7 +28,7 @@ def excerpts(run: Opened) -> dict[str, pd.DataFrame]:
     tables: list[dict[str, pd.DataFrame]] = []
     end = run.reading.end_of_text
     for text in run.texts:
-        ends = ends_of(text.tokens, end)
+        ends = find_ends(text.tokens, end)
         # a document that begins within the text, if there are several
         start = int(ends[(len(ends) - 1) // 2]) + 1 if len(ends) > 1 else 0
         own = np.asarray(text.tokens[start : min(start + LENGTH, len(text.tokens))]).tolist()

@@ -1,4 +1,4 @@
-"""The layers of a model that say which experts a token reads, and their inputs as they come."""
+"""Layers of a model that say which experts a token reads, and their inputs as they come."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from experiments.models.ffn._base import FFN
 from experiments.models.ffn._slots import Slotted
 from experiments.models.norms.rms import RMSNorm
 from experiments.models.tokens import Tokens
-from experiments.models.transformer import Transformer, block_of
+from experiments.models.transformer import Transformer, get_block
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +28,7 @@ class Inspected:
 
     @property
     def layer(self) -> Slotted:
-        """The module, by what it says of its slots."""
+        """Module, by what it says of its slots."""
         assert isinstance(self.module, Slotted)
         return self.module
 
@@ -39,19 +39,19 @@ class Inspected:
 
     @property
     def kind(self) -> str:
-        """The class of the layer."""
+        """Class of the layer."""
         return type(self.module).__name__
 
 
 def inspected_layers(model: Transformer, names: Sequence[str] | None = None) -> list[Inspected]:
-    """The layers of these names, or all that can say what they read, the lowest first.
+    """Layers of these names, or all that can say what they read, the lowest first.
 
     Raises ValueError for a name that is none, a layer that can't say, and where no layer can.
     """
     found: dict[str, Inspected] = {}
     refused: dict[str, str] = {}
     for number in range(len(model.blocks)):
-        block = block_of(model, number)
+        block = get_block(model, number)
         own = list(block.ffn.layers())  # of a block that holds several, each
         for path, module in block.ffn.named_modules():
             if not (isinstance(module, FFN) and any(module is layer for layer in own)):
@@ -83,7 +83,7 @@ def inspected_layers(model: Transformer, names: Sequence[str] | None = None) -> 
 
 
 def the_layer(model: Transformer, name: str | None) -> Inspected:
-    """The layer of this name; without one, that which alone has experts that a router chooses.
+    """Layer of this name; without one, that which alone has experts that a router chooses.
 
     Raises ValueError as inspected_layers, and where there are several or none.
     """
@@ -101,7 +101,7 @@ def the_layer(model: Transformer, name: str | None) -> Inspected:
 
 
 def final_norm(model: Transformer) -> RMSNorm:
-    """The norm before the head, by whose weights parts of logits are found.
+    """Norm before the head, by whose weights parts of logits are found.
 
     Raises ValueError for one of another kind.
     """
@@ -139,6 +139,6 @@ def seen(inputs: tuple[Any, ...]) -> tuple[Tensor, Tokens | None]:
     return x.detach().flatten(0, -2), tokens[0] if tokens else None
 
 
-def device_of(model: nn.Module) -> torch.device:
+def find_device(model: nn.Module) -> torch.device:
     """Where its parameters are."""
     return next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""The mass of a layer's experts as a map: rows and columns are sub-keys, or else a strip."""
+"""Mass of a layer's experts as a map: rows and columns are sub-keys, or else a strip."""
 
 from dataclasses import dataclass
 

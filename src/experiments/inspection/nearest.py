@@ -1,4 +1,4 @@
-"""The experts that are nearest to some by what they write, and by the keys that find them."""
+"""Experts that are nearest to some by what they write, and by the keys that find them."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from experiments.init.growth.product_keys import halves_of
+from experiments.init.growth.product_keys import split_halves
 from experiments.inspection.interface import Inspected
 from experiments.models.ffn._product_keys import ProductKeyFFN
 from experiments.models.ffn.moe import MoE
@@ -49,7 +49,7 @@ def _value_cosines(rows: Tensor, expert: int) -> Tensor:
 
 
 def _key_measure(layer: Inspected) -> Callable[[int], Tensor] | None:
-    """The cosines (N,) of an expert's key with all."""
+    """Cosines (N,) of an expert's key with all."""
     module = layer.module
     if isinstance(module, MoE):
         return partial(_value_cosines, module.router.weight)
@@ -61,7 +61,7 @@ def _key_measure(layer: Inspected) -> Callable[[int], Tensor] | None:
         and not isinstance(module, UltraMem)
         and module.config.n_groups == 1
     ):
-        first, second = halves_of(module.sub_keys.detach(), module.config)
+        first, second = split_halves(module.sub_keys.detach(), module.config)
         if isinstance(module, Sgatlin):  # (C, S, d) of each; rows of the table: (a, channel, b)
             return partial(_value_cosines, _sums(first.transpose(0, 1), second.transpose(0, 1)))
         first, second = (half.movedim(-2, 0).flatten(1) for half in (first, second))  # of all heads

@@ -1,4 +1,4 @@
-"""The cards of a run's layers at the checkpoints that it kept (trainer.keep_at), over the same
+"""Cards of a run's layers at the checkpoints that it kept (trainer.keep_at), over the same
 tokens: how its experts came to be used.
 """
 
@@ -22,7 +22,7 @@ _COLUMNS = TABLES[TRAINING]
 
 
 def with_training(found: Inspection, run: Opened, folder: Path) -> Inspection:
-    """The inspection with the cards of all kept checkpoints, and of the run's end, in its table
+    """Inspection with the cards of all kept checkpoints, and of the run's end, in its table
     `training`. It is saved after each checkpoint, and none that is there already is read again.
 
     The model has the weights of the run's end afterwards. Raises DamagedError for a checkpoint that

@@ -52,7 +52,7 @@ class PairCounts:
             yield int(experts[i]), int(ids[i]), int(self.counts[i])
 
     def state(self) -> dict[str, np.ndarray]:
-        """The counts, as load() takes them."""
+        """Counts, as load() takes them."""
         self.settle()
         return {"keys": self.keys, "counts": self.counts, "error": np.array(self.error)}
 

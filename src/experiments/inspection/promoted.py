@@ -1,4 +1,4 @@
-"""The tokens that experts make likelier by what they write, through the final norm and the head."""
+"""Tokens that experts make likelier by what they write, through the final norm and the head."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from experiments.inspection.interface import Inspected, device_of, final_norm
+from experiments.inspection.interface import Inspected, final_norm, find_device
 from experiments.models.ffn._slots import Slots
 from experiments.models.transformer import Transformer
 
@@ -57,7 +57,7 @@ def written_rows(model: Transformer, layer: Inspected, experts: Sequence[int]) -
     """(E, d_model) float64, what experts write at a weight of 1; None where that depends on the
     token, which two random ones show.
     """
-    device = device_of(model)
+    device = find_device(model)
     chosen = torch.tensor(list(experts), device=device).unsqueeze(1)
     one = torch.ones(chosen.shape, device=device)
     slots = Slots(experts=chosen, gates=one, weights=one)

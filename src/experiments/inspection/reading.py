@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.data.windows import ScoredWindows
-from experiments.inspection.documents import ends_of
-from experiments.inspection.interface import Inspected, device_of, listening
+from experiments.inspection.documents import find_ends
+from experiments.inspection.interface import Inspected, find_device, listening
 from experiments.inspection.results import STATISTICS
 from experiments.inspection.statistics import Bounds, LayerStatistics
 from experiments.inspection.texts import Text
@@ -34,7 +34,7 @@ _OTHER = "or name another folder by out=..."
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """The texts that are read, and the limits of what is kept.
+    """Texts that are read, and the limits of what is kept.
 
     classes: of each token id (classes.py). identity: the run, the texts and the rest of this, in
     plain values: no pass goes on from another's state.
@@ -67,7 +67,7 @@ class Pass:
         """
         first = 0
         for number, windows in enumerate(self.windows):
-            ends = ends_of(windows.tokens, self.end_of_text)
+            ends = find_ends(windows.tokens, self.end_of_text)
             for i, batch in enumerate(windows):
                 places = windows.places(i) - 1  # targets' are one on
                 yield number, batch.inputs, places + first, np.searchsorted(ends, places)
@@ -81,7 +81,7 @@ class Pass:
         return sum(len(w.starts) * self.seq_len + w.tail for w in self.windows)
 
     def n_bytes(self, layers: Sequence[Inspected]) -> int:
-        """The memory of all statistics, at most."""
+        """Memory of all statistics, at most."""
         about = len(self.texts), len(self.classes)
         return sum(self.bounds.n_bytes(layer.n_experts, *about) for layer in layers)
 
@@ -94,7 +94,7 @@ def read_through(
     folder: Path,
     file: str = STATISTICS,
 ) -> dict[str, LayerStatistics]:
-    """The statistics of each layer, by name, which are in the file then. What was read by a pass of
+    """Statistics of each layer, by name, which are in the file then. What was read by a pass of
     the same identity that did not end is not read again. The model is in evaluation mode.
     """
     found = {
@@ -110,7 +110,7 @@ def read_through(
     def hear(layer: Inspected, x: Tensor, tokens: Tokens | None) -> None:
         found[layer.name].add(layer.layer.slots(x, tokens), *now)
 
-    device, saved, n_batches = device_of(model), time.monotonic(), reading.n_batches()
+    device, saved, n_batches = find_device(model), time.monotonic(), reading.n_batches()
     bar = tqdm(
         total=n_batches, initial=done, desc="reading", unit="batch", leave=False,
         disable=not sys.stderr.isatty(),
@@ -140,7 +140,7 @@ class _OtherPass(Exception):
 
 
 def _load(path: Path, found: dict[str, LayerStatistics], identity: dict[str, Any]) -> int:
-    """The batches that were read already, whose sums are in `found` then."""
+    """Batches that were read already, whose sums are in `found` then."""
     if not path.exists():
         return 0
     try:

@@ -1,4 +1,4 @@
-"""The findings of an inspection: cards and tables, in a folder as card.json and CSV."""
+"""Findings of an inspection: cards and tables, in a folder as card.json and CSV."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -64,7 +64,7 @@ _AGAIN = "python -m experiments.inspect RUN, with the same texts, makes it again
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inspection:
-    """The numbers of a folder, which its page draws.
+    """Numbers of a folder, which its page draws.
 
     identity: the run, its weights, texts and settings, in plain values. about: by layer, the level
     and counts of its tests of lifts, and the cells of its map. tables: by name, as docs/inspect.md
@@ -82,7 +82,7 @@ class Inspection:
 
 
 def write_results(folder: Path, found: Inspection, page: str) -> None:
-    """The tables, the page and the card, which lists them: all of them, or those of before stay."""
+    """Tables, the page and the card, which lists them: all of them, or those of before stay."""
     content = {
         "identity": found.identity,
         "layers": [asdict(card) for card in found.cards],

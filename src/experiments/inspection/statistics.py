@@ -15,7 +15,7 @@ from experiments.models.usage import ExpertUsage
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """The limits of what is kept.
+    """Limits of what is kept.
 
     n_contexts: places of the largest gates of each expert. n_pairs: (expert, id) pairs of a layer;
     n_bigrams: of an expert and two ids. n_units: of a layer whose experts are all read by every
@@ -28,7 +28,7 @@ class Bounds:
     n_units: int = 32
 
     def n_bytes(self, n_experts: int, n_texts: int, vocab_size: int) -> int:
-        """The memory of one layer's statistics, at most."""
+        """Memory of one layer's statistics, at most."""
         n_pairs = min(self.n_pairs, n_experts * vocab_size)
         n_bigrams = min(self.n_bigrams, n_experts * vocab_size**2)
         own = n_experts * (32 + 8 * n_texts + 12 * self.n_contexts)
@@ -41,7 +41,7 @@ class Bounds:
 
 
 def counted(slots: Slots, bounds: Bounds) -> Slots:
-    """The slots that count as read: all, or the largest where every token has all experts."""
+    """Slots that count as read: all, or the largest where every token has all experts."""
     if not slots.all_experts:
         return slots
     gates, kept = slots.gates.topk(min(bounds.n_units, slots.gates.shape[1]))

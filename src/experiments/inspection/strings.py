@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from experiments.data.packed import Tokens as Packed
-from experiments.inspection.interface import Inspected, device_of, listening
+from experiments.inspection.interface import Inspected, find_device, listening
 from experiments.inspection.opened import Opened
 from experiments.inspection.reading import Pass
 from experiments.inspection.results import TABLES
@@ -199,7 +199,7 @@ def fired_on(
         for (s, j), (at, other) in now.items():
             firings[layer.name, s, j].add(experts, at, other, of)
 
-    device = device_of(model)
+    device = find_device(model)
     n_before = np.cumsum([0, *(len(text.tokens) for text in reading.texts)])
     exact = torch.autocast(device.type, enabled=False)
     with torch.no_grad(), exact, listening(run.layers, hear):

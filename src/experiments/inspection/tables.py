@@ -1,4 +1,4 @@
-"""The tables of an inspection: experts, their contexts, tokens and lifts, and the map of mass."""
+"""Tables of an inspection: experts, their contexts, tokens and lifts, and the map of mass."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -28,7 +28,7 @@ N_SHOWN = 1000  # experts of a layer with contexts, tokens and lifts: those of t
 _BEFORE, _AFTER = 24, 8  # tokens of a context
 
 
-def inspection_of(run: Opened, found: Mapping[str, LayerStatistics]) -> Inspection:
+def make_inspection(run: Opened, found: Mapping[str, LayerStatistics]) -> Inspection:
     """All tables. Experts that no token read have no line; contexts, tokens and lifts are of the
     N_SHOWN of the largest mass and of those that are chosen for the page.
     """
@@ -209,5 +209,5 @@ def map_table(cells: MassMap, texts: Sequence[str]) -> pd.DataFrame:
 
 
 def decoded(tokenizer: Tokenizer, ids: np.ndarray) -> str:
-    """The text of ids, those of special entries too."""
+    """Text of ids, those of special entries too."""
     return str(tokenizer.decode(ids.tolist(), skip_special_tokens=False))

@@ -1,4 +1,4 @@
-"""The texts that a model is inspected on: named sets, files of one's own, its own held-out text."""
+"""Texts that a model is inspected on: named sets, files of one's own, its own held-out text."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.config.hydra_hints import choice_names
-from experiments.config.words import key_of
+from experiments.config.words import split_key
 from experiments.data.packed import INDEX_NAME, Tokens, open_verified
 from experiments.data.prepare import held_out_sets, prepare_sets
 from experiments.finished.model import Finished
@@ -45,7 +45,7 @@ def with_sets(names: Sequence[str], overrides: Sequence[str]) -> list[str]:
         if name not in known and not Path(name).expanduser().exists():
             raise ValueError(f"texts={name} is no file, and no set; sets are {', '.join(known)}")
     for word in overrides:
-        node, _, rest = key_of(word).partition(".")
+        node, _, rest = split_key(word).partition(".")
         name = rest.partition(".")[0]
         if node == "eval" and name not in sets:
             raise ValueError(

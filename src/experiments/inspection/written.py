@@ -1,4 +1,4 @@
-"""The values that experts wrote in their contexts, for layers where that depends on the token."""
+"""Values that experts wrote in their contexts, for layers where that depends on the token."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.inspection.interface import Inspected, device_of, listening
+from experiments.inspection.interface import Inspected, find_device, listening
 from experiments.inspection.statistics import LayerStatistics
 from experiments.inspection.texts import Text
 from experiments.models.ffn._slots import Slots
@@ -26,7 +26,7 @@ def written_in_contexts(
     """(E, d_model) float64, the mean over the places of an expert's largest gates. Their windows
     are read again; the model is in evaluation mode.
     """
-    device, seq_len = device_of(model), model.config.seq_len
+    device, seq_len = find_device(model), model.config.seq_len
     ends = np.cumsum([len(text.tokens) for text in texts])
     windows: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for row, expert in enumerate(experts):

@@ -1,10 +1,10 @@
-"""The model card: what a record knows of a model, for those who find it without the harness."""
+"""Model card: what a record knows of a model, for those who find it without the harness."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.interchange.forms import Form, n_bytes
-from experiments.interchange.texts import UNKNOWN, hub_licence, texts_of
+from experiments.interchange.texts import UNKNOWN, find_texts, hub_licence
 from experiments.records.record import RunRecord
 from experiments.system.text_table import filled
 
@@ -26,8 +26,8 @@ def model_card(record: RunRecord, form: Form, *, masked: bool, patch: str = "") 
 
 
 def _front(record: RunRecord, form: Form) -> str:
-    """The head that the hub reads. The licence is that of the texts, and of earlier weights."""
-    texts, licences = texts_of(_corpus(record)), []
+    """Head that the hub reads. The licence is that of the texts, and of earlier weights."""
+    texts, licences = find_texts(_corpus(record)), []
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
     init = record.config.get("init")
     if init is not None:
@@ -73,7 +73,7 @@ def _edited(patch: str) -> str:
 
 
 def _kind(node: Mapping[str, Any]) -> str:
-    """The name of a layer's file; of one that holds others, theirs."""
+    """Name of a layer's file; of one that holds others, theirs."""
     parts = [
         _kind(part) for part in node.values() if isinstance(part, Mapping) and "_target_" in part
     ]
@@ -111,7 +111,9 @@ def _numbers(record: RunRecord) -> str:
 
 
 def _data(record: RunRecord) -> str:
-    said = "; ".join(f"{text.about} ({_said(text.licence)})" for text in texts_of(_corpus(record)))
+    said = "; ".join(
+        f"{text.about} ({_said(text.licence)})" for text in find_texts(_corpus(record))
+    )
     return filled(
         f"Texts, by the names of the harness' docs/data.md, with their licences: {said}. They are "
         "not part of this folder. Whoever publishes the model says under which licence; the one "

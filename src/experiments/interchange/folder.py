@@ -18,7 +18,7 @@ from experiments.data.vocabulary import Vocabulary
 from experiments.interchange.forms import Form, are_equal
 from experiments.interchange.place import MARKER, check_folder
 from experiments.interchange.reread import check_loads
-from experiments.interchange.sources import flat_sources, table_of
+from experiments.interchange.sources import flat_sources, format_table
 from experiments.records.record import RunRecord
 from experiments.system.disk import (
     OTHER_FOLDER,
@@ -84,11 +84,11 @@ def _texts(form: Form, vocabulary: Vocabulary, record: RunRecord, card: str) -> 
 
 
 def _code(form: Form) -> dict[str, str]:
-    """The modeling file, and the source of the layers that the model has."""
+    """Modeling file, and the source of the layers that the model has."""
     parts = ("ffns", "attention", "norm", "positions")
     targets = set(_targets([form.config[part] for part in parts]))
     texts = flat_sources([*_USED, *sorted({t.rpartition(".")[0] for t in targets})])
-    texts["layers_experts.py"] = table_of(targets)
+    texts["layers_experts.py"] = format_table(targets)
     texts |= {name: (_TEMPLATE / name).read_text(encoding="utf-8") for name in _CODE}
     # transformers keeps one class of models for a class of configs, and the latter by its text
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
@@ -97,7 +97,7 @@ def _code(form: Form) -> dict[str, str]:
 
 
 def _targets(node: Any) -> Iterator[str]:
-    """The layers' classes, wherever they are in the nodes."""
+    """Layers' classes, wherever they are in the nodes."""
     if isinstance(node, Mapping):
         yield from (value for name, value in node.items() if name == "_target_")
         node = list(node.values())

@@ -1,4 +1,4 @@
-"""The two forms of an export: a native architecture of transformers, or our own modeling file."""
+"""Two forms of an export: a native architecture of transformers, or our own modeling file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 from experiments.init.exported import FLOAT_EPS, MODEL_TYPE, layer_node
 from experiments.init.llama import from_trunk
 from experiments.init.slots import evaluating
-from experiments.init.source import Shape, node_of
+from experiments.init.source import Shape, make_node
 from experiments.models.attention.gqa import GQAConfig
 from experiments.models.batch_norm import BatchNorm
 from experiments.models.ffn._base import second_names
@@ -47,8 +47,8 @@ class Form:
     logits: Tensor
 
 
-def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
-    """The model as transformers loads it.
+def find_form(model: Transformer, model_name: str, end_of_text: int) -> Form:
+    """Model as transformers loads it.
 
     A Llama where positions are rotary, norms are RMS norms and all blocks hold the same dense layer
     with a gate, an Arcee where it has none: the arithmetic is theirs. Otherwise our modeling file.
@@ -117,9 +117,9 @@ def form_of(model: Transformer, model_name: str, end_of_text: int) -> Form:
             ),
         },
         **common,
-        "attention": node_of(config.attention.explicit(config.n_heads)),
-        "norm": node_of(config.norm),
-        "positions": node_of(config.positions),
+        "attention": make_node(config.attention.explicit(config.n_heads)),
+        "norm": make_node(config.norm),
+        "positions": make_node(config.positions),
         "hidden_act": f"{MODEL_TYPE}: see ffns",  # other architectures fail on it, and should
         "ffns": [layer_node(ffn) for ffn in config.ffns],
         "causal": causal,
@@ -147,16 +147,16 @@ def _said(model: Transformer, end_of_text: int) -> tuple[Tensor, Tensor]:
 
 
 def _shape(config: TransformerConfig, model_name: str) -> Shape:
-    """The trunk, as the sources of weights describe one."""
+    """Trunk, as the sources of weights describe one."""
     return Shape(
         n_layers=len(config.ffns),
         d_model=config.d_model,
         d_head=config.d_head,
-        attention=node_of(config.attention.explicit(config.n_heads)),
+        attention=make_node(config.attention.explicit(config.n_heads)),
         vocab_size=config.vocab_size,
         tie_head=config.tie_head,
-        positions=node_of(config.positions),
-        norm=node_of(config.norm),
+        positions=make_node(config.positions),
+        norm=make_node(config.norm),
         ffns=tuple(layer_node(ffn) for ffn in config.ffns),
         name=model_name,
     )

@@ -66,7 +66,7 @@ def can_load() -> bool:
 
 @contextlib.contextmanager
 def _class(folder: Path, form: Form) -> Iterator[Any]:
-    """The class that reads the folder: transformers', or that of the files just written there."""
+    """Class that reads the folder: transformers', or that of the files just written there."""
     if form.is_native:
         import transformers
 

@@ -19,7 +19,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The columns of a project's table, in its order; needs: a field that each run must have."""
+    """Columns of a project's table, in its order; needs: a field that each run must have."""
 
     project: str
     columns: tuple[Column, ...]
@@ -40,8 +40,8 @@ def _unknown(_: RunRecord) -> None:
     """Their count, which ours does not make."""
 
 
-def corpus_of(record: RunRecord) -> str:
-    """The name of the corpus; "" where the record has none."""
+def describe_corpus(record: RunRecord) -> str:
+    """Name of the corpus; "" where the record has none."""
     corpus = record.config.get("data", {}).get("corpus", {})
     kind = str(corpus.get("_target_", "")).rpartition(".")[2]
     return "/".join(str(part) for part in (kind, corpus.get("path"), corpus.get("domain")) if part)
@@ -52,12 +52,12 @@ def _layer(record: RunRecord) -> dict[str, Any]:
 
 
 def _condition(record: RunRecord) -> str:
-    """The settings of the layer under study: "n_experts=64 top_k=1"."""
+    """Settings of the layer under study: "n_experts=64 top_k=1"."""
     return " ".join(f"{k}={value}" for k, value in _layer(record).items() if value is not None)
 
 
 def _experiment(record: RunRecord) -> str:
-    return "__".join((record.sweep, corpus_of(record), record.model))
+    return "__".join((record.sweep, describe_corpus(record), record.model))
 
 
 _MODEL = _column("model", "", "the feed-forward layer")
@@ -70,7 +70,7 @@ _OURS = (  # behind theirs: what our analysis tells runs apart by
 )
 _OPEN_ATHENA = (  # open-athena/isoflop-experiments on the Hugging Face hub
     _column("source", "", "the sweep", "sweep"),
-    _column("dataset", "", "the training corpus", corpus_of),
+    _column("dataset", "", "the training corpus", describe_corpus),
     _MODEL,
     _column("condition", "", "settings of the layer", _condition),
     _column("experiment", "", "source, dataset and model", _experiment),
@@ -118,7 +118,7 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def of_runs(layout: Layout, records: Sequence[RunRecord]) -> Layout:
-    """The layout, with a column for each setting that a layer of these runs has."""
+    """Layout, with a column for each setting that a layer of these runs has."""
     names = dict.fromkeys(name for record in records for name in layer_settings(record))
 
     def column(name: str) -> Column:

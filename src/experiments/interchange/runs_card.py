@@ -1,4 +1,4 @@
-"""The dataset card of a table of runs: README.md as the Hugging Face hub reads it."""
+"""Dataset card of a table of runs: README.md as the Hugging Face hub reads it."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments.interchange.runs import Layout, corpus_of, of_runs
+from experiments.interchange.runs import Layout, describe_corpus, of_runs
 from experiments.records.record import STATUSES, RunRecord
 from experiments.system.text_table import filled, markdown
 
@@ -88,7 +88,7 @@ def _made(done: Sequence[RunRecord]) -> str:
         return _listed(_value(record, keys) for record in done)
 
     facts = {
-        "corpus": _listed(corpus_of(record) for record in done),
+        "corpus": _listed(describe_corpus(record) for record in done),
         "tokenizer": _listed(
             _value(record, ("data", "tokenizer", "_target_")).rpartition(".")[2] for record in done
         ),

@@ -1,4 +1,4 @@
-"""The source of an export's layers: their own files, and the files that these import.
+"""Source of an export's layers: their own files, and the files that these import.
 
 A folder of transformers' has no packages. So each file is copied under its last name, and its
 imports of this package become `from .name import ...`, which is what transformers follows.
@@ -49,8 +49,8 @@ def flat_sources(modules: Iterable[str]) -> dict[str, str]:
     return texts
 
 
-def table_of(targets: Iterable[str]) -> str:
-    """The file that gives an export's configs of parts by their names in config.json."""
+def format_table(targets: Iterable[str]) -> str:
+    """File that gives an export's configs of parts by their names in config.json."""
     imports, rows = [], []
     for target in sorted(set(targets)):
         module, _, name = target.rpartition(".")
@@ -73,7 +73,7 @@ def _path(module: str) -> Path:
 
 
 def _needed(text: str, path: Path, packages: Iterable[str]) -> Iterator[str]:
-    """The modules of these packages that a file imports from."""
+    """Modules of these packages that a file imports from."""
     for line, module, is_plain in _imports(text):
         if module.startswith(".") or module.partition(".")[0] in packages:
             if not is_plain or _path(module).name == "__init__.py":

@@ -1,4 +1,4 @@
-"""The texts that a model was trained on, and their licences, as docs/data.md has them."""
+"""Texts that a model was trained on, and their licences, as docs/data.md has them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Text:
     language: str | None = "en"
 
 
-def texts_of(corpus: Mapping[str, Any]) -> tuple[Text, ...]:
+def find_texts(corpus: Mapping[str, Any]) -> tuple[Text, ...]:
     """Those of a corpus' config node; of a stream its base and its stages."""
     kind = str(corpus.get("_target_", "")).rpartition(".")[2]
     if kind == "WikiText2":
@@ -60,7 +60,7 @@ def texts_of(corpus: Mapping[str, Any]) -> tuple[Text, ...]:
         return (_of_package(str(corpus.get("domain")), where),)
     if kind == "DomainStream":
         nodes = [corpus.get("base"), *map(corpus.get("domains", {}).get, corpus.get("order", ()))]
-        return tuple(text for node in nodes if node for text in texts_of(node))
+        return tuple(text for node in nodes if node for text in find_texts(node))
     if kind == "Facts":
         return (Text(about="facts of MITRE ATT&CK", licence=PACKAGES["attack"]),)
     if kind == "HubText":
@@ -82,7 +82,7 @@ def _of_package(name: str, where: str = "") -> Text:
 
 
 def hub_licence(licences: list[str]) -> str:
-    """The hub's name of the one licence that all have; else unknown, or other."""
+    """Hub's name of the one licence that all have; else unknown, or other."""
     found = {HUB_NAMES.get(licence, "other") for licence in licences}
     if UNKNOWN in found or not found:
         return UNKNOWN

@@ -1,4 +1,4 @@
-"""The type of products under autocast, for those that autocast does not know."""
+"""Type of products under autocast, for those that autocast does not know."""
 
 import torch
 from torch import Tensor

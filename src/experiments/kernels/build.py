@@ -45,7 +45,7 @@ class BuildError(RuntimeError):
 
 
 def load(levels: Sequence[str] | None = None) -> ctypes.CDLL:
-    """The loaded library, built first if this cache has none that may be loaded and loads.
+    """Loaded library, built first if this cache has none that may be loaded and loads.
 
     levels: those to compile, which takes some seconds each; None: all. A level that the compiler
     doesn't know is left out. Raises BuildError.
@@ -63,12 +63,12 @@ def load(levels: Sequence[str] | None = None) -> ctypes.CDLL:
 
 
 def processor_levels() -> list[str]:
-    """The levels that this processor can run, the fastest last. Raises BuildError."""
+    """Levels that this processor can run, the fastest last. Raises BuildError."""
     return ordered_levels(load(()))
 
 
 def ordered_levels(library: ctypes.CDLL) -> list[str]:
-    """The same, as any of the libraries says."""
+    """Same, as any of the libraries says."""
     known = list(LEVELS)[: library.processor_level() + 1]
     if known[-1] == "avx512_bf16" and library.bf16_is_slow():
         known.insert(-1, known.pop())
@@ -76,7 +76,7 @@ def ordered_levels(library: ctypes.CDLL) -> list[str]:
 
 
 def binary_path(compiler: str) -> Path:
-    """The path of this compiler's library of all levels, which may not exist yet."""
+    """Path of this compiler's library of all levels, which may not exist yet."""
     return _path(compiler, _flags(None))
 
 
@@ -158,7 +158,7 @@ def _fingerprint(compiler: str, levels: Mapping[str, tuple[str, ...]]) -> str:
 
 
 def _flags(levels: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
-    """The compiler's flags for each of these levels that this kind of machine has."""
+    """Compiler's flags for each of these levels that this kind of machine has."""
     known = LEVELS if platform.machine() in ("x86_64", "AMD64") else {"base": ()}
     return {name: flags for name, flags in known.items() if levels is None or name in levels}
 
@@ -208,7 +208,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _loaded(path: Path) -> ctypes.CDLL | None:
-    """The library of this file; None if there is none, if it may not be loaded, or doesn't load."""
+    """Library of this file; None if there is none, if it may not be loaded, or doesn't load."""
     try:
         descriptor = open_itself(path)
     except OSError:  # also a link

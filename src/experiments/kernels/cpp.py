@@ -1,4 +1,4 @@
-"""The kernels in C++ (csrc/), for CPUs: built on first use, at the level fastest on this one."""
+"""Kernels in C++ (csrc/), for CPUs: built on first use, at the level fastest on this one."""
 
 import ctypes
 import os
@@ -24,7 +24,7 @@ _MOST_PAIRS = 2**31  # they are counted in int32
 
 @lru_cache(maxsize=1)
 def load_cpp() -> "Cpp | None":
-    """The kernel for this processor, or None, with one warning, where it can't be built.
+    """Kernel for this processor, or None, with one warning, where it can't be built.
 
     EXPERIMENTS_KERNEL_LEVEL names another level than the fastest. Raises ValueError for
     one that it doesn't have.
@@ -60,7 +60,7 @@ def _check_level(level: str) -> None:
 
 
 def load_best(known: Sequence[str]) -> tuple[ctypes.CDLL, str]:
-    """The library of the last of these levels that the compiler knows, and its name. Raises
+    """Library of the last of these levels that the compiler knows, and its name. Raises
     BuildError.
     """
     for level in reversed(known):
@@ -70,12 +70,12 @@ def load_best(known: Sequence[str]) -> tuple[ctypes.CDLL, str]:
 
 
 def levels(lib: ctypes.CDLL) -> list[str]:
-    """The levels that this library has and this processor can run, the fastest last."""
+    """Levels that this library has and this processor can run, the fastest last."""
     return [level for level in ordered_levels(lib) if hasattr(lib, f"dot_{level}")]
 
 
 class Cpp:
-    """The kernel `cpp` at one level: base, avx2, avx512 or avx512_bf16; by default the fastest.
+    """Kernel `cpp` at one level: base, avx2, avx512 or avx512_bf16; by default the fastest.
 
     float32 activations, float32 or bfloat16 tables; fewer than 2**31 pairs.
     """

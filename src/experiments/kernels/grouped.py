@@ -65,7 +65,7 @@ def _product(x: Tensor, weights: Tensor, ends: Tensor, kernel: str) -> Tensor:
 
 
 def grouped_matmul_loop(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
-    """The obvious form of grouped_matmul, one product after the other."""
+    """Obvious form of grouped_matmul, one product after the other."""
     bounds = pairwise([0, *ends.tolist()])
     parts = [x[a:b] @ w for (a, b), w in zip(bounds, weights.unbind(), strict=True)]
     return torch.cat(parts)
@@ -74,7 +74,7 @@ def grouped_matmul_loop(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
 def _gradients(
     grad: Tensor, x: Tensor, weights: Tensor, ends: Tensor, kernel: str
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of _product's x and weights."""
+    """Gradients of _product's x and weights."""
     grad = grad.contiguous()
     if _by_torch(x, weights, kernel):
         offsets = ends.to(torch.int32)

@@ -1,4 +1,4 @@
-"""The interface of an implementation of the kernels, and what passes between them.
+"""Interface of an implementation of the kernels, and what passes between them.
 
 An implementation has no autograd: `ops.py` makes the differentiable functions out of these.
 Suffixes: T tokens, J retrieved rows a token, P = T J pairs, N rows of a table, R of them distinct
@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Segments:
-    """The pairs (t, j) of an idx (T, J), sorted by the row they retrieve; equal ones in order.
+    """Pairs (t, j) of an idx (T, J), sorted by the row they retrieve; equal ones in order.
 
     rows (R,) int64: the distinct rows, ascending; or all rows of the table, of which some have no
     pair (Kernel.sort). offsets (R + 1,): where each row's pairs begin in `order`; order (P,): flat
@@ -54,7 +54,7 @@ class AdamWStep:
     width: int = 0
 
     def whole_width(self, table: Tensor) -> int:
-        """The width of the whole table that this one has columns of."""
+        """Width of the whole table that this one has columns of."""
         return self.width or table.shape[1]
 
     @property
@@ -64,7 +64,7 @@ class AdamWStep:
 
     @property
     def root_correction(self) -> float:
-        """The square root of the second moment's bias correction."""
+        """Square root of the second moment's bias correction."""
         return (1 - self.beta2**self.step) ** 0.5
 
 
@@ -84,7 +84,7 @@ class Kernel(Protocol):
         ...
 
     def sort(self, idx: Tensor, n_rows: int, distinct: bool = True) -> Segments:
-        """The pairs by row. Stable, so that sums over a row's pairs have one order.
+        """Pairs by row. Stable, so that sums over a row's pairs have one order.
 
         distinct=False: an implementation may take all rows of the table for the distinct ones, and
         its sums and steps then pass by those without a pair. A GPU's does: how many rows are
@@ -161,7 +161,7 @@ class Columns(Protocol):
         ...
 
     def to_tokens(self, y: Tensor) -> Tensor:
-        """The inverse of to_columns."""
+        """Inverse of to_columns."""
         ...
 
     def all_tokens(self, values: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class Columns(Protocol):
         ...
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of the group's values, the same to the bit on each; no gradient."""
+        """Sum of the group's values, the same to the bit on each; no gradient."""
         ...
 
     def gathered(self, values: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class Retrieved:
         self.distinct = distinct
         self._sent: tuple[Tensor, Tensor] | None = None
 
-    def columns_of(self, x: Tensor, columns: Columns) -> Tensor:
+    def take_columns(self, x: Tensor, columns: Columns) -> Tensor:
         """columns.to_columns(x), which is sent once for all tables that x is multiplied with."""
         if self._sent is None or self._sent[0] is not x:
             self._sent = x, columns.to_columns(x)
@@ -209,5 +209,5 @@ class Retrieved:
 
     @cached_property
     def segments(self) -> Segments:
-        """The pairs by row."""
+        """Pairs by row."""
         return self.kernel.sort(self.idx, self.n_rows, self.distinct)

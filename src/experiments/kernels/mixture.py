@@ -1,4 +1,4 @@
-"""The half-block of a mixture of experts, one operator each way, in C++ (csrc/), for CPUs.
+"""Half-block of a mixture of experts, one operator each way, in C++ (csrc/), for CPUs.
 
 As the trunk's (trunk.py): float32 activations and weights; under bfloat16 autocast the operands of
 the experts' products are rounded, and those of the router's never. Results are the same to the bit
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.kernels.once import once
-from experiments.kernels.trunk import eps_of, taken, why_not_mlp, why_not_weights, wide
+from experiments.kernels.trunk import find_eps, taken, why_not_mlp, why_not_weights, wide
 from experiments.kernels.trunk_passes import ACTIVATIONS, UNIT, load_trunk, rounds_operands
 from experiments.kernels.workspace import WORKSPACE
 
@@ -93,7 +93,7 @@ def mixture_half(
         "bias": (routing.bias, (n_experts,)),
     }
     tensors = (t if t is None else taken(name, t, shape) for name, (t, shape) in given.items())
-    numbers = (eps_of(norm), times)
+    numbers = (find_eps(norm), times)
     return Mixed(*_Mixture.apply(*tensors, routing, ACTIVATIONS.index(activation), numbers))
 
 

@@ -1,4 +1,4 @@
-"""The kernels as operators of torch.library, namespace `experiments`: what a compiled graph calls.
+"""Kernels as operators of torch.library, namespace `experiments`: what a compiled graph calls.
 
     dot(x, table, idx, kernel) and weighted_sum(table, idx, weights, kernel)    differentiable
     search(halves, sub_keys, n_first, top_k, bias, kernel) -> scores, first, second   differentiable

@@ -1,4 +1,4 @@
-"""The differentiable kernels that PKM and PEER are made of.
+"""Differentiable kernels that PKM and PEER are made of.
 
     gather_dot(x_TD, table_ND, idx_TJ) -> TJ    x_t . table[idx_tj]
     gather_sum(table_ND, idx_TJ, w_TJ) -> TD    sum_j w_tj table[idx_tj]
@@ -59,7 +59,7 @@ class Execution:
     columns: Columns | None = None
 
     def on(self, tensor: Tensor) -> Kernel | None:
-        """The implementation for a table like this one; None for the reference."""
+        """Implementation for a table like this one; None for the reference."""
         return resolve_kernel(self.kernel, tensor.device.type, tensor.dtype)
 
     @property
@@ -91,7 +91,7 @@ class Execution:
         return Retrieved(idx, table.shape[0], kernel, distinct)
 
     def _made_for(self, idx: Tensor | Retrieved, table: Tensor) -> Kernel | None:
-        """The kernel that a Retrieved has to agree with; a compiler can't follow this."""
+        """Kernel that a Retrieved has to agree with; a compiler can't follow this."""
         return self.on(table) if isinstance(idx, Retrieved) else None
 
 
@@ -109,7 +109,7 @@ def gather_dot(
     if columns is not None:
         idx = _of_all(idx, table, execution)
         check_share("gather_dot", len(x), len(idx.idx), columns.size)
-        x = idx.columns_of(x, columns)
+        x = idx.take_columns(x, columns)
     check_gather("gather_dot", table, idx, x, "x", execution._made_for(idx, table))
     wide = _wide(x, table)
     if execution.kernel == "reference":
@@ -212,7 +212,7 @@ def _gather_sum(
 
 
 def _of_all(idx: Tensor | Retrieved, table: Tensor, execution: Execution) -> Retrieved:
-    """The indices of the group's tokens, which a layer with two tables has sent already."""
+    """Indices of the group's tokens, which a layer with two tables has sent already."""
     found = idx if isinstance(idx, Retrieved) else execution.retrieved(idx, table)
     assert isinstance(found, Retrieved), "of columns they always are"
     return found

@@ -1,4 +1,4 @@
-"""The kernels as an export has them: torch alone, differentiated by torch.
+"""Kernels as an export has them: torch alone, differentiated by torch.
 
 The functions that layers import from ops.py and grouped.py, by their names and signatures; in an
 export a layer's source has them from here (interchange/sources.py). Gathered rows are held a block
@@ -85,7 +85,7 @@ def why_not_linear(linear: nn.Module) -> str | None:
     return "an export has no fused form"
 
 
-def eps_of(norm: nn.RMSNorm) -> float:
+def find_eps(norm: nn.RMSNorm) -> float:
     """As mlp_half."""
     raise RuntimeError("an export has no fused form")
 

@@ -20,7 +20,7 @@ from experiments.kernels.interface import Retrieved
 from experiments.kernels.once import once
 from experiments.kernels.ops import Execution, table_gradient
 from experiments.kernels.product_keys import QUERY_NORMS, SCORES, ProductKeyParts, both_sets
-from experiments.kernels.trunk import eps_of, why_not_linear
+from experiments.kernels.trunk import find_eps, why_not_linear
 from experiments.kernels.trunk_passes import (
     ACTIVATIONS,
     UNIT,
@@ -94,7 +94,7 @@ def product_key_half(
         parts.w_up,
         parts,
         execution,
-        (eps_of(norm), getattr(query_norm, "eps", 0.0), momentum),
+        (find_eps(norm), getattr(query_norm, "eps", 0.0), momentum),
         times,
     )
 

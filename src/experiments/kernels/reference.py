@@ -1,4 +1,4 @@
-"""The obvious forms of the kernels, for the tests and for reading. Slow; they hold (T, J, D)."""
+"""Obvious forms of the kernels, for the tests and for reading. Slow; they hold (T, J, D)."""
 
 import torch
 from torch import Tensor

@@ -16,7 +16,7 @@ _TABLES = (torch.float32, torch.bfloat16)  # what C++ and Triton read
 
 @lru_cache(maxsize=64)
 def resolve_kernel(name: str, device: str, dtype: torch.dtype) -> Kernel | None:
-    """The implementation called `name` for tables of this type on this device.
+    """Implementation called `name` for tables of this type on this device.
 
     None for the reference, which is differentiated by torch. auto: triton on a GPU, cpp on a CPU,
     and torch where these can't be had (for which cpp warns, once) or don't take the type

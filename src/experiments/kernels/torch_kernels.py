@@ -1,4 +1,4 @@
-"""The kernels in plain torch, for any device: nothing to compile, nothing of (T, J, D) is held.
+"""Kernels in plain torch, for any device: nothing to compile, nothing of (T, J, D) is held.
 
 Gathers are embedding bags, and so are gradients: a table's gradient is a bag over the tokens,
 sorted by row. The search takes tokens a block at a time.
@@ -20,7 +20,7 @@ _BLOCK = 2**22  # elements of a temporary, at most: 16 MB in float32
 
 
 class TorchKernel:
-    """The kernel `torch`."""
+    """Kernel `torch`."""
 
     name, variant, segment_dtype = "torch", "", torch.int64
 
@@ -80,7 +80,7 @@ class TorchKernel:
     def table_sums(
         self, values: Tensor, segments: Segments, weights: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        """The same, to their rows of zeros."""
+        """Same, to their rows of zeros."""
         n_rows, width = len(segments.rows), values.shape[1]
         if values.device.type != "cpu":
             out = values.new_zeros(segments.n_rows, width, dtype=dtype)
@@ -163,7 +163,7 @@ def _blocks(n: int, elements_each: int) -> Iterator[slice]:
 
 
 def _part(segments: Segments, block: slice) -> Segments:
-    """The segments of some of the rows."""
+    """Segments of some of the rows."""
     offsets = segments.offsets[block.start : block.stop + 1]
     return Segments(
         rows=segments.rows[block],

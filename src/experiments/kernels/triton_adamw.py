@@ -67,7 +67,7 @@ def step_rows_of_sums(
 
 
 def _numbers(step: AdamWStep) -> tuple[float, ...]:
-    """The numbers of a step that _step takes, in its order."""
+    """Numbers of a step that _step takes, in its order."""
     numbers = (
         1 - step.beta1,
         1 - step.beta2,

@@ -1,4 +1,4 @@
-"""The kernels in Triton, for GPUs; interpreted, and slow, on CPUs for the tests."""
+"""Kernels in Triton, for GPUs; interpreted, and slow, on CPUs for the tests."""
 
 from importlib.util import find_spec
 
@@ -14,7 +14,7 @@ if _INSTALLED:  # select.py imports this module where no Triton may be
 
 
 def why_not(device: str) -> str | None:
-    """The reason why Triton can't run on a device, in words; None if it can.
+    """Reason why Triton can't run on a device, in words; None if it can.
 
     Triton decides when a function is decorated whether it is compiled or interpreted.
     """
@@ -32,7 +32,7 @@ def why_not(device: str) -> str | None:
 
 
 class Triton:
-    """The kernel `triton`."""
+    """Kernel `triton`."""
 
     name, variant, segment_dtype = "triton", "", torch.int64
 

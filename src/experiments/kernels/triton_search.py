@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""The search for product keys in Triton: search of interface.py.
+"""Search for product keys in Triton: search of interface.py.
 
 Scores are torch's matrix products, a block of tokens at a time. The best of a half, and then the
 best of the pairs, are taken one after the other by a program that holds a whole row in registers:
@@ -206,5 +206,5 @@ def _ordered(x):
 
 @triton.jit
 def _unordered(key):
-    """The float32 that _ordered made a key of."""
+    """Float32 that _ordered made a key of."""
     return (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)

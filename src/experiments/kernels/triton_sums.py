@@ -55,7 +55,7 @@ def sums_into(
 def summands(
     values: Tensor, segments: Segments, weights: Tensor
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The arguments of row_sum: pairs, and chunks with the sums of the long rows' chunks.
+    """Arguments of row_sum: pairs, and chunks with the sums of the long rows' chunks.
 
     How many chunks there are is known to the device alone: there is room for the most that there
     can be, and programs of chunks that do not exist write what nobody reads.

@@ -1,4 +1,4 @@
-"""The trunk's half-blocks and its head, one operator each way, in C++ (csrc/), for CPUs.
+"""Trunk's half-blocks and its head, one operator each way, in C++ (csrc/), for CPUs.
 
     attention_half(x, ...) -> y     x + times * W_out attend(rotate(W_qkv norm(x)))
     mlp_half(x, ...) -> y           x + times * W_out act(W_in norm(x)), or gated
@@ -33,8 +33,8 @@ from experiments.kernels.trunk_passes import (
 )
 
 
-def eps_of(norm: nn.RMSNorm) -> float:
-    """The number that torch adds to the mean square of float32 activations."""
+def find_eps(norm: nn.RMSNorm) -> float:
+    """Number that torch adds to the mean square of float32 activations."""
     return torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
 
 
@@ -46,14 +46,14 @@ def why_not_linear(linear: nn.Module) -> str | None:
 
 
 def why_not_weights(weight: Tensor) -> str | None:
-    """The same of a parameter."""
+    """Same of a parameter."""
     if weight.dtype == torch.float32 and weight.device.type in ("cpu", "meta"):
         return None  # of a model that is planned, meta
     return f"weights are {weight.dtype} on {weight.device}, not float32 on a CPU"
 
 
 def why_not_mlp(linears: tuple[nn.Module | None, ...], activation: str) -> str | None:
-    """The same of mlp_half."""
+    """Same of mlp_half."""
     if activation not in ACTIVATIONS:
         return f"activation={activation} has no fused form"
     found = (why_not_linear(linear) for linear in linears if linear is not None)
@@ -131,7 +131,7 @@ def mlp_half(
         None if w_gate is None else taken("w_gate", w_gate, (d_ff, d)),
         taken("w_out", w_out, (d, d_ff)),
     )
-    numbers = (eps_of(norm), times)
+    numbers = (find_eps(norm), times)
     if torch.compiler.is_compiling():
         return operators.mlp_half(*given, activation, numbers, rounds_operands())[0]
     return _Mlp.apply(*given, activation, numbers)
@@ -140,7 +140,7 @@ def mlp_half(
 def head_losses(
     x: Tensor, norm: Tensor, weight: Tensor, targets: Tensor, eps: float, times: float
 ) -> tuple[Tensor, Tensor]:
-    """The mean cross entropy in nats, (), and each one, which has no gradient, (T,).
+    """Mean cross entropy in nats, (), and each one, which has no gradient, (T,).
 
     (..., D) x with T rows, norm (D,), weight (V, D), targets of T int64; those of -100 count
     nowhere and have a loss of 0; the mean of none is NaN. The gradient is computed with the loss,
@@ -165,7 +165,7 @@ def head_losses(
 def taken(
     name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """The tensor as C++ reads it, contiguous, if it is one of this type and shape."""
+    """Tensor as C++ reads it, contiguous, if it is one of this type and shape."""
     if tensor.dtype != dtype or tensor.device.type != "cpu":
         raise TypeError(f"{name} is {tensor.dtype} on {tensor.device}, not {dtype} on a CPU")
     if tensor.shape != shape:
@@ -174,7 +174,7 @@ def taken(
 
 
 def wide(d_model: int) -> int:
-    """The width, if it is one that is taken."""
+    """Width, if it is one that is taken."""
     if d_model % UNIT:
         raise ValueError(f"a width of {d_model} is no multiple of {UNIT}")
     return d_model

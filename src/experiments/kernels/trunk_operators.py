@@ -1,4 +1,4 @@
-"""The trunk's half-blocks and its head as operators, beside those of operators.py: what a compiled
+"""Trunk's half-blocks and its head as operators, beside those of operators.py: what a compiled
 graph calls.
 
     attention_half(x, norm, w_qkv, w_out, cos, sin, first, heads, numbers, bf16) -> y, and 4 kept

@@ -39,7 +39,7 @@ _FUNCTIONS = {  # how many tensors each takes, then how many sizes
 
 
 class TrunkKernel:
-    """The functions of csrc/ for the trunk, at one level of processor."""
+    """Functions of csrc/ for the trunk, at one level of processor."""
 
     def __init__(self, library: ctypes.CDLL, level: str) -> None:
         self.level = level
@@ -84,7 +84,7 @@ def _floats(numbers: tuple[float, ...]) -> ctypes.Array[ctypes.c_float]:
 
 @lru_cache(maxsize=1)
 def load_trunk() -> TrunkKernel | None:
-    """The kernel of this processor, or None, with a warning, where it can't be built (cpp.py)."""
+    """Kernel of this processor, or None, with a warning, where it can't be built (cpp.py)."""
     cpp = load_cpp()
     return None if cpp is None else TrunkKernel(cpp.library, cpp.level)
 
@@ -190,7 +190,7 @@ def mlp_gradients(
 def head_pass(
     given: tuple[Tensor, ...], numbers: Sequence[float], bf16: bool, asked: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Gradients]:
-    """The mean loss, each one, and the mean's gradients of x, norm and weight, asked of all three.
+    """Mean loss, each one, and the mean's gradients of x, norm and weight, asked of all three.
 
     given: x, norm, weight, targets. Raises IndexError for a target outside the vocabulary.
     """

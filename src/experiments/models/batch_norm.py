@@ -42,7 +42,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum over the ranks, whose gradient is the sum of the ranks' gradients."""
+    """Sum over the ranks, whose gradient is the sum of the ranks' gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ def assign_ffns(
     blocks: str | Sequence[int],
     n_layers: int,
 ) -> tuple[FFNConfig, ...]:
-    """The feed-forward configs of n_layers blocks: `ffn` in `blocks`, `other` in the rest.
+    """Feed-forward configs of n_layers blocks: `ffn` in `blocks`, `other` in the rest.
 
     other: one for all, or one for each block.
     """
@@ -26,7 +26,7 @@ def assign_ffns(
 
 
 def chosen_blocks(blocks: str | Sequence[int], n_layers: int) -> tuple[int, ...]:
-    """The blocks that a choice names, in order.
+    """Blocks that a choice names, in order.
 
     blocks: middle (index (n_layers - 1) // 2, the paper's one-slot replacement: its 12-block
     model replaces the sixth), all, or a list of indices from 0.

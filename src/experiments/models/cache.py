@@ -82,7 +82,7 @@ class Past:
         self._room: Tensor | None = None  # (2, batch, heads, positions, d_head)
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The new positions' (batch, heads, n, d_head) to those of all positions so far."""
+        """New positions' (batch, heads, n, d_head) to those of all positions so far."""
         start, end = self.length, self.length + key.shape[2]
         room = self._room
         if room is None or end > room.shape[3]:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from experiments.models.ffn._base import share
 from experiments.models.parametrization import Multipliers
-from experiments.models.transformer import Transformer, block_of
+from experiments.models.transformer import Transformer, get_block
 
 
 def folded(model: Transformer) -> Transformer:
-    """The same function without multipliers, which are in its weights; the model, if it has none.
+    """Same function without multipliers, which are in its weights; the model, if it has none.
 
     A tied head is untied. Equal to the bit where the multipliers are powers of two.
     """
@@ -26,7 +26,7 @@ def folded(model: Transformer) -> Transformer:
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     state["head.weight"] *= m.head
     for i, block in enumerate(model.blocks):
-        for name, rows in block_of(model, i).attention.query_rows():
+        for name, rows in get_block(model, i).attention.query_rows():
             state[f"blocks.{i}.attention.{name}"][rows] *= m.attention
         for name in _written(block):
             state[f"blocks.{i}.{name}"] *= m.residual
@@ -38,7 +38,7 @@ def folded(model: Transformer) -> Transformer:
 
 
 def _written(block: Any) -> Iterator[str]:
-    """The names of a block's matrices that write to the residual stream."""
+    """Names of a block's matrices that write to the residual stream."""
     writes: tuple[Tensor, ...] = (
         *block.attention.output_weights(),
         *block.ffn.output_weights(),

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.kernels.trunk import eps_of, head_losses, why_not_linear, why_not_weights
+from experiments.kernels.trunk import find_eps, head_losses, why_not_linear, why_not_weights
 from experiments.kernels.trunk_passes import MOST_D_HEAD, UNIT, load_trunk
 from experiments.models.documents import first_seen
 from experiments.models.ffn._base import beside_input
 from experiments.models.norms.rms import RMSNorm
 from experiments.models.positions.positions import Seen
-from experiments.models.transformer import Transformer, TransformerConfig, block_of
+from experiments.models.transformer import Transformer, TransformerConfig, get_block
 
 HEAD = "head"
 
@@ -31,7 +31,7 @@ class Fused:
     def __init__(self, model: Transformer) -> None:
         self.model = model
         self.eager = eager_parts(model)
-        self._called = [is_hooked(block_of(model, i)) for i in range(len(model.blocks))]
+        self._called = [is_hooked(get_block(model, i)) for i in range(len(model.blocks))]
         self._turns: dict[int, tuple[Tensor, Tensor]] = {}  # of the last length
 
     def look_again(self) -> None:
@@ -49,14 +49,14 @@ class Fused:
         return f"fused {kernel.level}" + (f" ({parts})" if parts else "")
 
     def losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean cross entropy of (batch, seq) targets, and each one, (T,), without a gradient.
+        """Mean cross entropy of (batch, seq) targets, and each one, (T,), without a gradient.
 
         Targets of -100 count nowhere, and have a loss of 0.
         """
         model, flat = self.model, targets.flatten()
         if HEAD not in self.eager:
             norm = _known(model.norm)
-            weights, numbers = (norm.weight, model.head.weight), (eps_of(norm), model.multiplier)
+            weights, numbers = (norm.weight, model.head.weight), (find_eps(norm), model.multiplier)
             return head_losses(self._hidden(tokens), *weights, flat, *numbers)
         logits = self.logits(tokens).flatten(0, 1).float()
         each = F.cross_entropy(logits.detach(), flat, reduction="none")
@@ -80,7 +80,7 @@ class Fused:
         handed = model.handed(tokens)
         x = model.embedding(tokens)
         for i in range(len(model.blocks)):
-            block = block_of(model, i)
+            block = get_block(model, i)
             if self._called[i]:
                 x = block(x, seen := seen or model.seen(tokens), None, handed)
                 continue
@@ -99,7 +99,7 @@ class Fused:
 
 
 def eager_parts(model: Transformer) -> dict[str, str]:
-    """The parts of a model that have no fused form, and why; it may be on the meta device."""
+    """Parts of a model that have no fused form, and why; it may be on the meta device."""
     return dict(_eager(model))
 
 
@@ -127,7 +127,7 @@ def _eager(model: Transformer) -> Iterator[tuple[str, str]]:
     elif d_head % UNIT or d_head > MOST_D_HEAD:
         heads = f"d_head={d_head} is no multiple of {UNIT} up to {MOST_D_HEAD}"
     for i in range(len(model.blocks)):
-        block = block_of(model, i)
+        block = get_block(model, i)
         whole = called or is_hooked(block)
         why = width or heads or _why_not_norm(block.attention_norm)
         why = why or block.attention.why_not_fused()

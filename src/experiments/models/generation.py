@@ -30,7 +30,7 @@ def generate(
     sampling: Sampling,
     seed: int = 0,
 ) -> Iterator[int]:
-    """The ids after `tokens` (at least one), up to n_tokens of them or until `end`, which is not
+    """Ids after `tokens` (at least one), up to n_tokens of them or until `end`, which is not
     given out. Raises ValueError for a model that is not causal.
     """
     device = model.embedding.weight.device

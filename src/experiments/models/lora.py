@@ -49,7 +49,7 @@ def add_lora(blocks: nn.Module, rank: int) -> None:
 
 
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state with adapters added into the maps that they are beside, which keep their types."""
+    """State with adapters added into the maps that they are beside, which keep their types."""
     own = {name: tensor for name, tensor in state.items() if not name.endswith(ADAPTERS)}
     for name in [n for n in state if n.endswith(".lora_a")]:
         stem = name.removesuffix("lora_a")
@@ -60,6 +60,6 @@ def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def lora_term(blocks: nn.Module, rank: int) -> Term:
-    """The adapters of these blocks, which may be on the meta device."""
+    """Adapters of these blocks, which may be on the meta device."""
     n_params = sum(rank * (m.in_features + m.out_features) for _, _, m in adapted(blocks))
     return Term(name="lora", n_params=n_params, flops=2 * n_params)

@@ -17,7 +17,7 @@ from experiments.models.roles import Role
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """The model at whose size the learning rate is right.
+    """Model at whose size the learning rate is right.
 
     n_layers: its blocks, for CompleteP; None: depth changes nothing (µP).
     """

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from experiments.models.fused import is_hooked
-from experiments.models.transformer import Transformer, block_of
+from experiments.models.transformer import Transformer, get_block
 
 
 class Recomputed:
@@ -23,7 +23,7 @@ class Recomputed:
     def __init__(self, model: Transformer) -> None:
         self.model, self._again = model, []
         for i in range(len(model.blocks)):
-            block = block_of(model, i)
+            block = get_block(model, i)
             attends = _runs_alone(block.attention_norm, block.attention)
             recomputes = "recomputes" in vars(type(block.ffn))
             self._again.append((attends, recomputes and _runs_alone(block.ffn_norm, block.ffn)))
@@ -41,7 +41,7 @@ class Recomputed:
         seen, handed = model.seen(tokens), model.handed(tokens)
         x = model.embedding(tokens)
         for i, (attends, feeds) in enumerate(self._again):
-            block = block_of(model, i)
+            block = get_block(model, i)
             if is_hooked(block):
                 x = block(x, seen, None, handed)
                 continue

@@ -56,7 +56,7 @@ def declared_roles(model: nn.Module) -> dict[str, Role]:
     return found
 
 
-def tables_of(module: nn.Module) -> dict[str, nn.Parameter]:
+def find_tables(module: nn.Module) -> dict[str, nn.Parameter]:
     """Its tables of rows, by name."""
     named = dict(module.named_parameters(remove_duplicate=False))
     roles = declared_roles(module)

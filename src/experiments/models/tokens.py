@@ -1,4 +1,4 @@
-"""The tokens that a layer's input is of, for the layers that look at their ids (FFN.reads_tokens).
+"""Tokens that a layer's input is of, for the layers that look at their ids (FFN.reads_tokens).
 
 A layer sees as much of them as attention does: nothing later, and nothing of another document.
 """

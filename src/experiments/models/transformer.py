@@ -1,4 +1,4 @@
-"""The trunk: a pre-norm decoder that is handed its feed-forward layers and knows none by name.
+"""Trunk: a pre-norm decoder that is handed its feed-forward layers and knows none by name.
 
 No biases, a tied or untied head, the same for every feed-forward variant. Its attention, its norms
 and what attention knows of positions are handed to it too. The paper gives its trunk's sizes alone.
@@ -84,7 +84,7 @@ class TransformerConfig:
         )
 
     def base_shapes(self) -> dict[str, torch.Size]:
-        """The shapes of the base model's parameters, by name. It is not made.
+        """Shapes of the base model's parameters, by name. It is not made.
 
         Raises ValueError for a matrix without a role.
         """
@@ -128,7 +128,7 @@ class TransformerConfig:
         )
 
     def build(self) -> "Transformer":
-        """The model, initialised from torch's global generator."""
+        """Model, initialised from torch's global generator."""
         model = Transformer(self)
         if self.lora_rank is not None:
             add_lora(model.blocks, self.lora_rank)
@@ -185,7 +185,7 @@ class Transformer(nn.Module):
                     parameters[name].mul_(scale.init)
 
     def scales(self) -> dict[str, Scale]:
-        """The parametrization's factors of each parameter, by name; all 1 where there is no base.
+        """Parametrization's factors of each parameter, by name; all 1 where there is no base.
 
         Raises ValueError for a matrix without a role.
         """
@@ -209,7 +209,7 @@ class Transformer(nn.Module):
 
     def handed(self, tokens: Tensor, cache: Cache | None = None) -> Tokens | None:
         """(batch, seq) ids as layers that look at them are handed them; None where none does."""
-        if not any(block_of(self, i).ffn.reads_tokens for i in range(len(self.blocks))):
+        if not any(get_block(self, i).ffn.reads_tokens for i in range(len(self.blocks))):
             return None
         end = self.config.document_end
         if cache is not None:
@@ -246,7 +246,7 @@ class Transformer(nn.Module):
         return Cache(len(self.blocks))
 
     def ffn_layers(self) -> Iterator[FFN]:
-        """The feed-forward layers, first block first; of a block that holds several, each."""
+        """Feed-forward layers, first block first; of a block that holds several, each."""
         for block in self.blocks:
             assert isinstance(block, Block)
             yield from block.ffn.layers()
@@ -294,7 +294,7 @@ class Block(nn.Module):
         return x + _times(self.multiplier, y)
 
 
-def block_of(model: Transformer, i: int) -> Block:
+def get_block(model: Transformer, i: int) -> Block:
     """Block i, from 0."""
     block = model.blocks[i]
     assert isinstance(block, Block)

@@ -10,8 +10,8 @@ from experiments.kernels.ops import Execution
 from experiments.kernels.torch_kernels import TorchKernel
 
 
-def kernel_of(execution: Execution, table: Tensor) -> Kernel:
-    """The implementation for a table like this one, where the reference has none."""
+def find_kernel(execution: Execution, table: Tensor) -> Kernel:
+    """Implementation for a table like this one, where the reference has none."""
     return execution.on(table) or TorchKernel()
 
 
@@ -22,7 +22,7 @@ def coalesced(gradient: Tensor, execution: Execution | None = None) -> Tensor:
     rows, values = gradient._indices()[0], gradient._values()
     if len(rows) < 2 or bool((rows[1:] > rows[:-1]).all()):
         return _sparse(rows, values, gradient.shape)
-    kernel = kernel_of(execution or Execution(), values)
+    kernel = find_kernel(execution or Execution(), values)
     segments = kernel.sort(rows.view(-1, 1), gradient.shape[0])
     wide = values.to(torch.promote_types(values.dtype, torch.float32))
     ones = wide.new_ones(len(rows), 1)
@@ -113,10 +113,10 @@ def clip_gradients(
                 gradient = p.grad.values()
             (of_tables if id(p) in own else tensors).append(gradient)
         wide, short = _by_width(tensors)
-        norm = _norm_of(wide, short)
+        norm = _joint_norm(wide, short)
         if columns is not None:
             wide_here, short_here = _by_width(of_tables)
-            here = _norm_of(wide_here, short_here) if of_tables else norm.new_zeros(())
+            here = _joint_norm(wide_here, short_here) if of_tables else norm.new_zeros(())
             norm = (norm.square() + columns.total(here.square())).sqrt()
             wide, short = wide + wide_here, short + short_here
         on_cpu = norm.device.type == "cpu"
@@ -137,7 +137,7 @@ def _by_width(tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     return [t for t in tensors if t.dtype not in halves], [t for t in tensors if t.dtype in halves]
 
 
-def _norm_of(wide: list[Tensor], short: list[Tensor]) -> Tensor:
+def _joint_norm(wide: list[Tensor], short: list[Tensor]) -> Tensor:
     norms = [torch.linalg.vector_norm(t, dtype=torch.float32) for t in short]
     return _total_norm([*wide, *norms])
 

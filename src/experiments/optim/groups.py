@@ -1,4 +1,4 @@
-"""The optimizer of a model: which parameters step how, and what its tables' gradients become.
+"""Optimizer of a model: which parameters step how, and what its tables' gradients become.
 
 Without Lightning: a bare loop on a machine that has none trains as a run does.
 """
@@ -12,7 +12,7 @@ from experiments.config.constraints import KernelName
 from experiments.config.optim import Optim
 from experiments.kernels.ops import PLAIN, Execution
 from experiments.kernels.workspace import use_huge_pages
-from experiments.models.roles import check_declared, declared_roles, tables_of
+from experiments.models.roles import check_declared, declared_roles, find_tables
 from experiments.models.transformer import Transformer
 from experiments.optim.adamw import AdamWConfig
 from experiments.optim.gradients import keep_coalesced
@@ -23,7 +23,7 @@ from experiments.optim.row_adamw import RowAdamW
 def build_optimizer(
     model: Transformer, lr: float, optim: Optim, kernel: KernelName
 ) -> GroupedOptimizer:
-    """The optimizer of a model's parameter_groups at this peak rate.
+    """Optimizer of a model's parameter_groups at this peak rate.
 
     Sets the model's execution to what optim.table_gradient asks for, and prepares its tables:
     their memory, and that gradients of rows stay coalesced. Who has their columns stays.
@@ -35,7 +35,7 @@ def build_optimizer(
     optimizer = GroupedOptimizer(parameter_groups(model, lr, optim, execution))
     update = optimizer.update if how == "fused" else None
     model.set_execution(replace(execution, update=update))
-    for table in {id(table): table for table in tables_of(model).values()}.values():
+    for table in {id(table): table for table in find_tables(model).values()}.values():
         if table.requires_grad:
             use_huge_pages(table)
             if how == "rows":
@@ -44,7 +44,7 @@ def build_optimizer(
 
 
 def optimizers(optim: Optim, execution: Execution = PLAIN) -> tuple[OptimizerConfig, ...]:
-    """The chosen optimizer, and those that step what it leaves, in the order they are asked in."""
+    """Chosen optimizer, and those that step what it leaves, in the order they are asked in."""
     assert isinstance(optim, OptimizerConfig)
     shared = {field.name: getattr(optim, field.name) for field in fields(Optim)}
     return optim, RowAdamW(**shared, execution=execution), AdamWConfig(**shared)
@@ -80,7 +80,7 @@ def trained_parameters(model: Transformer, lr: float, optim: Optim) -> Iterator[
 
 
 def taker(parameter: Trained, among: tuple[OptimizerConfig, ...]) -> OptimizerConfig:
-    """The optimizer that steps the parameter: the first of these that takes it."""
+    """Optimizer that steps the parameter: the first of these that takes it."""
     asked = (one for one in among if one.takes_rows or not parameter.by_rows)
     return next(one for one in asked if one.takes(parameter))
 
@@ -88,7 +88,7 @@ def taker(parameter: Trained, among: tuple[OptimizerConfig, ...]) -> OptimizerCo
 def parameter_groups(
     model: Transformer, lr: float, optim: Optim, execution: Execution = PLAIN
 ) -> list[dict[str, Any]]:
-    """The groups of a model's trained parameters: of each kind, those of one optimizer, under `by`,
+    """Groups of a model's trained parameters: of each kind, those of one optimizer, under `by`,
     and of equal settings.
 
     Raises ValueError for a matrix without a role where the optimizer or the parametrization needs

@@ -1,4 +1,4 @@
-"""The optimizer's moments of a run that goes on from another one, with more experts."""
+"""Optimizer's moments of a run that goes on from another one, with more experts."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from experiments.budget.costs import FFNConfig
 from experiments.config.optim import Optim
 from experiments.init.growth import in_grown
-from experiments.models.transformer import Transformer, block_of
+from experiments.models.transformer import Transformer, get_block
 from experiments.optim.groups import parameter_groups
 from experiments.optim.optimizer import GroupedOptimizer, State
 
@@ -34,7 +34,7 @@ def grown_moments(
     parameters than a whole model's: parts of it were frozen, or it stepped by another optimizer.
     """
     parent, groups = _parent(model, bases, optim)
-    if not _are_of(saved, groups):
+    if not _belong_to(saved, groups):
         return {}
     names = {id(p): name for name, p in parent.named_parameters()}
     grown = dict(model.named_parameters())
@@ -61,19 +61,19 @@ def has_moments(
 ) -> bool:
     """Whether grown_moments() finds any."""
     _, groups = _parent(model, bases, optim)
-    return bool(saved["state"]) and _are_of(saved, groups)
+    return bool(saved["state"]) and _belong_to(saved, groups)
 
 
 def _parent(
     model: Transformer, bases: Sequence[FFNConfig], optim: Optim
 ) -> tuple[Transformer, Sequence[Mapping[str, Any]]]:
-    """The model before it grew, without its numbers, and the groups of its parameters."""
+    """Model before it grew, without its numbers, and the groups of its parameters."""
     with torch.device("meta"):
         parent = replace(model.config, ffns=tuple(bases)).build()
     return parent, parameter_groups(parent, 1.0, optim)
 
 
-def _are_of(saved: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> bool:
+def _belong_to(saved: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> bool:
     """Whether these groups' optimizers have saved that."""
     sizes = ([len(g["params"]) for g in of] for of in (groups, saved["param_groups"]))
     if operator.ne(*sizes):
@@ -95,7 +95,7 @@ def _grown(
     for i in blocks:
         prefix = f"blocks.{i}.ffn."
         if name.startswith(prefix):
-            before, after = block_of(parent, i).ffn, block_of(model, i).ffn
+            before, after = get_block(parent, i).ffn, get_block(model, i).ffn
             return in_grown(name.removeprefix(prefix), moment, before, after, how)
     return moment
 

@@ -44,7 +44,7 @@ def orthogonal(x: Tensor, n_steps: int, dtype: torch.dtype = torch.bfloat16) -> 
 
 
 def adjusted(how: Adjust, fan_out: float, fan_in: float) -> float:
-    """The factor on the rate of a step of singular values 1.
+    """Factor on the rate of a step of singular values 1.
 
     original: by sqrt(fan_out / fan_in) if that is above 1 (Jordan). match_rms_adamw: to the size
     of AdamW's steps, so that its rate and decay are right (Liu 2025, arXiv:2502.16982, §2.2).
@@ -55,7 +55,7 @@ def adjusted(how: Adjust, fan_out: float, fan_in: float) -> float:
 
 
 def carried(how: Adjust, sides: tuple[float, float], grown: tuple[float, float]) -> float:
-    """The rate of a matrix that has grown by these factors, from that of the base width.
+    """Rate of a matrix that has grown by these factors, from that of the base width.
 
     sides: fan-out and fan-in. So that steps have a spectral norm that goes as sqrt(fan_out /
     fan_in) (Yang 2023, arXiv:2310.17813, Condition 1).

@@ -170,7 +170,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
 
 
 def _settled(state: State, by: OptimizerConfig) -> State:
-    """The state, in huge pages where rows of it are read at random."""
+    """State, in huge pages where rows of it are read at random."""
     for moment in state.values() if by.takes_rows else ():
         use_huge_pages(moment)
     return state

@@ -1,4 +1,4 @@
-"""The scheduler of a run's learning rates."""
+"""Scheduler of a run's learning rates."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ class Rates(LambdaLR):
     """
 
     def step(self, epoch: Any = None) -> None:
-        """The rates of the next step."""
+        """Rates of the next step."""
         if self._step_count == 0:  # makes all that is part of the state
             super().step()
             return

@@ -23,7 +23,7 @@ from experiments.kernels.checks import check_rows
 from experiments.kernels.interface import AdamWStep, Kernel, Segments
 from experiments.kernels.ops import PLAIN, Execution, row_adamw
 from experiments.optim.adamw import MOMENTS, AdamWConfig
-from experiments.optim.gradients import coalesced, kernel_of
+from experiments.optim.gradients import coalesced, find_kernel
 from experiments.optim.optimizer import State, Trained
 
 
@@ -60,7 +60,7 @@ class RowAdamW(AdamWConfig):
                     "execution to Execution(gradient='rows')"
                 )
             gradient = coalesced(table.grad)
-            kernel = kernel_of(self.execution, table)
+            kernel = find_kernel(self.execution, table)
             rows, values = gradient.indices()[0], gradient.values()
             hyper = self._adamw_step(table, state, group)
             row_adamw(kernel, table, _moments(state), rows, values, hyper)

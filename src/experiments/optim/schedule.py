@@ -8,7 +8,7 @@ from experiments.config.schedules import TRUNK
 
 
 def step_of_stage(step: int, stage_steps: Sequence[int]) -> tuple[int, int]:
-    """The step within its stage, and how many the stage has; after the last, still the last's."""
+    """Step within its stage, and how many the stage has; after the last, still the last's."""
     for n_steps in stage_steps[:-1]:
         if step < n_steps:
             return step, n_steps
@@ -17,12 +17,12 @@ def step_of_stage(step: int, stage_steps: Sequence[int]) -> tuple[int, int]:
 
 
 def warmup_steps(optim: Optim, n_steps: int, batch_tokens: int) -> int:
-    """The warm-up of a run, or stage, of n_steps; at least 1."""
+    """Warm-up of a run, or stage, of n_steps; at least 1."""
     return _steps(optim.warmup, optim.warmup_tokens, n_steps, batch_tokens)
 
 
 def decay_steps(optim: Optim, n_steps: int, batch_tokens: int) -> int:
-    """The decay of a wsd run, or stage, of n_steps; at least 1."""
+    """Decay of a wsd run, or stage, of n_steps; at least 1."""
     return _steps(optim.decay, optim.decay_tokens, n_steps, batch_tokens)
 
 
@@ -31,7 +31,7 @@ def _steps(share: float, tokens: float | None, n_steps: int, batch_tokens: int) 
 
 
 def start_step(optim: Optim, n_steps: int, batch_tokens: int) -> int:
-    """The steps that a branch leaves to its trunk: all but one before the decay, for a checkpoint
+    """Steps that a branch leaves to its trunk: all but one before the decay, for a checkpoint
     holds the rate of the step after it, and that must be the trunk's rate still.
     """
     return n_steps - decay_steps(optim, n_steps, batch_tokens) - 1

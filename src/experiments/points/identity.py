@@ -20,7 +20,9 @@ NOT_IDENTITY = (
 )  # fmt: skip
 
 
-def id_of(raw: Mapping[str, Any], draft: Draft | Point, leave_out: Collection[str] = ()) -> str:
+def compute_id(
+    raw: Mapping[str, Any], draft: Draft | Point, leave_out: Collection[str] = ()
+) -> str:
     """A run's name: 12 hex digits of the hash of its resolved config.
 
     Settings that cannot change the result are left out: the place of its files, logging, hardware,

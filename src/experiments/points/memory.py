@@ -1,4 +1,4 @@
-"""The memory of a process that trains a run, by its config."""
+"""Memory of a process that trains a run, by its config."""
 
 import functools
 from typing import Any
@@ -14,7 +14,7 @@ from experiments.optim.groups import optimizers, taker, trained_parameters
 from experiments.points.point import Draft
 
 
-def memory_of(draft: Draft, table_ranks: int = 1) -> Memory:
+def estimate_memory(draft: Draft, table_ranks: int = 1) -> Memory:
     """Bytes of one process. table_ranks: how many have the columns of its tables between them."""
     config, transformer, ranks = draft.config, draft.transformer, draft.ranks
     return plan_memory(
@@ -71,17 +71,17 @@ class _Shapes(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def shapes_of(transformer: TransformerConfig) -> Transformer:
-    """The model without its numbers."""
+def list_shapes(transformer: TransformerConfig) -> Transformer:
+    """Model without its numbers."""
     with torch.device("meta"), _Shapes():
         return transformer.build()
 
 
 @functools.lru_cache(maxsize=256)  # the points of a sweep share shapes
 def trained_shapes(transformer: TransformerConfig) -> Transformer:
-    """shapes_of, where the parameters that are trained are those that ask for gradients. To look
+    """list_shapes, where the parameters that are trained are those that ask for gradients. To look
     at: others have the same one.
     """
-    model = shapes_of(transformer)
+    model = list_shapes(transformer)
     freeze(model)
     return model

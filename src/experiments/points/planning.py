@@ -17,7 +17,7 @@ from experiments.config.trainer import StrategyChoice
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, train_folder
 from experiments.init.place import drawn
-from experiments.init.source import node_of
+from experiments.init.source import make_node
 from experiments.kernels.ops import Execution
 from experiments.kernels.select import check_kernel
 from experiments.models.blocks import chosen_blocks
@@ -27,9 +27,9 @@ from experiments.models.tokens import check_vocabulary
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import check_roles, optimizers, trained_parameters
 from experiments.optim.schedule import check_steps
-from experiments.points.identity import id_of
-from experiments.points.memory import memory_of, shapes_of, trained_shapes
-from experiments.points.parts import completed, parts_of
+from experiments.points.identity import compute_id
+from experiments.points.memory import estimate_memory, list_shapes, trained_shapes
+from experiments.points.parts import completed, find_parts
 from experiments.points.point import Draft, Point
 from experiments.points.stopping import check_stopping
 from experiments.system.credentials import refuse_credentials
@@ -85,7 +85,7 @@ def _check_trunk(draft: Draft, accelerator: str) -> None:
     }:
         why = "batch norm of queries is over the tokens of all ranks"
     else:
-        model = shapes_of(transformer)
+        model = list_shapes(transformer)
         model.set_execution(Execution(kernel=config.kernel))
         eager = eager_parts(model)
         why = next((f"{part} can't be: {reason}" for part, reason in eager.items()), None)
@@ -99,7 +99,7 @@ def read_draft(raw: Mapping[str, Any]) -> Draft:
     raw = completed(raw)
     config = read_run_config(raw)
     check_data(config.data, config.eval)
-    ranks, parts = share_batch(config), parts_of(config)
+    ranks, parts = share_batch(config), find_parts(config)
     trunk, ladder = config.trunk, config.ladder
     transformer = TransformerConfig(
         d_model=config.d_model,
@@ -117,10 +117,10 @@ def read_draft(raw: Mapping[str, Any]) -> Draft:
     return Draft(raw=raw, config=config, ranks=ranks, transformer=transformer, parts=parts)
 
 
-def run_id_of(raw: Mapping[str, Any]) -> str:
-    """The run id of a resolved config, without planning it. Raises ValueError for a bad one."""
+def compute_run_id(raw: Mapping[str, Any]) -> str:
+    """Run id of a resolved config, without planning it. Raises ValueError for a bad one."""
     draft = read_draft(raw)
-    return id_of(draft.raw, draft)
+    return compute_id(draft.raw, draft)
 
 
 def plan_point(draft: Draft) -> Point:
@@ -136,7 +136,7 @@ def plan_point(draft: Draft) -> Point:
         config=draft.config,
         device=draft.device,
         ranks=draft.ranks,
-        run_id=id_of(draft.raw, draft),
+        run_id=compute_id(draft.raw, draft),
         transformer=draft.transformer,
         plan=plan,
         parts=draft.parts,
@@ -145,7 +145,7 @@ def plan_point(draft: Draft) -> Point:
 
 
 def here(point: Point) -> Point:
-    """The point on this machine's device, if it was planned for a cluster's card: for who is about
+    """Point on this machine's device, if it was planned for a cluster's card: for who is about
     to run it. Warns of another card; raises ValueError if there is none, or it has too little
     memory.
     """
@@ -177,7 +177,7 @@ def fits(draft: Draft, batch_size: int) -> bool:
 
 
 def without_effect(point: Point | Draft, *, given_alone: bool = False) -> tuple[Ineffective, ...]:
-    """The settings that can't change the run, or of these the ones that somebody gave."""
+    """Settings that can't change the run, or of these the ones that somebody gave."""
     run = Run(config=point.config, trained=partial(trained_kinds, point.transformer))
     return tuple(ineffective(run, given_alone=given_alone))
 
@@ -188,13 +188,13 @@ def effective_id(point: Point) -> str:
     """
     size, trunk = point.config.size, point.config.trunk
     blocks = chosen_blocks(trunk.ffn_blocks, size)
-    attention = node_of(trunk.attention.explicit(point.transformer.n_heads))
+    attention = make_node(trunk.attention.explicit(point.transformer.n_heads))
     spelled = {"ffn_blocks": list(blocks), "attention": attention}
     raw = {**point.raw, "trunk": {**former_trunk.today(point.raw["trunk"]), **spelled}}
     without = {setting.name for setting in without_effect(point)}
     if len(blocks) == size and not trunk.beside:
         without.add("trunk.base_ffn")
-    return id_of(raw, point, without)
+    return compute_id(raw, point, without)
 
 
 def check_effects(draft: Draft) -> None:
@@ -289,7 +289,7 @@ def _check_shared(config: RunConfig, transformer: TransformerConfig) -> None:
 
 
 def peak_rate(optim: Optim, transformer: TransformerConfig) -> float:
-    """The peak learning rate of the backbone; of a base's parametrization, at the base. nan: a law
+    """Peak learning rate of the backbone; of a base's parametrization, at the base. nan: a law
     says it.
     """
     lr = math.nan if optim.lr == "law" else optim.lr
@@ -328,7 +328,7 @@ def make_plan(draft: Draft) -> Plan:
         batch_tokens=batch_tokens,
         n_steps=n_steps,
         lr=peak_rate(optim, draft.transformer),
-        memory=memory_of(draft),
+        memory=estimate_memory(draft),
         epochs=epochs,
         stage_steps=stage_steps,
     )
@@ -336,7 +336,7 @@ def make_plan(draft: Draft) -> Plan:
 
 @functools.lru_cache(maxsize=256)
 def trained_kinds(transformer: TransformerConfig) -> frozenset[str]:
-    """The kinds of parameters that are trained: table, key, backbone (matrices that decay) and map
+    """Kinds of parameters that are trained: table, key, backbone (matrices that decay) and map
     (of the backbone, and no rows that are looked up).
     """
     model = trained_shapes(transformer)

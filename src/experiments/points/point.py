@@ -26,7 +26,7 @@ from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.optim.optimizer import GroupedOptimizer
 from experiments.records.record import RunRecord
 from experiments.system.agreement import Look, look_at
-from experiments.system.device import Device, device_of
+from experiments.system.device import Device, find_device
 from experiments.system.disk import followed
 from experiments.system.distributed import Ranks
 
@@ -46,7 +46,7 @@ class Draft:
 
     @cached_property
     def cost(self) -> Cost:
-        """The model's, and what the parts compute beside it."""
+        """Model's, and what the parts compute beside it."""
         cost = self.transformer.cost()
         for part in self.parts:
             cost = part.cost(cost)
@@ -54,12 +54,12 @@ class Draft:
 
     @cached_property
     def device(self) -> Device:
-        """The device that the config is planned for. Raises as device_of does."""
-        return device_of(self.config)
+        """Device that the config is planned for. Raises as find_device does."""
+        return find_device(self.config)
 
     @property
     def stages(self) -> Mapping[str, float]:
-        """The stages of the training, in order, and their shares of the budget; {} of one."""
+        """Stages of the training, in order, and their shares of the budget; {} of one."""
         return next((stages for part in self.parts if (stages := part.stages())), {})
 
 
@@ -100,7 +100,7 @@ class Point:
 
     @property
     def cache(self) -> Path:
-        """The data cache."""
+        """Data cache."""
         return Path(self.config.paths.cache).expanduser()
 
     @property
@@ -114,7 +114,7 @@ class Point:
         )
 
     def describe(self) -> str:
-        """The point in a few words, for progress lines."""
+        """Point in a few words, for progress lines."""
         trunk = "" if self.branch is None else f" from trunk {self.branch.trunk_id}"
         return f"{self.name}{self.setting}{trunk}"
 
@@ -145,19 +145,19 @@ class Point:
 
     @property
     def stages(self) -> Mapping[str, int]:
-        """The stages of the training, in order, and their steps; {} of one."""
+        """Stages of the training, in order, and their steps; {} of one."""
         names = next((stages for part in self.parts if (stages := part.stages())), {})
         return dict(zip(names, self.plan.stage_steps, strict=True))
 
     @property
     def first_step(self) -> int:
-        """The steps that a trunk takes for it."""
+        """Steps that a trunk takes for it."""
         return 0 if self.branch is None else self.branch.n_steps
 
     @property
     def own_flops(self) -> float:
-        """The planned training FLOPs of its own steps."""
-        return self.plan.flops_of(self.plan.n_steps - self.first_step)
+        """Planned training FLOPs of its own steps."""
+        return self.plan.count_flops(self.plan.n_steps - self.first_step)
 
 
 class Scorer(Protocol):
@@ -249,7 +249,7 @@ class TrainingPart(nn.Module):
         return type(self).penalty is not TrainingPart.penalty
 
     def penalty(self, model: Transformer, inputs: Tensor, logits: Tensor | None) -> Tensor | float:
-        """The term to add to the loss of a batch of (batch, seq) inputs. logits: None only where no
+        """Term to add to the loss of a batch of (batch, seq) inputs. logits: None only where no
         part of the run reads them.
         """
         return 0.0
@@ -309,27 +309,27 @@ class RunPart:
 
     @classmethod
     def complete(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The config with what follows from other parts of it; may raise ValueError."""
+        """Config with what follows from other parts of it; may raise ValueError."""
         return raw
 
     @classmethod
     def of(cls, config: RunConfig) -> "RunPart | None":
-        """The part that a config's own keys ask for; None: none."""
+        """Part that a config's own keys ask for; None: none."""
         return None
 
     def shape(self, config: RunConfig, transformer: TransformerConfig) -> TransformerConfig:
-        """The model as the part needs it. Raises ValueError for one that it can't have."""
+        """Model as the part needs it. Raises ValueError for one that it can't have."""
         return transformer
 
     def refuse(self, draft: Draft) -> None:
         """Raises ValueError for a run that it can't be a part of."""
 
     def identity(self, identity: dict[str, Any]) -> dict[str, Any]:
-        """The settings that the run id is a hash of, without those that can't change the result."""
+        """Settings that the run id is a hash of, without those that can't change the result."""
         return identity
 
     def cost(self, cost: Cost) -> Cost:
-        """The cost of a token, with what the part computes."""
+        """Cost of a token, with what the part computes."""
         return cost
 
     @property
@@ -338,7 +338,7 @@ class RunPart:
         return 0
 
     def stages(self) -> Mapping[str, float]:
-        """The stages that it cuts the training into, with their shares of the budget."""
+        """Stages that it cuts the training into, with their shares of the budget."""
         return {}
 
     def plan(self, draft: Draft, plan: Plan) -> tuple[Draft, Plan]:
@@ -370,7 +370,7 @@ class RunPart:
         return {}
 
     def building(self) -> AbstractContextManager[object]:
-        """The context that the model is made in, of the run that trains it."""
+        """Context that the model is made in, of the run that trains it."""
         return nullcontext()
 
     def start(self, run: BuiltRun) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from experiments.models.ffn._base import FFN
-from experiments.models.roles import tables_of
+from experiments.models.roles import find_tables
 from experiments.models.transformer import Transformer
 from experiments.points.row_scores import RowUse, Score
 
@@ -33,7 +33,7 @@ class RowCounts:
         self.counts += torch.bincount(flat, minlength=len(self.counts))
 
     def taken(self) -> Tensor:
-        """The counts, which begin at 0 again."""
+        """Counts, which begin at 0 again."""
         counts, self.counts = self.counts, torch.zeros_like(self.counts)
         return counts
 
@@ -49,7 +49,7 @@ class SparseRows(nn.Module):
     def __init__(self, model: Transformer, top_rows: int, score: Score) -> None:
         super().__init__()
         self.top_rows, self._score = top_rows, score
-        self._layers = [layer for layer in model.ffn_layers() if _tables_of(layer)]
+        self._layers = [layer for layer in model.ffn_layers() if _find_tables(layer)]
         for i, layer in enumerate(self._layers):
             self.register_buffer(f"documents_{i}", torch.zeros(layer.n_experts, dtype=torch.int32))
             layer.meter = RowCounts(layer.n_experts)
@@ -73,7 +73,7 @@ class SparseRows(nn.Module):
         """Drops the gradients of all rows but the chosen ones, which must be sparse."""
         for i, layer in enumerate(self._layers):
             counts = self._counts(layer)
-            gradients = {t: t.grad for t in _tables_of(layer) if t.grad is not None}
+            gradients = {t: t.grad for t in _find_tables(layer) if t.grad is not None}
             use = RowUse(
                 counts=counts,
                 documents=self._documents(i).to(counts),
@@ -107,6 +107,6 @@ class SparseRows(nn.Module):
         return layer.meter.taken()
 
 
-def _tables_of(layer: FFN) -> list[nn.Parameter]:
+def _find_tables(layer: FFN) -> list[nn.Parameter]:
     """Those that are trained."""
-    return [table for table in tables_of(layer).values() if table.requires_grad]
+    return [table for table in find_tables(layer).values() if table.requires_grad]

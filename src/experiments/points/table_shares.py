@@ -1,4 +1,4 @@
-"""The costs of a run's tables, by how many of its processes have their columns between them.
+"""Costs of a run's tables, by how many of its processes have their columns between them.
 
 What each process holds and sends, and how long that takes by a model of the cluster's links.
 points/parts/table_columns.py trains such a run, and table_choice.py compares them.
@@ -17,7 +17,7 @@ from experiments.budget.communication import (
 from experiments.budget.memory import Memory
 from experiments.budget.traffic import step_bytes
 from experiments.config.trainer import Cluster
-from experiments.points.memory import memory_of, moment_bytes
+from experiments.points.memory import estimate_memory, moment_bytes
 from experiments.points.point import Draft, Point
 
 
@@ -50,8 +50,8 @@ class Share:
         return None if None in known else sum(s for s in known if s is not None)
 
 
-def share_of(point: Point, n_ranks: int) -> Share:
-    """The run's costs; whether it can be is not looked at."""
+def find_share(point: Point, n_ranks: int) -> Share:
+    """Run's costs; whether it can be is not looked at."""
     n_processes, cost = point.ranks.world_size, point.plan.cost
     n_replicas = n_processes // n_ranks
     sent, calls, how = dict[str, int](), dict[str, int](), point.config.optim
@@ -94,7 +94,7 @@ def share_of(point: Point, n_ranks: int) -> Share:
         by_memory = moved / card.bandwidth
     return Share(
         n_ranks=n_ranks,
-        memory=memory_of(draft_of(point), n_ranks),
+        memory=estimate_memory(make_draft(point), n_ranks),
         sent=sent,
         by_ddp=by_ddp,
         sending=sending,
@@ -111,15 +111,15 @@ def fits(point: Point, share: Share) -> bool:
 
 
 def cheapest(point: Point, found: Sequence[Share]) -> Share | None:
-    """The one of the shortest step of those that fit, or where no time is known the one that
+    """One of the shortest step of those that fit, or where no time is known the one that
     sends least; of equal ones the first.
     """
     able = [share for share in found if fits(point, share)]
     return min(able, key=lambda s: (s.seconds or 0.0, s.n_sent), default=None)
 
 
-def draft_of(point: Point) -> Draft:
-    """The point without its steps."""
+def make_draft(point: Point) -> Draft:
+    """Point without its steps."""
     return Draft(
         raw=point.raw,
         config=point.config,

@@ -68,7 +68,7 @@ def read_record(path: Path) -> RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The part of a record that a sweep's state needs. n_steps: those that were trained. last_row:
+    """Part of a record that a sweep's state needs. n_steps: those that were trained. last_row:
     the step of the last row of history.csv; None of a trunk, whose last steps may have none, and of
     a run that failed.
     """
@@ -87,7 +87,7 @@ def read_outcome(path: Path) -> Outcome:
         content = read_regular(path)
         text, verified = _verified(content)
         if verified:
-            lines = b",".join(_line_of(text, name) for name in _OF_OUTCOME)
+            lines = b",".join(_find_line(text, name) for name in _OF_OUTCOME)
             status, n_tokens, batch_tokens, error, loss = json.loads(b"[%s]" % lines)
         else:
             record = _parsed(content)
@@ -150,13 +150,13 @@ def _parsed(content: bytes) -> RunRecord:
 
 
 def _verified(content: bytes) -> tuple[bytes, bool]:
-    """The text that a record's checksum is of, and whether it is right."""
+    """Text that a record's checksum is of, and whether it is right."""
     text, mark, end = content.rpartition(_MARK)
     return text, bool(mark) and end == hashlib.sha256(text).hexdigest().encode() + b'"\n}\n'
 
 
-def _line_of(text: bytes, name: str) -> bytes:
-    """The value of a key of the record's own level, which is on one line."""
+def _find_line(text: bytes, name: str) -> bytes:
+    """Value of a key of the record's own level, which is on one line."""
     start = text.index(b'\n "%s": ' % name.encode()) + len(name) + 6
     end = text.find(b"\n", start)
     return text[start : None if end < 0 else end].removesuffix(b",")

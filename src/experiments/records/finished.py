@@ -27,7 +27,7 @@ TRAIN_AGAIN = (  # where a finished run lacks its checkpoint
 )
 
 
-def outcome_of(run_dir: Path) -> Outcome | None:
+def find_outcome(run_dir: Path) -> Outcome | None:
     """That of a run's record; None if it has none that can be read."""
     try:
         return read_outcome(run_dir / RECORD_NAME)
@@ -47,7 +47,7 @@ def is_finished(run_dir: Path) -> bool:
 
 
 def finished_record(run_dir: Path) -> RunRecord:
-    """The record of a run that is done and has its checkpoint. Raises ValueError for another."""
+    """Record of a run that is done and has its checkpoint. Raises ValueError for another."""
     path = run_dir / RECORD_NAME
     if not path.exists():
         raise ValueError(_unfinished(run_dir))
@@ -88,7 +88,7 @@ def lacks_rows(run_dir: Path, outcome: Outcome) -> bool:
 
 
 def lacking_rows(folder: Path) -> list[Path]:
-    """The folders of the runs below it that lacks_rows is true of; of damaged records none."""
+    """Folders of the runs below it that lacks_rows is true of; of damaged records none."""
     found = []
     for path in find_records(folder):
         with suppress(FileNotFoundError, DamagedError):
@@ -108,5 +108,5 @@ def rows_note(run_ids: Sequence[str]) -> str | None:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first five of names, in words."""
+    """First five of names, in words."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,4 +1,4 @@
-"""The checkpoints that a trunk keeps for its branches, and who still waits for them. Stdlib only.
+"""Checkpoints that a trunk keeps for its branches, and who still waits for them. Stdlib only.
 
 In a trunk's folder, branches/<steps>-<run id> is an empty file for each branch that is to start
 after so many steps, from when its sweep enters it until it has ended; step-<steps>.ckpt is the
@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from experiments.records.files import CHECKPOINT_NAME
-from experiments.records.finished import outcome_of
+from experiments.records.finished import find_outcome
 from experiments.system.disk import (
     PARTIAL,
     explained,
@@ -34,7 +34,7 @@ _ENTRY, _KEPT = re.compile(r"(\d+)-(\w+)"), re.compile(r"step-(\d+)\.ckpt")
 
 
 class Starts:
-    """The steps of a trunk where branches are to start, as its folder says at the moment."""
+    """Steps of a trunk where branches are to start, as its folder says at the moment."""
 
     def __init__(self, trunk_dir: Path) -> None:
         self._folder = trunk_dir / FOLDER
@@ -76,19 +76,19 @@ def _drop_tables(trunk_dir: Path, n_steps: int) -> None:
     """Of a trunk that has ended elsewhere. One that goes on drops what it needs no more itself, and
     where it has ended its last checkpoint is.
     """
-    ended = outcome_of(trunk_dir)
+    ended = find_outcome(trunk_dir)
     if ended is not None and ended.status == "done" and ended.n_steps != n_steps:
         for folder in (trunk_dir / _TABLES).glob(f"{n_steps}-*"):
             remove_tree(folder)
 
 
-def path_of(trunk_dir: Path, n_steps: int) -> Path:
-    """The path of the checkpoint that is kept of that step."""
+def kept_path(trunk_dir: Path, n_steps: int) -> Path:
+    """Path of the checkpoint that is kept of that step."""
     return trunk_dir / f"step-{n_steps}.ckpt"
 
 
 def kept(trunk_dir: Path) -> dict[int, Path]:
-    """The checkpoints that are there, by step."""
+    """Checkpoints that are there, by step."""
     found = ((path, _KEPT.fullmatch(path.name)) for path in trunk_dir.glob("step-*.ckpt"))
     return {int(match[1]): path for path, match in found if match}
 
@@ -97,7 +97,7 @@ def keep(checkpoint: Path, n_steps: int) -> None:
     """Keeps a checkpoint as that of a step, in its own folder: a second name of the same file, or
     a copy where the file system has no such names.
     """
-    path = path_of(checkpoint.parent, n_steps)
+    path = kept_path(checkpoint.parent, n_steps)
     temporary = path.with_name(path.name + PARTIAL)
     with explained(path):
         remove(temporary)
@@ -112,16 +112,16 @@ def is_there(trunk_dir: Path, n_steps: int) -> bool:
     """Whether a branch that starts there need not wait: its checkpoint is kept, or the trunk has
     gone on and kept none.
     """
-    if path_of(trunk_dir, n_steps).exists():
+    if kept_path(trunk_dir, n_steps).exists():
         return True
-    ended = outcome_of(trunk_dir)
+    ended = find_outcome(trunk_dir)
     return ended is not None and ended.status == "done" and ended.n_steps >= n_steps
 
 
 def usable(trunk_dir: Path, n_steps: int) -> list[tuple[int, Path]]:
     """Steps and checkpoints that lead to that step, the nearest first."""
     found = {n: path for n, path in kept(trunk_dir).items() if n <= n_steps}
-    ended, last = outcome_of(trunk_dir), trunk_dir / CHECKPOINT_NAME
+    ended, last = find_outcome(trunk_dir), trunk_dir / CHECKPOINT_NAME
     if ended is not None and ended.status == "done" and ended.n_steps <= n_steps and last.exists():
         found.setdefault(ended.n_steps, last)
     return sorted(found.items(), reverse=True)

@@ -1,4 +1,4 @@
-"""The record of a run: every column's meaning and unit. Stdlib only.
+"""Record of a run: every column's meaning and unit. Stdlib only.
 
 Analysis reads these and nothing else of the harness; it never recomputes what stands here.
 """
@@ -107,7 +107,7 @@ class RunRecord:
 
 
 def layer_settings(record: RunRecord) -> dict[str, Any]:
-    """The settings of the layer under study but n_experts, nested ones dotted, lists as texts."""
+    """Settings of the layer under study but n_experts, nested ones dotted, lists as texts."""
     model = record.config.get("model")
     layer = record.layer or earlier_layer(model if isinstance(model, dict) else {})
     return {name: value for name, value in _flat(layer) if name != "n_experts"}
@@ -133,7 +133,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def flat_row(record: RunRecord) -> dict[str, Any]:
-    """The record as a row of a table: its plain columns, then layer.<setting> of the layer under
+    """Record as a row of a table: its plain columns, then layer.<setting> of the layer under
     study, device and kernel of its environment, share.<term> of the FLOPs and <set>.<column> of
     every evaluation; init.<key> and before.<set>.<column> of a run that started from weights; of a
     branch its trunk's id as trunk, and trunk.<key>; <part>.<key> of parts of one's own.

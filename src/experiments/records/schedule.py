@@ -16,7 +16,7 @@ def lr_factor(
     shape: str = "linear",
     power: float = 0.0,
 ) -> float:
-    """The learning rate of a step (from 0) as a fraction of the peak.
+    """Learning rate of a step (from 0) as a fraction of the peak.
 
     n_warmup and n_decay in steps, at least 1 each; final as a fraction.
     cosine: linear to 1, then half a cosine down to final (Hoffmann 2022, arXiv:2203.15556, App. B).

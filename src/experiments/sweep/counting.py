@@ -12,7 +12,7 @@ _FIRST, _EVERY = 2.0, 5.0  # seconds
 
 
 def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """The items; says on stderr how many are through, first after two seconds.
+    """Items; says on stderr how many are through, first after two seconds.
 
     On a terminal one line that changes, and is gone at the end; else a line every five seconds.
     """

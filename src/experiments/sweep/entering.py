@@ -11,7 +11,7 @@ from experiments.points.point import Point
 from experiments.records import kept
 from experiments.sweep import manifest
 from experiments.sweep.planning import Todo, choose, repair_histories, set_aside_diverged
-from experiments.sweep.queue import tasks_of
+from experiments.sweep.queue import read_tasks
 from experiments.sweep.snapshot import take_snapshot
 
 
@@ -40,7 +40,7 @@ def entered(points: Sequence[Point]) -> Iterator[Entered]:
     """
     sweep_dir, name = points[0].run_dir.parent, points[0].config.sweep
     with manifest.submitting(sweep_dir) as claim:
-        todo = choose(points, tasks_of(sweep_dir))
+        todo = choose(points, read_tasks(sweep_dir))
         if todo.describe():
             print(f"sweep {name}: {todo.describe()}")
         manifest.adopt(sweep_dir, todo.finished)
@@ -60,5 +60,5 @@ def enter(points: Sequence[Point]) -> Path | None:
     set_aside_diverged(points)
     enter_branches(points)
     code = take_snapshot(sweep_dir)
-    manifest.add(sweep_dir, [manifest.entry_of(point, code.name) for point in points])
+    manifest.add(sweep_dir, [manifest.make_entry(point, code.name) for point in points])
     return code

@@ -1,16 +1,16 @@
-"""The folders of sweeps: by name, by path, all of them. Quick to import."""
+"""Folders of sweeps: by name, by path, all of them. Quick to import."""
 
 import argparse
 from pathlib import Path
 
 from experiments.records.files import RECORD_NAME
-from experiments.sweep.lost import folders_of
+from experiments.sweep.lost import list_folders
 from experiments.sweep.manifest import MANIFEST_NAME
 from experiments.system.disk import followed, reached
 
 
 def sweep_argument(parser: argparse.ArgumentParser, optional: bool = False) -> None:
-    """The arguments by which every command of a finished or running sweep names it."""
+    """Arguments by which every command of a finished or running sweep names it."""
     parser.add_argument(
         "sweep",
         nargs="?" if optional else None,
@@ -26,7 +26,7 @@ def sweep_argument(parser: argparse.ArgumentParser, optional: bool = False) -> N
 
 
 def sweep_folder(options: argparse.Namespace) -> Path:
-    """The folder that the arguments name. Raises ValueError if it is no sweep's."""
+    """Folder that the arguments name. Raises ValueError if it is no sweep's."""
     results = followed(options.results)
     for folder in (reached(Path(options.sweep)), results / options.sweep):
         if _is_sweep(folder):
@@ -40,7 +40,7 @@ def sweep_folder(options: argparse.Namespace) -> Path:
 
 
 def sweep_folders(results: Path) -> list[Path]:
-    """The sweeps below a folder, those of groups (group/name) too, in order of their names."""
+    """Sweeps below a folder, those of groups (group/name) too, in order of their names."""
     found: list[Path] = []
     for folder in _within(results):
         found += [folder] if _is_sweep(folder) else filter(_is_sweep, _within(folder))
@@ -55,4 +55,4 @@ def _is_sweep(folder: Path) -> bool:
 
 
 def _within(folder: Path) -> list[Path]:
-    return [folder / name for name in sorted(folders_of(folder))]
+    return [folder / name for name in sorted(list_folders(folder))]

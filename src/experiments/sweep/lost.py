@@ -16,8 +16,8 @@ CONFIG_NAME = "config.yaml"
 _TOP_LEVEL = re.compile(r"^(model_name|n_experts|size|budget|seed): *(\S+) *$", re.MULTILINE)
 
 
-def folders_of(folder: Path) -> set[str]:
-    """The names of the folders in a folder that may be runs or sweeps; none if it is not there."""
+def list_folders(folder: Path) -> set[str]:
+    """Names of the folders in a folder that may be runs or sweeps; none if it is not there."""
     try:
         with os.scandir(folder) as found:
             return {one.name for one in found if not one.name.startswith(".") and one.is_dir()}

@@ -55,12 +55,12 @@ class Entry:
 
     @property
     def raw(self) -> dict[str, Any]:
-        """The config as the manifest has it; sweep.restore makes one that can be run."""
+        """Config as the manifest has it; sweep.restore makes one that can be run."""
         return parse_json(self.config)
 
     @property
     def model(self) -> str:
-        """The choice of conf/model: a label's first word."""
+        """Choice of conf/model: a label's first word."""
         return self.label.partition(" ")[0]
 
 
@@ -87,7 +87,7 @@ class Manifest:
         )
 
 
-def entry_of(point: "Point", code: str | None) -> Entry:
+def make_entry(point: "Point", code: str | None) -> Entry:
     raw = relocatable(point.raw, point.run_dir.parent)
     return Entry(
         run_id=point.run_id,
@@ -139,11 +139,11 @@ def adopt(sweep_dir: Path, points: Sequence["Point"]) -> None:
     _warn(found)
     unknown = [point for point in points if point.run_id not in found.entries]
     if unknown:
-        add(sweep_dir, [entry_of(point, None) for point in unknown])
+        add(sweep_dir, [make_entry(point, None) for point in unknown])
 
 
 def read(sweep_dir: Path) -> dict[str, Entry]:
-    """The points by run id, in the order of their first lines; damaged lines are a warning on
+    """Points by run id, in the order of their first lines; damaged lines are a warning on
     stderr.
 
     Raises ValueError if there is no manifest, or no point in it.
@@ -163,7 +163,7 @@ def read(sweep_dir: Path) -> dict[str, Entry]:
 
 
 def load(sweep_dir: Path) -> Manifest:
-    """The manifest's content; empty without a manifest. Raises DamagedError if it is a
+    """Manifest's content; empty without a manifest. Raises DamagedError if it is a
     folder.
     """
     path = sweep_dir / MANIFEST_NAME
@@ -233,7 +233,7 @@ def _entry(line: bytes, number: int) -> Entry:
 
 
 def _checked(values: dict[str, Any], config: str, number: int) -> Entry:
-    """The entry, if every value has its type."""
+    """Entry, if every value has its type."""
     run_id, flops, n_steps = values["run_id"], values["planned_flops"], values["n_steps"]
     if not isinstance(run_id, str) or not re.fullmatch(r"\w[\w-]*", run_id):  # names a folder
         raise ValueError("run_id is not a run id")

@@ -11,7 +11,7 @@ from experiments.records.files import RECORD_NAME, read_record
 from experiments.records.record import ENDED
 from experiments.sweep.control import controlling
 from experiments.sweep.entering import entered
-from experiments.sweep.objective import value_of
+from experiments.sweep.objective import objective_value
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import (
     ELSEWHERE,
@@ -23,7 +23,7 @@ from experiments.sweep.planning import (
     choose,
     plan_points,
     prepare_all,
-    status_of,
+    read_status,
 )
 from experiments.sweep.queue import Fate, Outcome, Queue
 from experiments.sweep.states import LOG_NAME
@@ -68,11 +68,11 @@ def run_sweep(raws: Sequence[Raw], queue: Queue, *, stored: bool = False) -> lis
     _report(todo, {run_id: outcome.fate for run_id, outcome in outcomes.items()}, queue)
     if not queue.stays:
         return []
-    return [value_of(read_record(point.run_dir / RECORD_NAME)) for point in points]
+    return [objective_value(read_record(point.run_dir / RECORD_NAME)) for point in points]
 
 
 def status_command(point: Point) -> str:
-    """The command that says where a point's sweep stands."""
+    """Command that says where a point's sweep stands."""
     results = point.config.paths.results
     where = "" if results == "results" else f" --results {results}"
     return f"python -m experiments.status {point.config.sweep}{where}"
@@ -90,7 +90,7 @@ def _report(todo: Todo, fates: Mapping[str, Fate], queue: Queue) -> None:
     left = [*todo.running, *queued, *todo.held, *ended("elsewhere")]
     failed = [*ended("failed", "killed"), *todo.failed]
     interrupted = ended("interrupted")
-    elsewhere = [p for p in left if status_of(p.run_dir) not in ENDED]
+    elsewhere = [p for p in left if read_status(p.run_dir) not in ENDED]
     total = len(todo.points)
     if failed:
         print(f"\n{len(failed)} of {total} runs failed:", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The result of a trial's runs, from their records. Standard library only."""
+"""Result of a trial's runs, from their records. Standard library only."""
 
 import difflib
 import math
@@ -26,7 +26,7 @@ class Objective:
 
     @property
     def worst(self) -> float:
-        """The result of a run that diverged or was hopeless. Any finite number would be made up."""
+        """Result of a run that diverged or was hopeless. Any finite number would be made up."""
         return math.inf if self.direction == "minimize" else -math.inf
 
     def of(self, record: RunRecord) -> float | None:
@@ -39,8 +39,8 @@ class Objective:
         return float(value)
 
 
-def value_of(record: RunRecord) -> float | None:
-    """The held-out loss, which Hydra's own sweepers are told."""
+def objective_value(record: RunRecord) -> float | None:
+    """Held-out loss, which Hydra's own sweepers are told."""
     return Objective(name="val_loss", direction="minimize").of(record)
 
 
@@ -81,7 +81,7 @@ def check_scored(name: str, sets: Collection[str]) -> None:
 
 
 def _below(group: str) -> str:
-    """The beginning of a group's keys. In data the choice alone is the text."""
+    """Beginning of a group's keys. In data the choice alone is the text."""
     return f"{group}." if group != "data" else "data.corpus."
 
 
@@ -126,7 +126,7 @@ class Result:
     why: str = ""
 
 
-def result_of(
+def combine_results(
     run_dirs: Sequence[Path],
     objective: Objective,
     busy: Collection[str] = (),
@@ -134,7 +134,7 @@ def result_of(
     *,
     failed_counts: bool = False,
 ) -> Result | None:
-    """The result of these runs together; None while one of them is still to end.
+    """Result of these runs together; None while one of them is still to end.
 
     busy: runs that a queue has. given_up: runs that won't be tried again, and why. failed_counts:
     so does a failed record; else its run is about to be tried again.

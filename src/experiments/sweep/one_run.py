@@ -7,7 +7,7 @@ from experiments.records.files import RECORD_NAME, read_record
 from experiments.records.record import RunRecord
 from experiments.sweep import manifest
 from experiments.sweep.entering import enter_branches
-from experiments.sweep.objective import value_of
+from experiments.sweep.objective import objective_value
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import (
     ELSEWHERE,
@@ -22,7 +22,7 @@ from experiments.sweep.planning import (
     set_aside_diverged,
 )
 from experiments.sweep.progress import Heartbeat, SweepProgress
-from experiments.sweep.queue import launchers, own_job, requeue_point, tasks_of
+from experiments.sweep.queue import launchers, own_job, read_tasks, requeue_point
 from experiments.system import distributed, interruption
 from experiments.system.claims import RunningElsewhereError
 
@@ -58,14 +58,14 @@ def run_one(raw: Raw, *, stored: bool = False) -> float | None:
     if distributed.is_other_rank(point.ranks):
         execute(point)
         return None
-    todo = choose([point], tasks_of(point.run_dir.parent))
+    todo = choose([point], read_tasks(point.run_dir.parent))
     if point not in todo.run:
-        return value_of(_found(point, todo))
+        return objective_value(_found(point, todo))
     check_fits([point], 1)
     prepare_all([point])
     set_aside_diverged([point])
     enter_branches([point])
-    manifest.add(point.run_dir.parent, [manifest.entry_of(point, None)])
+    manifest.add(point.run_dir.parent, [manifest.make_entry(point, None)])
     display = SweepProgress([point])
     heartbeat = Heartbeat(point.run_dir, point.plan.n_steps)
 
@@ -97,11 +97,11 @@ def run_one(raw: Raw, *, stored: bool = False) -> float | None:
     if record.status == "failed":
         print(record.error, file=sys.stderr)
         raise SystemExit(1)
-    return value_of(record)
+    return objective_value(record)
 
 
 def _found(point: Point, todo: Todo) -> RunRecord:
-    """The record of the one point that is not run, and says why. Exits with 3, or 1 if it failed
+    """Record of the one point that is not run, and says why. Exits with 3, or 1 if it failed
     before, if it is not done.
     """
     if point not in todo.finished:

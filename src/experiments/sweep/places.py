@@ -1,4 +1,4 @@
-"""The paths of a sweep's configs, from where its folder is now. Standard library only.
+"""Paths of a sweep's configs, from where its folder is now. Standard library only.
 
 Results are where the manifest is. After a folder was moved, renamed or copied, nothing is read from
 the old place or written to it.
@@ -16,7 +16,7 @@ _TEXTS = ("path", "validation_path")  # of a corpus
 
 
 def relocatable(raw: Mapping[str, Any], sweep_dir: Path) -> dict[str, Any]:
-    """The config as a manifest keeps it: what was given relative to the working directory (the
+    """Config as a manifest keeps it: what was given relative to the working directory (the
     cache, a trunk, texts that are there) is relative to the sweep's folder. Absolute paths stay.
     """
 
@@ -34,7 +34,7 @@ def relocatable(raw: Mapping[str, Any], sweep_dir: Path) -> dict[str, Any]:
 
 
 def located(raw: Mapping[str, Any], sweep_dir: Path) -> dict[str, Any]:
-    """The config of a manifest with absolute paths, of results in sweep_dir.
+    """Config of a manifest with absolute paths, of results in sweep_dir.
 
     The sweep's name is that of its folder, with the group before it if that folder is there too.
     A cache that is not there any more becomes today's default, with a note on stderr. Texts given
@@ -65,7 +65,7 @@ def located(raw: Mapping[str, Any], sweep_dir: Path) -> dict[str, Any]:
 
 
 def _with_trunk(raw: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """The config with the path of a branch's trunk changed, if it is a relative one."""
+    """Config with the path of a branch's trunk changed, if it is a relative one."""
     optim = raw.get("optim")
     place = optim.get("branch_from") if isinstance(optim, Mapping) else None
     if not isinstance(place, str) or place == "trunk" or not _is_relative(place):
@@ -74,7 +74,7 @@ def _with_trunk(raw: Mapping[str, Any], change: Callable[[str], str]) -> dict[st
 
 
 def _with_texts(raw: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """The config with the paths of texts changed: of the data and of the sets that are scored."""
+    """Config with the paths of texts changed: of the data and of the sets that are scored."""
 
     def corpus(node: Any) -> Any:
         if not isinstance(node, Mapping):

@@ -1,4 +1,4 @@
-"""The dry run's table: the cost of every point."""
+"""Dry run's table: the cost of every point."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -8,7 +8,7 @@ from experiments.budget.traffic import step_bytes
 from experiments.points.memory import moment_bytes
 from experiments.points.point import Point
 from experiments.sweep.settings import with_settings
-from experiments.sweep.trunks import savings_text, trunks_of
+from experiments.sweep.trunks import make_trunks, savings_text
 from experiments.system.text_table import aligned, count, duration
 
 _COLUMNS = (
@@ -22,7 +22,7 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     cluster's card, if there is one to plan for. Of a branch the time is that of its own steps, and
     its trunk has a line. Seeds are shown where lines would be alike. flops_per_second: of a device.
     """
-    trunks = with_settings(trunks_of(points))
+    trunks = with_settings(make_trunks(points))
     points = [*trunks, *points]
     rows = [_COLUMNS, *(_row(point, flops_per_second) for point in points)]
     settings = ["", *(_note(point) + point.setting.strip() for point in points)]
@@ -100,7 +100,7 @@ def _rates(point: Point, flops_per_second: float) -> str:
 
 
 def _device(point: Point) -> str:
-    """The device that the run is planned for, in words."""
+    """Device that the run is planned for, in words."""
     n = _n_devices(point)
     return f"{f'{n} x ' if n > 1 else ''}{point.device.describe()}"
 
@@ -124,7 +124,7 @@ def _note(point: Point) -> str:
 
 
 def _of_parts(points: Sequence[Point]) -> list[str]:
-    """The lines of the runs' parts, under their headings."""
+    """Lines of the runs' parts, under their headings."""
     said: dict[str, list[tuple[Point, str]]] = {}
     for point in points:
         for part in point.parts:
@@ -132,14 +132,16 @@ def _of_parts(points: Sequence[Point]) -> list[str]:
             if line is not None:
                 heading, text = line
                 said.setdefault(heading, []).append((point, text))
-    return [line for heading, own in said.items() for line in ("", f"{heading}:", *_lines_of(own))]
+    return [
+        line for heading, own in said.items() for line in ("", f"{heading}:", *_format_lines(own))
+    ]
 
 
 def _by_layer(points: Sequence[Point], text_of: Callable[[Point], str]) -> list[str]:
-    return _lines_of([(point, text_of(point)) for point in points])
+    return _format_lines([(point, text_of(point)) for point in points])
 
 
-def _lines_of(texts: Sequence[tuple[Point, str]]) -> list[str]:
+def _format_lines(texts: Sequence[tuple[Point, str]]) -> list[str]:
     """A line for each model and size, or more where its settings make a difference."""
     distinct = {(_label(p), text): p.setting for p, text in reversed(texts)}
     labels = Counter(label for label, _ in distinct)

@@ -1,4 +1,4 @@
-"""The first part of every sweep, by whichever queue: plan all points, choose those to run."""
+"""First part of every sweep, by whichever queue: plan all points, choose those to run."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from experiments.budget.plan import OffBudgetError, check_memory
-from experiments.data.corpus import name_of
+from experiments.data.corpus import find_name
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
 from experiments.data.progress import said
 from experiments.points.planning import check_effects, effective_id, here, plan_point, read_point
 from experiments.points.point import Draft, Point
 from experiments.records.files import HISTORY_NAME, RECORD_NAME, read_record
-from experiments.records.finished import lacks_rows, outcome_of
+from experiments.records.finished import find_outcome, lacks_rows
 from experiments.records.record import CUT_SHORT
 from experiments.sweep import refusals
 from experiments.sweep.counting import counted
 from experiments.sweep.queue import Task
 from experiments.sweep.settings import with_settings
-from experiments.sweep.trunks import check_places, trunks_of, waits, without_derived
+from experiments.sweep.trunks import check_places, make_trunks, waits, without_derived
 from experiments.system.claims import RunningElsewhereError, claimed, is_claimed, log_event
 from experiments.system.disk import check_writable, make_folder, rename
 
@@ -59,12 +59,12 @@ class Todo:
         )
 
     def _names(self, points: Sequence[Point]) -> str:
-        """The queues that have these points."""
+        """Queues that have these points."""
         return ", ".join(dict.fromkeys(self.tasks[point.run_id].queue for point in points))
 
 
 def plan_points(raws: Sequence[Raw], *, stored: bool = False) -> list[Point]:
-    """The points of a sweep, or one. Raises ValueError, before anything is written, for bad points
+    """Points of a sweep, or one. Raises ValueError, before anything is written, for bad points
     (refusals.py), for two that are the same run, and for a folder that is another sweep's.
 
     stored: the configs are a manifest's. Others are composed now, and each setting that somebody
@@ -106,7 +106,7 @@ def plan_points(raws: Sequence[Raw], *, stored: bool = False) -> list[Point]:
 
 
 def choose(points: Sequence[Point], tasks: Mapping[str, Task] | None = None) -> Todo:
-    """The points to run: all but what is finished, held by a process or in a queue (tasks by run
+    """Points to run: all but what is finished, held by a process or in a queue (tasks by run
     id).
 
     retry, of the config: failed (the default) tries failed runs again, none leaves them, all also
@@ -122,7 +122,7 @@ def choose(points: Sequence[Point], tasks: Mapping[str, Task] | None = None) -> 
         groups[_group(point, retry, tasks)].append(point)
     check_places(groups["run"])
     unfinished = [p for name in names if name != "finished" for p in groups[name]]
-    trunks = with_settings(trunks_of([p for p in unfinished if waits(p)]))
+    trunks = with_settings(make_trunks([p for p in unfinished if waits(p)]))
     for trunk in reversed(trunks):
         groups[_group(trunk, retry, tasks)].insert(0, trunk)
     return Todo(
@@ -134,7 +134,7 @@ def choose(points: Sequence[Point], tasks: Mapping[str, Task] | None = None) -> 
 
 def _group(point: Point, retry: str, tasks: Mapping[str, Task]) -> str:
     claimed = is_claimed(point.run_dir)
-    outcome = outcome_of(point.run_dir)  # after the claim: the run may end in between
+    outcome = find_outcome(point.run_dir)  # after the claim: the run may end in between
     status, task = outcome and outcome.status, tasks.get(point.run_id)
     if claimed:
         return "running"
@@ -146,18 +146,18 @@ def _group(point: Point, retry: str, tasks: Mapping[str, Task]) -> str:
     return "failed" if status == "failed" and retry == "none" else "run"
 
 
-def status_of(run_dir: Path) -> str | None:
+def read_status(run_dir: Path) -> str | None:
     """That of the run's record; None if it has none. A damaged one is none: execute sets it aside,
     and runs the point again from its checkpoint.
     """
-    outcome = outcome_of(run_dir)
+    outcome = find_outcome(run_dir)
     return None if outcome is None else outcome.status
 
 
 def repair_histories(points: Sequence[Point]) -> None:
     """Writes the rows that a loss of power has taken from finished runs, from their checkpoints."""
     for point in points:
-        outcome = outcome_of(point.run_dir)
+        outcome = find_outcome(point.run_dir)
         if outcome is None or not lacks_rows(point.run_dir, outcome):
             continue
         from experiments.training.history import repair  # seconds of imports, rarely needed
@@ -175,10 +175,10 @@ def set_aside_diverged(points: Sequence[Point]) -> None:
     is left to it.
     """
     for point in points:
-        if point.config.retry != "all" or status_of(point.run_dir) not in CUT_SHORT:
+        if point.config.retry != "all" or read_status(point.run_dir) not in CUT_SHORT:
             continue  # what has ended since it was chosen, too
         with suppress(RunningElsewhereError), claimed(point.run_dir):
-            status = status_of(point.run_dir)
+            status = read_status(point.run_dir)
             if status not in CUT_SHORT:
                 continue
             n = len(list(point.run_dir.glob(f"{status}-*"))) + 1
@@ -236,9 +236,9 @@ def prepare_all(points: Sequence[Point]) -> None:
         if not is_prepared(data, point.cache):
             size = data.tokenizer.n_entries()
             print(
-                f"preparing {name_of(data.corpus)}: text, vocabulary of {size}, tokens",
+                f"preparing {find_name(data.corpus)}: text, vocabulary of {size}, tokens",
                 flush=True,
             )
-        with said(name_of(data.corpus)):
+        with said(find_name(data.corpus)):
             prepared = prepare_data(data, point.cache)
             prepare_sets(data, point.config.eval, prepared.vocabulary, point.cache)

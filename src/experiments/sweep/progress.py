@@ -35,7 +35,7 @@ class Heartbeat:
 
 
 def read_progress(run_dir: Path) -> dict[str, float]:
-    """The last heartbeat's numbers; nothing before the first, or if the file can't be read."""
+    """Last heartbeat's numbers; nothing before the first, or if the file can't be read."""
     try:
         row = read_json(run_dir / PROGRESS_NAME)
     except (OSError, ValueError, RecursionError):
@@ -98,7 +98,7 @@ class SweepProgress:
         """Refreshes the bar, or prints a line if it is time."""
         rows = [(point, read_progress(point.run_dir)) for point in running]
         flops = self.done_flops + sum(
-            max(0.0, row["flops"] - p.plan.flops_of(p.first_step))
+            max(0.0, row["flops"] - p.plan.count_flops(p.first_step))
             for p, row in rows
             if "flops" in row
         )

@@ -106,7 +106,7 @@ class Job(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Queue(ABC):
-    """The settings of a queue, and what is asked of it. Only `session` has to be written.
+    """Settings of a queue, and what is asked of it. Only `session` has to be written.
 
     title: its name for people. stays: whether the command that gives it points waits until they
     have ended. Then exit code 0 is for all done, else for all that are submitted too.
@@ -150,7 +150,7 @@ class Queue(ABC):
 
     @classmethod
     def tasks(cls, sweep_dir: Path) -> dict[str, Task]:
-        """The sweep's points that it has, waiting or running, by run id.
+        """Sweep's points that it has, waiting or running, by run id.
 
         Raises RuntimeError if that can't be known: what is queued must not be taken for lost.
         """
@@ -158,7 +158,7 @@ class Queue(ABC):
 
     @classmethod
     def ended(cls, sweep_dir: Path) -> dict[str, Task]:
-        """The latest task of each of the sweep's runs that it remembers, by run id."""
+        """Latest task of each of the sweep's runs that it remembers, by run id."""
         return {}
 
     @classmethod
@@ -168,7 +168,7 @@ class Queue(ABC):
 
     @classmethod
     def last(cls, sweep_dir: Path, *, trusted: bool = False) -> tuple[str, Self] | None:
-        """The settings with which it was last given points of this sweep, to be asked for again,
+        """Settings with which it was last given points of this sweep, to be asked for again,
         and when; None if it was not, or keeps none. Raises ValueError for settings that a shell
         would run, and that another may have written, unless they are trusted.
         """
@@ -207,11 +207,11 @@ def queue_named(name: str) -> type[Queue]:
 
 
 def launchers(*, of_ranks: bool = False) -> str:
-    """The choices of hydra/launcher in a message, with `or` between them."""
+    """Choices of hydra/launcher in a message, with `or` between them."""
     return " or ".join(q.name() for q in queues() if q.starts_ranks or not of_ranks)
 
 
-def tasks_of(sweep_dir: Path) -> dict[str, Task]:
+def read_tasks(sweep_dir: Path) -> dict[str, Task]:
     """Queue.tasks of all queues."""
     return {run_id: t for queue in queues() for run_id, t in queue.tasks(sweep_dir).items()}
 
@@ -222,14 +222,14 @@ def ended_tasks(sweep_dir: Path) -> dict[str, Task]:
 
 
 def last_used(sweep_dir: Path, *, trusted: bool = False) -> Queue | None:
-    """The queue, with its settings, that was given points of the sweep last. Raises as its last."""
+    """Queue, with its settings, that was given points of the sweep last. Raises as its last."""
     asked = (queue.last(sweep_dir, trusted=trusted) for queue in queues())
     found = [last for last in asked if last is not None]
     return max(found, key=lambda last: last[0])[1] if found else None
 
 
 def own_job() -> Job | None:
-    """The task that this process runs in, of whichever queue."""
+    """Task that this process runs in, of whichever queue."""
     return next((job for queue in queues() if (job := queue.job()) is not None), None)
 
 

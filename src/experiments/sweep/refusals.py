@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"\b[0-9a-f]{12}\b|[-+]?\d[\d.e+-]*")  # a run id, too
 
 
 def of_points(bad: Sequence[tuple[Mapping[str, Any], ValueError]], total: int) -> str:
-    """The first error, its point, and how many others have the same one or another."""
+    """First error, its point, and how many others have the same one or another."""
     raw, first = bad[0]
     if total == 1:
         return str(first)

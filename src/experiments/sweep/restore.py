@@ -8,31 +8,31 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from experiments.points.planning import run_id_of
+from experiments.points.planning import compute_run_id
 from experiments.records.files import DamagedError
 from experiments.sweep import manifest
-from experiments.sweep.lost import CONFIG_NAME, folders_of, lost_entries
+from experiments.sweep.lost import CONFIG_NAME, list_folders, lost_entries
 from experiments.sweep.manifest import MANIFEST_NAME, Entry
 from experiments.sweep.places import located
 from experiments.system.plain_text import printable
 from experiments.system.regular_files import read_regular_text
 
 
-def raws_of(
+def read_raws(
     sweep_dir: Path, run_ids: Collection[str] | None = None
 ) -> tuple[list[dict[str, Any]], int]:
-    """The configs of a sweep's points to run, of these run ids (None: all), and how many can't be.
+    """Configs of a sweep's points to run, of these run ids (None: all), and how many can't be.
 
     Runs whose lines are lost are found by their folders. What can't be run, and why, is a line
     each on stderr. Raises ValueError if there is no manifest, or no point that can be run.
     """
     known = manifest.read(sweep_dir)
-    lost = lost_entries(sweep_dir, folders_of(sweep_dir) - set(known))
+    lost = lost_entries(sweep_dir, list_folders(sweep_dir) - set(known))
     entries = [e for e in (*known.values(), *lost) if run_ids is None or e.run_id in run_ids]
     raws, n_refused = [], 0
     for entry in entries:
         try:
-            raws.append(raw_of(sweep_dir, entry))
+            raws.append(read_raw(sweep_dir, entry))
         except ValueError as error:
             n_refused += 1
             print(f"error: {printable(str(error))}", file=sys.stderr)
@@ -42,7 +42,7 @@ def raws_of(
 
 
 def raw_of_run(sweep_dir: Path, run_id: str) -> dict[str, Any]:
-    """As raw_of, of one run id. Raises ValueError if neither a line nor a folder tells of it."""
+    """As read_raw, of one run id. Raises ValueError if neither a line nor a folder tells of it."""
     known = manifest.read(sweep_dir).get(run_id)
     entries = lost_entries(sweep_dir, [run_id]) if known is None else [known]
     if not entries:
@@ -50,11 +50,11 @@ def raw_of_run(sweep_dir: Path, run_id: str) -> dict[str, Any]:
             f"{sweep_dir / MANIFEST_NAME} has no line of run {run_id}; the command that started "
             "the sweep writes it again"
         )
-    return raw_of(sweep_dir, entries[0])
+    return read_raw(sweep_dir, entries[0])
 
 
-def raw_of(sweep_dir: Path, entry: Entry) -> dict[str, Any]:
-    """The config of an entry's run, its results in sweep_dir.
+def read_raw(sweep_dir: Path, entry: Entry) -> dict[str, Any]:
+    """Config of an entry's run, its results in sweep_dir.
 
     Raises DamagedError, naming file and line, if it is not the config of that run id, and
     ValueError likewise if it is no config of this version.
@@ -65,7 +65,7 @@ def raw_of(sweep_dir: Path, entry: Entry) -> dict[str, Any]:
         path, where = sweep_dir / MANIFEST_NAME, f"line {entry.line}"
     try:
         raw = located(_config(sweep_dir, entry), sweep_dir)
-        found = run_id_of(raw)
+        found = compute_run_id(raw)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}, {where}, run {entry.run_id}: {error}") from error
     if found != entry.run_id:

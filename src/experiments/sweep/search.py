@@ -15,14 +15,14 @@ from experiments.points.planning import effective_id
 from experiments.points.point import Point
 from experiments.records.record import ENDED
 from experiments.sweep.control import is_controller, own_name
-from experiments.sweep.objective import Result, check_scored, result_of
+from experiments.sweep.objective import Result, check_scored, combine_results
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import (
     Raw,
     assumed_rate,
     plan_points,
+    read_status,
     set_aside_diverged,
-    status_of,
 )
 from experiments.sweep.search_table import read_cells
 from experiments.sweep.study import Rules, Start, Studies, Trial, counted, is_tried
@@ -41,7 +41,7 @@ class Cell:
 
 
 class Search:
-    """The cells, the rules, and after `begin` the studies."""
+    """Cells, the rules, and after `begin` the studies."""
 
     def __init__(self, cells: Sequence[Cell], rules: Rules) -> None:
         self.cells, self.rules = {cell.name: cell for cell in cells}, rules
@@ -52,7 +52,7 @@ class Search:
         self._retry = "failed"
 
     def check(self) -> list[Point]:
-        """The points at the lower ends of all ranges, after planning those at the other ends too.
+        """Points at the lower ends of all ranges, after planning those at the other ends too.
 
         Raises ValueError for one that can't be run, and for a key that makes no other run.
         """
@@ -84,7 +84,7 @@ class Search:
         return f"{n * cells} trials" + (f", {n} of each of {cells} cells" if cells > 1 else "")
 
     def plan_text(self) -> str:
-        """The dry run's table, after check."""
+        """Dry run's table, after check."""
         points = [point for points in self._lowest.values() for point in points]
         states = {state.name: state.trials for state in read_cells(self.sweep_dir)}
         n_known = {name: self._n_known(name, states.get(name, ())) for name in self.cells}
@@ -122,14 +122,14 @@ class Search:
                     self._begin(cell, self.studies.ask(cell, values))
 
     def _result(self, cell: str, values: Mapping[str, Any]) -> Result | None:
-        """The result of these values in the records; None without them, or if a key is left out."""
+        """Result of these values in the records; None without them, or if a key is left out."""
         if set(values) != set(self.rules.spaces):
             return None
         try:
             points = self._planned(cell, values)
         except ValueError:  # a trial of them fails, and says so
             return None
-        return result_of([point.run_dir for point in points], self.rules.objective)
+        return combine_results([point.run_dir for point in points], self.rules.objective)
 
     @property
     def sweep_dir(self) -> Path:
@@ -153,7 +153,7 @@ class Search:
             own = trial.controller == own_name()
             gone = not own and not is_controller(self.sweep_dir, trial.controller)
             dirs = [point.run_dir for point in points]
-            result = result_of(
+            result = combine_results(
                 dirs, self.rules.objective, busy, given_up if own else {}, failed_counts=gone
             )
             if result is not None:
@@ -199,18 +199,18 @@ class Search:
         """Begins a new trial, or tells it if its records are there; returns how many points it has
         to run.
         """
-        points = self._points_of(cell, trial)
+        points = self._find_points(cell, trial)
         if points is None:
             return 0
         self.studies.begin(cell, trial, [point.run_id for point in points], own_name())
-        result = result_of([point.run_dir for point in points], self.rules.objective)
+        result = combine_results([point.run_dir for point in points], self.rules.objective)
         if result is None:
             return len(points)
         self._tell(cell, trial, result)
         return 0
 
     def to_start(self, taken: Collection[str]) -> list[Point]:
-        """The points of running trials that are this controller's to start, but for those taken.
+        """Points of running trials that are this controller's to start, but for those taken.
 
         It takes over the trials of a controller that is gone.
         """
@@ -223,9 +223,9 @@ class Search:
         return list(found.values())
 
     def running(self) -> list[Point]:
-        """The points of running trials, of whichever controller, that are not finished."""
+        """Points of running trials, of whichever controller, that are not finished."""
         found = {p.run_id: p for _, _, points in self._running() for p in points}
-        return [p for p in found.values() if status_of(p.run_dir) not in ENDED]
+        return [p for p in found.values() if read_status(p.run_dir) not in ENDED]
 
     def n_open(self) -> int:
         """How many trials have no value yet, of all cells."""
@@ -246,10 +246,10 @@ class Search:
                     continue
                 if set(trial.params) != set(self.rules.spaces):
                     self.studies.fail(cell, trial, "")  # it is dropped
-                elif (points := self._points_of(cell, trial)) is not None:
+                elif (points := self._find_points(cell, trial)) is not None:
                     yield cell, trial, points
 
-    def _points_of(self, cell: str, trial: Trial) -> tuple[Point, ...] | None:
+    def _find_points(self, cell: str, trial: Trial) -> tuple[Point, ...] | None:
         """A trial's points; None, and the trial has failed, if its values are refused."""
         try:
             return self._planned(cell, trial.params)
@@ -258,14 +258,14 @@ class Search:
             return None
 
     def _planned(self, cell: str, params: Mapping[str, Any]) -> tuple[Point, ...]:
-        """The points of these values, planned once. Raises ValueError if they are refused."""
+        """Points of these values, planned once. Raises ValueError if they are refused."""
         key = cell, tuple(sorted(params.items()))
         if key not in self._points:
             self._points[key] = tuple(self._plan(self.cells[cell], params))
         return self._points[key]
 
     def _plan(self, cell: Cell, params: Mapping[str, Any], again: str = "failed") -> list[Point]:
-        """The points of these values. Their retry is not the config's: what is tried again is
+        """Points of these values. Their retry is not the config's: what is tried again is
         try_again's to say, and a diverged run that has been told stays as it is.
         """
         spaces = self.rules.spaces

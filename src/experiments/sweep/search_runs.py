@@ -16,7 +16,7 @@ from experiments.sweep.planning import (
     choose,
     prepare_all,
 )
-from experiments.sweep.queue import Outcome, Queue, Session, tasks_of
+from experiments.sweep.queue import Outcome, Queue, Session, read_tasks
 from experiments.sweep.search import Search
 from experiments.sweep.search_table import read_cells, search_lines
 from experiments.sweep.states import LOG_NAME
@@ -43,7 +43,7 @@ def run_search(search: Search, queue: Queue) -> None:
     with controlling(search.sweep_dir):
         with manifest.submitting(search.sweep_dir):
             search.begin()
-            search.tell(tasks_of(search.sweep_dir), {})
+            search.tell(read_tasks(search.sweep_dir), {})
             search.try_again()
             n_open = search.n_open()
         if n_open:
@@ -73,7 +73,7 @@ class Steps:
         """Tells, asks and submits once; how many trials are open then."""
         search, sweep_dir = self.search, self.search.sweep_dir
         with manifest.submitting(sweep_dir) as claim:
-            tasks = tasks_of(sweep_dir)
+            tasks = read_tasks(sweep_dir)
             self.outcomes = self.session.outcomes(tasks)
             search.tell(tasks, self._given_up())
             found = search.to_start(self.taken)
@@ -90,13 +90,13 @@ class Steps:
             return search.n_open()
 
     def _given_up(self) -> dict[str, str]:
-        """The runs that won't be tried again by this command, and why."""
+        """Runs that won't be tried again by this command, and why."""
         ended = self.outcomes.items()
         return {id: o.why or "failed" for id, o in ended if o.fate in ("failed", "killed")}
 
 
 def _report(search: Search, outcomes: Mapping[str, Outcome]) -> None:
-    """The cells, what is not done, and why. Exits then: with 1 if a trial failed, else 130 if any
+    """Cells, what is not done, and why. Exits then: with 1 if a trial failed, else 130 if any
     was interrupted, else 3 if another command has any.
     """
     sweep_dir = search.sweep_dir

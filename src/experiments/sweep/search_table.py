@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.records.finished import outcome_of
-from experiments.sweep.objective import Objective, result_of
+from experiments.records.finished import find_outcome
+from experiments.sweep.objective import Objective, combine_results
 from experiments.sweep.space import read_spaces
 from experiments.sweep.study import (
     JOURNAL_NAME,
@@ -16,7 +16,7 @@ from experiments.sweep.study import (
     counted,
     n_to_ask,
     read_studies,
-    trials_of,
+    read_trials,
 )
 from experiments.system.text_table import aligned
 
@@ -56,7 +56,7 @@ class CellState:
         return not counts["running"] and not counts["left"]
 
     def best(self) -> Trial | None:
-        """The trial with the best finite value."""
+        """Trial with the best finite value."""
         sign = 1 if self.objective.direction == "minimize" else -1
         done = [(sign * t.value, t.number, t) for t in self.trials if t.value is not None]
         finite = [each for each in done if math.isfinite(each[0])]
@@ -64,7 +64,7 @@ class CellState:
 
 
 def read_cells(sweep_dir: Path) -> list[CellState]:
-    """The cells of a sweep's search, in the order of their beginning; none without a search.
+    """Cells of a sweep's search, in the order of their beginning; none without a search.
 
     Raises ValueError if Optuna is not installed, or the journal is damaged.
     """
@@ -76,7 +76,7 @@ def read_cells(sweep_dir: Path) -> list[CellState]:
         rules = {**study.user_attrs}
         if "n_trials" not in rules:  # a controller was killed as it began this one
             continue
-        trials = trials_of(study)
+        trials = read_trials(study)
         objective = Objective(name=rules["objective"], direction=rules["direction"])
         known = [_with_record(sweep_dir, trial, objective) for trial in counted(trials)]
         cells.append(
@@ -96,7 +96,7 @@ def _is_hopeless(sweep_dir: Path, trial: Trial) -> bool:
     """Whether it has no value because a run of its was stopped; one that diverged counts more."""
     if trial.value is None or math.isfinite(trial.value):
         return False
-    ends = [outcome_of(sweep_dir / run_id) for run_id in trial.runs]
+    ends = [find_outcome(sweep_dir / run_id) for run_id in trial.runs]
     statuses = {end.status for end in ends if end is not None}
     return "hopeless" in statuses and "diverged" not in statuses
 
@@ -105,7 +105,7 @@ def _with_record(sweep_dir: Path, trial: Trial, objective: Objective) -> Trial:
     """A running trial whose runs are done has their value, told or not."""
     if trial.state != "running" or not trial.runs:
         return trial
-    result = result_of([sweep_dir / run_id for run_id in trial.runs], objective)
+    result = combine_results([sweep_dir / run_id for run_id in trial.runs], objective)
     return trial if result is None else replace(trial, value=result.value)
 
 

@@ -1,4 +1,4 @@
-"""The settings that distinguish points of a sweep that have the same name."""
+"""Settings that distinguish points of a sweep that have the same name."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -39,7 +39,7 @@ def _by_seed(leaves: Sequence[Mapping[str, str]]) -> Iterable[list[Mapping[str, 
 
 
 def _varied(leaves: Sequence[Mapping[str, str]]) -> set[str]:
-    """The names whose values differ. The budget is in a point's name, and of a trunk no setting.
+    """Names whose values differ. The budget is in a point's name, and of a trunk no setting.
     Settings that a class alone has are not named where the class is.
     """
     names = {n for own in leaves for n in own if not n.startswith(_OF_WEIGHTS)} - {"budget"}

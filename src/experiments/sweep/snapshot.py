@@ -1,4 +1,4 @@
-"""The code that a sweep runs: a copy of it at submission, which later edits can't reach."""
+"""Code that a sweep runs: a copy of it at submission, which later edits can't reach."""
 
 import json
 import os
@@ -27,12 +27,12 @@ def take_snapshot(sweep_dir: Path) -> Path:
     there and is not what its name says, after a loss of power or by another's hand, is set aside
     with a warning and made again.
     """
-    files = [file for top, root in _sources() for file in code_copy.files_of(top, root)]
-    digest = code_copy.digest_of(files)
-    copy = sweep_dir / code_copy.FOLDER / code_copy.name_of(digest)
+    files = [file for top, root in _sources() for file in code_copy.list_files(top, root)]
+    digest = code_copy.compute_digest(files)
+    copy = sweep_dir / code_copy.FOLDER / code_copy.find_name(digest)
     refuse_links(copy.parent)
     if os.path.lexists(copy):
-        why = f"{copy} is a link" if copy.is_symlink() else code_copy.damage_of(copy, digest)
+        why = f"{copy} is a link" if copy.is_symlink() else code_copy.find_damage(copy, digest)
         for folder in () if copy.is_symlink() else code_copy.compiled(copy):
             remove_tree(folder)  # as far as it is this user's
         if why is not None:

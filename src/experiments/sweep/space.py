@@ -1,4 +1,4 @@
-"""The values that a search draws from: `log(2e-3, 4e-2)`, `uniform(0, .2)`, `int(1, 4)`,
+"""Values that a search draws from: `log(2e-3, 4e-2)`, `uniform(0, .2)`, `int(1, 4)`,
 `log_int(64, 4096)`, or a list of values.
 """
 
@@ -19,7 +19,7 @@ _FORMS = "write log(2e-3, 4e-2), uniform(0, 1), int(1, 4), log_int(64, 4096) or 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """The values of one key of the config. text: as it was given. ends: the lowest and the highest
+    """Values of one key of the config. text: as it was given. ends: the lowest and the highest
     value of a range, or all values of a list, for which kind is choice.
     """
 
@@ -93,7 +93,7 @@ class Space:
 
 
 def read_spaces(search: Any) -> dict[str, Space]:
-    """The spaces of hydra.sweeper.search, by key. Raises ValueError for one that can't be drawn."""
+    """Spaces of hydra.sweeper.search, by key. Raises ValueError for one that can't be drawn."""
     if not isinstance(search, Mapping) or not search:
         raise ValueError(
             f"hydra.sweeper.search={search} must be a group of keys, as "

@@ -14,9 +14,9 @@ from experiments.records.files import RECORD_NAME, DamagedError, Outcome, read_o
 from experiments.records.finished import LACKS_ROWS, lacks_rows, rows_note, some
 from experiments.records.record import CUT_SHORT
 from experiments.sweep import manifest
-from experiments.sweep.lost import folders_of, lost_entries
+from experiments.sweep.lost import list_folders, lost_entries
 from experiments.sweep.progress import read_progress
-from experiments.sweep.queue import Task, ended_tasks, tasks_of
+from experiments.sweep.queue import Task, ended_tasks, read_tasks
 from experiments.system.claims import JOURNAL_NAME, is_claimed, read_events
 from experiments.system.regular_files import read_regular
 from experiments.system.requeue import NO_GPU
@@ -66,7 +66,7 @@ class SweepState:
 
 
 def read_states(sweep_dir: Path) -> list[PointState]:
-    """The points of read_sweep."""
+    """Points of read_sweep."""
     return list(read_sweep(sweep_dir).points)
 
 
@@ -76,14 +76,14 @@ def read_sweep(sweep_dir: Path) -> SweepState:
     Raises ValueError if there is neither a manifest with a point nor a run.
     """
     found = manifest.load(sweep_dir)
-    there = folders_of(sweep_dir)
+    there = list_folders(sweep_dir)
     lost = lost_entries(sweep_dir, there - set(found.entries))
     if not found.entries and not lost:
         manifest.read(sweep_dir)  # says why
     notes = [found.note(), _lost_note(found, lost)]
     queued: Mapping[str, Task] = {}
     try:
-        queued = tasks_of(sweep_dir)
+        queued = read_tasks(sweep_dir)
     except RuntimeError as error:
         notes.append(f"{error}; queued points are shown as waiting, interrupted or killed")
     ended = ended_tasks(sweep_dir)
@@ -149,7 +149,7 @@ def _state(
 
 
 def _share(step: int, first_step: int, n_steps: int) -> float:
-    """The share of a run's own steps that it has taken."""
+    """Share of a run's own steps that it has taken."""
     own = n_steps - first_step
     return min(1.0, max(0.0, (step - first_step) / own)) if own > 0 else 0.0
 
@@ -157,7 +157,7 @@ def _share(step: int, first_step: int, n_steps: int) -> float:
 def _name(
     run_dir: Path, there: bool, task: Task | None, end: Task | None
 ) -> tuple[str, str, Outcome | None, dict[str, float]]:
-    """The state and why; the record's outcome, if the run is finished; its progress, if not."""
+    """State and why; the record's outcome, if the run is finished; its progress, if not."""
     if not there:
         return *_unfinished([], None, None, task, end), None, {}
     outcome, damage = _outcome(run_dir)
@@ -179,7 +179,7 @@ def _unfinished(
     task: Task | None,
     end: Task | None,
 ) -> tuple[str, str]:
-    """The state of a run that no process has and that is not finished, and why."""
+    """State of a run that no process has and that is not finished, and why."""
     if task is not None and task.release is not None:
         return "held", f"{task.detail}; {task.release}"
     if task is not None:
@@ -204,7 +204,7 @@ def _unfinished(
 
 
 def _outcome(run_dir: Path) -> tuple[Outcome | None, DamagedError | None]:
-    """The record's outcome, or why it can't be read; (None, None) without a record."""
+    """Record's outcome, or why it can't be read; (None, None) without a record."""
     try:
         return read_outcome(run_dir / RECORD_NAME), None
     except (FileNotFoundError, NotADirectoryError):
@@ -217,7 +217,7 @@ _QUIET = 300.0  # seconds without progress after which the status says so
 
 
 def _progress(run_dir: Path, journal: list[dict[str, Any]]) -> tuple[dict[str, float], float]:
-    """The last row of a run's progress, and the seconds since it or its start, the later.
+    """Last row of a run's progress, and the seconds since it or its start, the later.
 
     Of an earlier attempt's row the rate is left out.
     """

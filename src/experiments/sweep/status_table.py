@@ -1,4 +1,4 @@
-"""The status of a sweep as people read it."""
+"""Status of a sweep as people read it."""
 
 from collections import Counter
 from collections.abc import Sequence

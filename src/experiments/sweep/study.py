@@ -49,7 +49,7 @@ class Rules:
     seed: int
 
     def given(self) -> dict[str, Any]:
-        """The ranges as space.read_spaces reads them."""
+        """Ranges as space.read_spaces reads them."""
         spaces = self.spaces.items()
         return {n: list(s.ends) if s.kind == "choice" else s.text for n, s in spaces}
 
@@ -87,7 +87,7 @@ def check_installed() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The beginning of a cell's search. lowest: its runs at the lowest ends of the ranges, which
+    """Beginning of a cell's search. lowest: its runs at the lowest ends of the ranges, which
     stand for its whole config. first: values of the trials that are asked first.
     """
 
@@ -96,7 +96,7 @@ class Start:
 
 
 class Studies:
-    """The studies of a sweep's search, by cell."""
+    """Studies of a sweep's search, by cell."""
 
     def __init__(self, sweep_dir: Path, rules: Rules, cells: Mapping[str, Start]) -> None:
         """Makes those that are missing.
@@ -133,14 +133,14 @@ class Studies:
 
     def trials(self, cell: str) -> list[Trial]:
         """All of a cell, in order of their numbers."""
-        return trials_of(self._studies[cell])
+        return read_trials(self._studies[cell])
 
     def n_to_ask(self, cell: str) -> int:
         """How many trials of a cell are not begun."""
         return n_to_ask(self.trials(cell), self.rules.n_trials)
 
     def first_left(self, cell: str) -> list[Mapping[str, Any]]:
-        """The first values that no trial has had; none while a trial waits, which comes before."""
+        """First values that no trial has had; none while a trial waits, which comes before."""
         whole = [trial for trial in self.trials(cell) if not trial.is_dropped]
         if any(trial.state == "waiting" for trial in whole):
             return []
@@ -155,7 +155,7 @@ class Studies:
         queued = self.first_left(cell)[:1] if values is None else [values]
         for one in queued:
             study.enqueue_trial(dict(one))
-        n_whole = sum(not trial.is_dropped for trial in trials_of(study))
+        n_whole = sum(not trial.is_dropped for trial in read_trials(study))
         sampler = self._sampler(n_whole, len(self._first[cell]))
         study.sampler = _rounding(sampler, self.rules.spaces)
         with warnings.catch_warnings():  # a run that diverged is infinitely bad: the GP clips it
@@ -173,7 +173,7 @@ class Studies:
             self._note(cell, trial, **{_RUNS: list(runs), _CONTROLLER: controller})
 
     def tell(self, cell: str, trial: Trial, value: float) -> None:
-        """The objective of a trial; infinite for one that diverged."""
+        """Objective of a trial; infinite for one that diverged."""
         self._studies[cell].tell(trial.number, value)
 
     def fail(self, cell: str, trial: Trial, why: str) -> None:
@@ -235,7 +235,7 @@ def _check_same(path: Path, cell: str, known: Mapping[str, Any], given: Mapping[
 
 
 def read_studies(sweep_dir: Path) -> "list[optuna.Study]":
-    """The studies of a sweep's journal, in the order of their beginning; writes nothing."""
+    """Studies of a sweep's journal, in the order of their beginning; writes nothing."""
     import optuna
 
     storage = _storage(sweep_dir / JOURNAL_NAME)
@@ -243,13 +243,13 @@ def read_studies(sweep_dir: Path) -> "list[optuna.Study]":
     return [optuna.load_study(study_name=s.study_name, storage=storage) for s in studies]
 
 
-def trials_of(study: "optuna.Study") -> list[Trial]:
+def read_trials(study: "optuna.Study") -> list[Trial]:
     """All trials, in order of their numbers."""
     return [_trial(trial) for trial in study.get_trials(deepcopy=False)]
 
 
 def counted(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials without those that another one tries again, and without dropped ones."""
+    """Trials without those that another one tries again, and without dropped ones."""
     whole = [trial for trial in trials if not trial.is_dropped]
     replaced = {trial.again for trial in whole}
     return [trial for trial in whole if trial.number not in replaced]
@@ -286,7 +286,7 @@ def _trial(frozen: "FrozenTrial") -> Trial:
 
 
 def _rounding(sampler: "BaseSampler", spaces: Mapping[str, Space]) -> "BaseSampler":
-    """The sampler with its values rounded, so that journal and config have the same number."""
+    """Sampler with its values rounded, so that journal and config have the same number."""
     from optuna.samplers import BaseSampler
 
     class Rounding(BaseSampler):

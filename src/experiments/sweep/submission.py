@@ -42,7 +42,7 @@ class Submission:
     signature: str | None = None
 
     def content(self) -> bytes:
-        """The bytes that are signed."""
+        """Bytes that are signed."""
         return json.dumps({**asdict(self), "signature": None}, sort_keys=True).encode()
 
 
@@ -64,7 +64,7 @@ def write(folder: Path, submission: Submission) -> Path:
 
 
 def read(path: Path, check: Callable[[Mapping[str, Any]], object] = dict) -> Submission:
-    """The submission of that file, whose resources are such as `check` takes. Raises DamagedError
+    """Submission of that file, whose resources are such as `check` takes. Raises DamagedError
     for a file that is none.
     """
     try:
@@ -82,14 +82,14 @@ def read(path: Path, check: Callable[[Mapping[str, Any]], object] = dict) -> Sub
 
 
 def paths(folder: Path) -> list[Path]:
-    """The files of a queue's submissions, oldest first."""
+    """Files of a queue's submissions, oldest first."""
     return sorted(folder.glob("*.json"))
 
 
 def last(
     folder: Path, check: Callable[[Mapping[str, Any]], object], shell: Sequence[str], trusted: bool
 ) -> Submission | None:
-    """The newest submission that can be read; None without any. check: as of read. shell: the
+    """Newest submission that can be read; None without any. check: as of read. shell: the
     resources that a shell or the queue runs, which are printed if there are some.
 
     Raises ValueError if no submission can be read, and for one with such resources that this user's
@@ -119,7 +119,7 @@ def last(
 
 
 def by_run(folder: Path, tasks: Iterable[tuple[str, int, Task]]) -> dict[str, Task]:
-    """The task of each run, the newest submission's; tasks: a submission's name, the place in its
+    """Task of each run, the newest submission's; tasks: a submission's name, the place in its
     list, and the task. Those of a submission that can't be read are left out: they can't read it
     either, and end with an error.
     """

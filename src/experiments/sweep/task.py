@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the task; returns its exit code."""
     options = _parse(arguments)
     own_copy = Path(__file__).resolve().parents[3]
-    if own_copy.parent.name == code_copy.FOLDER and (why := code_copy.damage_of(own_copy)):
+    if own_copy.parent.name == code_copy.FOLDER and (why := code_copy.find_damage(own_copy)):
         print(
             f"error: the copy of the code {own_copy} is damaged ({why}); the command that started "
             "the sweep, or retry, makes it again and submits the point again",
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = submission.read(options.submission)
         run_id = given.run_ids[options.index]
         if given.needs_gpu and (why := cards.why_not_open(given.devices)) is not None:
-            return _without_gpu(_sweep_of(options) / run_id, why)
-        point = here(make_point(raw_of_run(_sweep_of(options), run_id)))
+            return _without_gpu(_find_sweep(options) / run_id, why)
+        point = here(make_point(raw_of_run(_find_sweep(options), run_id)))
     except (OSError, ValueError, IndexError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _without_gpu(run_dir: Path, why: str) -> int:
-    """The exit code of a task that would train on a CPU, or on another rank's GPU."""
+    """Exit code of a task that would train on a CPU, or on another rank's GPU."""
     from experiments.system.claims import log_event
     from experiments.system.disk import make_folder
 
@@ -99,7 +99,7 @@ def _without_gpu(run_dir: Path, why: str) -> int:
 
 
 def _stopped_early(error: KeyboardInterrupt) -> int:
-    """The exit code of a task that was stopped while it was still importing or reading."""
+    """Exit code of a task that was stopped while it was still importing or reading."""
     from experiments.sweep.queue import own_job, requeue_point
     from experiments.system.disk import make_folder
 
@@ -112,7 +112,7 @@ def _stopped_early(error: KeyboardInterrupt) -> int:
     try:
         found = read_json(options.submission)
         max_retries = int(found.get("max_retries", MAX_RETRIES))
-        run_dir = _sweep_of(options) / found["run_ids"][options.index]
+        run_dir = _find_sweep(options) / found["run_ids"][options.index]
         make_folder(run_dir)
     except (OSError, ValueError, LookupError, TypeError):  # it would say so if it got so far
         run_dir = None
@@ -142,7 +142,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _sweep_of(options: argparse.Namespace) -> Path:
+def _find_sweep(options: argparse.Namespace) -> Path:
     from experiments.system.disk import followed
 
     return followed(options.submission.parents[1])

@@ -1,4 +1,4 @@
-"""The trunks of a sweep: which its branches wait for, how long each is, and what they save."""
+"""Trunks of a sweep: which its branches wait for, how long each is, and what they save."""
 
 from collections.abc import Collection, Sequence
 
@@ -10,7 +10,7 @@ from experiments.records import kept
 from experiments.records.finished import is_finished
 
 
-def trunks_of(points: Sequence[Point]) -> list[Point]:
+def make_trunks(points: Sequence[Point]) -> list[Point]:
     """A trunk for each that branches among the points start from, as long as the longest needs.
 
     Those whose trunk is elsewhere, by the path of its folder, are not among these branches.
@@ -22,12 +22,14 @@ def trunks_of(points: Sequence[Point]) -> list[Point]:
         before = longest.get(point.branch.trunk_id)
         if before is None or before.first_step < point.first_step:
             longest[point.branch.trunk_id] = point
-    return [make_point(trunk_raw(p.raw, p.plan.flops_of(p.first_step))) for p in longest.values()]
+    return [
+        make_point(trunk_raw(p.raw, p.plan.count_flops(p.first_step))) for p in longest.values()
+    ]
 
 
 def without_derived(points: Sequence[Point]) -> list[Point]:
-    """The points without the trunks of branches among them: the branches say how long these are."""
-    derived = {trunk.run_id for trunk in trunks_of(points)}
+    """Points without the trunks of branches among them: the branches say how long these are."""
+    derived = {trunk.run_id for trunk in make_trunks(points)}
     return [point for point in points if point.run_id not in derived]
 
 
@@ -54,7 +56,7 @@ def check_places(points: Sequence[Point]) -> None:
 
 
 def savings_text(points: Sequence[Point]) -> list[str]:
-    """The FLOPs of trunks and branches beside those of the same runs from scratch; [] of none."""
+    """FLOPs of trunks and branches beside those of the same runs from scratch; [] of none."""
     branches = [point for point in points if point.branch is not None]
     if not branches:
         return []
@@ -72,7 +74,7 @@ def savings_text(points: Sequence[Point]) -> list[str]:
 def alike(
     points: Sequence[Point], queued: Collection[str]
 ) -> list[tuple[str | None, tuple[Point, ...]]]:
-    """The points in groups of as many devices each, what is longest first. Branches whose trunk is
+    """Points in groups of as many devices each, what is longest first. Branches whose trunk is
     among the points, or queued (its run id), are groups of their own beside its run id: they wait
     for it.
     """

@@ -149,7 +149,7 @@ class Pool:
 
 
 def _last_why(run_dir: Path, default: str = "") -> str:
-    """The reason in the last line of a run's journal."""
+    """Reason in the last line of a run's journal."""
     events = read_events(run_dir)
     return str(events[-1].get("why", default)) if events else default
 
@@ -235,7 +235,7 @@ def _work(raw: Raw, n_threads: int, card: str | None) -> None:
 
 
 def _work_on(raw: Raw, n_threads: int, card: str | None) -> int:
-    """The exit code of a worker."""
+    """Exit code of a worker."""
     if card is not None:
         cards.show_only(card)  # before the point, which asks what is here
     point = make_point(raw)
@@ -252,7 +252,7 @@ def _work_on(raw: Raw, n_threads: int, card: str | None) -> int:
 
 
 def _work_in_log(point: Point, n_threads: int, card: str | None) -> int:
-    """The exit code of a worker."""
+    """Exit code of a worker."""
     from experiments.training.execute import (
         execute,  # the server has it; the controller has no use for it
     )

@@ -17,7 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from experiments.system import started
 from experiments.system.distributed import Ranks, cluster_environment
-from experiments.system.seals import damage_of, seal_of
+from experiments.system.seals import find_damage, seal_path
 
 _WAIT = timedelta(hours=1)  # of one for another, who hashes a large file of a slow disk
 
@@ -32,7 +32,7 @@ class _Told:
 
 
 def told_by_all(ranks: Ranks | None, mine: str) -> list[str]:
-    """The words of each process, by rank, once all have spoken. All must come here equally often.
+    """Words of each process, by rank, once all have spoken. All must come here equally often.
     None: there are no others.
     """
     if ranks is None or ranks.world_size == 1:
@@ -42,7 +42,7 @@ def told_by_all(ranks: Ranks | None, mine: str) -> list[str]:
         torch.distributed.all_gather_object(said, mine)
         return said
     if _Told.store is None:
-        _Told.store = _store_of(ranks)
+        _Told.store = _find_store(ranks)
     _Told.n += 1
     store, n, every = _Told.store, _Told.n, range(ranks.world_size)
     store.set(f"told/{n}/{started.rank()}", mine)
@@ -58,7 +58,7 @@ def forget() -> None:
     _Told.store = None
 
 
-def _store_of(ranks: Ranks) -> Any:
+def _find_store(ranks: Ranks) -> Any:
     """Where torch.distributed's group meets, and Lightning makes it meet."""
     environment = cluster_environment(ranks)
     os.environ["MASTER_ADDR"] = environment.main_address
@@ -79,24 +79,24 @@ class Look:
 
 
 def look_at(path: Path, ranks: Ranks | None = None, table_ranks: int = 1) -> Look:
-    """Each looks at what it would read itself, and all come to the same. Raises as damage_of does.
+    """Each looks at what it would read itself, and all come to the same. Raises as find_damage does.
 
     table_ranks: how many that follow each other have the columns of its tables between them.
     """
     own = (started.rank() % table_ranks, table_ranks)
     there = path.exists()
-    why = damage_of(path, own) if there else "it is missing"
-    seal = seal_of(path) if there and why is None else ""
+    why = find_damage(path, own) if there else "it is missing"
+    seal = seal_path(path) if there and why is None else ""
     told = [json.loads(text) for text in told_by_all(ranks, json.dumps([there, why, seal]))]
     seen_by = frozenset(rank for rank, (there, _, _) in enumerate(told) if there)
     return Look(
         seen_by=seen_by,
         missed_by=frozenset(range(len(told))) - seen_by,
-        why=_first_of((why for _, why, _ in told), [seal for _, _, seal in told]),
+        why=_find_first((why for _, why, _ in told), [seal for _, _, seal in told]),
     )
 
 
-def _first_of(whys: Iterable[str | None], seals: list[str]) -> str | None:
+def _find_first(whys: Iterable[str | None], seals: list[str]) -> str | None:
     for rank, why in enumerate(whys):
         if why is not None:
             return why if len(seals) == 1 else f"{why}, for process {rank}"

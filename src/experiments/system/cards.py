@@ -14,7 +14,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def cards() -> tuple[str, ...]:
-    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them: numbers, UUIDs, or parts
+    """GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them: numbers, UUIDs, or parts
     of a card (MIG), of which CUDA shows a process one at a time.
     """
     n, given = torch.cuda.device_count(), os.environ.get(VISIBLE)
@@ -30,7 +30,7 @@ def show_only(card: str) -> None:
 
 
 def own_index(devices: int) -> int:
-    """The number of this rank's GPU among those that it sees, where each node has `devices` ranks.
+    """Number of this rank's GPU among those that it sees, where each node has `devices` ranks.
 
     A job gives its ranks all GPUs of the node (--gpus-per-node), of which the local rank's is its
     own, or one each (--gpus-per-task). Raises RuntimeError if it has fewer.

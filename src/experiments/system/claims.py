@@ -263,7 +263,7 @@ def log_event(run_dir: Path, event: str, **details: Any) -> None:
 
 
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
-    """The journal, oldest first; a line that is cut short or no event is left out."""
+    """Journal, oldest first; a line that is cut short or no event is left out."""
     path = run_dir / JOURNAL_NAME
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""The copy of the code that a sweep runs: .code/<hash>, and whether it is what its name says.
+"""Copy of the code that a sweep runs: .code/<hash>, and whether it is what its name says.
 
 Quick to import, and without packages: a queued task asks before it imports the rest of the copy.
 """
@@ -19,33 +19,33 @@ _COMPILED = "__pycache__"
 _DIGITS = 12
 
 
-def files_of(top: str, root: Path) -> list[tuple[str, Path]]:
-    """The files of a folder that a copy has as `top`, by their names there."""
+def list_files(top: str, root: Path) -> list[tuple[str, Path]]:
+    """Files of a folder that a copy has as `top`, by their names there."""
     found = (path for path in root.rglob("*") if path.is_file() and path.suffix in _SUFFIXES)
     return [(f"{top}/{path.relative_to(root)}", path) for path in found]
 
 
-def name_of(digest: str) -> str:
+def find_name(digest: str) -> str:
     """A copy's name, of the digest of its files: its first 12 digits."""
     return digest[:_DIGITS]
 
 
-def digest_of(files: Iterable[tuple[str, Path]]) -> str:
-    """The sha256 of the files' names and bytes."""
+def compute_digest(files: Iterable[tuple[str, Path]]) -> str:
+    """Sha256 of the files' names and bytes."""
     digest = hashlib.sha256()
     for name, path in sorted(files):
         digest.update(name.encode() + b"\0" + read_regular(path) + b"\0")
     return digest.hexdigest()
 
 
-def damage_of(copy: Path, digest: str | None = None) -> str | None:
+def find_damage(copy: Path, digest: str | None = None) -> str | None:
     """Says what is wrong with a copy; None if its files are those that its name is the hash
     of, and nothing that Python could import is beside them. digest: of the files that it must have;
     by its name alone, others can be found within days of computing.
 
     What Python has compiled is not looked at: who asks removes it (compiled).
     """
-    files = [file for top in TOPS for file in files_of(top, copy / top)]
+    files = [file for top in TOPS for file in list_files(top, copy / top)]
     known = {path for _, path in files} | {copy / STATE_NAME, copy / DIFF_NAME}
     for path in sorted(copy.rglob("*")):
         if path.is_symlink():
@@ -57,8 +57,8 @@ def damage_of(copy: Path, digest: str | None = None) -> str | None:
         read_json(copy / STATE_NAME)
     except (OSError, ValueError):
         return f"{copy / STATE_NAME} can't be read"
-    found = digest_of(files)
-    if name_of(found) == copy.name and digest in (None, found):
+    found = compute_digest(files)
+    if find_name(found) == copy.name and digest in (None, found):
         return None
     empty = [str(path) for name, path in files if not path.stat().st_size and _has_text(name)]
     return "its files are not those that its name is the hash of" + (
@@ -71,5 +71,5 @@ def _has_text(name: str) -> bool:
 
 
 def compiled(copy: Path) -> list[Path]:
-    """The folders of what Python has compiled of a copy, and would run in place of the files."""
+    """Folders of what Python has compiled of a copy, and would run in place of the files."""
     return list(copy.rglob(_COMPILED))

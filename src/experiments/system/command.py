@@ -86,14 +86,14 @@ def _exit_code(error: Exception) -> int | None:
 
 
 def _lacking(error: BaseException) -> str | None:
-    """The package of the extra [train] that is not installed, if that is the error."""
+    """Package of the extra [train] that is not installed, if that is the error."""
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     package = (name or "").partition(".")[0]
     return package if package in _TRAIN else None
 
 
 def _config_errors() -> tuple[type[Exception], ...]:
-    """The base classes of Hydra's and OmegaConf's errors, if anything has imported them."""
+    """Base classes of Hydra's and OmegaConf's errors, if anything has imported them."""
     names = (
         ("hydra.errors", "HydraException"),
         ("omegaconf.errors", "OmegaConfBaseException"),
@@ -132,7 +132,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _denied(error: OSError) -> str:
-    """The message of a refusal by the system: path, reason and remedy."""
+    """Message of a refusal by the system: path, reason and remedy."""
     remedy = next((text for numbers, text in _REMEDIES if error.errno in numbers), _REMEDY)
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     place = f"{' -> '.join(names)}: " if names else ""
@@ -140,7 +140,7 @@ def _denied(error: OSError) -> str:
 
 
 def _known_choices(text: str) -> str:
-    """The choices of a group, where Hydra names a missing one without them."""
+    """Choices of a group, where Hydra names a missing one without them."""
     missing = re.search(r"Could not load '([\w/]+)/[^'/]*'", text)
     if missing is None or not (conf_dir() / missing[1]).is_dir():
         return ""
@@ -189,7 +189,7 @@ class Parser(argparse.ArgumentParser):
 def at_least(
     low: float, of: type[int] | type[float] = int, most: float = math.inf
 ) -> Callable[[str], float]:
-    """The type of an argument: numbers from `low` on, to `most`; of=float: fractions, and inf if
+    """Type of an argument: numbers from `low` on, to `most`; of=float: fractions, and inf if
     there is no other most.
     """
 

@@ -31,7 +31,7 @@ _SHORTEST = 8  # characters of an environment variable that is looked for
 
 
 def cut(text: str) -> str:
-    """The text without credentials."""
+    """Text without credentials."""
     for value in _of_environment():
         text = text.replace(value, CUT)
     return _PATTERN.sub(CUT, text)
@@ -54,7 +54,7 @@ def refuse_credentials(what: str, values: Any) -> None:
 
 
 def _find(node: Any, path: str) -> str:
-    """The dotted path of the first value that is cut; empty if it spans several."""
+    """Dotted path of the first value that is cut; empty if it spans several."""
     items: Any = node.items() if isinstance(node, dict) else enumerate(node)
     for key, value in items:
         here = f"{path}.{key}" if path else str(key)

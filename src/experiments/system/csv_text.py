@@ -16,17 +16,17 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 
 
 def guarded(text: str) -> str:
-    """The text, with an apostrophe in front where a spreadsheet would run it."""
+    """Text, with an apostrophe in front where a spreadsheet would run it."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
 def unguarded(text: str) -> str:
-    """The inverse of `guarded`: one apostrophe is removed, those of the text itself stay."""
+    """Inverse of `guarded`: one apostrophe is removed, those of the text itself stay."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def to_csv(frame: "pd.DataFrame") -> str:
-    """The frame as CSV without its index, its texts and column names guarded."""
+    """Frame as CSV without its index, its texts and column names guarded."""
 
     def cell(value: Any) -> Any:
         return guarded(value) if isinstance(value, str) else value

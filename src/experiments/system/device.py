@@ -1,4 +1,4 @@
-"""The device of a run: that of this machine, or a cluster's card that it is planned for."""
+"""Device of a run: that of this machine, or a cluster's card that it is planned for."""
 
 import os
 import resource
@@ -43,14 +43,14 @@ class Device:
         return bf16 or self.card.float32_flops
 
     def describe(self) -> str:
-        """The device in a few words."""
+        """Device in a few words."""
         if self.card is not None:
             return f"{self.card.describe()}, {self.precision}"
         return f"this machine's {'GPU' if self.accelerator == 'cuda' else 'CPU'}, {self.precision}"
 
 
-def device_of(config: RunConfig) -> Device:
-    """The device that `cluster`, trainer.accelerator and trainer.precision mean: the cluster's card
+def find_device(config: RunConfig) -> Device:
+    """Device that `cluster`, trainer.accelerator and trainer.precision mean: the cluster's card
     if one is given, else this machine's.
 
     auto takes a GPU if there is one, and bf16-mixed on a card that computes bfloat16, else float32.

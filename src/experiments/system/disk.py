@@ -218,7 +218,7 @@ def temporary_name(path: Path, what: str = "new") -> Path:
 
 
 def abandoned(path: Path, what: str = "new") -> list[Path]:
-    """The files or folders of temporary_name's that processes of this machine left when they were
+    """Files or folders of temporary_name's that processes of this machine left when they were
     killed.
     """
     start = f".{path.name}.{what}-"

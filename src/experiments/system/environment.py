@@ -1,4 +1,4 @@
-"""The surroundings of a run: cores, malloc, versions, host, git."""
+"""Surroundings of a run: cores, malloc, versions, host, git."""
 
 import ctypes
 import importlib.metadata
@@ -124,7 +124,7 @@ def snapshot_environment(accelerator: str, repository: Path = PACKAGE) -> dict[s
 
 
 def installed_packages() -> dict[str, str]:
-    """The version of every package that Python finds here, by name, sorted as pip freeze does."""
+    """Version of every package that Python finds here, by name, sorted as pip freeze does."""
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
@@ -134,7 +134,7 @@ def installed_packages() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The CPU's name with its family and model, where Linux says them: 'AMD EPYC' alone is any."""
+    """CPU's name with its family and model, where Linux says them: 'AMD EPYC' alone is any."""
     said = _cpuinfo()
     numbers = [f"{word} {said[key]}" for word, key in _CPU_NUMBERS.items() if key in said]
     return _cpu_name() + (f" ({', '.join(numbers)})" if numbers else "")
@@ -157,7 +157,7 @@ def git_state(repository: Path) -> dict[str, Any]:
 
     Of a sweep's copy of the code, those that it was taken at.
     """
-    if (copy := _copy_of(repository)) is not None:
+    if (copy := _find_copy(repository)) is not None:
         return json.loads((copy / code_copy.STATE_NAME).read_text(encoding="utf-8"))
     status = _git(repository, "status", "--porcelain", "--untracked-files=no")
     commit = _git(repository, "rev-parse", "HEAD")
@@ -168,11 +168,11 @@ def git_state(repository: Path) -> dict[str, Any]:
 
 
 def git_diff(repository: Path) -> str | None:
-    """The uncommitted changes to tracked files, cut after 1 MB with a note; None as git_state's.
+    """Uncommitted changes to tracked files, cut after 1 MB with a note; None as git_state's.
 
     Of a sweep's copy of the code that another user took, a note: they are for their owner alone.
     """
-    if (copy := _copy_of(repository)) is not None:
+    if (copy := _find_copy(repository)) is not None:
         path = copy / code_copy.DIFF_NAME
         try:
             return path.read_text(encoding="utf-8") if path.exists() else None
@@ -189,14 +189,14 @@ def git_diff(repository: Path) -> str | None:
     )
 
 
-def _copy_of(repository: Path) -> Path | None:
-    """The folder of the copy that this is part of; None for a checkout, whatever files it holds."""
+def _find_copy(repository: Path) -> Path | None:
+    """Folder of the copy that this is part of; None for a checkout, whatever files it holds."""
     copy = repository.resolve().parents[1]
     return copy if copy.parent.name == code_copy.FOLDER else None
 
 
 def _git(repository: Path, *arguments: str) -> str | None:
-    """The output of git in the checkout that tracks this folder; None if there is none.
+    """Output of git in the checkout that tracks this folder; None if there is none.
 
     A folder can be inside a checkout of something else, as an installed package in a venv is.
     """

@@ -1,4 +1,4 @@
-"""The exchange of processes that each have some columns of every table (kernels.Columns).
+"""Exchange of processes that each have some columns of every table (kernels.Columns).
 
 Of W processes each R that follow each other are a group, and process r of it has the columns r d/R
 to (r + 1) d/R. Tokens travel in a group, rows of tables never do: shapes are those of the tokens
@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from experiments.budget.communication import ACROSS, GATHER, SWAP, piece_of
+from experiments.budget.communication import ACROSS, GATHER, SWAP, piece_size
 
 _Map = Callable[[Tensor], Tensor]
 
@@ -54,7 +54,7 @@ class _Circle:
 
 
 class Exchange:
-    """The exchange of one of the n_processes that train a run, in torch.distributed's default
+    """Exchange of one of the n_processes that train a run, in torch.distributed's default
     group, which need not be there yet. size: R; None: all of them.
 
     rank: r, its place in its group. sent and calls: bytes that this process has sent, and how
@@ -115,7 +115,7 @@ class Exchange:
         return _exchanged(parts, self._summed, self._all_tokens)
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of the group's values, the same to the bit on each; no gradient."""
+        """Sum of the group's values, the same to the bit on each; no gradient."""
         parts = self._within.gather(values.detach().reshape(-1))
         return _in_order(parts).view(values.shape)
 
@@ -128,7 +128,7 @@ class Exchange:
         which is 0 or 1, what any of them has. The same to the bit on each.
         """
         flat, across = values.view(-1), self._circles[1]
-        for piece in flat.split(piece_of(self.n_replicas)):
+        for piece in flat.split(piece_size(self.n_replicas)):
             padded = torch.nn.functional.pad(piece, (0, -len(piece) % self.n_replicas))
             share = _in_order(across.swap(padded.view(self.n_replicas, -1)))
             piece.copy_(across.gather(share).view(-1)[: len(piece)])

@@ -235,7 +235,7 @@ def ending() -> None:
 
 
 def received() -> str | None:
-    """The name of the signal that has come, as SIGUSR1, or None."""
+    """Name of the signal that has come, as SIGUSR1, or None."""
     return None if _state.received is None else signal.Signals(_state.received).name
 
 

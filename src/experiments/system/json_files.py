@@ -15,12 +15,12 @@ _DEEPEST = 50  # lists and objects in each other; ours have ten
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """The value in a file. Raises ValueError as parse_json, and OSError if it can't be read."""
+    """Value in a file. Raises ValueError as parse_json, and OSError if it can't be read."""
     return parse_json(read_regular(path, LARGEST), kind)
 
 
 def parse_json(content: str | bytes, kind: type = dict) -> Any:
-    """The value that a text holds.
+    """Value that a text holds.
 
     Raises ValueError for what is no JSON, is nested too deeply for those who read it, or is of
     another kind.

@@ -1,4 +1,4 @@
-"""The modules of a folder, read without being imported: a file that is put there is found.
+"""Modules of a folder, read without being imported: a file that is put there is found.
 
 Standard library only.
 """
@@ -19,7 +19,7 @@ class Module:
     constants: Mapping[str, Any]
 
 
-def modules_of(folder: Path) -> list[Module]:
+def find_modules(folder: Path) -> list[Module]:
     """In the order of their names; none that begins with an underscore."""
     return [read_module(path) for path in sorted(folder.glob("[!_]*.py"))]
 

@@ -23,7 +23,7 @@ _MOST = 2000  # characters of an error
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with escapes for control characters; those of `keep` stay."""
+    """Text with escapes for control characters; those of `keep` stay."""
     return _CONTROL.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), text)
 
 
@@ -67,7 +67,7 @@ def visible() -> Iterator[None]:
 
 
 def raw(stream: TextIO) -> TextIO:
-    """The stream itself, for a command's own movements of the cursor."""
+    """Stream itself, for a command's own movements of the cursor."""
     return stream.stream if isinstance(stream, _Visible) else stream
 
 
@@ -78,7 +78,7 @@ class _Visible:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """The number of characters that were given."""
+        """Number of characters that were given."""
         line = text.strip("\r")  # a bar of progress goes back to the start of its line
         start = len(text) - len(text.lstrip("\r"))
         end = text[start + len(line) :]

@@ -30,7 +30,7 @@ class Identity:
 
 
 def identity(pid: int) -> Identity:
-    """The identity of the process that has that number now."""
+    """Identity of the process that has that number now."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         fields = stat.rpartition(")")[2].split()
@@ -80,7 +80,7 @@ def has_open(pid: int, file: os.stat_result) -> bool:
 
 
 def started_by(pid: int) -> list[int]:
-    """The processes that it has started, and what those have; none where /proc doesn't say."""
+    """Processes that it has started, and what those have; none where /proc doesn't say."""
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):

@@ -28,7 +28,7 @@ class FileRefusedError(OSError, ValueError):
 
 
 def open_regular(path: Path, most: int = _WEIGHTS, *, follow: bool = True) -> BufferedReader:
-    """The file, to be read. most: bytes. follow: links; else one raises OSError.
+    """File, to be read. most: bytes. follow: links; else one raises OSError.
 
     Raises FileRefusedError for what is no regular file and for one with more bytes, and OSError for
     one that the system refuses, a folder among them.
@@ -45,7 +45,7 @@ def open_regular(path: Path, most: int = _WEIGHTS, *, follow: bool = True) -> Bu
 
 
 def read_regular(path: Path, most: int = MOST) -> bytes:
-    """The content of a file of at most so many bytes. Raises as open_regular."""
+    """Content of a file of at most so many bytes. Raises as open_regular."""
     with open_regular(path, most) as file:
         content = file.read(os.fstat(file.fileno()).st_size + 1)
         while more := file.read(2**20):  # what is written meanwhile, and of files without a size
@@ -61,7 +61,7 @@ def read_regular_text(path: Path, errors: str = "strict") -> str:
 
 
 def regular(path: Path, most: int = _WEIGHTS) -> Path:
-    """The path, for a library that opens it by its name. Raises as open_regular."""
+    """Path, for a library that opens it by its name. Raises as open_regular."""
     _check(path.stat(), path, most)
     return path
 

@@ -15,7 +15,7 @@ import torch
 
 from experiments.system.disk import explained, opened, remove, sync
 from experiments.system.regular_files import FileRefusedError, open_regular
-from experiments.system.table_files import Share, files_of, load_plain, manifest_of, read_by
+from experiments.system.table_files import Share, list_files, load_plain, read_by, read_manifest
 
 MARK = b"sha256:"
 SEAL = len(MARK) + 64  # bytes of the comment: the mark and 64 hex digits
@@ -24,8 +24,8 @@ _CHUNK = 2**20  # bytes
 _END, _END_SIZE = b"PK\5\6", 22  # an archive's last record, whose last 2 bytes count its comment's
 
 
-def damage_of(path: Path, share: Share = (0, 1)) -> str | None:
-    """The damage of a checkpoint, in words; None if it is whole.
+def find_damage(path: Path, share: Share = (0, 1)) -> str | None:
+    """Damage of a checkpoint, in words; None if it is whole.
 
     Of one without a hash, as older ones are, the archive's own checksums must hold, torch must load
     it, and it must have what a resume needs. Of one whose tables are in files of their own, those
@@ -36,11 +36,11 @@ def damage_of(path: Path, share: Share = (0, 1)) -> str | None:
 
 
 def _damage_of_tables(path: Path, share: Share) -> str | None:
-    manifest = manifest_of(path)
+    manifest = read_manifest(path)
     if manifest is None:
         return None
     try:
-        seals, files = manifest["seals"], files_of(manifest, path.parent)
+        seals, files = manifest["seals"], list_files(manifest, path.parent)
         needed = {files[i]: seals[i] for i in read_by(share, len(files))}
     except (KeyError, TypeError, ValueError) as error:
         return f"what it says of its tables is not ours: {error}"
@@ -51,12 +51,12 @@ def _damage_of_tables(path: Path, share: Share) -> str | None:
         why = _damage_of_file(file)
         if why is not None:
             return f"its {name}: {why}"
-        if seal_of(file) != seal:
+        if seal_path(file) != seal:
             return f"its {name} is of another checkpoint"
     return None
 
 
-def seal_of(path: Path) -> str:
+def seal_path(path: Path) -> str:
     """The 64 hex digits of a file's seal; of one without, what stands there."""
     with open_regular(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - SEAL))
@@ -83,7 +83,7 @@ def _damage_of_file(path: Path) -> str | None:
 
 
 def _hash(file: BinaryIO, size: int) -> bytes:
-    """The sha256 of an archive of `size` bytes, before it had a comment."""
+    """Sha256 of an archive of `size` bytes, before it had a comment."""
     file.seek(0)
     digest, left = hashlib.sha256(), size - 2
     while left > 0:

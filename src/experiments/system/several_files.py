@@ -95,7 +95,7 @@ def write_together(path: Path, values: Mapping[str, Any], files: Mapping[str, st
 
 
 def read_list(path: Path) -> Listed:
-    """The list that was written there. Raises ValueError, in words, for one that is not."""
+    """List that was written there. Raises ValueError, in words, for one that is not."""
     content = read_json(path)
     seal, files = content.pop(_SEAL, None), content.get(_FILES)
     if not isinstance(files, dict):

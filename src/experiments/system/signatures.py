@@ -22,7 +22,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def key_path() -> Path:
-    """The key's file, by XDG_STATE_HOME. Raises RuntimeError for a user without a home."""
+    """Key's file, by XDG_STATE_HOME. Raises RuntimeError for a user without a home."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "experiments" / "signing.key"
 

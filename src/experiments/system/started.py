@@ -24,31 +24,31 @@ def n_processes() -> int:
 
 
 def given_cores() -> int | None:
-    """The cores of this process, as its job has asked for them; None if it has not."""
+    """Cores of this process, as its job has asked for them; None if it has not."""
     given = os.environ.get("SLURM_CPUS_PER_TASK", "")
     return int(given) if given.isdigit() else None
 
 
 def given_gpus() -> int:
-    """The GPUs of this job on this node, all of its tasks' together; 0 if that is not known."""
+    """GPUs of this job on this node, all of its tasks' together; 0 if that is not known."""
     given = os.environ.get("SLURM_GPUS_ON_NODE", "")
     return int(given) if given.isdigit() else 0
 
 
 def slurm_job() -> str | None:
-    """The Slurm job of this process, as squeue writes it: 12, or 12_3 of an array."""
+    """Slurm job of this process, as squeue writes it: 12, or 12_3 of an array."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def job_numbers() -> dict[str, Any]:
-    """The job as a record's environment has it."""
+    """Job as a record's environment has it."""
     names = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID")
     return {name.lower(): os.environ.get(name) for name in names}
 
 
 def in_words() -> str:
-    """The job for people, after a space; nothing if there is none."""
+    """Job for people, after a space; nothing if there is none."""
     job = slurm_job()
     return "" if job is None else f" Slurm job {job}"
 

@@ -24,16 +24,16 @@ _NAME = re.compile(r"\d+-[0-9a-f]+")
 
 
 def folder_name(step: int, mark: int) -> str:
-    """The folder of a checkpoint's files, within FOLDER. mark: that no other of the step has."""
+    """Folder of a checkpoint's files, within FOLDER. mark: that no other of the step has."""
     return f"{step}-{mark:x}"
 
 
 def file_name(rank: int, size: int) -> str:
-    """The file of one of `size` processes."""
+    """File of one of `size` processes."""
     return f"{rank}-of-{size}.ckpt"
 
 
-def manifest_of(path: Path) -> dict[str, Any] | None:
+def read_manifest(path: Path) -> dict[str, Any] | None:
     """What a checkpoint says of its tables' files; None: it has its tables, or can't be read."""
     with suppress(Exception):  # whoever loads it says why
         found = load_plain(path, mmap=True).get(KEY)
@@ -42,8 +42,8 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def files_of(manifest: Mapping[str, Any], beside: Path) -> list[Path]:
-    """The files, by rank. beside: the checkpoint's folder. Raises ValueError for a manifest that
+def list_files(manifest: Mapping[str, Any], beside: Path) -> list[Path]:
+    """Files, by rank. beside: the checkpoint's folder. Raises ValueError for a manifest that
     names another place.
     """
     folder, seals = manifest["folder"], manifest["seals"]
@@ -89,7 +89,7 @@ def join(checkpoint: dict[str, Any], share: Share = (0, 1)) -> dict[str, Any]:
     manifest = checkpoint.pop(KEY, None)
     if manifest is None:
         return checkpoint
-    found = files_of(manifest, Path(manifest["beside"]))
+    found = list_files(manifest, Path(manifest["beside"]))
     files = [load_plain(found[i], mmap=True)[KEY] for i in read_by(share, len(found))]
     states = checkpoint["optimizer_states"][0]["state"]
     for name, place in manifest["places"].items():
@@ -115,7 +115,7 @@ def join(checkpoint: dict[str, Any], share: Share = (0, 1)) -> dict[str, Any]:
 
 
 def _columns(name: str, pieces: Sequence[tuple[int, Tensor]], width: int, share: Share) -> Tensor:
-    """The share of a table of this width, of pieces that begin at these columns."""
+    """Share of a table of this width, of pieces that begin at these columns."""
     rank, size = share
     lo, hi = rank * width // size, (rank + 1) * width // size
     ordered = sorted(pieces, key=lambda pair: pair[0])
@@ -134,7 +134,7 @@ def drop_unnamed(folder: Path, checkpoints: Iterable[str]) -> None:
     refuse_links(place)
     if not place.is_dir():
         return
-    manifests = (manifest_of(folder / name) for name in checkpoints)
+    manifests = (read_manifest(folder / name) for name in checkpoints)
     named = {manifest["folder"] for manifest in manifests if manifest is not None}
     for found in place.iterdir():
         if found.name not in named:

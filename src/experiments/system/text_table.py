@@ -7,7 +7,7 @@ from experiments.system.plain_text import printable
 
 
 def aligned(rows: Sequence[Sequence[str]], n_left: int = 1) -> list[str]:
-    """The rows as lines; the first n_left columns are left-aligned, the others right-aligned.
+    """Rows as lines; the first n_left columns are left-aligned, the others right-aligned.
 
     A cell is on its line, and without control characters.
     """
@@ -23,7 +23,7 @@ def aligned(rows: Sequence[Sequence[str]], n_left: int = 1) -> list[str]:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines of a Markdown table; the first is its head."""
+    """Rows as lines of a Markdown table; the first is its head."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return [lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]]
 

@@ -1,4 +1,4 @@
-"""The release, as `--version` of every command prints it."""
+"""Release, as `--version` of every command prints it."""
 
 import argparse
 import importlib.metadata
@@ -11,7 +11,7 @@ _SHOWN = ("torch", "lightning", "hydra-core")  # what a report of a fault needs 
 
 
 def install(extra: str) -> str:
-    """The command that installs one of pyproject's extras: of a clone, as PyPI has no release."""
+    """Command that installs one of pyproject's extras: of a clone, as PyPI has no release."""
     return f"pip install -e '.[{extra}]' in a clone of the repository"
 
 

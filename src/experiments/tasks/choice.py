@@ -1,4 +1,4 @@
-"""The tasks of a command line's `tasks=[...]`: our files, and lm-evaluation-harness' tasks."""
+"""Tasks of a command line's `tasks=[...]`: our files, and lm-evaluation-harness' tasks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Chosen:
 
 
 def choose(given: Mapping[str, str]) -> Chosen:
-    """The tasks that tasks= and tasks_folder= name, as they were typed. Reads our files.
+    """Tasks that tasks= and tasks_folder= name, as they were typed. Reads our files.
 
     Raises ValueError for what names no task, for a file that is not one, and for names that occur
     twice; RuntimeError for tasks of lm-evaluation-harness, if it is not installed.
@@ -64,7 +64,7 @@ def choose(given: Mapping[str, str]) -> Chosen:
 
 
 def _names(given: Any) -> list[str]:
-    """The names, as text; one alone needs no brackets."""
+    """Names, as text; one alone needs no brackets."""
     if not isinstance(given, list):
         given = [given]
     names = [name if isinstance(name, str) else shown(name) for name in given]

@@ -17,12 +17,12 @@ N_CHOICES = 4  # so chance is an accuracy of 1/4
 
 
 def known_tasks() -> list[str]:
-    """The names of conf/tasks, and NAMES."""
+    """Names of conf/tasks, and NAMES."""
     return [*committed_tasks(), *NAMES]
 
 
 def facts_tasks(names: Iterable[str], corpus: Any, cache: Path) -> list[LocalTask]:
-    """The tasks of these NAMES on the facts of a run's corpus, written into the cache once.
+    """Tasks of these NAMES on the facts of a run's corpus, written into the cache once.
 
     Of a stream those of its domains that are Facts, whether or not it learns them; of a corpus
     without any, those of Facts' own settings, so that a base run can be asked what it knows.
@@ -31,7 +31,7 @@ def facts_tasks(names: Iterable[str], corpus: Any, cache: Path) -> list[LocalTas
     names = list(names)
     if not names:
         return []
-    corpora = _facts_of(corpus) or [Facts()]
+    corpora = _read_facts(corpus) or [Facts()]
     parts = [N_CHOICES, *(identity(facts) for facts in corpora)]
     folder = made_once(
         cache / "tasks" / f"facts-{digest(parts)}", lambda f: _write(corpora, cache, f)
@@ -39,7 +39,7 @@ def facts_tasks(names: Iterable[str], corpus: Any, cache: Path) -> list[LocalTas
     return [read_task(folder / f"{name}{SUFFIX}") for name in names]
 
 
-def _facts_of(corpus: Any) -> list[Facts]:
+def _read_facts(corpus: Any) -> list[Facts]:
     parts = corpus.domains.values() if isinstance(corpus, DomainStream) else [corpus]
     return [part for part in parts if isinstance(part, Facts)]
 

@@ -51,7 +51,7 @@ class HarnessTasks:
 def load_tasks(
     names: Sequence[str], folder: Path | None = None, stride: int | None = None
 ) -> HarnessTasks:
-    """The named tasks with their data. folder: where yamls of one's own are looked for too; stride:
+    """Named tasks with their data. folder: where yamls of one's own are looked for too; stride:
     of the windows of whole documents.
 
     Raises ValueError for a name that no task has, and RuntimeError without the extra and for data
@@ -75,7 +75,7 @@ def load_tasks(
 def score_tasks(
     tasks: HarnessTasks, scorer: Scorer, encoder: Encoder, stride: int | None
 ) -> dict[str, dict[str, Any]]:
-    """The results of each task and group, as a record keeps them: metric (and filter) to number.
+    """Results of each task and group, as a record keeps them: metric (and filter) to number.
 
     As lm_eval.simple_evaluate, but without its seven seconds of describing the environment.
     """
@@ -117,7 +117,7 @@ def score_tasks(
 
 
 def _manager(names: Sequence[str], folder: Path | None) -> Any:
-    """The index of the tasks; the 14,000 that the package brings take up to a minute to read."""
+    """Index of the tasks; the 14,000 that the package brings take up to a minute to read."""
     from lm_eval.tasks import TaskManager
 
     others = [name for name in names if not Path(name).is_file()]

@@ -1,4 +1,4 @@
-"""The local format of a task: JSON lines, an item a line.
+"""Local format of a task: JSON lines, an item a line.
 
     {"context": "The sky is ", "choices": ["blue", "wooden"], "answer": 0}
     {"context": "Two and two are ", "answer": "four"}
@@ -49,7 +49,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalTask:
-    """The items of one file. digest: sha256 of the file."""
+    """Items of one file. digest: sha256 of the file."""
 
     name: str
     path: Path
@@ -58,12 +58,12 @@ class LocalTask:
 
 
 def committed_tasks() -> list[str]:
-    """The names of conf/tasks."""
+    """Names of conf/tasks."""
     return sorted(path.stem for path in (conf_dir() / "tasks").glob(f"*{SUFFIX}"))
 
 
 def find_task(name_or_path: str) -> Path | None:
-    """The file of a local task, if it is one: a name of conf/tasks, or a path.
+    """File of a local task, if it is one: a name of conf/tasks, or a path.
 
     Raises ValueError for a path that is not a file.
     """
@@ -148,5 +148,5 @@ def _cut(value: Any) -> str:
 
 
 def name_twice(names: Sequence[str]) -> str | None:
-    """The first name that occurs twice."""
+    """First name that occurs twice."""
     return next((name for i, name in enumerate(names) if name in names[:i]), None)

@@ -109,7 +109,7 @@ class HarnessLM(TemplateLM):
 
 
 def _sampling(settings: dict[str, Any]) -> Sampling:
-    """The sampling of a task's generation_kwargs. Raises ValueError for a way that is not ours."""
+    """Sampling of a task's generation_kwargs. Raises ValueError for a way that is not ours."""
     temperature = float(settings.get("temperature") or 0.0)
     if settings.get("do_sample") and "temperature" not in settings:
         temperature = 1.0

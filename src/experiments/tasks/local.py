@@ -42,7 +42,7 @@ def is_scored(task: LocalTask, evaluations: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def score_task(encoded: EncodedTask, scorer: Scorer) -> dict[str, Any]:
-    """The results of one task, as a record keeps them."""
+    """Results of one task, as a record keeps them."""
     items, pairs = encoded.task.items, encoded.pairs
     scored = scorer.loglikelihoods(pairs, f"scoring {encoded.task.name}")
     return {
@@ -55,7 +55,7 @@ def score_task(encoded: EncodedTask, scorer: Scorer) -> dict[str, Any]:
 
 
 def numbers(items: Sequence[Item], scored: Sequence[Scored]) -> dict[str, Any]:
-    """The numbers of items, of whose choices `scored` has one result each, in order.
+    """Numbers of items, of whose choices `scored` has one result each, in order.
 
     acc, acc_norm, acc_bytes: of the items with choices, the share whose right one has the highest
     log-probability: as it is, a character, a byte of UTF-8. Of equal ones the first counts. They
@@ -103,5 +103,5 @@ def _mean(hits: Iterable[bool]) -> float | None:
 
 
 def _stderr(hits: Sequence[bool]) -> float | None:
-    """The standard error of a mean, by the sample's own variance; None for fewer than two."""
+    """Standard error of a mean, by the sample's own variance; None for fewer than two."""
     return float(np.std(hits, ddof=1) / math.sqrt(len(hits))) if len(hits) > 1 else None

@@ -28,7 +28,7 @@ _MIN_SECONDS = 2.0  # shorter work shows no bar
 
 
 class EncodedPair(NamedTuple):
-    """The ids of a context, at least one, and of its continuation, at least one."""
+    """Ids of a context, at least one, and of its continuation, at least one."""
 
     context: list[int]
     continuation: list[int]
@@ -55,7 +55,7 @@ class Encoder:
         return cls(tokenizer=vocabulary.tokenizer(), end_of_text=vocabulary.end_of_text)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; entries with a special meaning are plain text, and none is added."""
+        """Ids of a text; entries with a special meaning are plain text, and none is added."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_pair(self, context: str, continuation: str) -> EncodedPair:
@@ -129,7 +129,7 @@ class Scorer:
         ]
 
     def rolling(self, ids: Sequence[int], end_of_text: int, stride: int | None = None) -> float:
-        """The log-probability of a whole document, in nats: all its ids, after the end of another.
+        """Log-probability of a whole document, in nats: all its ids, after the end of another.
 
         In the windows of experiments.evaluate (data/windows.py): fixed ones, or `stride`. Thus the
         last window of fixed ones is a short one; lm-evaluation-harness' own rule fills it up.
@@ -184,7 +184,7 @@ def check_lengths(pairs: Sequence[EncodedPair], seq_len: int) -> None:
 
 
 def n_cut(pairs: Sequence[EncodedPair], seq_len: int) -> int:
-    """The number of pairs whose context the window has no room for."""
+    """Number of pairs whose context the window has no room for."""
     return sum(len(c) + len(a) > seq_len + 1 for c, a in pairs)
 
 

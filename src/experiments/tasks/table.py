@@ -1,4 +1,4 @@
-"""The tasks of a record, as a table: a line a metric."""
+"""Tasks of a record, as a table: a line a metric."""
 
 from collections.abc import Mapping
 from typing import Any

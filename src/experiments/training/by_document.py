@@ -1,4 +1,4 @@
-"""The loss of each document of a split that is scored, as a record keeps it."""
+"""Loss of each document of a split that is scored, as a record keeps it."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ class ByDocument:
         return repeated, _stood_before(tokens)[:, 1:] & ~repeated
 
     def columns(self) -> dict[str, Any]:
-        """The documents that have a target: n_tokens, n_bytes, nats, n_repeated and nats_repeated
+        """Documents that have a target: n_tokens, n_bytes, nats, n_repeated and nats_repeated
         of repeated targets, n_seen and nats_seen of seen ones, and which one it is in the split;
         domain is its number in domains, where the corpus has any. {} of more than MOST.
         """

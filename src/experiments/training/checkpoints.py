@@ -88,7 +88,7 @@ class Checkpoint(pl.Callback):
         self._keep(trainer)
 
     def _keep(self, trainer: pl.Trainer) -> None:
-        """The last checkpoint, which is of this step, if that is to be kept."""
+        """Last checkpoint, which is of this step, if that is to be kept."""
         if trainer.is_global_zero and trainer.global_step in self.starts:
             keep(self.folder / LAST, trainer.global_step)
 
@@ -113,7 +113,7 @@ class Checkpoint(pl.Callback):
 
 
 class _Votes:
-    """The votes of several ranks. The step of the next one is rank 0's to say, by its own speed."""
+    """Votes of several ranks. The step of the next one is rank 0's to say, by its own speed."""
 
     def __init__(self) -> None:
         self.last: tuple[int, float] | None = None  # its step, and when
@@ -139,7 +139,7 @@ class _Votes:
 
 
 class RandomState(pl.Callback):
-    """The generators' states, as part of a checkpoint: what is drawn after a resume is the same."""
+    """Generators' states, as part of a checkpoint: what is drawn after a resume is the same."""
 
     def state_dict(self) -> dict[str, Any]:
         """States of all generators, this process's GPU's too: plain values, which load without
@@ -164,7 +164,7 @@ class RandomState(pl.Callback):
 
 
 def to_resume_from(folder: Path, look: Callable[[Path], Look] = look_at) -> Path | None:
-    """The newest checkpoint that is whole for all processes, or None; rank 0 warns of one that is
+    """Newest checkpoint that is whole for all processes, or None; rank 0 warns of one that is
     not. look: by the path, that of all the run's processes; this one's is all where it is not said.
 
     Raises RuntimeError where some see checkpoints and others see none.

@@ -1,4 +1,4 @@
-"""The trunk as torch.compile makes it: where that pays, what it needs, and the seconds it takes.
+"""Trunk as torch.compile makes it: where that pays, what it needs, and the seconds it takes.
 
 Training calls the compiled forward pass; evaluation, whose windows have other shapes and whose
 layers are metered, the model as it is written. So a run compiles one shape, once, and nothing of a
@@ -47,7 +47,7 @@ def resolve_compile(choice: CompileChoice, accelerator: str) -> bool:
 
 @lru_cache(maxsize=2)
 def why_not(accelerator: str) -> str | None:
-    """The reason why torch.compile can't work on a device, in words; None if it can."""
+    """Reason why torch.compile can't work on a device, in words; None if it can."""
     try:
         torch.compile(_small, dynamic=False)(torch.ones(8, device=accelerator))
     except Exception as error:  # a compiler, headers, Triton: each lacks in its own way
@@ -61,7 +61,7 @@ def _small(x: Tensor) -> Tensor:
 
 
 def compile_trunk(model: Transformer, backend: str = "inductor") -> Callable[[Tensor], Tensor]:
-    """The model's forward pass, to be compiled at its first call; for one shape of tokens each.
+    """Model's forward pass, to be compiled at its first call; for one shape of tokens each.
     backend: torch.compile's; inductor is what training uses.
 
     Graphs of models before this one are dropped: torch keeps a limited number of them for a

@@ -41,7 +41,7 @@ class Evaluation:
 
     @property
     def bits_per_byte(self) -> float:
-        """The loss per byte in bits: independent of the vocabulary."""
+        """Loss per byte in bits: independent of the vocabulary."""
         return self.loss * self.n_tokens / self.n_bytes / math.log(2)
 
 
@@ -139,7 +139,7 @@ def score_sets(
 
 
 def rule_suffix(rule: EvaluationRule) -> str:
-    """The suffix of a set's name for a rule that is not the default: `@stride=64`."""
+    """Suffix of a set's name for a rule that is not the default: `@stride=64`."""
     given = [f"{name}={value}" for name, value in asdict(rule).items() if value is not None]
     return "@" + ",".join(given) if given else ""
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from experiments.config.fields import columns_of
+from experiments.config.fields import list_columns
 from experiments.kernels.select import resolve_kernel
 from experiments.points.planning import here
 from experiments.points.point import DivergedError, Point
@@ -94,7 +94,7 @@ def execute(
 
 
 def _finished(run_dir: Path) -> RunRecord | None:
-    """The record of a run that needs no more work. One that is damaged is set aside."""
+    """Record of a run that needs no more work. One that is damaged is set aside."""
     path = run_dir / RECORD_NAME
     try:
         record = read_record(path)
@@ -215,7 +215,7 @@ def _planned_record(point: Point) -> RunRecord:
             "kernel": kernel,
         },
         config=dict(point.raw),
-        layer=columns_of(point.config.model),
+        layer=list_columns(point.config.model),
     )
 
 

@@ -1,4 +1,4 @@
-"""The training of one run, from its last whole checkpoint, by one process or several."""
+"""Training of one run, from its last whole checkpoint, by one process or several."""
 
 import logging
 import random
@@ -169,7 +169,7 @@ def fit(
 
 
 def kept_steps(point: Point) -> frozenset[int]:
-    """The steps whose checkpoints are kept, by trainer.keep_at: at least the first."""
+    """Steps whose checkpoints are kept, by trainer.keep_at: at least the first."""
     n_steps = point.plan.n_steps
     return frozenset(max(1, round(share * n_steps)) for share in point.config.trainer.keep_at)
 

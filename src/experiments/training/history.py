@@ -1,4 +1,4 @@
-"""The rows of a run's training: in its checkpoints, and as a table in history.csv."""
+"""Rows of a run's training: in its checkpoints, and as a table in history.csv."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from experiments.records.files import HISTORY_NAME
 from experiments.records.record import RunRecord
 from experiments.system.disk import explained, opened, remove, write_text_atomically
 from experiments.system.regular_files import read_regular_text
-from experiments.system.seals import damage_of
+from experiments.system.seals import find_damage
 from experiments.system.table_files import load_plain
 from experiments.training.module import DIVERGED_LOSS, LanguageModel
 
@@ -144,7 +144,7 @@ def repair(run_dir: Path, record: RunRecord) -> bool:
     earlier version, has no rows.
     """
     checkpoint = run_dir / "last.ckpt"
-    if damage_of(checkpoint) is not None:
+    if find_damage(checkpoint) is not None:
         return False
     loaded = load_plain(checkpoint, mmap=True)
     history = History(run_dir / HISTORY_NAME, 1, lambda row: None)
@@ -166,7 +166,7 @@ def _write_rows(path: Path, rows: Iterable[dict[str, float]]) -> None:
 
 
 def read_rows(path: Path, last_step: int, plan: Plan) -> list[Kept]:
-    """The rows of a history.csv up to a step, as checkpoints keep them; warns of damaged ones.
+    """Rows of a history.csv up to a step, as checkpoints keep them; warns of damaged ones.
 
     A row is taken for whole if its tokens are its step's and its step is later than the one before.
     """

@@ -55,7 +55,7 @@ class Hopeless:
 
 
 def best_of_cell(folder: Path, own: RunRecord) -> tuple[list[Row], RunRecord] | None:
-    """The rows and the record of the finished run with the lowest training loss, if any is."""
+    """Rows and the record of the finished run with the lowest training loss, if any is."""
     found = []
     for path in find_records(folder):
         try:
@@ -64,7 +64,7 @@ def best_of_cell(folder: Path, own: RunRecord) -> tuple[list[Row], RunRecord] | 
             continue
         if record.run_id == own.run_id or record.train_loss is None or not _alike(record, own):
             continue
-        rows = rows_of(path.parent)
+        rows = find_rows(path.parent)
         if rows and rows[-1][0] == record.n_steps:
             found.append((record.train_loss, record.run_id, rows, record))
     return min(found)[2:] if found else None
@@ -84,7 +84,7 @@ def _group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def rows_of(run_dir: Path) -> list[Row]:
+def find_rows(run_dir: Path) -> list[Row]:
     """Those of a run's history; [] for one that is not there or damaged."""
     try:
         lines = read_regular_text(run_dir / HISTORY_NAME).splitlines()
@@ -118,7 +118,7 @@ def compare(
 
 
 def _mean(rows: Sequence[Row], step: float, length: float) -> tuple[float, float]:
-    """The mean loss of the rows in a window up to a step, and its standard error by differences of
+    """Mean loss of the rows in a window up to a step, and its standard error by differences of
     neighbours, which a trend does not widen; nan where there are too few rows.
     """
     so_far = [(s, loss) for s, loss in rows if s <= step]

@@ -1,4 +1,4 @@
-"""The LightningModule: loss, optimizer, schedule."""
+"""LightningModule: loss, optimizer, schedule."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -148,7 +148,7 @@ class LanguageModel(pl.LightningModule):
         return nullcontext()
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The mean loss of the batch in nats/token: plus the layers' and the parts' own, to be
+        """Mean loss of the batch in nats/token: plus the layers' and the parts' own, to be
         minimized, and alone, over all ranks.
         """
         inputs, targets = (t.to(self.device, non_blocking=True) for t in batch[:2])
@@ -163,7 +163,7 @@ class LanguageModel(pl.LightningModule):
         return loss, own
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The mean cross entropy; and the logits, if they are ever whole."""
+        """Mean cross entropy; and the logits, if they are ever whole."""
         if isinstance(self.trunk, Fused) and HEAD not in self.trunk.eager:
             return self.trunk.losses(inputs, targets)[0], None
         forward = self._compiled or (self.model if self.trunk is None else self.trunk.logits)
@@ -171,7 +171,7 @@ class LanguageModel(pl.LightningModule):
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten()), logits
 
     def _over_ranks(self, loss: Tensor) -> Tensor:
-        """The mean over ranks, each of which has the same number of tokens."""
+        """Mean over ranks, each of which has the same number of tokens."""
         if torch.distributed.is_initialized():
             loss = loss / torch.distributed.get_world_size()
             torch.distributed.all_reduce(loss)
@@ -190,7 +190,7 @@ class LanguageModel(pl.LightningModule):
             clip_gradients(self._in_order, self.optim.grad_clip, self.model.columns, self._own)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, whose groups (groups.py) are all under one schedule; of a stream, each
+        """Optimizer, whose groups (groups.py) are all under one schedule; of a stream, each
         stage has it from its beginning to its end.
         """
         o, batch_tokens = self.optim, self.plan.batch_tokens

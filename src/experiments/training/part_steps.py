@@ -9,14 +9,14 @@ from experiments.points.point import TrainingPart
 
 
 class PartSteps(pl.Callback):
-    """The callback of one part. begun: TrainingPart.at_step's."""
+    """Callback of one part. begun: TrainingPart.at_step's."""
 
     def __init__(self, part: TrainingPart, begun: Callable[[], object]) -> None:
         self._part, self._begun = part, begun
 
     @property
     def state_key(self) -> str:
-        """The name of its state in a checkpoint."""
+        """Name of its state in a checkpoint."""
         return self._part.state_name
 
     def state_dict(self) -> dict[str, Any]:

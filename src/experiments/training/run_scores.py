@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from experiments.data.corpus import VALIDATION
-from experiments.data.documents import documents_of
+from experiments.data.documents import find_documents
 from experiments.data.packed import PackedText
-from experiments.data.prepare import PreparedData, base_of
+from experiments.data.prepare import PreparedData, base_corpus
 from experiments.data.stream import BASE
 from experiments.data.windows import ScoredWindows
 from experiments.models.transformer import Transformer
@@ -34,16 +34,16 @@ class RunScores:
     sets: Mapping[str, PackedText]
 
     def validation(self) -> Evaluation:
-        """The run's own number: fixed windows, spread over the validation split."""
+        """Run's own number: fixed windows, spread over the validation split."""
         return self._spread(self.prepared.validation)
 
     def validation_by_document(self) -> tuple[Evaluation, dict[str, Any]]:
-        """The run's own number, and the columns of each document (ByDocument)."""
+        """Run's own number, and the columns of each document (ByDocument)."""
         tokens, data = self.prepared.validation, self.point.config.data
-        documents = documents_of(
+        documents = find_documents(
             tokens,
             self.prepared.vocabulary.end_of_text,
-            base_of(data.corpus),
+            base_corpus(data.corpus),
             VALIDATION,
             self.point.cache,
         )
@@ -52,7 +52,7 @@ class RunScores:
         return self._spread(tokens, found.add), found.columns()
 
     def of_sets(self) -> dict[str, dict[str, Any]]:
-        """The scores of the named sets."""
+        """Scores of the named sets."""
         return score_sets(
             self.model,
             self.sets,

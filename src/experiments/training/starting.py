@@ -29,8 +29,8 @@ _STREAM_WORKERS = 2  # they tokenize; more where the cores are there, by trainer
 _FIELDS = {field.name for field in fields(RunRecord)}
 
 
-def checkpoint_of(point: Point) -> Path | None:
-    """The newest whole checkpoint of the run, else the one that a part says it begins at; None: it
+def find_checkpoint(point: Point) -> Path | None:
+    """Newest whole checkpoint of the run, else the one that a part says it begins at; None: it
     begins with its first step. Raises as RunPart.checkpoint does, and ValueError for that of a
     stream which another number of processes has read.
     """
@@ -64,7 +64,7 @@ def begin(point: Point, *, scores: bool) -> Begun:
     scores: whether this process scores the model, and keeps what the starts came to in the folder;
     False of other ranks than the first. Raises as checkpoint_of does.
     """
-    config, resumed = point.config, checkpoint_of(point)
+    config, resumed = point.config, find_checkpoint(point)
     prepared = prepare_data(config.data, point.cache)
     scored = config.eval if (scores or point.scored_by_all) and not point.is_trunk else {}
     sets = prepare_sets(config.data, scored, prepared.vocabulary, point.cache)
@@ -112,7 +112,7 @@ def begin(point: Point, *, scores: bool) -> Begun:
 
 
 def build_model(point: Point | Draft, vocabulary: Vocabulary) -> Transformer:
-    """The point's model for these tokens: masked at the ends of documents, if it is to be; its
+    """Point's model for these tokens: masked at the ends of documents, if it is to be; its
     tables are read by the config's kernel.
     """
     end = vocabulary.end_of_text if point.config.data.mask_documents else None
@@ -162,7 +162,7 @@ def _data_module(run: BuiltRun) -> TokenDataModule:
 
 
 def with_columns(record: RunRecord, columns: Mapping[str, Any]) -> RunRecord:
-    """The record with columns of parts: those that it has no field for stand under `parts`."""
+    """Record with columns of parts: those that it has no field for stand under `parts`."""
     own = {name: value for name, value in columns.items() if name in _FIELDS}
     others = {name: value for name, value in columns.items() if name not in _FIELDS}
     return replace(record, **own, parts=_merged(record.parts, others))

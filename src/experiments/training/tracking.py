@@ -65,7 +65,7 @@ class WandbRun:
             "name": f"{model}-{run_id}",
             "group": sweep,
             "job_type": model,
-            "tags": tags_of(config),
+            "tags": make_tags(config),
             "dir": str(folder.absolute()),
             "config": dict(config),
             "mode": mode,
@@ -130,7 +130,7 @@ def _warn(why: str) -> None:
     warnings.warn(f"W&B logging stopped: {why}; training goes on", stacklevel=4)
 
 
-def tags_of(config: Mapping[str, Any]) -> list[str]:
+def make_tags(config: Mapping[str, Any]) -> list[str]:
     """A resolved config's tags: ladder, data, size, n_experts and budget, as far as it has them.
 
     data is the last part of the corpus's path (c4), else the corpus's class (WikiText2).

@@ -18,7 +18,7 @@ def resolve_trunk(
     compiled: bool,
     recompute: bool = False,
 ) -> Fused | Recomputed | None:
-    """The model's pass, as trainer.trunk says and the machine allows; None: as it is written.
+    """Model's pass, as trainer.trunk says and the machine allows; None: as it is written.
 
     auto fuses what can be, on a CPU, unless torch.compile makes the trunk or halves of it are to be
     recomputed. Raises ValueError if fused is asked for and a part of the model can't be.

@@ -1,4 +1,4 @@
-"""The process that owns a W&B run, and imports wandb: tracking.py starts it, by this file's path.
+"""Process that owns a W&B run, and imports wandb: tracking.py starts it, by this file's path.
 
 It is told (guest.py) to init, to log rows and to finish. At the end of the pipe without a finish,
 whoever told it is gone: it closes the run, so that no row is lost, or is ended by an alarm.
@@ -17,7 +17,7 @@ _CLOSING = 120  # seconds at most
 
 
 class Owner:
-    """The owner of the W&B run: it does what a message's one key names."""
+    """Owner of the W&B run: it does what a message's one key names."""
 
     def __init__(self) -> None:
         self.run: Any = None

@@ -52,7 +52,7 @@ class Reference:
         return lowest[self.of] + bend * (self.u - place[self.of]) ** 2
 
     def jacobian(self, theta):
-        """The curves (S,) by lowest losses, best sizes or their parts, and the curvature."""
+        """Curves (S,) by lowest losses, best sizes or their parts, and the curvature."""
         _, place, bend = self.unpack(theta)
         cell = np.eye(len(self.cells))[self.of]
         away = self.u - place[self.of]

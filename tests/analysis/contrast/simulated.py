@@ -1,4 +1,4 @@
-"""The table of docs/analysis.md: coverage of 95 % intervals of lowest losses by curves together.
+"""Table of docs/analysis.md: coverage of 95 % intervals of lowest losses by curves together.
 
     python -m tests.analysis.contrast.simulated 400
 
@@ -110,7 +110,7 @@ class Text:
         return self._each[layer] + own
 
     def source(self, losses: np.ndarray) -> OfDocuments:
-        """The same of points' losses (S, D)."""
+        """Same of points' losses (S, D)."""
         off = losses - losses @ self.share[:, None]
         return OfDocuments(residuals=off * self.share, n_tokens=self.n_tokens)
 
@@ -134,7 +134,7 @@ class Truth(NamedTuple):
 
 
 def drawn(way: Way, rng: np.random.Generator) -> Truth:
-    """The points of one table. Best sizes are up to a third of a step from the middle size."""
+    """Points of one table. Best sizes are up to a third of a step from the middle size."""
     cells = [(layer, budget) for layer in LAYERS for budget in BUDGETS]
     of, u, losses, n, squares, lowest, by_text = [], [], [], [], [], {}, []
     text = Text(way.documents, rng) if way.documents else None
@@ -184,12 +184,12 @@ def drawn(way: Way, rng: np.random.Generator) -> Truth:
 
 
 def slope_over(logs: list[float]) -> float:
-    """The slope of a line by least squares over ln C of all budgets."""
+    """Slope of a line by least squares over ln C of all budgets."""
     return float(np.polyfit(np.log(BUDGETS), logs, 1)[0])
 
 
 def coverage(way: Way, draws: int, first: int = FIRST, *, told_of: bool = True) -> dict[str, float]:
-    """The share of intervals that hold the truth: of differences from `none`, those of the worst
+    """Share of intervals that hold the truth: of differences from `none`, those of the worst
     layer and budget, lowest losses, multipliers and slopes of their logarithm over ln C. The
     half-width of differences (median, nats), the mean error of the worst difference (nats) and of
     slopes, and the share of tables that are warned of unequal curvatures, and of those that are

@@ -307,7 +307,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 
 @pytest.mark.night
 def test_unequal_curvatures_and_documents_that_do_not_count():
-    """The test of curvatures at 5 %, within two standard errors, and how often it finds a third."""
+    """Test of curvatures at 5 %, within two standard errors, and how often it finds a third."""
     told = {name: simulated.coverage(way, 100)["told"] for name, way in simulated.OFF.items()}
     nine, eight, own, seven = told.values()
     assert nine <= eight <= seven

@@ -1,10 +1,10 @@
-"""The weighted fit of curves, against its matrices written out and differences of its values."""
+"""Weighted fit of curves, against its matrices written out and differences of its values."""
 
 import numpy as np
 import pytest
 
-from analysis.contrast.curves import CENTRES, design_of, fit_curves
-from analysis.contrast.points import points_of
+from analysis.contrast.curves import CENTRES, fit_curves, make_design
+from analysis.contrast.points import make_points
 from tests.analysis.contrast.test_contrast import made
 
 WAYS = [(centres, "one") for centres in CENTRES] + [("free", "layer")]
@@ -12,14 +12,14 @@ WAYS = [(centres, "one") for centres in CENTRES] + [("free", "layer")]
 
 @pytest.fixture(scope="module")
 def points():
-    return points_of(made(np.random.default_rng(7)))
+    return make_points(made(np.random.default_rng(7)))
 
 
 @pytest.fixture(scope="module", params=WAYS, ids=" ".join)
 def fitted(points, request):
     """With a variance of each point's own."""
     variance = np.random.default_rng(8).uniform(1e-5, 4e-4, len(points.u))
-    design = design_of(points, *request.param)
+    design = make_design(points, *request.param)
     return design, variance, fit_curves(design, points.losses, variance)
 
 

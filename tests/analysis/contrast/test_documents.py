@@ -9,7 +9,7 @@ from scipy import stats
 
 from analysis import contrast
 from analysis.contrast.beside import OfDocuments, of_documents
-from analysis.contrast.points import points_of
+from analysis.contrast.points import make_points
 from analysis.table.documents import Documents, Scored
 from tests.analysis.contrast.test_contrast import made
 
@@ -35,7 +35,7 @@ def scored(table, *, sd=0.05, seed=0, domains=(), n_tokens=N_TOKENS):
 
 
 def with_repeated(documents, n_repeated=N_TOKENS // 4, seed=5):
-    """The same documents; of each some targets are repeated, and a run knows these as it does."""
+    """Same documents; of each some targets are repeated, and a run knows these as it does."""
     rng = np.random.default_rng(seed)
     share = {run: rng.uniform(0.599, 0.601) for run in documents.nats}
     return replace(
@@ -113,7 +113,7 @@ def test_an_interval_is_the_noise_s_and_the_documents_in_quadrature():
     alone = contrast(table, "d_model")
     both = contrast(table, "d_model", documents=scored(table))
     for a, b in zip(alone.differences, both.differences, strict=True):
-        points = points_of(table, "d_model")
+        points = make_points(table, "d_model")
         assert b.value.value == a.value.value
         assert sum(b.shares.values()) == pytest.approx(1)
         error = b.se * b.shares["documents"] ** 0.5

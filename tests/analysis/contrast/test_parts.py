@@ -19,7 +19,7 @@ DOMAINS = ("news", "poems", "rules")
 
 @pytest.fixture
 def folder(tmp_path):
-    """The records of a made table, with documents."""
+    """Records of a made table, with documents."""
     table = runs(sd=0.004)
     documents = with_repeated(scored(table, domains=DOMAINS))
     for row in table.itertuples():

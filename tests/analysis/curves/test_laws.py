@@ -1,9 +1,9 @@
-"""The laws' values and derivatives against loops over all steps."""
+"""Laws' values and derivatives against loops over all steps."""
 
 import numpy as np
 import pytest
 
-from analysis.curves.history import History, momentum_sums, sums_of
+from analysis.curves.history import History, compute_sums, momentum_sums
 from analysis.curves.laws import FORMS
 from tests.analysis.curves.made import (
     ANNEALING,
@@ -39,7 +39,7 @@ def theta_of(form):
 def test_annealing_is_the_sum_over_all_steps(kind):
     """But that a sum is an area here, and S2 a spline through 21 memories: to 1e-5 nats."""
     one = whole(kind)
-    law = FORMS["annealing"].law([sums_of(one, one.step, PEAK, float(N))])
+    law = FORMS["annealing"].law([compute_sums(one, one.step, PEAK, float(N))])
     slow = slow_annealing(one.rate, **ANNEALING)
     found = law(theta_of("annealing")[None])[0][0]
     assert np.abs(found - slow)[WARM:].max() < 1e-5
@@ -49,7 +49,7 @@ def test_annealing_is_the_sum_over_all_steps(kind):
 def test_multi_power_is_the_sum_over_all_falls(kind):
     """48 parts stand for all falls: to 1e-3 nats, of a gain of 0.1 and more."""
     one = whole(kind)
-    law = FORMS["multi-power"].law([sums_of(one, one.step, PEAK, float(N))])
+    law = FORMS["multi-power"].law([compute_sums(one, one.step, PEAK, float(N))])
     slow = slow_multi_power(one.rate, **MULTI)
     found = law(theta_of("multi-power")[None])[0][0]
     assert np.abs(found - slow)[WARM:].max() < 1e-3
@@ -57,7 +57,7 @@ def test_multi_power_is_the_sum_over_all_falls(kind):
 
 @pytest.mark.parametrize("form", list(FORMS))
 def test_derivatives_are_differences(form):
-    sums = [sums_of(one, one.step[99::50], PEAK, float(N)) for one in map(whole, KINDS)]
+    sums = [compute_sums(one, one.step[99::50], PEAK, float(N)) for one in map(whole, KINDS)]
     law = FORMS[form].law(sums)
     theta = theta_of("annealing")[:3] if form == "steps" else theta_of(form)
     jacobian = law(theta[None])[1][0]
@@ -91,7 +91,7 @@ def test_a_rate_that_rises_again_takes_the_gain_back():
     step = np.arange(1.0, 401)
     rate = np.where((step > 100) & (step <= 200), 0.5, 1.0)
     one = History(run="up", series="x", step=step, rate=rate, loss=np.full(400, np.nan))
-    sums = sums_of(one, step, 1.0, 400.0)
+    sums = compute_sums(one, step, 1.0, 400.0)
     assert sums.drops.sum() == pytest.approx(0.0, abs=1e-12)
     assert np.abs(sums.drops).sum() == pytest.approx(1.0)
     assert sums.momentum[0][-1] == pytest.approx(0.0, abs=1e-9)
@@ -100,4 +100,4 @@ def test_a_rate_that_rises_again_takes_the_gain_back():
 def test_before_the_first_row_the_rate_rises_from_0():
     step = np.arange(100.0, 201)
     one = History(run="x", series="x", step=step, rate=np.ones(101), loss=np.ones(101))
-    assert sums_of(one, step, 1.0, 200.0).forward[[0, -1]] == pytest.approx([50.5, 150.5])
+    assert compute_sums(one, step, 1.0, 200.0).forward[[0, -1]] == pytest.approx([50.5, 150.5])

@@ -1,4 +1,4 @@
-"""The table of docs/analysis.md: what the chosen runs give, beside the whole grid once more.
+"""Table of docs/analysis.md: what the chosen runs give, beside the whole grid once more.
 
     python -m tests.analysis.design.simulated 14 60000 multiplier@1e20 p-m@1e20
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from analysis.contrast.compute import contrast
 from analysis.design.choose import next_runs
-from analysis.fits import multipliers_of
+from analysis.fits import find_multipliers
 from analysis.fitting.power_law import FrontierFit, PowerLaw
 from analysis.isoflop.fit import fit_isoflop
 from analysis.table.load import check_table
@@ -84,7 +84,7 @@ def truth_of(target: str) -> float:
 
 
 def realised(table: pd.DataFrame, target: str, seed: int) -> Interval:
-    """The interval that isoflop gives, or multiplier, or contrast."""
+    """Interval that isoflop gives, or multiplier, or contrast."""
     name, _, at = target.partition("@")
     if name == "p-m":
         found = contrast(table, "n_params", layers=["p"], baselines=["m"])
@@ -92,7 +92,7 @@ def realised(table: pd.DataFrame, target: str, seed: int) -> Interval:
         return Interval(one.value.lower, one.value.upper)
     fit = fit_isoflop(table, n_draws=200, seed=seed)
     if name == "multiplier":
-        several = multipliers_of(fit, "m").at_compute("p", float(at))
+        several = find_multipliers(fit, "m").at_compute("p", float(at))
         with np.errstate(divide="ignore"):
             return Interval(*np.log([several.lower, several.upper]))
     law = fit.law("m").laws["n_params"]
@@ -110,7 +110,7 @@ def realised(table: pd.DataFrame, target: str, seed: int) -> Interval:
 
 
 def start(target: str, seed: int) -> pd.DataFrame:
-    """The grid of the models that a target is of."""
+    """Grid of the models that a target is of."""
     budgets = (*BUDGETS, 1e21) if target == "alpha" else BUDGETS
     models = LAWS if target.startswith(("multiplier", "p-m")) else {"m": hoffmann}
     parts = [
@@ -121,7 +121,7 @@ def start(target: str, seed: int) -> pd.DataFrame:
 
 
 def with_runs(table: pd.DataFrame, chosen: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The table with more runs, of columns model, n_params, budget and seed."""
+    """Table with more runs, of columns model, n_params, budget and seed."""
     D = chosen["budget"] / 6 / chosen["n_params"]
     noise = np.random.default_rng(seed + 1_000_000).normal(0, SD, len(chosen))
     exact = [LAWS[m](N, d) for m, N, d in zip(chosen["model"], chosen["n_params"], D, strict=True)]
@@ -182,7 +182,7 @@ def measure(
 
 
 def _error_of_median(values: np.ndarray) -> float:
-    """The standard error of a median of normal values, whose spread is by quartiles."""
+    """Standard error of a median of normal values, whose spread is by quartiles."""
     low, high = np.quantile(values, [0.25, 0.75])
     return float(np.sqrt(np.pi / 2) * (high - low) / 1.349 / np.sqrt(len(values)))
 

@@ -1,4 +1,4 @@
-"""The runs to make next, against least squares written out here and the fits' own intervals."""
+"""Runs to make next, against least squares written out here and the fits' own intervals."""
 
 import json
 import math
@@ -11,11 +11,11 @@ from scipy import stats
 
 from analysis import FitError, fit_isoflop, next_runs
 from analysis.__main__ import main
-from analysis.design.arms import arm_of, errors_of
-from analysis.design.choose import NextRuns, half_of
-from analysis.design.steps import Run, ladder_of, new_budgets
+from analysis.design.arms import estimate_errors, make_arm
+from analysis.design.choose import NextRuns, target_half_width
+from analysis.design.steps import Run, find_ladder, new_budgets
 from analysis.design.sweep import experiment_yaml
-from analysis.design.targets import _laws, goal_of, parse_target
+from analysis.design.targets import _laws, make_goal, parse_target
 from analysis.isoflop.slices import EXPONENTS
 from analysis.multiplier.fit import compute_multipliers
 from experiments.records.record import RunRecord
@@ -36,7 +36,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def arm(table):
-    return arm_of(fit_isoflop(table, n_draws=0), "m", table)
+    return make_arm(fit_isoflop(table, n_draws=0), "m", table)
 
 
 def test_errors_of_minima_are_those_of_least_squares_of_all_curves_at_once(arm):
@@ -76,7 +76,7 @@ def test_errors_of_minima_are_those_of_least_squares_of_all_curves_at_once(arm):
     slope = np.array([3 + 3 * k for k in range(n)])
     scale = np.array([-1 / (2 * c.a) for c in arm.curves])
     expected = covariance[np.ix_(slope, slope)] * np.outer(scale, scale)
-    found = errors_of(arm)
+    found = estimate_errors(arm)
     # derivatives by differences of 1e-4 there and of 1e-5 here
     np.testing.assert_allclose(np.diag(found.own[:, 0]) + found.common[0], expected, rtol=2e-3)
     level = slope + 1
@@ -94,21 +94,21 @@ def test_more_runs_are_more_points_or_seeds(arm):
     new = arm.plus(3e19, [23.0, 23.5, 24.0, 24.5])
     assert [c.budget for c in new.curves] == [1e18, 1e19, 3e19, 1e20]
     assert new.dof == arm.dof + 1
-    before, after = (errors_of(one) for one in (arm, more))
+    before, after = (estimate_errors(one) for one in (arm, more))
     assert (np.diag(after.common[0]) + after.own[:, 0])[0] < (
         np.diag(before.common[0]) + before.own[:, 0]
     )[0]
 
 
 def test_expected_half_widths_are_about_those_of_the_fit(table):
-    """The interval of the table as it is, whose intervals isoflop gives: within a factor of two,
+    """Interval of the table as it is, whose intervals isoflop gives: within a factor of two,
     for its noise has few degrees of freedom and is luck.
     """
     fit = fit_isoflop(table)
-    arms = {name: arm_of(fit, name, table) for name in ("m", "p")}
+    arms = {name: make_arm(fit, name, table) for name in ("m", "p")}
     for name, arm in arms.items():
         target = parse_target("N*@1e20", ("m", "p"), name, "m")
-        half = goal_of(target, arms, 0.0).half_width({name: arm}, 0.95)
+        half = make_goal(target, arms, 0.0).half_width({name: arm}, 0.95)
         low, high = next(c for c in fit.curves if c.model == name and c.budget == 1e20).x_interval
         assert 0.5 < math.log(high / low) / 2 / half < 2
     found = next_runs(table, "N*@1e20", 1e18, model="p", baseline="m")
@@ -120,7 +120,7 @@ def test_expected_half_widths_are_about_those_of_the_fit(table):
     by_hand = {"N*@1e21": math.log(ends.upper / ends.lower) / 2, "a": (high - low) / 2}
     for name, half in {**by_hand, "p-m@1e20": math.nan}.items():
         target = parse_target(name, ("m", "p"), "p", "m")
-        assert half_of(fit, target, "n_params", 0.9) == pytest.approx(half, nan_ok=True)
+        assert target_half_width(fit, target, "n_params", 0.9) == pytest.approx(half, nan_ok=True)
 
 
 def test_a_multiplier_s_error_has_that_of_the_asymptote_of_both_laws(table):
@@ -128,9 +128,9 @@ def test_a_multiplier_s_error_has_that_of_the_asymptote_of_both_laws(table):
     asymptote between 0 and the lowest loss, its spread as of a uniform one.
     """
     fit = fit_isoflop(table, n_draws=0)
-    arms = [arm_of(fit, name, table) for name in ("p", "m")]
+    arms = [make_arm(fit, name, table) for name in ("p", "m")]
     target, E = parse_target("multiplier@1e20", ("m", "p"), "p", "m"), 1.5
-    goal = goal_of(target, dict(zip(("p", "m"), arms, strict=True)), E)
+    goal = make_goal(target, dict(zip(("p", "m"), arms, strict=True)), E)
     found = _laws(goal, arms)
     x = [arm.log_budgets for arm in arms]
     losses = [np.array([c.loss_opt for c in arm.curves]) for arm in arms]
@@ -164,7 +164,7 @@ def test_a_multiplier_s_error_has_that_of_the_asymptote_of_both_laws(table):
     assert sd**2 * weights @ weights == pytest.approx(expected, rel=0.1)
     multiplier_of = {c.model: fit.frontier(c.model) for c in fit.curves}
     one = compute_multipliers(multiplier_of, "m").at_compute("p", 1e20)
-    assert half_of(fit, target, "n_params", 0.95) == pytest.approx(
+    assert target_half_width(fit, target, "n_params", 0.95) == pytest.approx(
         math.log(one.upper / one.lower) / 2
     )
 
@@ -198,7 +198,7 @@ def test_depths_are_whole_numbers_and_seeds_go_on(table):
         n_layers=table.groupby(["series", "budget"]).cumcount() + 1,
     )
     depths["n_params"] = 1e6 * depths["n_layers"].astype(float) ** 3
-    ladder = ladder_of(depths[depths["series"] == "m"], "m", "n_params")
+    ladder = find_ladder(depths[depths["series"] == "m"], "m", "n_params")
     assert ladder.layers.tolist() == [1, 2, 3, 4, 5, 6]
     assert ladder.sizes[-1] == pytest.approx(216e6, rel=1e-6)
     run = ladder.runs(1e18, [2], {})[0]

@@ -1,4 +1,4 @@
-"""The noise of seeds and differences beside it, against numbers worked out by hand."""
+"""Noise of seeds and differences beside it, against numbers worked out by hand."""
 
 import json
 import math

@@ -44,7 +44,7 @@ def losses_of(form):
 
 
 def of_joint(form: str, sd: float, n: int) -> dict[str, float]:
-    """The share of 95 % intervals that hold the truth: of parameters, and the loss at PLACES; that
+    """Share of 95 % intervals that hold the truth: of parameters, and the loss at PLACES; that
     of fits with a warning; and that of misses of the worst parameter without one.
     """
     law, truth, _ = JOINT_GRIDS[form]

@@ -9,13 +9,13 @@ from scipy import optimize
 
 from analysis.experts.compare import DEFAULT_FORMS, compare_laws
 from analysis.experts.fit import fit_expert_law
-from analysis.experts.runs import rows_of
+from analysis.experts.runs import find_rows
 from analysis.figures import draw_experts
 from analysis.fitting.status import FitError, FitStatus
 from analysis.laws.average import akaike
 from analysis.laws.forms import OF_EXPERTS
 from analysis.table.load import check_table
-from analysis.validation.residuals import residuals_of
+from analysis.validation.residuals import compute_residuals
 from tests.analysis.expert_laws import (
     FEW,
     JOINT_GRIDS,
@@ -192,14 +192,14 @@ def test_a_term_that_does_not_matter_is_named_with_its_exponents():
 def test_sparsity_is_of_active_experts():
     table = joint_runs("joint", E=[1, 8, 64])
     routed = table.assign(top_k=pd.array(np.where(table["n_experts"] > 1, 2, 1), "Int64"))
-    found = rows_of(routed, "moe", None)
+    found = find_rows(routed, "moe", None)
     assert dict(zip(found["n_experts"], found["sparsity"])) == {1: 0.0, 8: 0.75, 64: 1 - 2 / 64}
-    heads = rows_of(routed.assign(n_heads=pd.array([4] * len(table), "Int64")), "moe", None)
+    heads = find_rows(routed.assign(n_heads=pd.array([4] * len(table), "Int64")), "moe", None)
     assert set(heads.loc[heads["n_experts"] == 64, "sparsity"]) == {1 - 8 / 64}
     dense = table.assign(model="dense", n_experts=pd.NA, top_k=pd.NA).iloc[:4]
-    both = rows_of(joined(routed, dense.astype(routed.dtypes)), "moe", "dense")
+    both = find_rows(joined(routed, dense.astype(routed.dtypes)), "moe", "dense")
     assert (both.loc[both["model"] == "dense", "sparsity"] == 0.0).all()
-    given = rows_of(routed.assign(sparsity=0.5), "moe", None)
+    given = find_rows(routed.assign(sparsity=0.5), "moe", None)
     assert (given["sparsity"] == 0.5).all()
 
 
@@ -270,7 +270,7 @@ def test_residuals_of_the_joint_laws_are_of_their_runs():
     for form in ("joint", "sparsity"):
         table = joint_runs(form, noise=0.003)
         fit = fit_expert_law(table, form, n_draws=0)
-        left = residuals_of(fit, table)
+        left = compute_residuals(fit, table)
         assert len(left) == 120
         assert np.sqrt((left["residual"] ** 2).mean()) == pytest.approx(fit.rmse, rel=1e-6)
 

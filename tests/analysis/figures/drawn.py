@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 
 from analysis import contrast, contrast_parts, figures
 from analysis.experts.fit import fit_expert_law, size_slopes
-from analysis.fits import multipliers_of
+from analysis.fits import find_multipliers
 from analysis.isoflop.fit import fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.table.load import check_table
@@ -163,7 +163,7 @@ def law_of_experts():
 
 @cache
 def multipliers():
-    return multipliers_of(usual()[1], "dense")
+    return find_multipliers(usual()[1], "dense")
 
 
 def laws_compared():

@@ -38,7 +38,7 @@ def _close():
 
 
 def shown_texts(figure):
-    """The texts that are drawn, with their boxes in pixels; ticks off the axis are not."""
+    """Texts that are drawn, with their boxes in pixels; ticks off the axis are not."""
     figure.canvas.draw()
     ticks = {}
     for axis in figure.axes:
@@ -226,8 +226,8 @@ def test_a_colour_that_already_replaces_another_moves_by_one_step():
         assert pairs[to_hex(moved)] == "#ffffff"
         assert moved == pytest.approx(white, abs=6 / 255)
         assert schemes.pair(white, white) == moved
-        assert schemes.dark_of(moved) == white
-    assert schemes.dark_of(moved) == pytest.approx(moved)
+        assert schemes.dark_shade(moved) == white
+    assert schemes.dark_shade(moved) == pytest.approx(moved)
 
 
 def test_a_figure(tmp_path):

@@ -1,4 +1,4 @@
-"""The largest values that are held out: a share of them, ties all or none."""
+"""Largest values that are held out: a share of them, ties all or none."""
 
 import numpy as np
 import pytest

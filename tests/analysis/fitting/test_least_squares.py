@@ -5,7 +5,7 @@ import pytest
 from scipy import optimize, special
 
 from analysis.fitting import least_squares
-from analysis.fitting.least_squares import condition_number, covariance_of, huber, minimise
+from analysis.fitting.least_squares import compute_covariance, condition_number, huber, minimise
 from analysis.fitting.power_sum import exponentiated, non_negative, power_sum
 
 BOX = {"lower": np.array([-50.0, -50.0, -50.0]), "upper": np.array([50.0, 50.0, 50.0])}
@@ -42,7 +42,7 @@ def problem(seed, n=40, outliers=4):
 
 
 def objective(model, y, delta, weights=1.0):
-    """The same sum and its gradient, for scipy."""
+    """Same sum and its gradient, for scipy."""
 
     def value(theta):
         predicted, jacobian = model(theta[None])
@@ -299,7 +299,7 @@ def test_covariance_is_the_textbooks_for_a_line():
     y = 1.5 - 0.7 * x + rng.normal(0, 0.3, 15)
     X = np.stack([np.ones_like(x), x], axis=1)
     theta = np.linalg.lstsq(X, y, rcond=None)[0]
-    covariance, dof = covariance_of(line(x), theta, y)
+    covariance, dof = compute_covariance(line(x), theta, y)
     residuals = y - X @ theta
     expected = np.linalg.inv(X.T @ X) * (residuals @ residuals) / 13
     assert dof == 13
@@ -314,16 +314,16 @@ def test_covariance_is_curve_fits_where_the_model_is_curved():
         lambda x, a, b, c: a + b * np.exp(-c * x), x, y, p0=theta, ftol=1e-15, xtol=1e-15
     )
     # 1e-5: curve_fit's finite differences
-    np.testing.assert_allclose(covariance_of(decay(x), theta, y)[0], theirs, rtol=1e-5)
+    np.testing.assert_allclose(compute_covariance(decay(x), theta, y)[0], theirs, rtol=1e-5)
 
 
 def test_covariance_without_freedom_or_with_columns_alike():
     x = np.array([1.0, 2.0])
-    covariance, dof = covariance_of(line(x), np.array([0.0, 1.0]), x)
+    covariance, dof = compute_covariance(line(x), np.array([0.0, 1.0]), x)
     assert dof == 0
     assert np.isnan(covariance).all()
     alike = np.full(5, 2.0)
-    covariance, dof = covariance_of(line(alike), np.array([0.0, 1.0]), alike)
+    covariance, dof = compute_covariance(line(alike), np.array([0.0, 1.0]), alike)
     assert dof == 3
     assert np.isinf(covariance).all()
 

@@ -79,7 +79,7 @@ def test_an_end_that_nothing_excludes_is_that_of_the_box():
 
 
 def slowly(law, start, y, value, dof, level):
-    """The values at which the best fit of law(value, rest) to y is as much worse as Student's t
+    """Values at which the best fit of law(value, rest) to y is as much worse as Student's t
     allows, by a search for each end around the best one.
     """
 

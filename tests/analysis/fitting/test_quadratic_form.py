@@ -1,4 +1,4 @@
-"""The chance of a sum of weighted squares: against chi-squared, F and draws."""
+"""Chance of a sum of weighted squares: against chi-squared, F and draws."""
 
 import numpy as np
 import pytest

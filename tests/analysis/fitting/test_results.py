@@ -103,7 +103,7 @@ def results():
         ),
         analysis.plan(1e20, isoflop, model="dense"),
         analysis.flatness(isoflop, baseline="dense"),
-        analysis.influence_of(dense["n_params"], dense["n_tokens"], dense["loss"], n_draws=20),
+        analysis.compute_influence(dense["n_params"], dense["n_tokens"], dense["loss"], n_draws=20),
         analysis.fit_surface(
             dense["n_params"], dense["n_tokens"], dense["loss"], "over_trained", n_draws=20
         ),

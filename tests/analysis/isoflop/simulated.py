@@ -186,7 +186,7 @@ def _holds(predicted, truth: float) -> bool:
 
 
 def flagged(law: Callable, n: int, first: int = FIRST) -> float:
-    """The share of tables with a warning of lack of fit."""
+    """Share of tables with a warning of lack of fit."""
     table = runs(law)
     found = 0
     for seed in range(first, first + n):

@@ -25,7 +25,7 @@ def test_a_pattern_that_all_curves_miss_is_named():
 
 
 def test_the_pattern_is_that_of_the_residuals():
-    """The test's ratio from projections written out, its chance from draws of noise."""
+    """Test's ratio from projections written out, its chance from draws of noise."""
     table = noisy(runs(broken), 0.005, 3)
     fit = fit_isoflop(table, **QUICK)
     said = float(lacking(fit)[0].split("(p=")[1].split(")")[0])

@@ -8,7 +8,7 @@ from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.offsets import at_budgets
 from analysis.table.budgets import COUNTED
 from analysis.table.load import check_table
-from analysis.validation.residuals import residuals_of
+from analysis.validation.residuals import compute_residuals
 from tests.analysis.tables import BESIROGLU, HOFFMANN, around_the_optimum, surface
 
 BUDGETS = np.geomspace(1e18, 1e21, 5)
@@ -72,8 +72,8 @@ def test_the_fit_and_its_residuals_are_of_moved_losses_and_say_so():
     )
     for curve, same in zip(fit.curves, fit_isoflop(true, n_draws=0).curves, strict=True):
         np.testing.assert_allclose(curve.losses, same.losses, atol=1e-4)
-    own = residuals_of(fit, beside)["residual"]
-    np.testing.assert_allclose(own, residuals_of(fit, at_budgets(beside).table)["residual"])
+    own = compute_residuals(fit, beside)["residual"]
+    np.testing.assert_allclose(own, compute_residuals(fit, at_budgets(beside).table)["residual"])
     assert fit_isoflop(true, n_draws=0).moved == ()
 
 

@@ -26,7 +26,7 @@ def points(table):
 
 
 def odd(table, row, by):
-    """The table with one run so many nats off."""
+    """Table with one run so many nats off."""
     return table.assign(loss=table["loss"] + by * (np.arange(len(table)) == row))
 
 

@@ -25,7 +25,7 @@ def runs(factor=16.0, budgets=BUDGETS, n_sizes=7, law=HOFFMANN):
 
 
 def by_hand(v, alpha, beta):
-    """The columns as they are defined, in extended precision."""
+    """Columns as they are defined, in extended precision."""
     v, a, b = (np.longdouble(value) for value in (v, alpha, beta))
     up, down = np.exp(b * v), np.exp(-a * v)
     q = 2 * (a * up + b * down - a - b) / (a * b * (a + b))

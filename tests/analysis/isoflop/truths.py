@@ -34,7 +34,7 @@ def repeated(N, D, unique=1.5e9):
 
 
 def muennighoff(N, D, unique=1.5e9):
-    """The same with excess parameters, as its authors' code has it; 1.5e9 of the tokens are unique.
+    """Same with excess parameters, as its authors' code has it; 1.5e9 of the tokens are unique.
 
     github.com/huggingface/datablations, README, "Parametric Fit", with its numbers.
     """
@@ -71,7 +71,7 @@ def non_embedding(N, D):
 
 
 def optimum(law, budget):
-    """The best size of 6ND FLOPs."""
+    """Best size of 6ND FLOPs."""
     found = optimize.minimize_scalar(
         lambda u: law(np.exp(u), budget / 6 / np.exp(u)),
         bounds=(np.log(1e4), np.log(1e14)),

@@ -7,7 +7,7 @@ from scipy import stats
 from analysis.experts.compare import compare_laws
 from analysis.experts.fit import fit_expert_law
 from analysis.fitting.intervals import Prediction
-from analysis.fitting.pattern import pattern_of
+from analysis.fitting.pattern import find_pattern
 from analysis.laws.average import akaike_weights, averaged, possible
 from tests.analysis.expert_laws import EXPERTS, SIZES, runs_of
 from tests.analysis.experts.simulated import rising
@@ -74,11 +74,11 @@ def test_noise_alone_is_as_seldom_a_pattern_as_its_chance_says():
     rng = np.random.default_rng(6)
     x = np.linspace(0, 1, 25)
     moves, kernel = np.vander(x, 3), np.exp(-(((x[:, None] - x) / 0.2) ** 2) / 2)
-    chances = [pattern_of(rng.normal(size=25), moves, kernel).chance for _ in range(400)]
+    chances = [find_pattern(rng.normal(size=25), moves, kernel).chance for _ in range(400)]
     # A uniform distribution: Kolmogorov and Smirnov's largest distance of 400 in 999 of 1,000 cases
     assert stats.kstest(chances, "uniform").statistic < 1.95 / 20
     wave = 10 * np.sin(9 * x)
-    seen = pattern_of(wave + rng.normal(size=25), moves, kernel)
+    seen = find_pattern(wave + rng.normal(size=25), moves, kernel)
     assert seen.is_lack
     wanted, found = (v - moves @ np.linalg.lstsq(moves, v)[0] for v in (wave, seen.missed))
     assert np.corrcoef(found, wanted)[0, 1] > 0.9

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
-from analysis.fits import multipliers_of
+from analysis.fits import find_multipliers
 from analysis.fitting.status import FitError, FitStatus
 from analysis.isoflop.fit import fit_isoflop
 from analysis.multiplier.fit import compute_multipliers, lowest_points
-from analysis.multiplier.result import frame_of
+from analysis.multiplier.result import make_frame
 from analysis.synthetic import ChinchillaSurface, simulate_isoflop
 
 C = np.geomspace(1e17, 1e21, 5)
@@ -79,7 +79,7 @@ def test_with_one_slope_it_is_the_same_at_every_compute():
 
 
 def squares(points, asymptote, bound=None):
-    """The least sum of squares; bound: (model, compute, ln multiplier) that must hold."""
+    """Least sum of squares; bound: (model, compute, ln multiplier) that must hold."""
     names = list(points)
     x = {m: np.log(c) - np.log(C).mean() for m, (c, _) in points.items()}
 
@@ -235,7 +235,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(n_seeds, n_budgets, noise
     hits = []
     for seed in range(n_seeds):
         fit = fit_isoflop(table_of(seed, budgets, noise), n_draws=2)
-        found = multipliers_of(fit, "dense", asymptote=asymptote)
+        found = find_multipliers(fit, "dense", asymptote=asymptote)
         hits.append(
             [
                 one.lower <= true_multiplier(one.model, round(one.compute, -12)) <= one.upper
@@ -340,7 +340,7 @@ def test_it_is_plain():
     assert values["at"][0]["value"] == found.at()[0].value
     assert set(values["over_loss"]) == {"peer", "moe"}
     assert "profile" not in values
-    assert list(frame_of(found.at())["model"]) == ["peer"] * 5 + ["moe"] * 5
+    assert list(make_frame(found.at())["model"]) == ["peer"] * 5 + ["moe"] * 5
 
 
 def test_points_may_be_the_lowest_loss_of_each_budget():

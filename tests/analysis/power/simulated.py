@@ -1,4 +1,4 @@
-"""The table of docs/analysis.md: coverage of intervals whose number of seeds was not fixed.
+"""Table of docs/analysis.md: coverage of intervals whose number of seeds was not fixed.
 
     python -m tests.analysis.power.simulated 2000
 
@@ -92,7 +92,7 @@ def stopped(way: Way, rng: np.random.Generator) -> Stopped:
 
 
 def coverage(way: Way, draws: int, first: int = FIRST) -> dict[str, float]:
-    """The share of intervals at the stop that hold the truth, by cell and of the worst model, and
+    """Share of intervals at the stop that hold the truth, by cell and of the worst model, and
     the mean number of seeds.
     """
     found = [stopped(way, np.random.default_rng(seed)) for seed in range(first, first + draws)]

@@ -7,11 +7,11 @@ from scipy import stats
 
 from analysis.fitting.status import FitError
 from analysis.isoflop.flags import Flag
-from analysis.isoflop.shape import columns, gradient_of
+from analysis.isoflop.shape import columns, compute_gradient
 from analysis.rates.curves import _moved
 from analysis.rates.fit import fit_rates
 from analysis.rates.form import SHARE, form_error
-from analysis.rates.law import common_of, fit_law
+from analysis.rates.law import common_errors, fit_law
 from analysis.rates.misfit import chance_of_misfit
 from analysis.rates.windows import alike
 from analysis.table.load import check_table
@@ -50,7 +50,7 @@ def test_the_lowest_point_s_slopes_are_those_of_differences():
     for shape in shapes[:2]:
         numbers = np.array([shape.a, shape.slope, shape.level])
         own = shape.alpha, shape.beta
-        for k, slope in enumerate(gradient_of(shape)[:2]):
+        for k, slope in enumerate(compute_gradient(shape)[:2]):
             by = 1e-3 * abs(numbers[0]) * np.eye(3)[k]
             ends = [lowest_at(shape, numbers + sign * by, own) for sign in (1, -1)]
             assert slope == pytest.approx((ends[0] - ends[1]) / (2 * by[k]), rel=1e-3)
@@ -76,7 +76,7 @@ def test_what_the_form_misses_is_a_regression_on_two_powers():
 
         X[on, 3 * k : 3 * k + 3] = design(own)
         r[on] = values - design(own) @ numbers
-        J[k, 3 * k : 3 * k + 3] = gradient_of(shape)
+        J[k, 3 * k : 3 * k + 3] = compute_gradient(shape)
         for j in range(2):
             beside = own + step * np.eye(2)[j]
             X[on, 3 * K + j] = (design(beside) - design(own)) @ numbers / step
@@ -245,7 +245,7 @@ def test_a_law_s_intervals_hold_what_the_cells_share():
         )
         for k, (model, N, D) in enumerate(places)
     ]
-    shared = common_of(cells)
+    shared = common_errors(cells)
     np.testing.assert_allclose(shared[:9, :9], np.cov(common.T), rtol=1e-9)
     np.testing.assert_allclose(shared[9:, 9:], shared[:9, :9], rtol=1e-9)
     np.testing.assert_array_equal(shared[:9, 9:], 0.0)

@@ -37,7 +37,7 @@ def test_a_law_is_read_back_and_a_rate_costs_by_its_distance(path):
 
 
 def test_costs_are_those_of_draws_written_out(path):
-    """The mean of k e^2 over e of the law's covariance, by Student's t, and of taus."""
+    """Mean of k e^2 over e of the law's covariance, by Student's t, and of taus."""
     saved = read_rates(path)
     (law,) = [one for one in saved.laws if one.models == ("dense",)]
     costs, dof = saved.costs(rows(times=1.5)), law.dof

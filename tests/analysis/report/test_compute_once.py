@@ -107,7 +107,7 @@ def calls(monkeypatch):
 
 
 def undrawn(drafts, *_):
-    """The sections without their figures."""
+    """Sections without their figures."""
     return [
         Section(title=draft.title, blocks=[p for p in draft.parts if not isinstance(p, Plot)])
         for draft in drafts
@@ -148,7 +148,7 @@ def test_an_approach_has_one_exponent_and_one_optimum(sweep, options, approach):
 
 
 def check_one_of_each(fits, approach):
-    """The laws, the agreement and the surfaces of one page have the same exponents."""
+    """Laws, the agreement and the surfaces of one page have the same exponents."""
     x = fits["isoflop"]["x_name"]
     laws = {law["model"]: law for law in fits["isoflop"]["laws"]}
     assert set(laws) >= {"dense", "peer n_experts=64"}

@@ -1,4 +1,4 @@
-"""The page as a document: what is in it, what is escaped, and that it needs nothing else."""
+"""Page as a document: what is in it, what is escaped, and that it needs nothing else."""
 
 import base64
 import html
@@ -75,7 +75,7 @@ def page_of(*blocks, **fields):
 
 
 def cells(frame, **fields):
-    """The shown texts of the frame's only column, and the attributes of its cells."""
+    """Shown texts of the frame's only column, and the attributes of its cells."""
     document = render(page_of(DataTable(frame=frame, caption="", **fields)))
     found = [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?>(.*?)</td>", document)]
     return found, Outline(document).all("td")

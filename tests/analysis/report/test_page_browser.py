@@ -1,4 +1,4 @@
-"""The page as a real browser shows it: its layout, contrast, sorting, filter and silence."""
+"""Page as a real browser shows it: its layout, contrast, sorting, filter and silence."""
 
 import io
 import re
@@ -122,7 +122,7 @@ def test_fits_every_width_in_both_schemes(browser, path, width, scheme):
 
 
 def column(browser, name):
-    """The visible cells below that header in the big table."""
+    """Visible cells below that header in the big table."""
     return browser.run(
         f"""(() => {{
           const table = document.querySelector("table.sortable");

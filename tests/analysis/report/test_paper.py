@@ -1,4 +1,4 @@
-"""The files of `report --paper`: LaTeX tables, figures as wide as columns, a document of all."""
+"""Files of `report --paper`: LaTeX tables, figures as wide as columns, a document of all."""
 
 import re
 import shutil

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from analysis.report.provenance import _SETTINGS, Provenance, provenance_of
+from analysis.report.provenance import _SETTINGS, Provenance, find_provenance
 from analysis.table.sources import read_source
 from experiments.records.files import write_record
 from tests.records.test_record import record
@@ -40,7 +40,7 @@ def environment(**changes):
 
 def provenance_below(folder):
     records = read_source(folder).records
-    return provenance_of(records, [r.run_id for r in records])
+    return find_provenance(records, [r.run_id for r in records])
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_of_a_file_nothing_is_known(tmp_path, sweep):
 
 
 def test_without_records_nothing_is_known():
-    assert provenance_of([], ["a"]) == Provenance()
+    assert find_provenance([], ["a"]) == Provenance()
     assert Provenance() == Provenance(settings={}, commands=(), commits=(), devices=())
 
 
@@ -199,7 +199,7 @@ def test_only_the_runs_that_are_shown_count(tmp_path):
     for name, lr in (("a", 0.01), ("b", 0.02)):
         write_record(tmp_path / name, record(run_id=name, config=optim(lr=lr)))
     records = read_source(tmp_path).records
-    shown = provenance_of(records, {"a", "b"})
+    shown = find_provenance(records, {"a", "b"})
     assert shown.settings["peak learning rate"] == "varies: 0.01, 0.02"
-    assert provenance_of(records, {"b"}).settings["peak learning rate"] == "0.02"
-    assert provenance_of(records, set()) == Provenance()
+    assert find_provenance(records, {"b"}).settings["peak learning rate"] == "0.02"
+    assert find_provenance(records, set()) == Provenance()

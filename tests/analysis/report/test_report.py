@@ -1,4 +1,4 @@
-"""The report of a sweep: what is in it, that it stands alone, and that a browser shows it."""
+"""Report of a sweep: what is in it, that it stands alone, and that a browser shows it."""
 
 import html
 import json
@@ -15,7 +15,7 @@ from tests.records.test_record import record
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, few_draws):
-    """The folder of a report on three models at three budgets, with a failed and a hostile run."""
+    """Folder of a report on three models at three budgets, with a failed and a hostile run."""
     folder = tmp_path_factory.mktemp("report")
     for model, gain in (("dense", 0.0), ("moe", 0.05), ("peer", 0.1)):
         tables = 0 if model == "dense" else 200_000

@@ -7,7 +7,7 @@ import pytest
 from analysis.fitting.intervals import Estimate
 from analysis.flatness import Flatness
 from analysis.report.curves import _flatness
-from analysis.report.tables import table_of, with_intervals
+from analysis.report.tables import read_runs_table, with_intervals
 
 
 @pytest.mark.parametrize(("size", "unit"), [("n_params", "parameters"), ("n_tokens", "tokens")])
@@ -31,6 +31,6 @@ def test_bounds_become_intervals_whatever_they_are_called():
 
 def test_what_a_table_says_goes_before_what_all_tables_say():
     frame = pd.DataFrame({"budget": [1e12], "loss": [3.0]})
-    table = table_of(frame, "Runs", units={"loss": "bits"}, formats={"loss": ".1f"})
+    table = read_runs_table(frame, "Runs", units={"loss": "bits"}, formats={"loss": ".1f"})
     assert table.units == {"budget": "FLOPs", "loss": "bits"}
     assert set(table.formats) == {"budget", "loss"}

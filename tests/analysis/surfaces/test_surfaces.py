@@ -18,7 +18,7 @@ from analysis.planner import plan
 from analysis.surfaces.compare import HELD_OUT, compare_surfaces
 from analysis.surfaces.fit import fit_surface
 from analysis.surfaces.models import unique_tokens
-from analysis.surfaces.optimum import optimum_of
+from analysis.surfaces.optimum import find_optimum
 from analysis.synthetic import ChinchillaSurface, simulate_isoflop
 from tests.analysis.tables import BESIROGLU, surface
 
@@ -57,13 +57,13 @@ def broken(N, D, *, E, A, B, alpha, beta, beta_beyond, D_turn):
 
 
 def broken_size(N, D, *, E, A, B, alpha, alpha_beyond, beta, N_turn):
-    """The same in Chinchilla's size."""
+    """Same in Chinchilla's size."""
     turn = (1 + (N / N_turn) ** 4) ** (-(alpha_beyond - alpha) / 4)
     return E + A * N**-alpha * turn + B * D**-beta
 
 
 def muennighoff(N, D, *, E, A, B, alpha, beta, R_D, R_N, U=None):
-    """The first 2e10 tokens, more of which are repeats; as the authors' code has it
+    """First 2e10 tokens, more of which are repeats; as the authors' code has it
     (github.com/huggingface/datablations, README, "Parametric Fit").
     """
     unique = np.minimum(2e10 if U is None else U, D)
@@ -159,7 +159,7 @@ def test_over_training_is_chinchilla_s_with_one_exponent():
 
 
 def test_repeats_and_excess_parameters_are_the_authors():
-    """The two losses that their README prints, and theta's model of them."""
+    """Two losses that their README prints, and theta's model of them."""
     truth = {**DATABLATIONS, "beta": DATABLATIONS["alpha"]}
     sizes, tokens = np.array([6.34e9, 8.67e9]), np.array([242e9, 178e9])
     by_hand = muennighoff(sizes, tokens, U=25e9, **truth)
@@ -257,7 +257,7 @@ def test_the_aicc_is_of_huber_s_density():
 def test_the_optimum_of_a_surface(form):
     law, truth = MADE[form]
     fit = fit_surface(N, D, runs(form), form, n_unique=UNIQUE, delta=np.inf, n_draws=3)
-    found = optimum_of(fit, 3e23, 6.2, n_unique=2e10)
+    found = find_optimum(fit, 3e23, 6.2, n_unique=2e10)
     size = optimize.minimize_scalar(
         lambda u: law(np.exp(u), 3e23 / 6.2 / np.exp(u), **truth), bounds=(15, 30), method="bounded"
     ).x

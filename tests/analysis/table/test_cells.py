@@ -1,4 +1,4 @@
-"""The best of a cell: over seeds the mean, over learning rates the best, never their mean."""
+"""Best of a cell: over seeds the mean, over learning rates the best, never their mean."""
 
 import math
 import statistics
@@ -120,7 +120,7 @@ def test_cells_are_of_columns_that_are_there():
 
 
 def by_hand(rows, names):
-    """The same, run by run."""
+    """Same, run by run."""
     cells = {}
     for row in rows:
         cells.setdefault(tuple(row[name] for name in names), []).append(row)

@@ -25,7 +25,7 @@ THEIRS = {  # as their files have them
 
 @pytest.fixture
 def made(sweep):
-    """The sweep with bits per byte."""
+    """Sweep with bits per byte."""
     for path in sorted(sweep.glob("*/record.json")):
         record = read_record(path)
         bits = None if record.val_loss is None else record.val_loss * PER_BYTE

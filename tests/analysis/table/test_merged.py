@@ -11,7 +11,7 @@ SIZES = [1e6, 2e6, 4e6, 8e6]
 
 
 def table(*variants, **columns):
-    """The four sizes of one budget for each variant, a dict of its columns."""
+    """Four sizes of one budget for each variant, a dict of its columns."""
     rows = [
         {"budget": 6e15, "n_params": N, "n_tokens": 1e15 / N, "loss": 4 + i / 10 + k / 100}
         | columns

@@ -15,14 +15,14 @@ LAYER = {"_target_": "experiments.models.ffn.peer.PEERConfig", "n_heads": 2, "to
 
 
 def wandb_config(values, **layer):
-    """The config that the harness gives W&B, in part: see training/tracking.py."""
+    """Config that the harness gives W&B, in part: see training/tracking.py."""
     shared = {"model_name": values["model"], "seed": values["seed"], "n_experts": None}
     model = {**LAYER, "query_norm": "none", **layer} if values["model"] == "peer" else {}
     return {**shared, "budget": values["budget"], "optim": {"lr": 0.1}, "model": model}
 
 
 def wandb_summary(values):
-    """The record but its config, and the last row of the history: its loss is the training's."""
+    """Record but its config, and the last row of the history: its loss is the training's."""
     record = {k: v for k, v in values.items() if k != "config" and v is not None}
     return {**record, "loss": 9.0, "step": 10, "_runtime": 12, "_wandb": {"runtime": 12}}
 
@@ -77,7 +77,7 @@ def wandb_rows(sweep):
 
 
 def same_runs(table, sweep):
-    """The sweep's own table, but for the layer's config, which the fixture's records lack."""
+    """Sweep's own table, but for the layer's config, which the fixture's records lack."""
     ours = load_table(sweep)
     layer = ["n_heads", "top_k"]
     pd.testing.assert_frame_equal(

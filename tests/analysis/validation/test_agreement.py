@@ -1,4 +1,4 @@
-"""The approaches side by side: each row is that approach's own fit, and disputes are said."""
+"""Approaches side by side: each row is that approach's own fit, and disputes are said."""
 
 import functools
 import json

@@ -119,7 +119,7 @@ def test_no_drift_where_the_law_is_exact():
 
 @functools.cache
 def repeats():
-    """The hold-outs of 30 tables of a true law with noise."""
+    """Hold-outs of 30 tables of a true law with noise."""
     return [hold_out_budgets(runs(n_sizes=9, noise=0.005, seed=seed)) for seed in range(30)]
 
 

@@ -1,4 +1,4 @@
-"""The runs that a surface depends on: planted ones are found, and clean tables have none."""
+"""Runs that a surface depends on: planted ones are found, and clean tables have none."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 
 from analysis.fitting.status import FitError, FitStatus
 from analysis.parametric import fit_parametric
-from analysis.validation.influence import influence_of
+from analysis.validation.influence import compute_influence
 from tests.analysis.tables import BESIROGLU, around_the_optimum, surface
 
 _, N, D = around_the_optimum(np.geomspace(1e18, 1e21, 6), 20, 8.0, BESIROGLU)
@@ -31,7 +31,7 @@ def planted():
 
 def test_planted_runs_are_found_and_the_fit_without_them_is_exact(planted):
     loss, rows = planted
-    found = influence_of(N, D, loss, n_draws=200)
+    found = compute_influence(N, D, loss, n_draws=200)
     assert found.n_out == 2  # 2 % of 122
     assert found.status is FitStatus.WARNING
     assert found.rows == rows
@@ -60,7 +60,7 @@ def test_planted_runs_are_found_and_the_fit_without_them_is_exact(planted):
 def test_without_the_planted_runs_there_are_none(planted):
     loss, rows = planted
     keep = ~np.isin(np.arange(len(N)), rows)
-    found = influence_of(N[keep], D[keep], loss[keep], n_draws=200)
+    found = compute_influence(N[keep], D[keep], loss[keep], n_draws=200)
     assert found.status is FitStatus.CONVERGED
     assert found.rows == ()
     assert found.without is None
@@ -70,7 +70,7 @@ def test_without_the_planted_runs_there_are_none(planted):
 @pytest.mark.parametrize("residual", ["log", "loss"])
 def test_the_first_order_is_that_of_leaving_one_out(residual):
     loss, how = losses(seed=3), {"residual": residual, "delta": np.inf}
-    found = influence_of(N, D, loss, n_draws=2, **how)
+    found = compute_influence(N, D, loss, n_draws=2, **how)
     whole = found.fit.params
     assert list(found.runs.columns[:4]) == ["n_params", "n_tokens", "loss", "residual"]
     picked = range(0, len(N), 8)
@@ -94,18 +94,18 @@ def test_the_first_order_is_that_of_leaving_one_out(residual):
 @pytest.mark.parametrize("n_out", [0, -1, 25, 60])
 def test_what_is_left_out_is_a_few(n_out):
     with pytest.raises(ValueError, match=rf"n_out={n_out} must be 1 to 24 of 122 runs"):
-        influence_of(N, D, losses(), n_out=n_out, n_draws=0)
+        compute_influence(N, D, losses(), n_out=n_out, n_draws=0)
 
 
 def test_too_few_runs_are_refused():
     with pytest.raises(FitError, match="influence: 6 runs less 1 are too few for 5 parameters"):
-        influence_of(N[::20][:6], D[::22][:6], losses()[::20][:6], n_draws=0)
+        compute_influence(N[::20][:6], D[::22][:6], losses()[::20][:6], n_draws=0)
 
 
 @pytest.mark.night
 def test_five_of_chinchilla_s_245_runs_move_beta_by_a_fifth(published):
     frame = pd.read_csv(published("chinchilla_epoch_245.csv"))
-    found = influence_of(frame["params"], frame["tokens"], frame["loss"])
+    found = compute_influence(frame["params"], frame["tokens"], frame["loss"])
     highest = set(np.argsort(-frame["loss"].to_numpy())[:5].tolist())
     assert found.n_out == 5
     beta = {one.parameter: one for one in found.sets}["beta"]
@@ -119,7 +119,7 @@ def test_five_of_chinchilla_s_245_runs_move_beta_by_a_fifth(published):
     assert found.fit.status is FitStatus.CONVERGED
     assert found.status is FitStatus.WARNING
     kept = frame.drop(index=list(highest))
-    again = influence_of(kept["params"], kept["tokens"], kept["loss"])
+    again = compute_influence(kept["params"], kept["tokens"], kept["loss"])
     assert again.warnings == ()
 
 
@@ -132,5 +132,5 @@ def test_true_surfaces_have_hardly_any_false_alarm():
     rng = np.random.default_rng(0)
     for _ in range(60):
         loss = clean * np.exp(rng.normal(0, 0.0075, len(n)))
-        alarms += bool(influence_of(n, d, loss, n_draws=200).warnings)
+        alarms += bool(compute_influence(n, d, loss, n_draws=200).warnings)
     assert alarms <= 3

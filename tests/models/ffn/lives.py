@@ -22,7 +22,7 @@ _ROOMS = tuple(
 
 
 def by_the_command(run, tmp_path, *overrides):
-    """The folder and the record of a run by `python -m experiments.run`, in tmp_path."""
+    """Folder and the record of a run by `python -m experiments.run`, in tmp_path."""
     code, _, err = run("size=2", "budget=2e9", *TINY, *overrides)
     assert code == 0, err
     (path,) = (tmp_path / "results" / "default").glob("*/record.json")
@@ -60,7 +60,7 @@ def assert_a_broken_run_goes_on_to_the_bit(compose_raw, tmp_path, *overrides, at
 
 
 def exported_as_it_is(run_dir, tmp_path, monkeypatch):
-    """The run's export, read by transformers with its code; it has the run's logits."""
+    """Run's export, read by transformers with its code; it has the run's logits."""
     transformers = pytest.importorskip("transformers")
     monkeypatch.setattr(sys, "argv", ["export", str(run_dir), str(tmp_path / "out")])
     export.main()
@@ -75,7 +75,7 @@ def exported_as_it_is(run_dir, tmp_path, monkeypatch):
 
 
 def child_of(compose_raw, run_dir, *overrides):
-    """The record of a run that starts from that one, in a folder beside it."""
+    """Record of a run that starts from that one, in a folder beside it."""
     paths = (f"paths.results={run_dir.parent / 'children'}", f"paths.cache={_cache(run_dir)}")
     raw = compose_raw("init=run", f"init.path={run_dir}", "budget=1e9", *_ROOMS, *paths, *overrides)
     record = execute(make_point(raw))

@@ -49,7 +49,7 @@ def tokens_of(ids, end=None):
 
 
 def with_tokens(layer):
-    """The layer, which is handed some tokens where it looks at them and is called as layer(x)."""
+    """Layer, which is handed some tokens where it looks at them and is called as layer(x)."""
 
     def some(_, args):
         shape = args[0].shape[:2]
@@ -75,7 +75,7 @@ def normed(queries, kind, norm):
 
 
 def with_random_norm(layer):
-    """The layer, with weights and biases of its query norm that can't be overlooked."""
+    """Layer, with weights and biases of its query norm that can't be overlooked."""
     for parameter in layer.query_norm.parameters():
         torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
     return layer

@@ -19,7 +19,7 @@ SMALL = {"n_experts": 60, "n_hashes": 2, "d_row": 5, "kernel_size": 3}
 
 
 def awake(layer):
-    """The layer, with nothing left at a value that hides a mistake."""
+    """Layer, with nothing left at a value that hides a mistake."""
     torch.nn.init.normal_(layer.convolution)
     for norm in (layer.input_norm, layer.key_norm, layer.value_norm):
         torch.nn.init.normal_(norm.weight, mean=1.0, std=0.3)
@@ -31,7 +31,7 @@ def made(**options):
 
 
 def documents(ids, end):
-    """The places of each document of a text, in order."""
+    """Places of each document of a text, in order."""
     places, found = [], []
     for i, token in enumerate(ids.tolist()):
         places.append(i)
@@ -116,11 +116,11 @@ def test_output_and_gradients_are_those_written_out(options, end):
 def test_the_hash_is_the_documented_formula_and_stays_what_it_is():
     config = EngramConfig(n_experts=4000, max_order=3, n_hashes=2, d_row=1)
     layer, ids = config.build(4), torch.randint(0, 2**31 - 2, (3, 20))
-    found = layer.rows_of(tokens_of(ids))
+    found = layer.find_rows(tokens_of(ids))
     for text, rows in zip(ids.tolist(), found.tolist(), strict=True):
         assert rows == [rows_by_hand(config, text, i) for i in range(20)]
     assert EngramConfig(n_experts=8 * (2**31 - 2)).n_in_table == 2**31 - 2  # as many as can be
-    seen = layer.rows_of(tokens_of(torch.tensor([[5, 3, 7]])))[0].tolist()
+    seen = layer.find_rows(tokens_of(torch.tensor([[5, 3, 7]])))[0].tolist()
     assert seen == [[596, 1821, 2401, 3466], [310, 1911, 2250, 3713], [308, 1415, 2552, 3064]]
 
 
@@ -128,7 +128,7 @@ def test_rows_of_n_grams_are_spread_evenly():
     """A row of 512 gets 8 of all pairs of 64 ids in the mean, as a random function would give."""
     layer = EngramConfig(n_experts=512 * 3, max_order=2, n_hashes=3, d_row=1).build(4)
     pairs = torch.cartesian_prod(torch.arange(64), torch.arange(64))
-    rows = layer.rows_of(tokens_of(pairs))[:, 1] - 512 * torch.arange(3)
+    rows = layer.find_rows(tokens_of(pairs))[:, 1] - 512 * torch.arange(3)
     for of_table in rows.T:
         counts = torch.bincount(of_table, minlength=512).double()
         assert counts.var() < 2 * counts.mean()  # Poisson's is once the mean

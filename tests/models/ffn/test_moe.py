@@ -100,7 +100,7 @@ def test_expert_choice_depends_on_the_rest_of_the_batch_and_token_choice_does_no
 
 
 def balance_loss(logits_TE, gate, **options):
-    """The auxiliary loss, at rate 1, of a layer whose router gives these logits."""
+    """Auxiliary loss, at rate 1, of a layer whose router gives these logits."""
     n_experts = logits_TE.shape[-1]
     config = MoEConfig(
         n_experts=n_experts,

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from experiments.init import grow, retrofit
 from experiments.init.growth.product_keys import GROWER
-from experiments.init.neurons import neurons_of, seed_copies, seed_replace
+from experiments.init.neurons import read_neurons, seed_copies, seed_replace
 from experiments.kernels.ops import Execution
 from experiments.kernels.trunk_passes import load_trunk
 from experiments.models.ffn._base import Late
@@ -191,7 +191,7 @@ def growing(request):
 
 @pytest.mark.parametrize(("how", "bound"), [("bias", 0), ("copies", 2e-6), ("beside", 0)])
 def test_it_grows_to_the_same_function(growing, how, bound):
-    """The allowance for copies: sums of float32 in another order."""
+    """Allowance for copies: sums of float32 in another order."""
     grown, x = grow(growing, 64 * 4, how=how), torch.randn(2, 16, D)
     with torch.no_grad():
         off = (grown(x) - growing(x)).norm() / growing(x).norm()
@@ -227,7 +227,7 @@ SEEDED = {"n_experts": 64, "top_k": 4, "d_key": 16, "query_norm": "layer", "n_he
 
 
 def test_copies_of_neurons_beside_an_mlp_and_under_a_gate_write_nothing():
-    neurons, x = neurons_of(FFN.build(D)), torch.randn(2, 5, D)
+    neurons, x = read_neurons(FFN.build(D)), torch.randn(2, 5, D)
     layer = PEERConfig(**SEEDED, output_gate=True, shared_width_factor=1.0).build(D)
     seed_copies(layer, neurons, noise=0.1, generator=torch.Generator().manual_seed(0))
     assert not layer(x).any()
@@ -235,7 +235,7 @@ def test_copies_of_neurons_beside_an_mlp_and_under_a_gate_write_nothing():
 
 
 def test_a_layer_in_place_of_an_ffn_is_as_without_its_mlp():
-    neurons, x = neurons_of(FFN.build(D)), torch.randn(2, 5, D)
+    neurons, x = read_neurons(FFN.build(D)), torch.randn(2, 5, D)
     made = []
     for width in (0.0, 1.0):
         torch.manual_seed(0)
@@ -258,7 +258,7 @@ def test_what_can_not_be_seeded_from_an_ffn_is_refused(options, seed, message):
     layer = PEERConfig(**{**SEEDED, **options}).build(D)
     noise = {"noise": 0.1} if seed is seed_copies else {}
     with pytest.raises(ValueError, match=message) as refusal:
-        seed(layer, neurons_of(FFN.build(D)), **noise, generator=torch.Generator())
+        seed(layer, read_neurons(FFN.build(D)), **noise, generator=torch.Generator())
     assert "\n" not in str(refusal.value)
 
 

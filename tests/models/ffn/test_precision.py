@@ -1,4 +1,4 @@
-"""The types of each layer's products under bfloat16 autocast, and of its gradients."""
+"""Types of each layer's products under bfloat16 autocast, and of its gradients."""
 
 import pytest
 import torch

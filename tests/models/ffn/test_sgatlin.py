@@ -206,7 +206,7 @@ def layer(request):
 
 @pytest.mark.parametrize(("how", "bound"), [("bias", 0), ("copies", 2e-6), ("beside", 0)])
 def test_it_grows_to_the_same_function(layer, how, bound):
-    """The allowance for copies: sums of float32 in another order."""
+    """Allowance for copies: sums of float32 in another order."""
     grown, x = grow(layer, 64 * 4, how=how), torch.randn(2, 32, D)
     assert relative(grown(x), layer(x)) <= bound
     grown_again = grow(grown, 64 * 8, how="copies") if how == "copies" else None

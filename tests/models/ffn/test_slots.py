@@ -185,7 +185,7 @@ def test_layers_that_cannot_say_do_not_claim_to():
 def test_engram_by_its_formula(x):
     """A token and a table at a time; no convolution yet, as it starts."""
     layer = CONFIGS["engram"].build(D).double().eval()
-    rows = layer.rows_of(TOKENS)[0]
+    rows = layer.find_rows(TOKENS)[0]
     slots = layer.slots(x, TOKENS)
     written = layer.written(x, slots)
     norm = nn.functional.rms_norm

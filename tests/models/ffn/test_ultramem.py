@@ -29,7 +29,7 @@ THEIRS = {
 
 
 def looked_at(a, b, top_k):
-    """The pairs that a search along two lists of numbers looks at, by what it promises."""
+    """Pairs that a search along two lists of numbers looks at, by what it promises."""
     of_both = not any((x < 0) == (y < 0) for x in a for y in b)  # all pairs
     for i, x in enumerate(a):
         for j, y in enumerate(b):
@@ -87,7 +87,7 @@ def rms(z, norm):
 
 
 def with_any_core(layer):
-    """The layer, its cores of two singular values of a size, so that candidates are re-scored."""
+    """Layer, its cores of two singular values of a size, so that candidates are re-scored."""
     with torch.no_grad():
         layer.core.normal_()
     return layer

@@ -13,14 +13,14 @@ from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.points.parts.keeping import Keeping
-from experiments.points.row_scores import RowUse, score_of
+from experiments.points.row_scores import RowUse, find_score
 from experiments.points.sparse_rows import RowCounts, SparseRows
 from tests.extending import follow
 
 PEER = PEERConfig(n_experts=64, n_heads=2, top_k=3, d_key=8, query_norm="layer")
 NONE = Continual(replay=0.0, top_rows=None, background_steps=64, distil=0.0, l2=0.0)
 VOCAB, SEQ = 20, 8
-TF_IDF = score_of("tf_idf")
+TF_IDF = find_score("tf_idf")
 
 
 def made(*ffns, seed=0):

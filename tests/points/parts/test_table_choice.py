@@ -1,4 +1,4 @@
-"""The plan's line on how many processes could share the columns of tables."""
+"""Plan's line on how many processes could share the columns of tables."""
 
 import pytest
 
@@ -12,7 +12,7 @@ FOUR = (*TINY, *PEER, "size=4", "budget=1e12", "trainer.devices=4")
 
 
 def line_of(point):
-    """The part's, without its heading; None: it says nothing."""
+    """Part's, without its heading; None: it says nothing."""
     found = [p.plan_line(point) for p in point.parts if isinstance(p, TableChoice)]
     return next((line[1] for line in found if line is not None), None)
 

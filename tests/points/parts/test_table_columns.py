@@ -19,15 +19,15 @@ from experiments.data.module import check_ranks
 from experiments.models.ffn import _rows
 from experiments.models.ffn._rows import columns_alone
 from experiments.models.parametrization import Base, Scale
-from experiments.models.roles import tables_of
+from experiments.models.roles import find_tables
 from experiments.optim.groups import build_optimizer, parameter_groups
 from experiments.points.parts.table_columns import OwnColumns, TableColumns
 from experiments.points.planning import make_point
-from experiments.records.kept import enter, keep, kept, path_of, release
+from experiments.records.kept import enter, keep, kept, kept_path, release
 from experiments.system import seals
 from experiments.system.agreement import look_at
 from experiments.system.distributed import Ranks
-from experiments.system.seals import damage_of, save_sealed
+from experiments.system.seals import find_damage, save_sealed
 from experiments.system.table_files import FOLDER, KEY, drop_unnamed, load_whole, placed
 from experiments.training.checkpoints import LAST, PREVIOUS, to_resume_from
 from tests.conftest import TINY
@@ -128,7 +128,7 @@ def test_any_number_of_processes_reads_what_any_has_written(tmp_path, size, othe
         save_sealed(checkpoint, tmp_path / LAST)
     else:
         save(checkpoint, size, tmp_path)
-    assert damage_of(tmp_path / LAST) is None
+    assert find_damage(tmp_path / LAST) is None
     assert_same(load_whole(tmp_path / LAST), checkpoint)
     for n in others:
         for rank in range(n):
@@ -170,7 +170,7 @@ def test_a_damaged_file_sends_all_to_the_checkpoint_before(tmp_path, size):
         file.unlink(missing_ok=True)
         if content is not None:
             file.write_bytes(content)
-        assert why in damage_of(tmp_path / LAST)
+        assert why in find_damage(tmp_path / LAST)
         with pytest.warns(UserWarning, match=r"last\.ckpt is damaged \(its tables/3-"):
             assert to_resume_from(tmp_path) == tmp_path / PREVIOUS
 
@@ -220,7 +220,7 @@ class Disks:
 
 
 def _look(rank, port, folder, out):
-    """The checkpoint a process would go on from, its warnings, and tables' files it has read."""
+    """Checkpoint a process would go on from, its warnings, and tables' files it has read."""
     os.environ.update(
         RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port),
         TORCHELASTIC_RUN_ID="looks",
@@ -322,8 +322,8 @@ def test_tables_of_a_kept_checkpoint_stay_until_no_branch_waits(tmp_path):
     save(checkpoint, 2, tmp_path)
     enter(tmp_path, "branch", 3)
     _step_4_follows(tmp_path, checkpoint)
-    assert damage_of(path_of(tmp_path, 3)) is None
-    assert_same(load_whole(path_of(tmp_path, 3)), checkpoint)
+    assert find_damage(kept_path(tmp_path, 3)) is None
+    assert_same(load_whole(kept_path(tmp_path, 3)), checkpoint)
     names = [sorted(path.name.split("-")[0] for path in (tmp_path / FOLDER).iterdir())]
     release(tmp_path, "branch")  # the trunk goes on: what it has is its own to drop
     names.append(sorted(path.name.split("-")[0] for path in (tmp_path / FOLDER).iterdir()))
@@ -340,7 +340,7 @@ def test_tables_of_a_kept_checkpoint_go_with_it_once_the_trunk_has_ended(tmp_pat
     monkeypatch.setattr("experiments.records.kept.outcome_of", lambda folder: ended)
     release(tmp_path, "branch")
     assert [path.name.split("-")[0] for path in (tmp_path / FOLDER).iterdir()] == ["4"]
-    assert damage_of(tmp_path / LAST) is None
+    assert find_damage(tmp_path / LAST) is None
 
 
 @pytest.mark.parametrize("folder", ["../elsewhere", "/etc", "3", "3-xyz"])
@@ -371,7 +371,7 @@ def test_a_table_drawn_in_blocks_is_that_drawn_whole(monkeypatch, shape, size):
 def test_a_model_in_columns_begins_as_the_whole_one(base):
     """With the rates of the whole one, whose factors are of whole shapes."""
     whole, own = (built("peer_glu", *share, base=base) for share in ((0, 1), (1, 2)))
-    tables = tables_of(whole)
+    tables = find_tables(whole)
     assert len(tables) == 6
     for name, parameter in own.named_parameters():
         expected = whole.get_parameter(name)

@@ -1,4 +1,4 @@
-"""The mean of weights over the last steps, against one that is written out in float64."""
+"""Mean of weights over the last steps, against one that is written out in float64."""
 
 import json
 

@@ -16,7 +16,7 @@ from experiments.finished.model import load_weights
 from experiments.inspection.ablation.choosing import by_lift
 from experiments.inspection.ablation.of_texts import text_mass
 from experiments.inspection.ablation.result import rows_of_texts
-from experiments.records.kept import path_of
+from experiments.records.kept import kept_path
 from tests.study.inside.ablations import ablated, line
 from tests.study.inside.files import write_named, write_rows
 from tests.study.inside.masses import by_tokens_alone, read_masses
@@ -49,7 +49,7 @@ def naming(run_dir):
         alone = by_tokens_alone(tokens, by_token[layer.name])
         values[f"{what}, by tokens alone"] = named(read[layer.name], alone)
     values["token ids"] = named(tokens)
-    load_weights(run.model, path_of(run_dir, 1), 1)
+    load_weights(run.model, kept_path(run_dir, 1), 1)
     first = read_masses(run.model, [peer], run.reading)[0]
     values[f"{PEER}, first step"] = named(first[peer.name])
     pairs = [

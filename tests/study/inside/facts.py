@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.finished.model import read_run
-from experiments.finished.scores import scorer_of
+from experiments.finished.scores import make_scorer
 from experiments.records.files import read_record
 from experiments.tasks.scoring import Encoder
 from tests.study.inside.files import FACTS
@@ -74,7 +74,7 @@ def known(scorer, encoder, pairs):
 def main():
     run_dir = Path(sys.argv[1])
     run = read_run(run_dir, read_record(run_dir / "record.json"))
-    scorer, encoder = scorer_of(run), Encoder.of(run.vocabulary)
+    scorer, encoder = make_scorer(run), Encoder.of(run.vocabulary)
     found = defaultdict(list)
     for relation, prompt, target in candidates(run.config.data.corpus, run.cache):
         found[relation].append((prompt, target))

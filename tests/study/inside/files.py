@@ -1,4 +1,4 @@
-"""The committed files of the study of docs/inspect_study.md."""
+"""Committed files of the study of docs/inspect_study.md."""
 
 import csv
 from pathlib import Path
@@ -21,7 +21,7 @@ def write_rows(name, rows):
 
 
 def read_rows(name):
-    """The lines of such a file; numbers as numbers."""
+    """Lines of such a file; numbers as numbers."""
 
     def value(text):
         try:
@@ -75,7 +75,7 @@ def write_named(name, values, about, pairs, chance):
 
 
 def with_holm(rows):
-    """The rows, with p_holm of their p."""
+    """Rows, with p_holm of their p."""
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
     return rows

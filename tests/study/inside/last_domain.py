@@ -24,8 +24,8 @@ from experiments.finished.model import load_weights
 from experiments.inspection.ablation.choosing import by_lift, equal_mass
 from experiments.inspection.ablation.of_texts import text_mass
 from experiments.inspection.ablation.result import ratio
-from experiments.inspection.editing.applying import edited, edits_of
-from experiments.records.kept import path_of
+from experiments.inspection.editing.applying import edited, list_edits
+from experiments.records.kept import kept_path
 from tests.study.inside.files import ends_of, write_rows
 from tests.study.inside.texts import BLOCK, nats, opened, units
 
@@ -58,11 +58,11 @@ def choices(mass, last, distance):
 def exchanged(layer, source, experts):
     """A context in which these experts of a layer are the source's."""
     pairs = tuple((int(expert), int(expert)) for expert in experts)
-    return edited(layer, edits_of(layer, source, added=pairs))
+    return edited(layer, list_edits(layer, source, added=pairs))
 
 
 def opened_stream(run_dir):
-    """The run, with its base's text and those of its domains alone, the last one last."""
+    """Run, with its base's text and those of its domains alone, the last one last."""
     run = opened(run_dir, [f"evaluation.max_tokens={TOKENS}"], [BLOCK], ())
     order = ["base", *run.record.config["data"]["corpus"]["order"]]
     texts = sorted(
@@ -74,7 +74,7 @@ def opened_stream(run_dir):
 def main():
     run_dir, step = Path(sys.argv[1]), int(sys.argv[2])
     run, old = (opened_stream(run_dir) for _ in range(2))
-    load_weights(old.model, path_of(run_dir, step), step)
+    load_weights(old.model, kept_path(run_dir, step), step)
     those = units(run)
     (now,), (before,) = run.layers, old.layers
     ways = {"back": (run.model, now, before), "alone": (old.model, before, now)}

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from experiments.inspection.interface import device_of, listening
+from experiments.inspection.interface import find_device, listening
 from experiments.inspection.statistics import Bounds, counted
 from tests.study.inside.naming import Read, halves
 
@@ -48,7 +48,7 @@ def read_masses(model, layers, reading):
             of[layer.name].add(np.repeat(rows, experts.shape[1]), experts.ravel(), gates.ravel())
 
     last = None
-    exact = torch.autocast(device_of(model).type, enabled=False)
+    exact = torch.autocast(find_device(model).type, enabled=False)
     with torch.no_grad(), exact, listening(layers, hear):
         for text, ids, _, documents in reading.batches():
             flat, rows = ids.numpy().ravel(), np.zeros(ids.numel(), np.int64)
@@ -62,7 +62,7 @@ def read_masses(model, layers, reading):
                 tokens[-1] += 1
             place.update(rows=rows, tokens=np.array(half)[rows] * vocab_size + flat)
             sums["token"].add(rows, flat, np.ones(len(flat)))
-            model(ids.to(device_of(model)))
+            model(ids.to(find_device(model)))
     about = {"domain": np.array(domain), "tokens": np.array(tokens, float)}
     reads = {name: Read(mass=s.matrix(len(domain)), **about) for name, s in sums.items()}
     return reads, {name: s.matrix(2 * vocab_size) for name, s in by_token.items()}
@@ -83,7 +83,7 @@ def by_tokens_alone(tokens, by_token):
 
 
 def by_first_key(read, columns):
-    """The experts of a row of product keys as one: (documents, rows)."""
+    """Experts of a row of product keys as one: (documents, rows)."""
     n = read.mass.shape[1]
     to = sparse.csr_matrix(
         (np.ones(n), (np.arange(n), np.arange(n) // columns)), shape=(n, n // columns)

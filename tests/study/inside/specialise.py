@@ -57,7 +57,7 @@ def pairs(names):
 
 
 def untrained(run_dir, record):
-    """The run's model before its first step."""
+    """Run's model before its first step."""
     run = read_run(run_dir, record)
     torch.manual_seed(run.config.seed)
     return build_model(run.draft, run.vocabulary).eval()

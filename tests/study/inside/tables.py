@@ -54,7 +54,7 @@ def null(name):
 
 
 def ablations():
-    """The lines of all layers that have a file, those of each kind corrected together."""
+    """Lines of all layers that have a file, those of each kind corrected together."""
     found = [row for layer in LAYERS for row in ablation_rows(layer)]
     for what in ("target", "specificity"):
         with_holm([row for row in found if row["what"] == what])

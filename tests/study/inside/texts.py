@@ -1,10 +1,10 @@
-"""The material of docs/inspect_study.md: domains, and a run's model with its texts."""
+"""Material of docs/inspect_study.md: domains, and a run's model with its texts."""
 
 import numpy as np
 from tqdm import tqdm
 
 from experiments.inspection import opened as inspection
-from experiments.inspection.ablation.of_texts import add_losses, units_of
+from experiments.inspection.ablation.of_texts import add_losses, make_units
 from experiments.records.files import read_record
 
 DOMAINS = (
@@ -29,7 +29,7 @@ def domains_of_packages(n_tokens):
 
 
 def opened(run_dir, overrides, layers=None, texts=("packages",)):
-    """The run's record and model, its layers, and a pass over the texts (inspection/opened.py)."""
+    """Run's record and model, its layers, and a pass over the texts (inspection/opened.py)."""
     record = read_record(run_dir / "record.json")
     return inspection.opened(run_dir, record, texts, overrides, layers=layers, change=None)
 
@@ -37,7 +37,7 @@ def opened(run_dir, overrides, layers=None, texts=("packages",)):
 def units(run, *, halved=False):
     """Of each text its documents (inspect ablate)."""
     reading = run.reading
-    return units_of(
+    return make_units(
         run.texts, reading.seq_len, reading.batch_size, reading.end_of_text, halved=halved
     )
 

@@ -1,4 +1,4 @@
-"""The arguments that several benchmarks have: sizes and settings of a comparison, overrides."""
+"""Arguments that several benchmarks have: sizes and settings of a comparison, overrides."""
 
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
@@ -125,7 +125,7 @@ def _settings(options: Namespace) -> tuple[Settings, list[str]]:
 def _shapes(options: Namespace) -> tuple[Shape, ...]:
     keys: tuple[int | None, ...] = (None,)
     if options.d_key is not None:
-        keys = numbers_of("--d-key", options.d_key)
+        keys = parse_numbers("--d-key", options.d_key)
     lists = (("--d", options.d), ("--n-experts", options.n_experts), ("--tokens", options.tokens))
     return tuple(
         Shape(
@@ -137,7 +137,7 @@ def _shapes(options: Namespace) -> tuple[Shape, ...]:
             d_key=d_key or d,
         )
         for d_key in keys
-        for d, n, t in product(*(numbers_of(*each) for each in lists))
+        for d, n, t in product(*(parse_numbers(*each) for each in lists))
     )
 
 
@@ -151,7 +151,7 @@ def check_json(options: Namespace) -> None:
         check_file(options.json, "--json")
 
 
-def numbers_of(option: str, text: str) -> tuple[int, ...]:
+def parse_numbers(option: str, text: str) -> tuple[int, ...]:
     """'32,64'. Raises ValueError, which names the option, unless each is 1 or more."""
     try:
         found = tuple(int(part) for part in text.split(","))

@@ -92,7 +92,7 @@ class Case:
 
     @cached_property
     def moments(self) -> Moments:
-        """The moments of both tables."""
+        """Moments of both tables."""
         return Moments([self.peer.w_down, self.peer.w_up], self.settings.huge_pages)
 
     @cached_property

@@ -42,7 +42,7 @@ def _in_own_process(part: str, words: Sequence[str]) -> dict[str, Any]:
         own = [*words, "--part", part, "--json", str(path)]
         done = subprocess.run(
             [sys.executable, "-m", "experiments.bench", *own],
-            env=machine.environment_of(part),
+            env=machine.allocator_environment(part),
             check=False,
         )
         if done.returncode:

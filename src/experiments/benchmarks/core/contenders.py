@@ -84,11 +84,11 @@ def halves(case: Case, baseline: str) -> Iterator[Contender]:
     needs = 2 * sums_bytes(shape, case.settings, "rows") + 5 * shape.n_tokens * width * 4
     layers = ((HALF, lambda: case.peer), (f"{HALF}, batch norm", lambda: _with_batch_norm(case)))
     for name, layer in layers:
-        make = partial(lambda layer: half_of(case, layer()), layer)
+        make = partial(lambda layer: make_half(case, layer()), layer)
         yield case.contender(name, make, baseline=baseline, needs=needs, keeps=_kept("cpp", needs))
 
 
-def half_of(case: Case, layer: PEER) -> Call:
+def make_half(case: Case, layer: PEER) -> Call:
     """Forward and backward of its half of a block. Raises ValueError where it isn't fused."""
     norm = nn.RMSNorm(case.shape.d_model)
     case.own(norm)
@@ -106,7 +106,7 @@ def half_of(case: Case, layer: PEER) -> Call:
 
 
 def _with_batch_norm(case: Case) -> PEER:
-    """The same layer and weights, its queries normalised over the tokens."""
+    """Same layer and weights, its queries normalised over the tokens."""
     with torch.device("meta"):
         layer: PEER = replace(case.peer.config, query_norm="batch").build(case.shape.d_model)
     for name, parameter in case.peer.named_parameters():

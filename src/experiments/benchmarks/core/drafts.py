@@ -1,4 +1,4 @@
-"""The run of a benchmark's overrides; apart from arguments.py, which needs torch alone."""
+"""Run of a benchmark's overrides; apart from arguments.py, which needs torch alone."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from experiments.points.point import Draft
 
 
 def drafted(overrides: Sequence[str]) -> Draft:
-    """The point that overrides say. Raises ValueError for what experiments.run refuses too."""
+    """Point that overrides say. Raises ValueError for what experiments.run refuses too."""
     draft = read_point(composed(overrides))
     check_effects(draft)
     return draft

@@ -1,4 +1,4 @@
-"""The same training step in JAX, compiled whole: a rival of the loop on a CPU, in float32.
+"""Same training step in JAX, compiled whole: a rival of the loop on a CPU, in float32.
 
 Embedding, RMS norm, rotary positions, causal attention and GELU as models/transformer.py has them,
 on the same weights; the norm of gradients clipped, AdamW.
@@ -118,6 +118,6 @@ class JaxLoop:
         self._n_done += 1
 
     def passed(self) -> tuple[float, dict[str, Tensor]]:
-        """The loss of the first batch, and its gradients by their names in the model."""
+        """Loss of the first batch, and its gradients by their names in the model."""
         loss, gradients = self._gradient(self._state[0], *self._batches[0])
         return float(loss), {n: torch.tensor(np.asarray(g)) for n, g in gradients.items()}

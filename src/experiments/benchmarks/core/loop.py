@@ -114,7 +114,7 @@ class Loop:
         self._fused: Fused | None = None
 
     def compile(self, backend: str = "inductor") -> None:
-        """The trunk, at its next step, as trainer.compile=true does."""
+        """Trunk, at its next step, as trainer.compile=true does."""
         self._forward = compile_trunk(self.model, backend)
 
     def fuse(self) -> Fused:
@@ -138,7 +138,7 @@ class Loop:
         return total
 
     def backward(self) -> Tensor:
-        """The step's passes forward and backward; returns as step does, and leaves gradients."""
+        """Step's passes forward and backward; returns as step does, and leaves gradients."""
         if self.execution is not None:
             self.model.set_execution(self.execution)
         batch = self.batches[self.n_done % len(self.batches)]
@@ -185,7 +185,7 @@ def training_loop(
     lr: float = _LR,
     spread: bool = True,
 ) -> Loop:
-    """The model as a run trains it on that device, under bfloat16 autocast, on random tokens."""
+    """Model as a run trains it on that device, under bfloat16 autocast, on random tokens."""
     torch.manual_seed(_SEED)
     with torch.device(device):
         model = config.build()

@@ -1,4 +1,4 @@
-"""The conditions of the numbers: processor or GPU, threads, allocator, and whether it is gated."""
+"""Conditions of the numbers: processor or GPU, threads, allocator, and whether it is gated."""
 
 import os
 from typing import Any, get_args
@@ -22,11 +22,13 @@ KERNELS: tuple[KernelName, ...] = ("cpp", "torch", "triton")
 
 def needs_own_process(allocator: str) -> bool:
     """Whether this one can't have that allocator, or would be left with it."""
-    return allocator == "training" or environment_of(allocator).get(THP) != os.environ.get(THP)
+    return allocator == "training" or allocator_environment(allocator).get(THP) != os.environ.get(
+        THP
+    )
 
 
-def environment_of(allocator: str) -> dict[str, str]:
-    """The environment of a process that is to have this allocator."""
+def allocator_environment(allocator: str) -> dict[str, str]:
+    """Environment of a process that is to have this allocator."""
     others = {name: value for name, value in os.environ.items() if name != THP}
     return {**others, THP: "1"} if allocator == "thp" else others
 
@@ -43,7 +45,7 @@ def prepare(settings: Settings, allocator: str, n_threads: int | None) -> None:
 def usable_kernels(
     names: tuple[str, ...], device: str, dtype: torch.dtype
 ) -> tuple[list[KernelName], list[str]]:
-    """The kernels that can run, and a line about each that is not available.
+    """Kernels that can run, and a line about each that is not available.
 
     Raises ValueError for an unknown name, one that is given twice, or one for another device.
     """

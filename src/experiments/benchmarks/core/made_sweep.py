@@ -52,7 +52,7 @@ def make_sweep(folder: Path, n_points: int) -> None:
 
 
 def _raw(model: str, folder: Path) -> dict[str, Any]:
-    """The config that Hydra composes from conf/ for a model."""
+    """Config that Hydra composes from conf/ for a model."""
     overrides = [
         f"model={model}",
         "data=packages",

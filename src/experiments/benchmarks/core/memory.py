@@ -61,7 +61,7 @@ def free_bytes(device: str) -> int | None:
 def fitting(
     contenders: Iterable[Contender], device: str, reserved: int = 0
 ) -> tuple[list[Contender], list[str]]:
-    """The contenders that fit beside those before them, and a line about each that doesn't.
+    """Contenders that fit beside those before them, and a line about each that doesn't.
 
     reserved: bytes that will be taken before they run.
     """

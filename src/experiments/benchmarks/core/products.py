@@ -1,4 +1,4 @@
-"""The types that matrix products are computed in."""
+"""Types that matrix products are computed in."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -28,7 +28,7 @@ def bar(total: int, label: str) -> Iterator[Any]:
 
 
 def each(items: Iterable[_Item], total: int, label: str) -> Iterator[_Item]:
-    """The items, counted by a bar."""
+    """Items, counted by a bar."""
     with bar(total, label) as shown:
         for item in items:
             yield item

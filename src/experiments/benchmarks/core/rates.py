@@ -1,4 +1,4 @@
-"""The rates that a floor is made of, measured on this machine: memory, random rows, products."""
+"""Rates that a floor is made of, measured on this machine: memory, random rows, products."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ class Rates:
     keys_type: str
 
     def or_better(self, other: "Rates") -> "Rates":
-        """The better of each rate."""
+        """Better of each rate."""
         names = ("copy", "rows", "square", "square_keys", "keys")
         better: dict[str, Any] = {n: max(getattr(self, n), getattr(other, n)) for n in names}
         return replace(self, query=tuple(map(max, self.query, other.query)), **better)

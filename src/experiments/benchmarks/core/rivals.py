@@ -1,4 +1,4 @@
-"""The same layers as others write them, on our weights: PyPI's, and the plain way in torch.
+"""Same layers as others write them, on our weights: PyPI's, and the plain way in torch.
 
 Weights are shared where the layouts agree, so that a table of gigabytes exists once, and copied
 where they don't; so outputs can be compared as well as times.
@@ -20,7 +20,7 @@ NAIVE = "naive"
 
 
 def absent(device: str, table_dtype: torch.dtype) -> dict[str, str]:
-    """The rivals that can't run: a line about each, with how to get those not installed."""
+    """Rivals that can't run: a line about each, with how to get those not installed."""
     found = {}
     for name, module in (
         (PEER_PYTORCH, "PEER_pytorch"),
@@ -111,7 +111,7 @@ def stock_topk(queries: Tensor, sub_keys: Tensor, top_k: int) -> tuple[Tensor, T
 
 
 def _halves_first(layer: PEER | PKM) -> nn.Parameter:
-    """The query's weight with rows by half, head, feature; ours are by head, half, feature."""
+    """Query's weight with rows by half, head, feature; ours are by head, half, feature."""
     weight = layer.query.weight.detach()
     by_head = weight.unflatten(0, (layer.n_heads, 2, -1))
     return nn.Parameter(by_head.transpose(0, 1).reshape(weight.shape))

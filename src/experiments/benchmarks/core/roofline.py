@@ -57,7 +57,7 @@ class Floor:
         return {**asdict(self), "total": self.total}
 
 
-def floors_of(
+def compute_floors(
     family: Family, shape: Shape, n_distinct: int, row_bytes: int, rates: Rates
 ) -> list[Floor]:
     """With the rate of square products, which is optimistic, and with that of the layer's own."""

@@ -1,4 +1,4 @@
-"""The settings of a measurement: sizes, device, types."""
+"""Settings of a measurement: sizes, device, types."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Settings:
     table_dtype: torch.dtype
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context of a forward pass."""
+        """Context of a forward pass."""
         if self.table_dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device, dtype=torch.bfloat16)

@@ -1,4 +1,4 @@
-"""The same work in several processes at once, each on a core of its own: as studies run.
+"""Same work in several processes at once, each on a core of its own: as studies run.
 
 One process alone has the whole memory, the last cache and the power of a processor. What a study's
 run gets is what remains when every core has one.
@@ -30,7 +30,7 @@ class Repeated(Protocol):
     """Work with several contenders, which each process makes."""
 
     def repeat(self, name: str, seconds: float) -> tuple[float, int, float]:
-        """The contender's work again and again for so long: seconds of one, how many, and the
+        """Contender's work again and again for so long: seconds of one, how many, and the
         CPU seconds of all.
         """
         ...

@@ -83,7 +83,7 @@ class Timing:
         return sum(not repeat.quiet for repeat in self.repeats)
 
     def times_faster_than(self, other: "Timing") -> float:
-        """The median over the rounds that both took part in of other's seconds over this one's."""
+        """Median over the rounds that both took part in of other's seconds over this one's."""
         return median(theirs / ours for theirs, ours in zip(other.seconds, self.seconds))
 
 
@@ -174,7 +174,7 @@ def quiet_repeat(contender: Contender, n_calls: int, device: str) -> Repeat:
 
 
 def quietest(repeat: Callable[[], Repeat]) -> Repeat:
-    """The first quiet repeat of TRIES, else the least disturbed one."""
+    """First quiet repeat of TRIES, else the least disturbed one."""
     tried: list[Repeat] = []
     while len(tried) < TRIES:
         if tried:
@@ -229,7 +229,7 @@ def _warm_up(contender: Contender, device: str) -> int:
 
 
 def best_seconds(call: Callable[[], object], device: str) -> float:
-    """The fastest of the calls that fit into MIN_SECONDS, three at least, on a quiet machine if
+    """Fastest of the calls that fit into MIN_SECONDS, three at least, on a quiet machine if
     one of TRIES finds it so: for a rate that a floor is made of.
     """
     found: list[float] = []

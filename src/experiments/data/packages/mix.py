@@ -1,4 +1,4 @@
-"""The mix as a corpus: weights, splits and the order of training."""
+"""Mix as a corpus: weights, splits and the order of training."""
 
 import hashlib
 import math
@@ -67,7 +67,7 @@ class Packages:
 
     @property
     def domains(self) -> list[str]:
-        """The domains to train on, by name."""
+        """Domains to train on, by name."""
         return sorted(domain for domain, weight in self.weights.items() if weight)
 
     @property
@@ -76,7 +76,7 @@ class Packages:
         return [TRAIN, VALIDATION, *HELD_OUT, *parts]
 
     def documents(self, split: str, cache: Path) -> Iterator[str]:
-        """The texts of a split: held-out domains in their source's order, others by a hash.
+        """Texts of a split: held-out domains in their source's order, others by a hash.
 
         So the beginning of the training split is a fair sample of the mix; its text is held in
         memory (120 MB with every weight at 1). Raises ValueError for a split it has not and for a
@@ -85,7 +85,7 @@ class Packages:
         yield from (text for _, text in self._texts(split, cache))
 
     def document_domains(self, split: str, cache: Path) -> Iterator[str]:
-        """The domain of each of documents(), in its order. Reads all of the text."""
+        """Domain of each of documents(), in its order. Reads all of the text."""
         yield from (domain for domain, _ in self._texts(split, cache))
 
     def _texts(self, split: str, cache: Path) -> Iterator[tuple[str, str]]:
@@ -108,7 +108,7 @@ class Packages:
         yield from ((domain, text) for _, domain, text in rows)
 
     def identity(self) -> dict[str, Any]:
-        """The settings of the texts. A domain left out is none of it, but its wheel's hash is."""
+        """Settings of the texts. A domain left out is none of it, but its wheel's hash is."""
         return {
             "weights": {domain: float(self.weights[domain]) for domain in self.domains},
             "wheels": dict(self.wheels),

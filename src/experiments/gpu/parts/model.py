@@ -20,7 +20,7 @@ from experiments.gpu.goals import (
     data_sheet,
 )
 from experiments.gpu.job import Job
-from experiments.gpu.timed import loop_of, seconds_of
+from experiments.gpu.timed import make_loop, time_call
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
 from experiments.models.ffn.peer import PEERConfig
@@ -100,7 +100,7 @@ def _measure(
     try:
         # a table's gradient of rows is nothing that a compiled graph could return
         gradient: TableGradient = "dense" if how == "compiled" else model.gradient
-        loop = loop_of(job, config, sizes, gradient=gradient)
+        loop = make_loop(job, config, sizes, gradient=gradient)
         if how == "compiled":
             # at toy size the forward graphs alone: all graphs and their C++ would take a minute
             loop.compile("eager" if job.toy else "inductor")
@@ -108,7 +108,7 @@ def _measure(
             with clock.counted():
                 loop.step()
             job.add(f"{which}: torch.compile", clock.seconds, "s")
-        seconds = seconds_of(job, loop.step, rounds=5, label=f"{which}, {how}")
+        seconds = time_call(job, loop.step, rounds=5, label=f"{which}, {how}")
     except Exception as error:  # of a compiler or an allocator; the other models still count
         if which == "dense":
             raise

@@ -5,7 +5,7 @@ import sys
 import torch
 
 from experiments.gpu.goals import MEMORY_OF_PLAN
-from experiments.gpu.harness import error_of, records_of, run_harness, runs_folder
+from experiments.gpu.harness import load_records, read_error, run_harness, runs_folder
 from experiments.gpu.job import Job, LeftOut
 from experiments.gpu.parts import harness
 
@@ -26,10 +26,10 @@ def run(job: Job) -> None:
     folder, sweep = runs_folder(job), "ranks-2"
     words = [*_OVERRIDES, f"budget={harness.budget(_OVERRIDES):.6g}", f"sweep={sweep}"]
     code = run_harness(job, folder, words, _TORCHRUN)
-    records = list(records_of(folder / sweep))
+    records = list(load_records(folder / sweep))
     record = records[0] if records else None
     if code or record is None or record.val_loss is None:
-        why = "it left no record" if record is None else error_of(record)
+        why = "it left no record" if record is None else read_error(record)
         raise RuntimeError(f"two ranks: exit code {code}; {why}")
     job.add("two ranks: tokens/s", record.tokens_per_second or 0.0)
     job.add("two ranks: validation loss", record.val_loss, "nats/token")

@@ -16,7 +16,7 @@ from experiments.gpu import toy
 from experiments.gpu.fine import fine_moe
 from experiments.gpu.goals import NONE_DIFFERS
 from experiments.gpu.job import Job
-from experiments.gpu.timed import loop_of
+from experiments.gpu.timed import make_loop
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.training.deterministic import set_deterministic
@@ -75,7 +75,7 @@ def _weights(
     release(job.device)
 
     def make() -> Loop:
-        return loop_of(job, sizes.model(ffn), sizes, gradient=gradient, lr=_LR, spread=False)
+        return make_loop(job, sizes.model(ffn), sizes, gradient=gradient, lr=_LR, spread=False)
 
     loop = make()
     for _ in range(_BEFORE):
@@ -95,7 +95,7 @@ def _weights(
 
 
 def _lost(saved: Any, loaded: Any) -> int:
-    """The tensors and numbers of a saved state that another one lacks, or has other bits of."""
+    """Tensors and numbers of a saved state that another one lacks, or has other bits of."""
     if isinstance(saved, Mapping):
         own = loaded if isinstance(loaded, Mapping) else {}
         return sum(_lost(value, own.get(key)) for key, value in saved.items())

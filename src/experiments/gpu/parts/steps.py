@@ -9,7 +9,7 @@ from experiments.budget.costs import FFNConfig
 from experiments.gpu import toy
 from experiments.gpu.goals import STEP_OVER_DENSE, Goal
 from experiments.gpu.job import Job
-from experiments.gpu.timed import loop_of, seconds_of
+from experiments.gpu.timed import make_loop, time_call
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
@@ -69,8 +69,8 @@ def run(job: Job) -> None:
 
 
 def _seconds(job: Job, sizes: Sizes, ffn: FFNConfig, gradient: TableGradient) -> float:
-    loop = loop_of(job, sizes.model(ffn), sizes, gradient=gradient)
-    seconds = seconds_of(job, loop.step, rounds=3, label=f"{type(ffn).__name__} {gradient}")
+    loop = make_loop(job, sizes.model(ffn), sizes, gradient=gradient)
+    seconds = time_call(job, loop.step, rounds=3, label=f"{type(ffn).__name__} {gradient}")
     del loop
     release(job.device)
     return seconds

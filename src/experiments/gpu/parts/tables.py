@@ -4,7 +4,7 @@ from experiments.benchmarks import optimizer, retrieval
 from experiments.benchmarks.core.rates import copy_rate
 from experiments.benchmarks.core.report import printed
 from experiments.gpu.job import Job
-from experiments.gpu.parts.layer import settings, shape_of
+from experiments.gpu.parts.layer import make_shape, settings
 
 WORTH = 30
 SECONDS = 60
@@ -12,7 +12,7 @@ SECONDS = 60
 
 def run(job: Job) -> None:
     """`bench retrieval` and `bench optimizer` at the shape of the goals."""
-    shapes, how, copy = [shape_of(job)], settings(job, rounds=3), copy_rate(job.device)
+    shapes, how, copy = [make_shape(job)], settings(job, rounds=3), copy_rate(job.device)
     (search,) = printed(retrieval.sections(shapes, how))
     for contender in search.as_json()["contenders"]:
         job.add(

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.budget.costs import FFNConfig, name_of
+from experiments.budget.costs import FFNConfig, find_name
 from experiments.models.ffn._base import FFN
 from experiments.models.ffn.beside import BesideConfig
 
@@ -35,7 +35,7 @@ class Grower(ABC):
 
     @abstractmethod
     def grown(self, config: Any, n_experts: int, how: str) -> Any:
-        """The config with n_experts, which are more than its own; with beside, that of the layer
+        """Config with n_experts, which are more than its own; with beside, that of the layer
         that has the others. Raises ValueError if there can't be so many.
         """
 
@@ -58,7 +58,7 @@ class Grower(ABC):
         return n
 
     def d_model(self, layer: Any) -> int:
-        """The width that the layer is of."""
+        """Width that the layer is of."""
         return int(layer.output_weights()[0].shape[-1])
 
     def late_depth(self, grown: Any, x: Tensor) -> float:
@@ -67,7 +67,7 @@ class Grower(ABC):
 
 
 def kinds() -> tuple[str, ...]:
-    """The names of the kinds of layers that can grow."""
+    """Names of the kinds of layers that can grow."""
     return tuple(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
@@ -82,21 +82,21 @@ def can_grow(config: object) -> bool:
     return any(kind in _growers() for kind in type(config).__mro__)
 
 
-def grower_of(config: object) -> Grower:
+def find_grower(config: object) -> Grower:
     """How layers of this config grow. Raises ValueError if they can't."""
     for kind in type(config).__mro__:
         if kind in _growers():
             return _growers()[kind]
     raise ValueError(
-        f"{name_of(config)} has no experts that could become more; layers that can grow are of "
+        f"{find_name(config)} has no experts that could become more; layers that can grow are of "
         f"these kinds: {', '.join(kinds())}"
     )
 
 
 def grown_config(config: FFNConfig, n_experts: int, how: str) -> FFNConfig:
-    """The config of the layer with n_experts. Raises ValueError if it can't have so many."""
+    """Config of the layer with n_experts. Raises ValueError if it can't have so many."""
     try:
-        grower, old = grower_of(config), getattr(config, "n_experts", 0)
+        grower, old = find_grower(config), getattr(config, "n_experts", 0)
     except ValueError as error:
         raise ValueError(f"init.how={how}: {error}; set another init.how") from None
     if n_experts <= old:
@@ -106,7 +106,7 @@ def grown_config(config: FFNConfig, n_experts: int, how: str) -> FFNConfig:
         )
     if how not in grower.ways:
         raise ValueError(
-            f"how={how!r} is no way in which {name_of(config)} grows; set how="
+            f"how={how!r} is no way in which {find_name(config)} grows; set how="
             f"{' or '.join(grower.ways)}"
         )
     new: FFNConfig = grower.grown(config, n_experts, how)
@@ -136,7 +136,7 @@ def grow(
     """
     own: Any = getattr(layer, "config", layer)  # else the layer is refused by its name
     new = grown_config(own, n_experts, how)
-    d_model = grower_of(own).d_model(layer)
+    d_model = find_grower(own).d_model(layer)
     if how == "beside":
         pair = BesideConfig(frozen=own, trained=new).build(d_model)
         pair.ffn, pair.layer = layer, _as_typed(pair.layer, layer)
@@ -149,7 +149,7 @@ def grow(
 
 
 def _as_typed(grown: FFN, layer: FFN) -> FFN:
-    """The grown layer, each tensor of the type and on the device of the layer's own."""
+    """Grown layer, each tensor of the type and on the device of the layer's own."""
     own = dict([*layer.named_parameters(), *layer.named_buffers()])
     for name, tensor in [*grown.named_parameters(), *grown.named_buffers()]:
         tensor.data = tensor.data.to(own[name].device, own[name].dtype)
@@ -164,9 +164,9 @@ def grow_into(
     old = layer.state_dict()
     for name, tensor in grown.state_dict().items():
         tensor.copy_(in_grown(name, old[name], layer, grown, how))
-    grower_of(layer.config).begin(grown, layer, how=how, noise=noise, generator=generator)
+    find_grower(layer.config).begin(grown, layer, how=how, noise=noise, generator=generator)
 
 
 def in_grown(name: str, tensor: Tensor, layer: FFN, grown: FFN, how: str) -> Tensor:
     """Grower.in_grown, of the layer's kind."""
-    return grower_of(layer.config).in_grown(name, tensor, layer, grown, how)
+    return find_grower(layer.config).in_grown(name, tensor, layer, grown, how)

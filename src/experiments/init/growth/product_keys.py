@@ -24,7 +24,7 @@ from experiments.init.growth._copies import add_noise, check_multiple
 from experiments.kernels.ops import product_key_topk
 from experiments.models.ffn._base import Late
 from experiments.models.ffn._product_keys import KeyedConfig, KeyedFFN
-from experiments.models.roles import tables_of
+from experiments.models.roles import find_tables
 
 
 class ProductKeys(Grower):
@@ -61,10 +61,10 @@ class ProductKeys(Grower):
         self, name: str, tensor: Tensor, layer: KeyedFFN, grown: KeyedFFN, how: str
     ) -> Tensor:
         if name == "sub_keys":
-            first, second = halves_of(tensor, layer.config)
+            first, second = split_halves(tensor, layer.config)
             n_new = grown.config.key_sets[0] - layer.config.key_sets[0]
             return torch.cat([first, _more(first, n_new, -2, how), second], dim=-2)
-        if name in tables_of(layer):
+        if name in find_tables(layer):
             return torch.cat([tensor, _more(tensor, grown.n_experts - layer.n_experts, 0, how)])
         return tensor
 
@@ -98,7 +98,7 @@ class ProductKeys(Grower):
         """Then the best new product key is no better than the worst one that is retrieved."""
         assert grown.late is not None
         n_old, (n_first, _) = grown.late.n_old, grown.config.key_sets
-        first, second = halves_of(grown.sub_keys, grown.config)
+        first, second = split_halves(grown.sub_keys, grown.config)
         old = torch.cat([first[..., :n_old, :], second], -2)
         new = torch.cat([first[..., n_old:, :], second], -2)
         queries = grown.queries(x)
@@ -107,7 +107,7 @@ class ProductKeys(Grower):
         return max(0.0, float((best[..., 0] - retrieved[..., -1]).max()))
 
 
-def halves_of(sub_keys: Tensor, config: KeyedConfig) -> tuple[Tensor, Tensor]:
+def split_halves(sub_keys: Tensor, config: KeyedConfig) -> tuple[Tensor, Tensor]:
     """(..., S1, d_key / 2) and (..., S2, d_key / 2) of a layer's sub-keys."""
     if config.n_first_keys is None:
         return sub_keys[..., 0, :, :], sub_keys[..., 1, :, :]
@@ -126,7 +126,7 @@ def _more(tensor: Tensor, n: int, dim: int, how: str) -> Tensor:
 def _fill(grown: KeyedFFN, layer: KeyedFFN, noise: float, generator: torch.Generator) -> None:
     """New keys are near old ones. New experts read at random, and write nothing yet."""
     n_old, n_all = layer.config.key_sets[0], grown.config.key_sets[0]
-    old, _ = halves_of(layer.sub_keys, layer.config)
+    old, _ = split_halves(layer.sub_keys, layer.config)
     like = torch.randint(n_old, (n_all - n_old,), generator=generator)
     shape = (*old.shape[:-2], n_all - n_old, old.shape[-1])
     drawn = torch.randn(shape, generator=generator).to(old)
@@ -139,7 +139,7 @@ def _fill(grown: KeyedFFN, layer: KeyedFFN, noise: float, generator: torch.Gener
 def _tables(layer: KeyedFFN, *, writes: bool) -> list[Tensor]:
     """Those whose rows write to the residual stream, or those that read."""
     written = {id(weight) for weight in layer.output_weights()}
-    return [table for table in tables_of(layer).values() if (id(table) in written) == writes]
+    return [table for table in find_tables(layer).values() if (id(table) in written) == writes]
 
 
 GROWER = ProductKeys()

@@ -1,4 +1,4 @@
-"""The ways to put weights into a run's blocks, a file each: init.how=NAME is NAME.py's `HOW`."""
+"""Ways to put weights into a run's blocks, a file each: init.how=NAME is NAME.py's `HOW`."""
 
 import functools
 import importlib
@@ -20,7 +20,7 @@ from experiments.models.transformer import Transformer
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """The cost and outcome of a start. flops: of distillation, the base model's share included.
+    """Cost and outcome of a start. flops: of distillation, the base model's share included.
 
     exact: whether the model with layers beside gives the logits of the one without, to the bit, on
     a batch of the text; None where none is beside. distilled: of each block whose layer was
@@ -62,7 +62,7 @@ class How:
         return False
 
     def grown(self, base: FFNConfig, n_experts: int) -> FFNConfig:
-        """The config that such a layer gets. Raises ValueError if it can't."""
+        """Config that such a layer gets. Raises ValueError if it can't."""
         return base
 
     def is_exact(self, base: FFNConfig) -> bool:
@@ -75,7 +75,7 @@ class How:
         """Raises ValueError if the layer can't be seeded from the block's own."""
 
     def placed(self, layer: FFNConfig, base: FFNConfig) -> FFNConfig:
-        """The layer of a chosen block."""
+        """Layer of a chosen block."""
         return layer
 
     def seed(self, ffn: Any, base: Any, init: Init, generator: torch.Generator) -> FFN | None:
@@ -85,17 +85,17 @@ class How:
         return None
 
     def finish(self, seeded: Seeded) -> Started:
-        """The rest, once all blocks are seeded and what is not trained is frozen."""
+        """Rest, once all blocks are seeded and what is not trained is frozen."""
         return Started()
 
 
 def ways() -> tuple[str, ...]:
-    """The names of all ways."""
+    """Names of all ways."""
     return tuple(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
-def how_of(name: Any) -> How:
-    """The way of that name. Raises ValueError if there is none."""
+def find_how(name: Any) -> How:
+    """Way of that name. Raises ValueError if there is none."""
     if not isinstance(name, str) or name not in ways():
         raise ValueError(f"init.how={shown(name)} is not one of {', '.join(ways())}")
     return _loaded(name)

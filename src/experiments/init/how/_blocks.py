@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from experiments.models.ffn.beside import Beside
-from experiments.models.transformer import Transformer, block_of
+from experiments.models.transformer import Transformer, get_block
 
 
 @torch.no_grad()
@@ -16,7 +16,7 @@ def ffn_inputs(model: Transformer, tokens: Tensor, i: int) -> Tensor:
     x = model.embedding(tokens)
     for block in model.blocks[:i]:
         x = block(x, seen, None, handed)
-    block = block_of(model, i)
+    block = get_block(model, i)
     x = x + block.attention(block.attention_norm(x), seen)
     return block.ffn_norm(x).flatten(0, 1)
 
@@ -26,7 +26,7 @@ def is_exact(model: Transformer, blocks: Sequence[int], tokens: Tensor) -> bool:
     """Whether the layers beside those of `blocks` leave (batch, seq) tokens their logits."""
     was_training = model.training
     model.eval()
-    pairs = [(block_of(model, i), block_of(model, i).ffn) for i in blocks]
+    pairs = [(get_block(model, i), get_block(model, i).ffn) for i in blocks]
     with_layers = model(tokens)
     try:
         for block, ffn in pairs:

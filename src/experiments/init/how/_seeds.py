@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from experiments.budget.costs import FFNConfig, name_of
+from experiments.budget.costs import FFNConfig, find_name
 from experiments.init.how import How
-from experiments.init.neurons import neurons_of
+from experiments.init.neurons import read_neurons
 from experiments.models.ffn.peer import PEERConfig
 
 
@@ -25,7 +25,7 @@ def check_mlp(name: str, base: FFNConfig, block: int) -> None:
     """Raises ValueError unless the block's own layer has neurons."""
     if not getattr(base, "is_mlp", False):
         raise ValueError(
-            f"init.how={name}: block {block} of the weights holds {name_of(base)}, which has no "
+            f"init.how={name}: block {block} of the weights holds {find_name(base)}, which has no "
             "neurons to copy; choose blocks with a dense layer by trunk.ffn_blocks=[...], or set "
             "init.how=beside"
         )
@@ -45,11 +45,11 @@ def check_neurons(
     check_mlp(name, base, block)
     if not isinstance(layer, PEERConfig):
         raise ValueError(
-            f"init.how={name} with {name_of(layer)}: only PEER's experts are single neurons; set "
+            f"init.how={name} with {find_name(layer)}: only PEER's experts are single neurons; set "
             "model=peer, or init.how=beside"
         )
     with torch.device("meta"):  # shapes alone
-        new, neurons = layer.build(d_model), neurons_of(base.build(d_model))
+        new, neurons = layer.build(d_model), read_neurons(base.build(d_model))
     with named(name, block):
         check(new, neurons)
 

@@ -1,4 +1,4 @@
-"""The weights' own layer, and the layer under study beside it, with outputs of zero."""
+"""Weights' own layer, and the layer under study beside it, with outputs of zero."""
 
 import torch
 

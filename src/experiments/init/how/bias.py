@@ -1,15 +1,15 @@
-"""The weights' own layer with more experts, which are let in little by little (init/growth)."""
+"""Weights' own layer with more experts, which are let in little by little (init/growth)."""
 
 import torch
 
 from experiments.budget.costs import FFNConfig
 from experiments.config.schema import Init
-from experiments.init.growth import grow_into, grower_of, grown_config
+from experiments.init.growth import find_grower, grow_into, grown_config
 from experiments.init.how import How, Seeded, Started
 from experiments.init.how._blocks import ffn_inputs
 from experiments.init.how._seeds import check_grown
 from experiments.models.ffn._base import FFN
-from experiments.models.transformer import block_of
+from experiments.models.transformer import get_block
 
 
 class Bias(How):
@@ -38,7 +38,7 @@ class Bias(How):
         was_training = model.training
         model.eval()
         for i in seeded.bases:
-            grower, layer = grower_of(model.config.ffns[i]), block_of(model, i).ffn
+            grower, layer = find_grower(model.config.ffns[i]), get_block(model, i).ffn
             late[i] = grower.late_depth(layer, ffn_inputs(model, tokens, i))
         model.train(was_training)
         return Started(late=late)

@@ -12,7 +12,7 @@ from experiments.init.growth import can_grow, grow_into, grown_config
 from experiments.init.how import Seeded, Started
 from experiments.init.how._seeds import check_grown, check_neurons
 from experiments.init.how.beside import BesideOwn
-from experiments.init.neurons import check_alike, neurons_of, seed_copies
+from experiments.init.neurons import check_alike, read_neurons, seed_copies
 from experiments.models.ffn.beside import Beside
 from experiments.models.ffn.peer import PEER
 
@@ -45,7 +45,7 @@ class Copies(BesideOwn):
             grow_into(ffn, base, how="copies", noise=init.noise, generator=generator)
             return
         assert isinstance(ffn.layer, PEER)  # check() has looked
-        seed_copies(ffn.layer, neurons_of(base), noise=init.noise, generator=generator)
+        seed_copies(ffn.layer, read_neurons(base), noise=init.noise, generator=generator)
         super().seed(ffn, base, init, generator)
 
     def finish(self, seeded: Seeded) -> Started:

@@ -1,4 +1,4 @@
-"""The weights' own layer, as it is."""
+"""Weights' own layer, as it is."""
 
 from experiments.budget.costs import FFNConfig
 from experiments.init.how import How

@@ -1,4 +1,4 @@
-"""The layer under study in place of the weights' own: seeded from its neurons, then distilled."""
+"""Layer under study in place of the weights' own: seeded from its neurons, then distilled."""
 
 from dataclasses import replace
 
@@ -11,10 +11,10 @@ from experiments.init.distil import distil
 from experiments.init.how import How, Seeded, Started
 from experiments.init.how._blocks import ffn_inputs
 from experiments.init.how._seeds import check_neurons
-from experiments.init.neurons import check_replace, neurons_of, seed_replace
+from experiments.init.neurons import check_replace, read_neurons, seed_replace
 from experiments.models.ffn._base import MLP
 from experiments.models.ffn.peer import PEER
-from experiments.models.transformer import block_of
+from experiments.models.transformer import get_block
 
 _DISTIL_BATCH = 256  # tokens of a step: many steps of few tokens were better than few of many
 _AT_ONCE = 1024  # tokens of a teacher's forward pass
@@ -29,7 +29,7 @@ class Replace(How):
         check_neurons("replace", layer, base, block, d_model, check_replace)
 
     def seed(self, ffn: PEER, base: MLP, init: Init, generator: torch.Generator) -> MLP:
-        seed_replace(ffn, neurons_of(base), generator=generator)
+        seed_replace(ffn, read_neurons(base), generator=generator)
         return base
 
     def finish(self, seeded: Seeded) -> Started:
@@ -48,7 +48,7 @@ class Replace(How):
             with torch.no_grad():
                 targets = torch.cat([teacher(part) for part in inputs.split(_AT_ONCE)])
             results[i] = distil(
-                block_of(model, i).ffn,
+                get_block(model, i).ffn,
                 inputs,
                 targets,
                 cost=config.ffns[i].cost(config.d_model),

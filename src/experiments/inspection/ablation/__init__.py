@@ -1,1 +1,1 @@
-"""The loss of a model without some of its experts, beside as many others: with intervals."""
+"""Loss of a model without some of its experts, beside as many others: with intervals."""

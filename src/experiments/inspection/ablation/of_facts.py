@@ -81,7 +81,7 @@ def encode_facts(facts: Facts, encoder: Encoder, seq_len: int, seed: int) -> lis
 def ablate_facts(
     scorer: Scorer, layer: Inspected, asked: Sequence[Asked], choice: Choice
 ) -> Ablation:
-    """The changes of each fact's loss, in nats of its whole target. The model is in evaluation
+    """Changes of each fact's loss, in nats of its whole target. The model is in evaluation
     mode, and as it was afterwards.
 
     Raises ValueError for an index that is not of the layer, and where too few experts are read.
@@ -126,7 +126,7 @@ def ablate_facts(
 def _read(
     scorer: Scorer, layer: Inspected, pair: EncodedPair, top: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mass (N,) of gates over a pair's tokens, and the `top` experts of the largest parts in
+    """Mass (N,) of gates over a pair's tokens, and the `top` experts of the largest parts in
     its target's logits.
     """
     context, target = pair

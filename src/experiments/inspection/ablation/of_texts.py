@@ -15,7 +15,7 @@ from experiments.inspection.ablation.choosing import Choice, by_lift, equal_mass
 from experiments.inspection.ablation.result import FEWEST, Ablation, Changes, rows_of_texts
 from experiments.inspection.editing.applying import removed
 from experiments.inspection.editing.patch import LayerEdits
-from experiments.inspection.interface import Inspected, device_of, listening
+from experiments.inspection.interface import Inspected, find_device, listening
 from experiments.inspection.statistics import Bounds, counted
 from experiments.inspection.texts import Text
 from experiments.models.tokens import Tokens
@@ -25,7 +25,7 @@ from experiments.training.evaluation import evaluate
 
 
 class Units:
-    """The units of a text, by the places of its targets: n of them, of which the numbers in `told`
+    """Units of a text, by the places of its targets: n of them, of which the numbers in `told`
     have a target.
     """
 
@@ -39,16 +39,16 @@ class Units:
         )
 
     def of(self, places: np.ndarray) -> np.ndarray:
-        """The number of each, from 0."""
+        """Number of each, from 0."""
         if self.kind == "window":
             return (places - 1) // self.windows.seq_len
         return np.searchsorted(self._ends, places, side="right")
 
 
-def units_of(
+def make_units(
     texts: Sequence[Text], seq_len: int, batch_size: int, end_of_text: int, *, halved: bool
 ) -> list[Units]:
-    """The units of each text. Raises ValueError for one with too few for an interval."""
+    """Units of each text. Raises ValueError for one with too few for an interval."""
     found = []
     for text in texts:
         windows = ScoredWindows(
@@ -70,7 +70,7 @@ def units_of(
 def ablate_texts(
     model: Transformer, layer: Inspected, units: Sequence[Units], choice: Choice
 ) -> Ablation:
-    """The changes of each text's loss. Experts of a domain are chosen by units of even numbers, and
+    """Changes of each text's loss. Experts of a domain are chosen by units of even numbers, and
     all that is told is of the odd ones. The model is in evaluation mode, and as it was afterwards.
 
     Raises ValueError for an index that is not of the layer, and where too few experts are read.
@@ -123,7 +123,7 @@ def text_mass(
 ) -> np.ndarray:
     """(n_texts, N): of gates, of all tokens or of those whose target's unit has an even number."""
     mass = torch.zeros(len(units), layer.n_experts, dtype=torch.float64)
-    device, row, at = device_of(model), 0, np.empty(0, np.int64)
+    device, row, at = find_device(model), 0, np.empty(0, np.int64)
 
     def hear(layer: Inspected, x: Tensor, tokens: Tokens | None) -> None:
         slots = counted(layer.layer.slots(x, tokens), Bounds())
@@ -156,5 +156,5 @@ def add_losses(
         bar.update()
 
     no_bytes = np.zeros(model.config.vocab_size)
-    evaluate(model, windows, no_bytes, device_of(model), add)
+    evaluate(model, windows, no_bytes, find_device(model), add)
     return size

@@ -41,7 +41,7 @@ class Estimate:
 
 
 def ratio(totals: np.ndarray, sizes: np.ndarray) -> Estimate:
-    """The sum of totals (U,) over the sum of sizes (U,), as nats over tokens, of at least two units
+    """Sum of totals (U,) over the sum of sizes (U,), as nats over tokens, of at least two units
     that are drawn independently. The variance is the linearised one (Cochran 1977, Sampling
     Techniques, §6.4); of equal sizes it is that of a mean.
     """
@@ -80,7 +80,7 @@ def with_draws(estimate: Estimate, draws: np.ndarray) -> Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The change of the loss, in nats (of a token where texts are read, of a whole target where
+    """Change of the loss, in nats (of a token where texts are read, of a whole target where
     facts are asked): without the chosen experts, without as many drawn ones of equal mass, and the
     difference of both. n_units: documents, windows or facts.
     """
@@ -110,7 +110,7 @@ class Changes:
         return pd.DataFrame({**about, "chosen": self.chosen, **drawn})
 
 
-def row_of(what: str, parts: Sequence[tuple[float, Changes]], *, draws: bool = True) -> Row:
+def make_row(what: str, parts: Sequence[tuple[float, Changes]], *, draws: bool = True) -> Row:
     """Row of the sum of changes times weights. draws: whether these vary beside the units."""
     by_draw = np.sum([w * one.drawn.sum(1) / one.tokens.sum() for w, one in parts], axis=0)
 
@@ -129,11 +129,11 @@ def row_of(what: str, parts: Sequence[tuple[float, Changes]], *, draws: bool = T
 
 def rows_of_texts(changes: Sequence[Changes], target: str | None) -> tuple[Row, ...]:
     """A row a text; with a target, the specificity too: its change less the others' mean."""
-    rows = [row_of(one.name, [(1.0, one)]) for one in changes]
+    rows = [make_row(one.name, [(1.0, one)]) for one in changes]
     n_others = sum(one.name != target for one in changes)
     if target is not None and n_others:
         parts = [(1.0 if one.name == target else -1 / n_others, one) for one in changes]
-        rows.append(row_of(SPECIFICITY, parts))
+        rows.append(make_row(SPECIFICITY, parts))
     return tuple(rows)
 
 
@@ -145,7 +145,7 @@ def rows_of_facts(changes: Sequence[Changes], *, one_choice: bool) -> tuple[Row,
     own, others = changes[:2]
     both = {"chosen": own.chosen - others.chosen, "drawn": own.drawn - others.drawn}
     every = (*changes, replace(own, name=SPECIFICITY, **both))
-    return tuple(row_of(one.name, [(1.0, one)], draws=one_choice) for one in every)
+    return tuple(make_row(one.name, [(1.0, one)], draws=one_choice) for one in every)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -186,7 +186,7 @@ def _units(path: Path) -> str:
 
 
 def read_ablation(folder: Path, identity: Mapping[str, Any]) -> Ablation | None:
-    """The answer that was written of it; None if nothing was. Raises NotWholeError for what is
+    """Answer that was written of it; None if nothing was. Raises NotWholeError for what is
     not as it was written.
     """
     path = _place(folder, identity)

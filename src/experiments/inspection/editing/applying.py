@@ -12,14 +12,14 @@ from experiments.models.digest import tensors_sha256
 from experiments.models.transformer import Transformer
 
 
-def edits_of(
+def list_edits(
     layer: Inspected,
     source: Inspected,
     removed: Sequence[int] = (),
     swapped: Sequence[tuple[int, int]] = (),
     added: Sequence[tuple[int, int]] = (),
 ) -> LayerEdits:
-    """The edits of a layer. added: pairs of an index, and the source's expert whose copy is put
+    """Edits of a layer. added: pairs of an index, and the source's expert whose copy is put
     there. Raises ValueError for an index that is of neither, and for two edits of one expert.
     """
     if len(dict(added)) < len(added):
@@ -33,18 +33,18 @@ def edits_of(
             raise ValueError(
                 f"expert {expert} is not of {source.name}, which has 0 to {source.n_experts - 1}"
             )
-    rows = {at: rows_of(source, expert) for at, expert in added}
+    rows = {at: find_rows(source, expert) for at, expert in added}
     return LayerEdits(removed=plain.removed, swapped=plain.swapped, added=rows)
 
 
-def rows_of(layer: Inspected, expert: int) -> dict[str, tuple[float, ...]]:
+def find_rows(layer: Inspected, expert: int) -> dict[str, tuple[float, ...]]:
     """An expert's rows, exactly, as LayerEdits.added takes them."""
     tables = layer.layer.expert_rows()
     return {name: tuple(rows[expert].flatten().tolist()) for name, rows in tables.items()}
 
 
 def make_patch(run_id: str, model: Transformer, edits: Mapping[str, LayerEdits]) -> Patch:
-    """The patch of a run's model, by names of layers. Raises ValueError as Patch and
+    """Patch of a run's model, by names of layers. Raises ValueError as Patch and
     inspected_layers do.
     """
     layers = {layer.name: layer for layer in inspected_layers(model, list(edits))}
@@ -128,7 +128,7 @@ def edited(layer: Inspected, edits: LayerEdits) -> ExitStack:
 def _tensors(
     layer: Inspected, expert: int, given: Mapping[str, tuple[float, ...]], tables: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The rows of an added expert as the layer's tables have them; what its types can't hold to
+    """Rows of an added expert as the layer's tables have them; what its types can't hold to
     the bit is rounded.
     """
     what = f"the expert that is added at {expert} of {layer.name}"

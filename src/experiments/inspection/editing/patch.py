@@ -38,7 +38,7 @@ _Parsed = TypeVar("_Parsed")
 
 @dataclass(frozen=True, kw_only=True)
 class LayerEdits:
-    """The edits of the experts of one layer, each in one edit at most. Keys stay: what changes
+    """Edits of the experts of one layer, each in one edit at most. Keys stay: what changes
     is what is found there.
 
     removed: they write nothing. swapped: pairs that change places, with all of their rows. added:
@@ -90,7 +90,7 @@ class LayerEdits:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPatch:
-    """The edits of a layer by its name, as blocks.1.ffn, and what it was made for: the class of the
+    """Edits of a layer by its name, as blocks.1.ffn, and what it was made for: the class of the
     layer, and N.
     """
 
@@ -136,7 +136,7 @@ class Patch:
 
 
 def read_patch(path: Path, run_dir: Path, record: RunRecord) -> Patch:
-    """The patch in a file, for a run. No model is read for it.
+    """Patch in a file, for a run. No model is read for it.
 
     Raises ValueError, in one line, for a file that is no patch, and for one of another run.
     """
@@ -166,7 +166,7 @@ def read_patch(path: Path, run_dir: Path, record: RunRecord) -> Patch:
 
 
 def named_patch(values: Mapping[str, str], run_dir: Path, record: RunRecord) -> Patch | None:
-    """The patch that a command line names, if it does; by its own keys' values."""
+    """Patch that a command line names, if it does; by its own keys' values."""
     if PATCH not in values:
         return None
     return read_patch(Path(values[PATCH]).expanduser(), run_dir, record)

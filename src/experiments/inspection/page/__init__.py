@@ -1,1 +1,1 @@
-"""The page of an inspection: one file that draws its tables, and computes none of them."""
+"""Page of an inspection: one file that draws its tables, and computes none of them."""

@@ -1,4 +1,4 @@
-"""The values that the page's script draws, plain, of the tables and no more."""
+"""Values that the page's script draws, plain, of the tables and no more."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -71,7 +71,7 @@ _SHOWN = {
 
 
 def _by_expert(table: pd.DataFrame, shown: set[int], columns: Sequence[str]) -> dict[int, _Rows]:
-    """The values of each shown expert's lines."""
+    """Values of each shown expert's lines."""
     table = table[table["expert"].isin(shown)]
     found: dict[int, _Rows] = {expert: [] for expert in shown}
     values = (table[name].tolist() for name in columns)
@@ -251,7 +251,7 @@ def _map(
 def _grid(
     table: pd.DataFrame, about: Mapping[str, Any], texts: list[str], tall: int, wide: int
 ) -> np.ndarray:
-    """The mass of each text in cells of tall x wide of the table's."""
+    """Mass of each text in cells of tall x wide of the table's."""
     grid = np.zeros((len(texts), about["rows"], about["columns"]))
     number = table["text"].map({name: i for i, name in enumerate(texts)}).to_numpy(np.int64)
     grid[number, table["row"], table["column"]] = table["mass"]

@@ -1,4 +1,4 @@
-"""The page as one file of HTML: at most LIMIT bytes, and it says what it leaves out for that."""
+"""Page as one file of HTML: at most LIMIT bytes, and it says what it leaves out for that."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -23,11 +23,11 @@ _SIZES = (
 
 def save(found: Inspection, folder: Path, *, name: str) -> None:
     """Write an inspection and its page, as write_results does. name: of the model."""
-    page = page_of(found, name=name)
+    page = render_page(found, name=name)
     write_results(folder, found, page)
 
 
-def page_of(found: Inspection, *, name: str, limit: int = LIMIT) -> str:
+def render_page(found: Inspection, *, name: str, limit: int = LIMIT) -> str:
     """The page. name: of the model. Where all of it would be too large, maps become coarser and
     experts fewer, and then the last layers are left out; the tables have all of them.
     """

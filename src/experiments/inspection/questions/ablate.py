@@ -71,7 +71,7 @@ def ablate_run(
         )
     # seconds, which what is refused need not wait for
     from experiments.finished.model import read_run, trained_model
-    from experiments.finished.scores import scorer_of
+    from experiments.finished.scores import make_scorer
     from experiments.inspection.ablation import of_facts, of_texts
     from experiments.inspection.ablation.result import read_ablation, write_ablation
     from experiments.inspection.interface import the_layer
@@ -84,7 +84,7 @@ def ablate_run(
     if facts is not None:
         encoder = Encoder.of(run.vocabulary)
         asked = of_facts.encode_facts(facts, encoder, seq_len, choice.seed)
-        scorer = scorer_of(run)
+        scorer = make_scorer(run)
         scored = scorer.model
         found = the_layer(scored, layer)
         about: dict[str, Any] = {"facts": facts.digest}
@@ -98,7 +98,7 @@ def ablate_run(
                 f"{', '.join(names)}; give texts=NAME,NAME"
             )
         end, halved = run.vocabulary.end_of_text, choice.experts is None
-        units = of_texts.units_of(chosen, seq_len, run.batch_size, end, halved=halved)
+        units = of_texts.make_units(chosen, seq_len, run.batch_size, end, halved=halved)
         scored = trained_model(run)
         found = the_layer(scored, layer)
         about = {"domain": choice.domain, "texts": [text.identity for text in chosen]}
@@ -154,10 +154,10 @@ def _run(words: Words) -> None:
         folder=folder,
     )
     unit = "target" if "facts" in values else "token"
-    print("\n".join([*lines_of(result, unit), f"tables: {folder or run_dir / 'ablation'}"]))
+    print("\n".join([*format_lines(result, unit), f"tables: {folder or run_dir / 'ablation'}"]))
 
 
-def lines_of(result: "Ablation", unit: str) -> list[str]:
+def format_lines(result: "Ablation", unit: str) -> list[str]:
     """Lines for a terminal. unit: what the loss is of, a token or a target."""
 
     def shown(estimate: "Estimate") -> str:

@@ -57,7 +57,7 @@ def patch_run(
         finished_record(source)
     # seconds, which what is refused need not wait for
     from experiments.finished.model import read_finished
-    from experiments.inspection.editing.applying import apply, edits_of, make_patch
+    from experiments.inspection.editing.applying import apply, list_edits, make_patch
     from experiments.inspection.interface import inspected_layers, the_layer
 
     _, _, model = read_finished(run_dir, overrides)
@@ -65,7 +65,7 @@ def patch_run(
     if source is not None:
         (other,) = inspected_layers(read_finished(source, overrides)[2], [own.name])
     all_edits = {part.name: part.edits for part in begun}
-    all_edits[own.name] = all_edits.get(own.name, LayerEdits()) + edits_of(own, other, **edits)
+    all_edits[own.name] = all_edits.get(own.name, LayerEdits()) + list_edits(own, other, **edits)
     patch = make_patch(record.run_id, model, all_edits)
     apply(model, patch)  # refuses rows of another size
     write_patch(path, patch)

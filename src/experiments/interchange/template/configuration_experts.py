@@ -1,4 +1,4 @@
-"""The config of a decoder whose blocks hold feed-forward layers of several kinds."""
+"""Config of a decoder whose blocks hold feed-forward layers of several kinds."""
 
 from typing import Any
 

@@ -22,7 +22,7 @@ from .configuration_experts import ExpertsConfig
 from .layers_experts import CONFIGS
 from .positions import Seen, seen_at
 from .tokens import Tokens
-from .tokens_experts import tokens_of
+from .tokens_experts import make_tokens
 
 _CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 _OF_LOSS = ("ignore_index", "num_items_in_batch", "shift_labels")  # keywords of transformers' loss
@@ -32,16 +32,16 @@ _NOT_CAUSAL = (
 )
 
 
-def layer_of(d: int, node: dict[str, Any]) -> nn.Module:
-    """The feed-forward layer of a node of config.json's ffns."""
-    return _config_of(node).build(d)
+def make_layer(d: int, node: dict[str, Any]) -> nn.Module:
+    """Feed-forward layer of a node of config.json's ffns."""
+    return _read_config(node).build(d)
 
 
-def _config_of(node: dict[str, Any]) -> Any:
+def _read_config(node: dict[str, Any]) -> Any:
     values = {name: value for name, value in node.items() if name != "_target_"}
     for name, value in values.items():
         if isinstance(value, dict) and "_target_" in value:  # a layer within the layer
-            values[name] = _config_of(value)
+            values[name] = _read_config(value)
         elif isinstance(value, list):
             values[name] = tuple(value)
     return CONFIGS[node["_target_"]](**values)
@@ -55,7 +55,7 @@ class Past:
         self.length = int(cache.get_seq_length(block))
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The new positions' keys and values to those of all positions so far."""
+        """New positions' keys and values to those of all positions so far."""
         return self.cache.update(key, value, self.block)
 
 
@@ -64,10 +64,10 @@ class Block(GradientCheckpointingLayer):
 
     def __init__(self, config: ExpertsConfig, block: int) -> None:
         super().__init__()
-        self.block, d, norm = block, config.hidden_size, _config_of(config.norm)
+        self.block, d, norm = block, config.hidden_size, _read_config(config.norm)
         self.attention_norm, self.ffn_norm = norm.build(d), norm.build(d)
-        self.attention = _config_of(config.attention).build(d, config.head_dim, 1.0)
-        self.ffn = layer_of(d, config.ffns[block])
+        self.attention = _read_config(config.attention).build(d, config.head_dim, 1.0)
+        self.ffn = make_layer(d, config.ffns[block])
 
     def forward(
         self,
@@ -99,8 +99,8 @@ class ExpertsModel(PreTrainedModel):
         share(layer for block in self.blocks for layer in block.ffn.layers())
         self._shared = second_names(self)
         self._tied_weights_keys = {**(self._tied_weights_keys or {}), **self._shared}
-        self.norm = _config_of(config.norm).build(config.hidden_size)
-        self.positions = _config_of(config.positions)
+        self.norm = _read_config(config.norm).build(config.hidden_size)
+        self.positions = _read_config(config.positions)
         for module in self.modules():
             if isinstance(module, BatchNorm):
                 module.frozen = config.freeze_batch_norm
@@ -111,7 +111,7 @@ class ExpertsModel(PreTrainedModel):
         self.post_init()
 
     def _add_head(self, config: ExpertsConfig) -> None:
-        """The parts that a class has beside the trunk."""
+        """Parts that a class has beside the trunk."""
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: modules draw their own weights when they are made. transformers would else draw
@@ -135,7 +135,7 @@ class ExpertsModel(PreTrainedModel):
         for block, node in zip(self.blocks, self.config.ffns):
             lost = dict(block.ffn.named_buffers()).keys() - block.ffn.state_dict().keys()
             if lost:
-                new = layer_of(self.config.hidden_size, node)
+                new = make_layer(self.config.hidden_size, node)
                 for name in lost:
                     block.ffn.get_buffer(name).copy_(new.get_buffer(name))
 
@@ -187,7 +187,7 @@ class ExpertsModel(PreTrainedModel):
         seen = seen_at(self.positions, position_ids, n_past + x.shape[1], heads, mask)
         tokens, states = None, [x]
         if any(block.ffn.reads_tokens for block in self.blocks):
-            tokens = tokens_of(input_ids, attention_mask, n_past, cache, len(self.blocks))
+            tokens = make_tokens(input_ids, attention_mask, n_past, cache, len(self.blocks))
         for block in self.blocks:
             x = block(x, seen, cache=cache, tokens=tokens)
             states.append(x)
@@ -262,7 +262,7 @@ class ExpertsForSequenceClassification(ExpertsModel):
         self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The head's, which no export has."""
+        """Head's, which no export has."""
         if module is self.score:
             nn.init.normal_(module.weight, std=self.config.hidden_size**-0.5)
 

@@ -1,4 +1,4 @@
-"""The tokens that layers look at, as transformers' arguments and cache say them."""
+"""Tokens that layers look at, as transformers' arguments and cache say them."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class _Kept:
         self.cache, self.n_blocks = cache, n_blocks
 
     def extend(self, state: int, values: Tensor, n: int) -> Tensor:
-        """The values of the n positions before, zeros where there are none, and these."""
+        """Values of the n positions before, zeros where there are none, and these."""
         place, length = self.n_blocks + state, values.shape[1]
         while len(self.cache.layers) <= place:
             self.cache.layers.append(self.new_layer())
@@ -35,10 +35,10 @@ class _Kept:
         return F.pad(kept, (0, 0, n + length - kept.shape[1], 0))
 
 
-def tokens_of(
+def make_tokens(
     ids: Tensor | None, attention_mask: Tensor | None, n_past: int, cache: Any, n_blocks: int
 ) -> Tokens:
-    """The ids as layers that look at them are handed them; padding is no token before another."""
+    """Ids as layers that look at them are handed them; padding is no token before another."""
     if ids is None:
         raise ValueError(
             "this model's layers look at the ids of tokens, which inputs_embeds doesn't say; give "

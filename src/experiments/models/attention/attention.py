@@ -20,7 +20,7 @@ class Past(Protocol):
     length: int  # positions
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The new positions' (batch, heads, n, width) to those of all positions so far."""
+        """New positions' (batch, heads, n, width) to those of all positions so far."""
         ...
 
 
@@ -31,7 +31,7 @@ class AttentionConfig(ABC):
         """Raises ValueError for a width that it can't do with. d_head divides d_model."""
 
     def explicit(self, n_heads: int) -> Self:
-        """The same attention with nothing left to the number of heads: two spellings are one."""
+        """Same attention with nothing left to the number of heads: two spellings are one."""
         return self
 
     @abstractmethod
@@ -56,7 +56,7 @@ class Attention(nn.Module, ABC):
 
     @abstractmethod
     def output_weights(self) -> tuple[Tensor, ...]:
-        """The matrices that write to the residual stream."""
+        """Matrices that write to the residual stream."""
 
     @abstractmethod
     def query_rows(self) -> Iterator[tuple[str, slice]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from experiments.budget.costs import Term
 from experiments.config.constraints import AtLeast1
-from experiments.kernels.trunk import AttentionShape, attention_half, eps_of, why_not_linear
+from experiments.kernels.trunk import AttentionShape, attention_half, find_eps, why_not_linear
 from experiments.models.attention.attention import Attention, AttentionConfig, Past
 from experiments.models.positions.positions import Seen, rotate
 from experiments.models.roles import MAP, Role
@@ -121,7 +121,7 @@ class GQA(Attention):
             n_heads=self.n_heads,
             n_kv_heads=self.n_kv_heads,
             d_head=self.d_head,
-            eps=eps_of(norm),
+            eps=find_eps(norm),
             scale=self.d_head**-0.5 if self._scale is None else self._scale,
             times=times,
         )

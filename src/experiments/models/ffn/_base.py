@@ -1,4 +1,4 @@
-"""The base of feed-forward variants; each may offer, beside forward(), roles, losses and usage.
+"""Base of feed-forward variants; each may offer, beside forward(), roles, losses and usage.
 
 The defaults say "nothing special", so a new variant overrides only what it has.
 """
@@ -109,7 +109,7 @@ class FFN(nn.Module):
         yield self
 
     def shared(self) -> tuple[str, ...]:
-        """The names of its parameters that layers of its class and config have together in a model:
+        """Names of its parameters that layers of its class and config have together in a model:
         the first one's are all theirs (share). A cost's term of them says `shared`.
         """
         return ()
@@ -119,7 +119,7 @@ class FFN(nn.Module):
         return self
 
     def auxiliary_loss(self) -> Tensor | None:
-        """The last forward pass's extra loss, to be added to the language-model loss."""
+        """Last forward pass's extra loss, to be added to the language-model loss."""
         return None
 
     def after_step(self) -> None:
@@ -134,7 +134,7 @@ class FFN(nn.Module):
 
 
 def beside_input(layer: FFN, tokens: Tokens | None) -> tuple[Tokens, ...]:
-    """The arguments of a layer's call beside its input: the tokens, if it looks at them."""
+    """Arguments of a layer's call beside its input: the tokens, if it looks at them."""
     return (given(tokens, layer),) if layer.reads_tokens else ()
 
 
@@ -148,7 +148,7 @@ def share(layers: Iterable[FFN]) -> None:
 
 
 def second_names(model: nn.Module) -> dict[str, str]:
-    """The first name of each parameter that has several, by its other names."""
+    """First name of each parameter that has several, by its other names."""
     first: dict[int, str] = {}
     named = model.named_parameters(remove_duplicate=False)
     found = ((name, first.setdefault(id(parameter), name)) for name, parameter in named)
@@ -156,7 +156,7 @@ def second_names(model: nn.Module) -> dict[str, str]:
 
 
 class MLP(FFN):
-    """The base of a layer that is one MLP, without biases, as its config says (is_mlp).
+    """Base of a layer that is one MLP, without biases, as its config says (is_mlp).
 
     w_out act(w_in x), or gated w_out (act(w_gate x) * w_in x).
     """

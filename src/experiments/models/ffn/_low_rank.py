@@ -30,7 +30,7 @@ class LowRank(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix that both are, (d_out, d_in)."""
+        """Matrix that both are, (d_out, d_in)."""
         return self.up.weight @ self.down.weight
 
     def forward(self, x: Tensor) -> Tensor:

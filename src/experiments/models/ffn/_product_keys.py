@@ -1,4 +1,4 @@
-"""The base of all layers of product keys, and that of PKM and PEER: queries, norm, gates, costs."""
+"""Base of all layers of product keys, and that of PKM and PEER: queries, norm, gates, costs."""
 
 import math
 from abc import ABC, abstractmethod
@@ -39,7 +39,7 @@ SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class KeyedConfig:
-    """The fields of every layer whose experts are found by product keys.
+    """Fields of every layer whose experts are found by product keys.
 
     n_experts: size of the table, S1 * S2 for S1 and S2 sub-keys of the two halves of a key, times
         n_groups. n_first_keys: S1; null: as many as S2, a perfect square of keys. A layer that has
@@ -85,7 +85,7 @@ class KeyedConfig:
 
     @property
     def shared_by_blocks(self) -> str | None:
-        """The setting by which blocks have parameters of such a layer together (FFN.shared)."""
+        """Setting by which blocks have parameters of such a layer together (FFN.shared)."""
         return None
 
     @property
@@ -103,7 +103,7 @@ class KeyedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProductKeyConfig(KeyedConfig):
-    """The fields that PKM and PEER have in common.
+    """Fields that PKM and PEER have in common.
 
     d_key: width of a whole query; the two sub-keys have half of it each. The paper does not
     state it; 256 is Lample 2019's (arXiv:1907.05242, §4.2).
@@ -146,7 +146,7 @@ class ProductKeyConfig(KeyedConfig):
 
     @property
     def query_rank(self) -> int | None:
-        """The rank of the map to the queries of all heads, where it is two factors (LowRank)."""
+        """Rank of the map to the queries of all heads, where it is two factors (LowRank)."""
         return None
 
 
@@ -218,7 +218,7 @@ class QueryNorm(nn.Module):
 
 
 class KeyedFFN(FFN, ABC):
-    """The base of layers whose experts are found by product keys, as init/growth knows them.
+    """Base of layers whose experts are found by product keys, as init/growth knows them.
 
     sub_keys: (..., 2, S, d), or (..., S1 + S2, d) where the halves have different numbers of them.
     late: of the first half's sub-keys.
@@ -258,7 +258,7 @@ class KeyedFFN(FFN, ABC):
         return scores, pairs + n_second * ((n_groups - 1) * first + group)
 
     def _searched(self) -> tuple[Tensor, int | None, Tensor | None]:
-        """The sub-keys that are searched, how many of them are of the first half (None: half of
+        """Sub-keys that are searched, how many of them are of the first half (None: half of
         them), and what is added to these ones' scores.
         """
         if self.late is None:
@@ -274,7 +274,7 @@ class KeyedFFN(FFN, ABC):
 
 
 class ProductKeyFFN(KeyedFFN):
-    """The base of PKM and PEER: it maps tokens to experts and gates.
+    """Base of PKM and PEER: it maps tokens to experts and gates.
 
     Tensors: query.weight (n_heads * d_key, d_model), heads outermost, then the two halves, or the
     two factors of such a map (LowRank); sub_keys (2, S, d_key / 2), or (n_heads, 2, S, d_key / 2)

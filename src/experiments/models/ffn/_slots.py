@@ -18,7 +18,7 @@ from experiments.models.tokens import Tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """The readings of T tokens in J slots each. One expert may be in several of a token's.
+    """Readings of T tokens in J slots each. One expert may be in several of a token's.
 
     experts: (T, J) int64. gates: (T, J), at least 0, how much each is used: what usage and
     unevenness sum (models/usage.py); of a hidden unit |activation| * ||row||. weights: (T, J), what
@@ -45,7 +45,7 @@ class Slotted(ABC):
 
     @abstractmethod
     def slots(self, x: Tensor, tokens: Tokens | None = None) -> Slots:
-        """The readings of each token, as in a forward pass. A meter counts them as one."""
+        """Readings of each token, as in a forward pass. A meter counts them as one."""
 
     @abstractmethod
     def expert_rows(self) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ class Slotted(ABC):
         return None
 
     def beside(self, x: Tensor, tokens: Tokens | None = None) -> Tensor | None:
-        """The share of no slot, (T, d_model), as that of shared experts; None: nothing."""
+        """Share of no slot, (T, d_model), as that of shared experts; None: nothing."""
         return None
 
 

@@ -26,7 +26,7 @@ class BesideConfig:
 
     @property
     def mixes(self) -> Mixing | None:
-        """The tokens that either layer mixes; expert choice's tokens of a process come first."""
+        """Tokens that either layer mixes; expert choice's tokens of a process come first."""
         own = [getattr(part, "mixes", None) for part in (self.frozen, self.trained)]
         return own[0] or own[1]
 
@@ -44,12 +44,12 @@ class BesideConfig:
         return Cost((*self.frozen.cost(d_model).terms, *beside))
 
     def build(self, d_model: int) -> "Beside":
-        """The pair at this width."""
+        """Pair at this width."""
         return Beside(d_model, self)
 
 
 class Beside(FFN):
-    """The sum of two layers of the same input."""
+    """Sum of two layers of the same input."""
 
     def __init__(self, d_model: int, config: BesideConfig) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Beside(FFN):
     def fused_half(
         self, x: Tensor, norm: nn.RMSNorm, times: float, tokens: Tokens | None = None
     ) -> Tensor:
-        """The layer that was there before; the one beside it as it is written."""
+        """Layer that was there before; the one beside it as it is written."""
         y = self.ffn.fused_half(x, norm, times, *beside_input(self.ffn, tokens))
         return y + times * self.layer(norm(x), *beside_input(self.layer, tokens))
 

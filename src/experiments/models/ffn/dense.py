@@ -1,4 +1,4 @@
-"""The dense feed-forward layer: two matrices around an activation, or three with a gate (GLU)."""
+"""Dense feed-forward layer: two matrices around an activation, or three with a gate (GLU)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class DenseConfig:
         return Cost((of,))
 
     def build(self, d_model: int) -> "Dense":
-        """The layer at this width."""
+        """Layer at this width."""
         return Dense(d_model, self)
 
 
@@ -79,12 +79,12 @@ class Dense(MLP, Slotted):
     def why_not_fused(self) -> str | None:
         if type(self) is not Dense:  # a subclass may compute something else
             return super().why_not_fused()
-        return why_not_mlp((self.w_in, self.w_gate, self.w_out), _name_of(self.activation))
+        return why_not_mlp((self.w_in, self.w_gate, self.w_out), _find_name(self.activation))
 
     def fused_half(self, x: Tensor, norm: nn.RMSNorm, times: float) -> Tensor:
         gate = None if self.w_gate is None else self.w_gate.weight
         weights = (self.w_in.weight, gate, self.w_out.weight)
-        return mlp_half(x, norm, weights, _name_of(self.activation), times)
+        return mlp_half(x, norm, weights, _find_name(self.activation), times)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) to the same."""
@@ -111,5 +111,5 @@ class Dense(MLP, Slotted):
         return {"w_in": self.w_in.weight, **gate, "w_out": self.w_out.weight.t()}
 
 
-def _name_of(activation: Callable[[Tensor], Tensor]) -> str:
+def _find_name(activation: Callable[[Tensor], Tensor]) -> str:
     return next(name for name, function in ACTIVATIONS.items() if function is activation)

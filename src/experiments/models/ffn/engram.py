@@ -124,7 +124,7 @@ class EngramConfig:
         )
 
     def build(self, d_model: int) -> "Engram":
-        """The layer at this width."""
+        """Layer at this width."""
         return Engram(d_model, self)
 
 
@@ -170,7 +170,7 @@ class Engram(FFN, Slotted):
     def output_weights(self) -> tuple[Tensor, ...]:
         return (self.values,)
 
-    def rows_of(self, tokens: Tokens) -> Tensor:
+    def find_rows(self, tokens: Tokens) -> Tensor:
         """(batch, seq, n_tables): the row of each table that a token reads, orders outermost.
 
         With ids t_0, of the token itself, t_1 before it and so on, c_j = t_j + 1, or 0 where t_j is
@@ -198,7 +198,7 @@ class Engram(FFN, Slotted):
     def forward(self, x: Tensor, tokens: Tokens | None = None) -> Tensor:
         """(batch, seq, d_model) to the same."""
         tokens = given(tokens, self)
-        rows = self.rows_of(tokens)
+        rows = self.find_rows(tokens)
         gate, v = self._gated(x, rows)
         with torch.autocast(x.device.type, enabled=False):
             y = v + self._mixed(v, tokens)
@@ -206,7 +206,7 @@ class Engram(FFN, Slotted):
         return y.to(x.dtype)
 
     def _gated(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The gate (batch, seq, 1), and v."""
+        """Gate (batch, seq, 1), and v."""
         read = read_rows(self.values, rows.flatten(0, 1), self.execution)
         e = read.to(x.dtype).view(*x.shape[:2], -1)
         key, value = self.w_key(e), self.w_value(e)
@@ -220,12 +220,12 @@ class Engram(FFN, Slotted):
             return gate, gate * value.to(wide)
 
     def _mixed(self, v: Tensor, tokens: Tokens) -> Tensor:
-        """The addend of v, in which tokens meet."""
+        """Addend of v, in which tokens meet."""
         return nn.functional.silu(self._convolved(self.value_norm(v), tokens))
 
     def slots(self, x: Tensor, tokens: Tokens | None = None) -> Slots:
         tokens = given(tokens, self)
-        rows = self.rows_of(tokens)
+        rows = self.find_rows(tokens)
         gate, _ = self._gated(x.view(*tokens.ids.shape, -1), rows)
         experts, gates = rows.flatten(0, 1), gate.expand_as(rows).flatten(0, 1)
         self.record_usage(experts, gates)
@@ -240,9 +240,9 @@ class Engram(FFN, Slotted):
         return torch.einsum("tjr,djr->tjd", super().written(x, slots), maps)
 
     def beside(self, x: Tensor, tokens: Tokens | None = None) -> Tensor:
-        """The convolution's part: an activation of a sum over rows and tokens, and of no row."""
+        """Convolution's part: an activation of a sum over rows and tokens, and of no row."""
         tokens = given(tokens, self)
-        _, v = self._gated(x.view(*tokens.ids.shape, -1), self.rows_of(tokens))
+        _, v = self._gated(x.view(*tokens.ids.shape, -1), self.find_rows(tokens))
         return self._mixed(v, tokens).flatten(0, 1)
 
     def _convolved(self, u: Tensor, tokens: Tokens) -> Tensor:

@@ -46,7 +46,7 @@ class MemoryPlusConfig(ProductKeyConfig):
         return Cost((*router_terms(self, d_model), values, *gate_terms(d_model)))
 
     def build(self, d_model: int) -> "MemoryPlus":
-        """The layer at this width."""
+        """Layer at this width."""
         return MemoryPlus(d_model, self)
 
 

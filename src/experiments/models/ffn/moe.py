@@ -170,7 +170,7 @@ class MoEConfig:
         )
 
     def build(self, d_model: int) -> "MoE":
-        """The layer at this width."""
+        """Layer at this width."""
         return MoE(d_model, self)
 
 
@@ -252,7 +252,7 @@ class MoE(FFN, Slotted):
         return y.to(x.dtype).view_as(x)
 
     def _gates(self, tokens: Tensor) -> Tensor:
-        """The gates of all experts, in float32 or wider, whatever autocast says."""
+        """Gates of all experts, in float32 or wider, whatever autocast says."""
         with torch.autocast(tokens.device.type, enabled=False):
             wide = torch.promote_types(self.router.weight.dtype, torch.float32)
             logits_TE = F.linear(tokens.to(wide), self.router.weight.to(wide))
@@ -260,7 +260,7 @@ class MoE(FFN, Slotted):
             return by_gate[self.config.gate]()
 
     def beside(self, x: Tensor, tokens: Tokens | None = None) -> Tensor | None:
-        """The shared experts."""
+        """Shared experts."""
         if self.shared_in is None or self.shared_out is None:
             return None
         gate = None if self.shared_gate is None else self.shared_gate(x)
@@ -324,7 +324,7 @@ class MoE(FFN, Slotted):
         return mixed.y
 
     def _hidden(self, inner: Tensor, gate: Tensor | None) -> Tensor:
-        """The activated hidden units."""
+        """Activated hidden units."""
         return self.activation(inner) if gate is None else self.activation(gate) * inner
 
     def _expert_choice(self, tokens: Tensor, gates_TE: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class OmniConfig:
 
     @property
     def keyed(self) -> KeyedConfig:
-        """The config of its tables and keys. Not a base class: one more key changes the gates of
+        """Config of its tables and keys. Not a base class: one more key changes the gates of
         all experts, so that it can't grow as layers of product keys do.
         """
         return KeyedConfig(
@@ -74,11 +74,11 @@ class OmniConfig:
 
     @property
     def mlp(self) -> DenseConfig:
-        """The MLP that every token has."""
+        """MLP that every token has."""
         return DenseConfig(width_factor=self.shared_width_factor, activation="silu", glu=True)
 
     def cost(self, d_model: int) -> Cost:
-        """The shared MLP, 2 sqrt(N) scores, k**2 sums of them, and k experts of two rows."""
+        """Shared MLP, 2 sqrt(N) scores, k**2 sums of them, and k experts of two rows."""
         (shared,) = self.mlp.cost(d_model).terms
         n_keys, k = sum(self.keyed.key_sets), self.top_k
         normed, weighted = self.router_norm != "none", self.router_norm == "batch"
@@ -109,7 +109,7 @@ class OmniConfig:
         )
 
     def build(self, d_model: int) -> "Omni":
-        """The layer at this width."""
+        """Layer at this width."""
         return Omni(d_model, self)
 
 

@@ -83,7 +83,7 @@ class PEERConfig(ProductKeyConfig):
 
     @property
     def mlp(self) -> DenseConfig | None:
-        """The MLP that every token has."""
+        """MLP that every token has."""
         if not self.shared_width_factor:
             return None
         width = self.shared_width_factor
@@ -114,7 +114,7 @@ class PEERConfig(ProductKeyConfig):
         return Cost((*router, experts, *gate, *shared))
 
     def build(self, d_model: int) -> "PEER":
-        """The layer at this width."""
+        """Layer at this width."""
         return PEER(d_model, self)
 
 
@@ -166,7 +166,7 @@ class PEER(ProductKeyFFN, Routed):
         return super().why_not_fused()
 
     def fused_half(self, x: Tensor, norm: nn.RMSNorm, times: float) -> Tensor:
-        """The retrieved experts; an MLP beside them as it is written."""
+        """Retrieved experts; an MLP beside them as it is written."""
         y = super().fused_half(x, norm, times)
         return y if self.mlp is None else y + times * self.mlp(norm(x))
 

@@ -67,7 +67,7 @@ class PeerNarrowConfig(ProductKeyConfig):
         )
 
     def build(self, d_model: int) -> "PeerNarrow":
-        """The layer at this width."""
+        """Layer at this width."""
         return PeerNarrow(d_model, self)
 
 

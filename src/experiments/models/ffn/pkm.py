@@ -34,7 +34,7 @@ class PKMConfig(ProductKeyConfig):
         return Cost((*router_terms(self, d_model), values_term(self, d_model)))
 
     def build(self, d_model: int) -> "PKM":
-        """The layer at this width."""
+        """Layer at this width."""
         return PKM(d_model, self)
 
 

@@ -53,7 +53,7 @@ class SgatlinConfig(KeyedConfig):
         return self.n_channels * self.top_k
 
     def cost(self, d_model: int) -> Cost:
-        """The narrow query, C product searches of it, and C * k experts of two rows a token."""
+        """Narrow query, C product searches of it, and C * k experts of two rows a token."""
         d_key, n_channels, n_retrieved = self.d_key, self.n_channels, self.n_retrieved
         n_keys = n_channels * sum(self.key_sets) * d_key
         # the query for each half of each channel; a score, and the indices of both sub-keys and of
@@ -92,7 +92,7 @@ class SgatlinConfig(KeyedConfig):
         )
 
     def build(self, d_model: int) -> "Sgatlin":
-        """The layer at this width."""
+        """Layer at this width."""
         return Sgatlin(d_model, self)
 
 

@@ -74,7 +74,7 @@ class StemConfig:
         )
 
     def build(self, d_model: int) -> "Stem":
-        """The layer at this width."""
+        """Layer at this width."""
         return Stem(d_model, self)
 
 

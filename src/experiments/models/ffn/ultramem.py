@@ -142,7 +142,7 @@ class UltraMemConfig(ProductKeyConfig):
         )
 
     def build(self, d_model: int) -> "UltraMem":
-        """The layer at this width."""
+        """Layer at this width."""
         return UltraMem(d_model, self)
 
 
@@ -352,7 +352,7 @@ def ranks(top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def leading(core: Tensor) -> tuple[Tensor, Tensor]:
-    """The first singular vectors u and v of (H, 2, 2) matrices, both (H, 2), with one sign or the
+    """First singular vectors u and v of (H, 2, 2) matrices, both (H, 2), with one sign or the
     other. A matrix of 2 by 2 is a sum of two multiples of rotations, one of them mirrored, which
     say its decomposition (and a GPU is asked for nothing, as a library's would be).
     """
@@ -363,14 +363,14 @@ def leading(core: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def second_singular(core: Tensor) -> Tensor:
-    """The smaller singular values of (H, 2, 2) matrices, (H,)."""
+    """Smaller singular values of (H, 2, 2) matrices, (H,)."""
     tiny = 1e-20  # a root's slope at 0
     of_both = [torch.sqrt(x.square() + y.square() + tiny) for x, y in _parts(core)]
     return (of_both[0] - of_both[1]).abs()
 
 
 def _parts(core: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The rotation's multiple [[e, -h], [h, e]] as e and h, and the mirror's [[f, g], [g, -f]]."""
+    """Rotation's multiple [[e, -h], [h, e]] as e and h, and the mirror's [[f, g], [g, -f]]."""
     (a, b), (c, d) = (row.unbind(-1) for row in core.unbind(-2))
     return ((a + d) / 2, (c - b) / 2), ((a - d) / 2, (c + b) / 2)
 

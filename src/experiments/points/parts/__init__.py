@@ -1,4 +1,4 @@
-"""The parts of a run, a file each (experiments.points.point.RunPart), found by themselves."""
+"""Parts of a run, a file each (experiments.points.point.RunPart), found by themselves."""
 
 import functools
 import importlib
@@ -12,7 +12,7 @@ from experiments.points.point import RunPart
 
 @functools.cache
 def kinds() -> tuple[type[RunPart], ...]:
-    """The classes of this folder's files, in the order in which they act."""
+    """Classes of this folder's files, in the order in which they act."""
     names = (f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
     found = [
         value
@@ -24,7 +24,7 @@ def kinds() -> tuple[type[RunPart], ...]:
 
 
 def completed(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config with nothing left open; the same one if there is nothing to fill in. Raises
+    """Config with nothing left open; the same one if there is nothing to fill in. Raises
     ValueError for what can't be found out, and for keys that say another thing.
     """
     for kind in kinds():
@@ -32,8 +32,8 @@ def completed(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     return raw
 
 
-def parts_of(config: RunConfig) -> tuple[RunPart, ...]:
-    """The parts that a config asks for, in the order in which they act. Raises ValueError for one
+def find_parts(config: RunConfig) -> tuple[RunPart, ...]:
+    """Parts that a config asks for, in the order in which they act. Raises ValueError for one
     of `parts` that is no RunPart, or whose kind the run has already.
     """
     found = {kind.__name__: kind.of(config) for kind in kinds()}

@@ -20,10 +20,10 @@ from experiments.budget.plan import Plan
 from experiments.config.schedules import TRUNK
 from experiments.config.schema import RunConfig
 from experiments.optim.schedule import start_step
-from experiments.points.identity import id_of
+from experiments.points.identity import compute_id
 from experiments.points.point import Branch, DivergedError, Draft, Point, RunPart
 from experiments.records import kept
-from experiments.records.finished import outcome_of
+from experiments.records.finished import find_outcome
 from experiments.records.record import RunRecord
 from experiments.system import distributed
 from experiments.system.agreement import told_by_all
@@ -37,7 +37,7 @@ _OF_DECAY = ("decay", "decay_tokens", "decay_shape", "final_lr")  # of optim
 
 
 def trunk_raw(raw: Mapping[str, Any], budget: float) -> dict[str, Any]:
-    """The config of a branch's trunk, as long as a budget in training FLOPs says."""
+    """Config of a branch's trunk, as long as a budget in training FLOPs says."""
     optim = {**raw["optim"], "schedule": TRUNK, "branch_from": None}
     return {**raw, "budget": budget, "optim": optim}
 
@@ -109,7 +109,7 @@ class BranchSteps(RunPart):
         """Raises ValueError for a path that is not that of the trunk that the settings name."""
         config = draft.config
         trunk = trunk_raw(draft.raw, config.budget)
-        trunk_id = id_of(trunk, draft)
+        trunk_id = compute_id(trunk, draft)
         folder = followed(Path(config.paths.results).expanduser()) / config.sweep / trunk_id
         if self.place != TRUNK:
             folder = reached(Path(self.place).expanduser())
@@ -127,14 +127,14 @@ class BranchSteps(RunPart):
         return f"from step {branch.n_steps} of trunk {branch.trunk_id} "
 
     def checkpoint(self, point: Point) -> Path | None:
-        """The trunk's checkpoint that leads to the branch's start.
+        """Trunk's checkpoint that leads to the branch's start.
 
         Where the trunk has gone past the start and kept no checkpoint of it, that is an earlier
         one, or none: the branch takes more steps itself, to the same bits. Raises DivergedError,
         RuntimeError if the trunk failed, and Interrupted if it is not so far.
         """
         branch = _of(point)
-        if not kept.path_of(branch.folder, branch.n_steps).exists():
+        if not kept.kept_path(branch.folder, branch.n_steps).exists():
             _check_trunk(branch)
         there = {path.name: n for n, path in kept.usable(branch.folder, branch.n_steps)}
         # rank 0's list: a file may come to the others' disks a little later
@@ -160,9 +160,9 @@ class BranchSteps(RunPart):
         trunk = {
             "run_id": _of(point).trunk_id,
             "n_steps": taken,
-            "flops": plan.flops_of(taken),
+            "flops": plan.count_flops(taken),
             "own_steps": plan.n_steps - taken,
-            "own_flops": plan.flops_of(plan.n_steps - taken),
+            "own_flops": plan.count_flops(plan.n_steps - taken),
         }
         return {"trunk": trunk}
 
@@ -201,7 +201,7 @@ def _noted(point: Point) -> int:
 
 def _check_trunk(branch: Branch) -> None:
     """That the trunk is where the branch starts, or past it."""
-    ended, name = outcome_of(branch.folder), f"its trunk {branch.trunk_id}"
+    ended, name = find_outcome(branch.folder), f"its trunk {branch.trunk_id}"
     if ended is not None and ended.status == "failed":
         raise RuntimeError(
             f"not run: {name} failed, see {branch.folder}; the same command tries both again"

@@ -11,10 +11,10 @@ import torch
 
 from experiments.config.schema import RunConfig
 from experiments.init.finished_run import FinishedRun
-from experiments.init.growth import grower_of
+from experiments.init.growth import find_grower
 from experiments.init.place import bases, chosen, grows
 from experiments.models.ffn._base import FFN, Late
-from experiments.models.transformer import Transformer, block_of
+from experiments.models.transformer import Transformer, get_block
 from experiments.optim.moments import Moments, grown_moments, has_moments, set_moments
 from experiments.optim.optimizer import GroupedOptimizer
 from experiments.points.point import BuiltRun, RunPart, TrainingPart
@@ -45,7 +45,7 @@ class Growth(RunPart):
         config, layers = run.point.config, {}
         for i, depth in columns["init"]["late"].items():
             base = bases(config)[int(i)]
-            layers[block_of(run.model, int(i)).ffn] = grower_of(base).n_old(base), depth
+            layers[get_block(run.model, int(i)).ffn] = find_grower(base).n_old(base), depth
         n_steps = max(1, round(self.anneal * run.point.plan.n_steps))
         moments: Moments = {}
         saved = _saved(config)
@@ -56,7 +56,7 @@ class Growth(RunPart):
 
 
 def _saved(config: RunConfig) -> dict[str, Any] | None:
-    """The parent's optimizer, if the weights are a run's."""
+    """Parent's optimizer, if the weights are a run's."""
     init = config.init
     if init is None or not isinstance(init.weights, FinishedRun):
         return None

@@ -19,7 +19,7 @@ from experiments.data.stream import DomainStream
 from experiments.kernels.ops import Execution
 from experiments.models.transformer import Transformer
 from experiments.points.point import BuiltRun, Draft, Point, RunPart, TrainingPart
-from experiments.points.row_scores import score_of
+from experiments.points.row_scores import find_score
 from experiments.points.sparse_rows import SparseRows
 
 
@@ -59,7 +59,7 @@ class Keep(RunPart):
 
     def _refuse_rows(self, top_rows: int, config: RunConfig, tables: bool) -> None:
         """tables: whether tables of rows are trained."""
-        score_of(self.continual.row_score)
+        find_score(self.continual.row_score)
         how, init = config.optim.table_gradient, config.init
         if not (how == "rows" and tables):
             raise ValueError(
@@ -140,7 +140,7 @@ class Keeping(TrainingPart):
             reference.requires_grad_(False).eval()
         self.rows = None
         if continual.top_rows is not None:
-            self.rows = SparseRows(model, continual.top_rows, score_of(continual.row_score))
+            self.rows = SparseRows(model, continual.top_rows, find_score(continual.row_score))
 
     def mask(self) -> None:
         if self.rows is not None:

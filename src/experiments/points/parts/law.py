@@ -1,4 +1,4 @@
-"""The peak learning rate by a law (budget/rate_law.py), in place of a number."""
+"""Peak learning rate by a law (budget/rate_law.py), in place of a number."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The parametrization in which a learning rate is carried to other sizes: optim.parametrization."""
+"""Parametrization in which a learning rate is carried to other sizes: optim.parametrization."""
 
 from dataclasses import dataclass, replace
 
@@ -19,15 +19,15 @@ class Parametrization(RunPart):
         return None if config.optim.parametrization == "sp" else cls()
 
     def shape(self, config: RunConfig, transformer: TransformerConfig) -> TransformerConfig:
-        return replace(transformer, base=_base_of(config))
+        return replace(transformer, base=_read_base(config))
 
     def refuse(self, draft: Draft) -> None:
         """Raises ValueError for a matrix without a role."""
         draft.transformer.base_shapes()
 
 
-def _base_of(config: RunConfig) -> Base:
-    """The model at whose size optim.lr is right.
+def _read_base(config: RunConfig) -> Base:
+    """Model at whose size optim.lr is right.
 
     Raises ValueError for a base that can't be built, and for a run that starts from weights.
     """

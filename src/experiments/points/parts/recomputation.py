@@ -8,7 +8,7 @@ from experiments.points.point import Draft, RunPart
 
 @dataclass(frozen=True, kw_only=True)
 class Recomputation(RunPart):
-    """The halves of blocks that can be run again in the backward pass. Nothing else changes."""
+    """Halves of blocks that can be run again in the backward pass. Nothing else changes."""
 
     compiles = False
     by_columns = True

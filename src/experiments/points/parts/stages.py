@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from experiments.config.schema import RunConfig
-from experiments.data.prepare import stages_of
+from experiments.data.prepare import list_stages
 from experiments.points.point import BuiltRun, Point, RunPart, Scorer, Scores, TrainingPart
 
 
@@ -19,7 +19,7 @@ class Stages(RunPart):
 
     @classmethod
     def of(cls, config: RunConfig) -> "Stages | None":
-        shares = stages_of(config.data)
+        shares = list_stages(config.data)
         return cls(shares=shares) if shares else None
 
     def stages(self) -> Mapping[str, float]:

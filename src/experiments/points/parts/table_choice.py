@@ -1,4 +1,4 @@
-"""The dry run's line on trainer.table_ranks: what each number of processes would come to."""
+"""Dry run's line on trainer.table_ranks: what each number of processes would come to."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from experiments.config.schema import RunConfig
 from experiments.points.parts.table_columns import TableColumns
 from experiments.points.point import Point, RunPart
-from experiments.points.table_shares import Share, cheapest, draft_of, fits, share_of
+from experiments.points.table_shares import Share, cheapest, find_share, fits, make_draft
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableChoice(RunPart):
-    """The line of a run by several processes. It does nothing else."""
+    """Line of a run by several processes. It does nothing else."""
 
     by_columns = True
 
@@ -45,7 +45,7 @@ def choices(point: Point) -> list[Share]:
     """Shares of every number of processes that the run's tables can be shared by, 1 first. Other
     settings stay as they are.
     """
-    n, draft, config = point.ranks.world_size, draft_of(point), point.config
+    n, draft, config = point.ranks.world_size, make_draft(point), point.config
     possible = [1] if config.optim.table_gradient == "dense" else []
     for size in range(2, n + 1):
         if n % size:
@@ -55,7 +55,7 @@ def choices(point: Point) -> list[Share]:
         with suppress(ValueError):
             part.refuse(draft)
             possible.append(size)
-    return [share_of(point, size) for size in possible]
+    return [find_share(point, size) for size in possible]
 
 
 def _name(share: Share) -> str:

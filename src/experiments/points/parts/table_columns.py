@@ -23,20 +23,20 @@ from experiments.config.optim import Optim
 from experiments.config.schema import RunConfig
 from experiments.models.digest import tensors_sha256
 from experiments.models.ffn._rows import columns_alone
-from experiments.models.roles import tables_of
+from experiments.models.roles import find_tables
 from experiments.models.transformer import Transformer
 from experiments.optim.gradients import add_replicas
 from experiments.optim.groups import optimizers, parameter_groups, taker, trained_parameters
 from experiments.optim.optimizer import GroupedOptimizer
-from experiments.points.memory import memory_of, shapes_of, trained_shapes
+from experiments.points.memory import estimate_memory, list_shapes, trained_shapes
 from experiments.points.point import BuiltRun, Draft, Point, RunPart, TrainingPart
-from experiments.points.table_shares import share_of
+from experiments.points.table_shares import find_share
 from experiments.system import started
 from experiments.system.agreement import told_by_all
 from experiments.system.disk import explained, make_folder, sync_file
 from experiments.system.distributed import patience
 from experiments.system.exchange import Exchange
-from experiments.system.seals import save_sealed, seal_of
+from experiments.system.seals import save_sealed, seal_path
 from experiments.system.table_files import FOLDER, KEY, file_name, folder_name, join
 
 _LEAST = 16  # columns of a process: 64 bytes, what memory is read by
@@ -112,15 +112,15 @@ class TableColumns(RunPart):
         return self._why_not_layers(draft)
 
     def _why_not_layers(self, draft: Draft) -> str | None:
-        layers = shapes_of(draft.transformer).ffn_layers()
-        with_tables = [layer for layer in layers if tables_of(layer)]
+        layers = list_shapes(draft.transformer).ffn_layers()
+        with_tables = [layer for layer in layers if find_tables(layer)]
         if not with_tables:
             return ", and no layer of the model has expert tables; set it to null"
         for layer in with_tables:
             name = type(layer).__name__
             if "by_columns" not in vars(type(layer)):
                 return f" with {name}, whose tables have no form in columns; set it to null"
-            for width in {table.shape[1] for table in tables_of(layer).values()}:
+            for width in {table.shape[1] for table in find_tables(layer).values()}:
                 why = self._why_not_width(width, draft.transformer.d_model)
                 if why is not None:
                     return why
@@ -152,10 +152,10 @@ class TableColumns(RunPart):
         return None
 
     def plan(self, draft: Draft, plan: Plan) -> tuple[Draft, Plan]:
-        return draft, replace(plan, memory=memory_of(draft, self.size))
+        return draft, replace(plan, memory=estimate_memory(draft, self.size))
 
     def plan_line(self, point: Point) -> tuple[str, str] | None:
-        share = share_of(point, self.size)
+        share = find_share(point, self.size)
         parts = ", ".join(f"{name} {count / 1e6:.3g}" for name, count in share.sent.items())
         seconds = ""
         if share.sending is not None and share.ddp_sending is not None:
@@ -181,21 +181,21 @@ class TableColumns(RunPart):
             if run.resumed is None:
                 _check_alike(run)
             for table in _each_table(run.model):
-                table.data = _columns_of(table.data, exchange)
+                table.data = _take_columns(table.data, exchange)
         layer = next(run.model.ffn_layers())
         run.model.set_execution(replace(layer.execution, columns=exchange))
         return OwnColumns(run.model, run.point.config.optim, exchange, run.point.run_dir)
 
 
 class OwnColumns(TrainingPart):
-    """The columns of one process in steps and checkpoints. It has no state of its own."""
+    """Columns of one process in steps and checkpoints. It has no state of its own."""
 
     state_name = "table_columns"
 
     def __init__(self, model: Transformer, optim: Optim, exchange: Exchange, folder: Path) -> None:
         super().__init__()
         self._exchange, self._folder = exchange, folder
-        self._apart, self._tables = tuple(tables_of(model)), _each_table(model)
+        self._apart, self._tables = tuple(find_tables(model)), _each_table(model)
         self._places = _places(model, optim)
         self._n_steps, self._before = 0, dict[str, int]()
         self._sent: dict[str, float] = {}
@@ -210,7 +210,7 @@ class OwnColumns(TrainingPart):
             state = optimizer.state.get(table, {})
             for name, value in state.items():
                 if value.dim() and value.shape != table.shape:
-                    state[name] = _columns_of(value, self._exchange)
+                    state[name] = _take_columns(value, self._exchange)
 
     def before_step(self, step: int) -> None:
         if not self._n_steps:
@@ -272,7 +272,7 @@ class OwnColumns(TrainingPart):
         checkpoint[KEY] = {"folder": folder, "seals": seals, "places": self._places}
 
     def _written(self, content: dict[str, Any], folder: str) -> str:
-        """The seal of the file."""
+        """Seal of the file."""
         place = self._folder / FOLDER / folder
         path = place / file_name(self._exchange.rank, self._exchange.size)
         with explained(path):
@@ -280,7 +280,7 @@ class OwnColumns(TrainingPart):
         save_sealed(content, path)
         for above in (place, place.parent):
             sync_file(above)
-        return seal_of(path)
+        return seal_path(path)
 
     def loads(self, checkpoint: dict[str, Any]) -> None:
         """Takes this process's columns, of whichever files have them."""
@@ -290,20 +290,20 @@ class OwnColumns(TrainingPart):
         states = checkpoint["optimizer_states"][0]["state"]
         for name, place in self._places.items():
             whole = checkpoint["state_dict"][name]
-            checkpoint["state_dict"][name] = _columns_of(whole, self._exchange)
+            checkpoint["state_dict"][name] = _take_columns(whole, self._exchange)
             if place in states:
                 states[place] = {
-                    key: _columns_of(value, self._exchange) if value.dim() else value
+                    key: _take_columns(value, self._exchange) if value.dim() else value
                     for key, value in states[place].items()
                 }
 
 
 def _each_table(model: Transformer) -> list[nn.Parameter]:
     """Once each: layers may share them."""
-    return list({id(table): table for table in tables_of(model).values()}.values())
+    return list({id(table): table for table in find_tables(model).values()}.values())
 
 
-def _columns_of(whole: Tensor, exchange: Exchange) -> Tensor:
+def _take_columns(whole: Tensor, exchange: Exchange) -> Tensor:
     """This process's columns of a table, or of what the optimizer keeps of it."""
     width = whole.shape[1] // exchange.size
     return whole[:, exchange.rank * width : (exchange.rank + 1) * width].clone()
@@ -313,7 +313,7 @@ def _check_alike(run: BuiltRun) -> None:
     """Raises RuntimeError unless all processes have come to the same tables: columns of different
     ones would be no table. What the other parameters begin as is rank 0's, by DDP.
     """
-    own = tensors_sha256({name: table.data for name, table in tables_of(run.model).items()})
+    own = tensors_sha256({name: table.data for name, table in find_tables(run.model).items()})
     told = told_by_all(run.point.ranks, own)
     others = [rank for rank, digest in enumerate(told) if digest != told[0]]
     if others:
@@ -330,4 +330,4 @@ def _places(model: Transformer, optim: Optim) -> dict[str, int | None]:
     """
     groups = parameter_groups(model, 1.0, optim)
     order = {id(p): i for i, p in enumerate(p for group in groups for p in group["params"])}
-    return {f"model.{name}": order.get(id(table)) for name, table in tables_of(model).items()}
+    return {f"model.{name}": order.get(id(table)) for name, table in find_tables(model).items()}

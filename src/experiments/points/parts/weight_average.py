@@ -1,4 +1,4 @@
-"""The mean of the weights over the last steps, scored beside the run: parts=[weight_average]."""
+"""Mean of the weights over the last steps, scored beside the run: parts=[weight_average]."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,7 @@ from experiments.points.point import BuiltRun, Draft, Point, RunPart, Scorer, Tr
 
 @dataclass(frozen=True, kw_only=True)
 class WeightAverage(RunPart):
-    """The mean over the last `share` of the steps, each with the same weight. The run itself is as
+    """Mean over the last `share` of the steps, each with the same weight. The run itself is as
     it would be without. The additions are no FLOPs of the budget, as the optimizer's are not.
     """
 
@@ -41,7 +41,7 @@ class WeightAverage(RunPart):
         return 1
 
     def n_steps(self, n_steps: int) -> int:
-        """The steps in the mean, of so many; one at least."""
+        """Steps in the mean, of so many; one at least."""
         return max(1, round(self.share * n_steps))
 
     def plan_line(self, point: Point) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from experiments.data.cache import made_once
 from experiments.data.folders import digest
 from experiments.init import completion
 from experiments.init.finished_run import FinishedRun
-from experiments.init.how import how_of
+from experiments.init.how import find_how
 from experiments.init.place import bases, chosen, own_layers, placed, trained_blocks
 from experiments.init.start import start
 from experiments.models.transformer import TransformerConfig
@@ -57,7 +57,7 @@ class Weights(RunPart):
         blocks = chosen(point.config)
         where = f" in block{'s' if len(blocks) > 1 else ''} {', '.join(map(str, blocks))}"
         # else no block is another than the rest
-        differs = not how_of(init.how).as_it_is or init.train == "layer"
+        differs = not find_how(init.how).as_it_is or init.train == "layer"
         share = cost.frozen_flops / cost.training_flops
         trained = f"{count(cost.n_trained_params)} of {count(cost.n_params)} parameters"
         text = (
@@ -110,13 +110,13 @@ class Weights(RunPart):
         return {"init": column, "before": self._scores(run)}
 
     def _scores(self, run: BuiltRun) -> Scores:
-        """The scores at the start. Most ways don't change the function (tests/init): then these
+        """Scores at the start. Most ways don't change the function (tests/init): then these
         depend on the weights, the sets and the rule alone, and are kept in the cache.
         """
         scorer, config = run.scorer, run.point.config
         if scorer is None:
             return {}
-        if not all(map(how_of(self.init.how).is_exact, own_layers(config))):
+        if not all(map(find_how(self.init.how).is_exact, own_layers(config))):
             return scorer.all()
         parts = {
             "weights": self.init.sha256,

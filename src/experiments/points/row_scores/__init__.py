@@ -16,7 +16,7 @@ from experiments.config.constraints import shown
 
 @dataclass(frozen=True, kw_only=True)
 class RowUse:
-    """The use that a step makes of the N rows of a layer's tables.
+    """Use that a step makes of the N rows of a layer's tables.
 
     counts (N,): how often each is retrieved. documents (N,): of n_documents batches of the base
     corpus, counted before the first step, those that retrieve it. gradients: of each table, (N, d),
@@ -37,8 +37,8 @@ def names() -> tuple[str, ...]:
     return tuple(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def score_of(name: str) -> Score:
-    """The way of that name. Raises ValueError if there is none."""
+def find_score(name: str) -> Score:
+    """Way of that name. Raises ValueError if there is none."""
     if name not in names():
         raise ValueError(f"continual.row_score={shown(name)} is not one of {', '.join(names())}")
     score: Score = importlib.import_module(f"{__name__}.{name}").score

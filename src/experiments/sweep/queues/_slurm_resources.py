@@ -1,4 +1,4 @@
-"""The forms of a Slurm submission's settings, by the rules of sbatch's manual, and the needs of its
+"""Forms of a Slurm submission's settings, by the rules of sbatch's manual, and the needs of its
 points against what it asks for: GPUs, memory, cores, and seconds of warning before the time limit.
 """
 
@@ -79,8 +79,8 @@ def check_extra(extra: Sequence[str]) -> None:
                 raise ValueError(f"{where} is set by each submission; set {instead} instead")
 
 
-def seconds_of(limit: str) -> int | None:
-    """The seconds of a time limit; None: there is none."""
+def parse_seconds(limit: str) -> int | None:
+    """Seconds of a time limit; None: there is none."""
     if not limit[:1].isdigit() or set(limit) <= set("0:-"):
         return None
     days, dash, rest = limit.rpartition("-")
@@ -99,14 +99,14 @@ def check_resources(points: "Sequence[Point]", queue: "Slurm") -> None:
     if not points:
         return
     _check_gpus(points, queue)
-    limit, warning = seconds_of(queue.time or "0"), queue.warning(points)
+    limit, warning = parse_seconds(queue.time or "0"), queue.warning(points)
     if limit is not None and limit <= warning:
         raise ValueError(
             f"hydra.launcher.time={queue.time} is no longer than the {warning} s before its end in "
             "which runs save and are put back; give them more time, or lower "
             "hydra.launcher.signal_seconds"
         )
-    n_bytes = _bytes_of(queue.mem or "0")
+    n_bytes = _parse_bytes(queue.mem or "0")
     for point in points:
         needed = point.plan.memory.total * point.ranks.devices
         if point.device.accelerator == "cpu" and 0 < n_bytes < needed:
@@ -116,7 +116,7 @@ def check_resources(points: "Sequence[Point]", queue: "Slurm") -> None:
             )
 
 
-def _bytes_of(mem: str) -> int:
+def _parse_bytes(mem: str) -> int:
     unit = _UNITS.get(mem[-1].upper())
     return int(mem) * _UNITS["M"] if unit is None else int(mem[:-1]) * unit
 
@@ -156,7 +156,7 @@ def needs_gpu(point: "Point", queue: "Slurm") -> bool:
 
 
 def checkpoint_bytes(points: "Sequence[Point]") -> int:
-    """The largest checkpoint's: weights and moments, as they are planned."""
+    """Largest checkpoint's: weights and moments, as they are planned."""
     return max(point.plan.memory.weights + point.plan.memory.moments for point in points)
 
 
@@ -167,7 +167,7 @@ def signal_seconds(points: "Sequence[Point]") -> int:
 
 
 def describe_signal(points: "Sequence[Point]", seconds: int) -> str:
-    """The warning in words, and what it has to be enough for."""
+    """Warning in words, and what it has to be enough for."""
     return (
         f"{seconds} s before the time limit the runs save and are put back: checkpoints of up to "
         f"{checkpoint_bytes(points) / 1e9:.3g} GB, written at {_WRITES / 1e6:.0f} MB/s or faster"

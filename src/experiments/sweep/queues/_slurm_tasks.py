@@ -102,7 +102,7 @@ def history(sweep_dir: Path) -> list[Row]:
 
 
 def _names(sweep_dir: Path) -> dict[str, str]:
-    """The sweep's submissions by the names of their jobs."""
+    """Sweep's submissions by the names of their jobs."""
     stems = (path.stem for path in submission.paths(sweep_dir / FOLDER))
     return {job_name(sweep_dir, stem): stem for stem in stems}
 

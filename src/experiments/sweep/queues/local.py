@@ -63,7 +63,7 @@ class Local(Queue):
             pool.close()
 
     def _slots(self, points: "Sequence[Point]", n: int) -> tuple[str | None, ...]:
-        """The GPU of each of n points that run at once; None without one."""
+        """GPU of each of n points that run at once; None without one."""
         from experiments.system.cards import cards
         from experiments.system.environment import usable_cores
 
@@ -83,7 +83,7 @@ class Local(Queue):
         return tuple(names) * self.points_per_gpu
 
     def _limit(self, points: "Sequence[Point]") -> str:
-        """The setting that says how many points share a device's memory."""
+        """Setting that says how many points share a device's memory."""
         return "hydra.launcher." + ("points_per_gpu" if _of_gpus(points) else "n_workers")
 
 

@@ -61,7 +61,7 @@ _MAX_ARRAY = 1000  # tasks of one array: Slurm's usual MaxArraySize is 1001
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm(Queue):
-    """The resources that each point asks of Slurm; None leaves the cluster's default.
+    """Resources that each point asks of Slurm; None leaves the cluster's default.
 
     time: as Slurm writes it, 2:00:00. mem: of a node, 64G. gpus_per_node: 0 on a cluster whose
     GPUs need not be asked for. max_parallel: points at once. signal_seconds: before the time limit,
@@ -171,7 +171,7 @@ class Slurm(Queue):
 
 
 def _of_one_shape(points: "Sequence[Point]") -> dict[tuple[int, int], list["Point"]]:
-    """The points of each number of devices and nodes."""
+    """Points of each number of devices and nodes."""
     groups: dict[tuple[int, int], list[Point]] = {}
     for point in points:
         groups.setdefault((point.ranks.devices, point.ranks.num_nodes), []).append(point)
@@ -179,7 +179,7 @@ def _of_one_shape(points: "Sequence[Point]") -> dict[tuple[int, int], list["Poin
 
 
 def _arrays(points: "Sequence[Point]") -> Iterator[Sequence["Point"]]:
-    """The points in parts that are no longer than Slurm takes."""
+    """Points in parts that are no longer than Slurm takes."""
     for i in range(0, len(points), _MAX_ARRAY):
         yield points[i : i + _MAX_ARRAY]
 
@@ -213,7 +213,7 @@ class _Session:
 
     def outcomes(self, tasks: Mapping[str, Task]) -> dict[str, Outcome]:
         """Those that Slurm does not have any more and that left no record, or that of a failure."""
-        from experiments.sweep.planning import status_of
+        from experiments.sweep.planning import read_status
 
         fates: dict[str | None, Outcome] = {
             None: Outcome(fate="killed", why="its Slurm task ended without a record"),
@@ -223,7 +223,7 @@ class _Session:
         return {
             run_id: fates[status]
             for run_id, run_dir in gone.items()
-            if (status := status_of(run_dir)) in fates
+            if (status := read_status(run_dir)) in fates
         }
 
     def wait(self) -> bool:
@@ -337,7 +337,7 @@ def give(sweep_dir: Path, given: Submission, queue: Slurm) -> str:
 
 
 def _literal(folder: Path) -> str:
-    """The folder in a name for sbatch, which replaces %u and such, unless a backslash is in it."""
+    """Folder in a name for sbatch, which replaces %u and such, unless a backslash is in it."""
     if "\\" in str(folder):
         raise ValueError(
             f"{folder}: sbatch takes no backslash in a path; set paths.results to one without"

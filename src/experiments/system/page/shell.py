@@ -1,4 +1,4 @@
-"""The frame of a page: head, contents and sections around what its maker has drawn.
+"""Frame of a page: head, contents and sections around what its maker has drawn.
 
 Its Content-Security-Policy allows no address but data: of pictures, and no script but the one that
 is in it, by its hash.
@@ -37,7 +37,7 @@ def document(
     definitions: str = "",
     data: Any = None,
 ) -> str:
-    """The whole file. styles come after the frame's own. definitions: markup before the header.
+    """Whole file. styles come after the frame's own. definitions: markup before the header.
 
     data: plain values for the script, which finds them as JSON in the element of id _data.
     """
