@@ -112,7 +112,7 @@ class _Rest:
 
     def above(self, k: int, points: tuple[int, ...]) -> list[float]:
         """How far the points are above the curve of the others, nats."""
-        off, free = self._of(k, points, self._best)
+        off, free = self._curve(k, points, self._best)
         above = np.linalg.solve(free[0], off[0]) / self._root[k][list(points)]
         return [float(off) for off in above]
 
@@ -133,19 +133,19 @@ class _Rest:
         """Share of the likelihood that these have among as many points of the budget."""
         logs = {}
         for other in combinations(range(self._off[k].shape[1]), len(points)):
-            _, free = self._of(k, other, self._every)
+            _, free = self._curve(k, other, self._every)
             of_others = self._without(k, self._gain(k, other, self._every), len(other), self._every)
             # the three numbers of the curve, which fewer points know less
             logs[other] = special.logsumexp(of_others[0].T - np.linalg.slogdet(free)[1] / 2)
         return float(np.exp(logs[points] - special.logsumexp(list(logs.values()))))
 
-    def _of(self, k: int, points: tuple[int, ...], at: np.ndarray) -> tuple[Array, Array]:
+    def _curve(self, k: int, points: tuple[int, ...], at: np.ndarray) -> tuple[Array, Array]:
         own = list(points)
         return self._off[k][at][:, own], self._free[k][at][:, own][:, :, own]
 
     def _gain(self, k: int, points: tuple[int, ...], at: np.ndarray) -> Array:
         """(G,): what the squares of curve k lose without the points."""
-        off, free = self._of(k, points, at)
+        off, free = self._curve(k, points, at)
         return np.asarray((off * np.linalg.solve(free, off[..., None])[..., 0]).sum(axis=1))
 
     def _chance(self, k: int, points: tuple[int, ...], at: np.ndarray) -> float:

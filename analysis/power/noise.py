@@ -157,15 +157,17 @@ def _chance(
     share the baseline's runs. An effect that the runs of a seed share is in no difference.
     """
     groups = [
-        [cell for cell in members if len(_of(blocks, baseline, cell, first)) > 1]
+        [cell for cell in members if len(_take_losses(blocks, baseline, cell, first)) > 1]
         for members in _groups(blocks, cells, pool).values()
     ]
     groups = [members for members in groups if len(members) > 1]
     if not groups:
         return 1.0
     tested = [cell for members in groups for cell in members]
-    dof = np.array([len(_of(blocks, baseline, cell, first)) - 1.0 for cell in tested])
-    seen = np.array([float(np.var(_of(blocks, baseline, cell, first), ddof=1)) for cell in tested])
+    dof = np.array([len(_take_losses(blocks, baseline, cell, first)) - 1.0 for cell in tested])
+    seen = np.array(
+        [float(np.var(_take_losses(blocks, baseline, cell, first), ddof=1)) for cell in tested]
+    )
     if float(seen.max()) < ROUNDING**2:
         return 1.0
     drawn = _drawn(blocks, baseline, tested, first)
@@ -180,7 +182,9 @@ def _chance(
     return (beyond + 1) / (len(drawn) + 1)
 
 
-def _of(blocks: Sequence[Block], baseline: str, cell: tuple[str, int], first: int | None) -> Array:
+def _take_losses(
+    blocks: Sequence[Block], baseline: str, cell: tuple[str, int], first: int | None
+) -> Array:
     return blocks[cell[1]].differences(cell[0], baseline, first)
 
 

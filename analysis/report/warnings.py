@@ -19,36 +19,46 @@ def list_warnings(study: Study) -> Iterator[Warning]:
     if study.isoflop is not None:
         for curve in study.isoflop.curves:
             at = f"{curve.model} at C={numbers.flops(curve.budget)}"
-            yield from _of(at, curve.warnings, "isoflop")
+            yield from _make_warnings(at, curve.warnings, "isoflop")
         for law in study.isoflop.laws:
-            yield from _of(f"{law.model}, laws of compute", law.warnings, "laws")
+            yield from _make_warnings(f"{law.model}, laws of compute", law.warnings, "laws")
         for model, why in study.isoflop.unfitted.items():
-            yield from _of(f"{model}, laws of compute", [f"no power laws: {why}"], "isoflop")
-        yield from _of("isoFLOP curves", study.isoflop.skipped, "isoflop")
-        yield from _of("isoFLOP curves", study.isoflop.moved, "IsoFLOP curves")
+            yield from _make_warnings(
+                f"{model}, laws of compute", [f"no power laws: {why}"], "isoflop"
+            )
+        yield from _make_warnings("isoFLOP curves", study.isoflop.skipped, "isoflop")
+        yield from _make_warnings("isoFLOP curves", study.isoflop.moved, "IsoFLOP curves")
     for model, fit in study.parametric.items():
-        yield from _of(f"{model}, surface", fit.warnings, f"contours_{file_label(model)}")
+        yield from _make_warnings(
+            f"{model}, surface", fit.warnings, f"contours_{file_label(model)}"
+        )
     for model, influence in study.influences.items():
-        yield from _of(f"{model}, surface", influence.warnings, "Parametric surface")
+        yield from _make_warnings(f"{model}, surface", influence.warnings, "Parametric surface")
     if study.agreement is not None:
-        yield from _of("agreement", study.agreement.warnings, "Do the approaches agree?")
+        yield from _make_warnings("agreement", study.agreement.warnings, "Do the approaches agree?")
     if study.hold_out is not None:
-        yield from _of("held-out budgets", study.hold_out.warnings, "Held-out budgets")
+        yield from _make_warnings("held-out budgets", study.hold_out.warnings, "Held-out budgets")
     for model, laws in study.experts.items():
-        yield from _of(f"{model}, experts", laws.warnings, f"experts_{file_label(model)}")
+        yield from _make_warnings(
+            f"{model}, experts", laws.warnings, f"experts_{file_label(model)}"
+        )
     for budget, found in study.differences.items():
         at = f"differences at C={numbers.flops(budget)}"
-        yield from _of(at, found.warnings, "Differences and seeds")
+        yield from _make_warnings(at, found.warnings, "Differences and seeds")
     if study.budget_multipliers is not None:
-        yield from _of("compute multipliers", study.budget_multipliers.warnings, "Answer")
+        yield from _make_warnings(
+            "compute multipliers", study.budget_multipliers.warnings, "Answer"
+        )
     if study.multipliers is not None:
-        yield from _of("compute multipliers by a law", study.multipliers.warnings, "multipliers")
-    yield from _of("runs", study.cautions, "Runs")
+        yield from _make_warnings(
+            "compute multipliers by a law", study.multipliers.warnings, "multipliers"
+        )
+    yield from _make_warnings("runs", study.cautions, "Runs")
     notes = study.table.attrs.get("notes", ())
-    yield from _of("table", dict.fromkeys((*study.of_table, *notes)), "Runs")
+    yield from _make_warnings("table", dict.fromkeys((*study.of_table, *notes)), "Runs")
 
 
-def _of(what: str, texts: Iterable[str], shown_in: str) -> Iterator[Warning]:
+def _make_warnings(what: str, texts: Iterable[str], shown_in: str) -> Iterator[Warning]:
     for text in texts:
         fit = _APPROACH.match(text)
         of = f"{what}, {fit[1]}" if fit else what

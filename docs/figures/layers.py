@@ -19,8 +19,8 @@ from experiments.config.composed import composed
 from experiments.config.hydra_hints import choice_names
 from experiments.config.reading import build
 from experiments.gpu.documents import replaced
-from experiments.init.growth import can_grow, grower_of
-from experiments.init.how import how_of, ways
+from experiments.init.growth import can_grow, find_grower
+from experiments.init.how import find_how, ways
 from experiments.models.ffn._base import FFN
 from experiments.models.ffn.dense import DenseConfig
 
@@ -236,9 +236,9 @@ def _causal(layer: FFN, mixes: Mixing | None) -> str:
 def _growths(config: Any) -> Iterator[str]:
     if not can_grow(config):
         return
-    for how in grower_of(config).ways:
+    for how in find_grower(config).ways:
         try:
-            grower_of(config).grown(config, 4 * config.n_experts, how)
+            find_grower(config).grown(config, 4 * config.n_experts, how)
         except ValueError:
             continue
         yield how
@@ -247,7 +247,7 @@ def _growths(config: Any) -> Iterator[str]:
 def _starts(config: FFNConfig) -> Iterator[str]:
     """The ways of init.how in which a dense layer of the weights leads to this one."""
     for name in ways():
-        how, base = how_of(name), DenseConfig()
+        how, base = find_how(name), DenseConfig()
         if how.is_own(base):
             continue
         try:

@@ -237,10 +237,10 @@ def _draw(found: Sequence[Coordinate], widths: Sequence[int]) -> Any:
 
     last = max(c.step for c in found)
     places = list(dict.fromkeys(c.where for c in found))
-    kinds = [what for what in ("output", "change", "used", "spread") if _of(found, what, last)]
+    kinds = [what for what in ("output", "change", "used", "spread") if _select(found, what, last)]
     figure = Figure(figsize=(3.3 * len(kinds), 3.2), layout="constrained")
     for axis, what in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
-        for c in _of(found, what, last):
+        for c in _select(found, what, last):
             colour = f"C{places.index(c.where)}"
             axis.plot(widths, c.values, "o-", color=colour, markersize=3, label=c.where)
         axis.set(xscale="log", yscale="log", xlabel="d_model", title=f"{what}, step {last}")
@@ -255,5 +255,5 @@ def _draw(found: Sequence[Coordinate], widths: Sequence[int]) -> Any:
     return figure
 
 
-def _of(found: Sequence[Coordinate], what: str, step: int) -> list[Coordinate]:
+def _select(found: Sequence[Coordinate], what: str, step: int) -> list[Coordinate]:
     return [c for c in found if (c.what, c.step) == (what, step)]

@@ -123,7 +123,7 @@ class BranchSteps(RunPart):
         return Branch(trunk_id=trunk_id, folder=folder, n_steps=start)
 
     def note(self, point: Point) -> str:
-        branch = _of(point)
+        branch = _find_branch(point)
         return f"from step {branch.n_steps} of trunk {branch.trunk_id} "
 
     def checkpoint(self, point: Point) -> Path | None:
@@ -158,7 +158,7 @@ class BranchSteps(RunPart):
         """Its trunk, and the steps and FLOPs of both parts."""
         plan, taken = point.plan, _noted(point)
         trunk = {
-            "run_id": _of(point).trunk_id,
+            "run_id": _find_branch(point).trunk_id,
             "n_steps": taken,
             "flops": plan.count_flops(taken),
             "own_steps": plan.n_steps - taken,
@@ -169,10 +169,10 @@ class BranchSteps(RunPart):
     def ended(self, point: Point, record: RunRecord) -> None:
         """The trunk's checkpoint is needed no more, unless the branch is tried again."""
         if record.status != "failed":
-            kept.release(_of(point).folder, point.run_id)
+            kept.release(_find_branch(point).folder, point.run_id)
 
 
-def _of(point: Point) -> Branch:
+def _find_branch(point: Point) -> Branch:
     assert point.branch is not None
     return point.branch
 
@@ -184,7 +184,7 @@ def _note(point: Point, n_steps: int) -> None:
     if not n_steps:
         remove(point.run_dir / BRANCH_NAME)
         return
-    trunk = _of(point).trunk_id
+    trunk = _find_branch(point).trunk_id
     text = json.dumps({"trunk": trunk, "n_steps": n_steps})
     write_text_atomically(point.run_dir / BRANCH_NAME, text + "\n")
     log_event(point.run_dir, "branched", trunk=trunk, step=n_steps)
