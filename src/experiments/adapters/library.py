@@ -249,7 +249,8 @@ class LoRALibrary:
             if _read_shape(table) != shape:
                 raise ValueError(
                     f"the library is for another model: {path} maps {shape[0]} features to "
-                    f"{shape[1]}, and the library's {_read_shape(table)[0]} to {_read_shape(table)[1]}"
+                    f"{shape[1]}, and the library's {_read_shape(table)[0]} to "
+                    f"{_read_shape(table)[1]}"
                 )
         self._attached = Attached(self, model)
 

@@ -65,7 +65,7 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
         return None if self.handed is None else self.handed.first
 
     def let_go(self) -> None:
-        """Module that takes the input is what it was."""
+        """The module that takes the input is what it was."""
         if self.handed is not None:
             self.handed.let_go()
 
@@ -101,8 +101,8 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
             x.shape == y.shape and x.shape[-1] == self.d_model
         ):
             raise ValueError(
-                f"{self.path} maps {make_shape(x)} to {make_shape(y)}, but a PEER adapter adds (..., "
-                f"{self.d_model}) to what maps it to the same; name another module in "
+                f"{self.path} maps {make_shape(x)} to {make_shape(y)}, but a PEER adapter adds "
+                f"(..., {self.d_model}) to what maps it to the same; name another module in "
                 "target_modules, or another pair"
             )
         first, *others = (self._peer(name, x) for name in active)

@@ -73,14 +73,14 @@ def trained_blocks(config: RunConfig) -> tuple[int, ...] | None:
         return ()
     if config.init.train == "layer" and not config.model.cost(config.d_model).n_params:
         raise ValueError(
-            f"init.train=layer with {find_name(config.model)}, which has no parameters; set another "
-            "model, or init.train=all or lora"
+            f"init.train=layer with {find_name(config.model)}, which has no parameters; set "
+            "another model, or init.train=all or lora"
         )
     if config.init.train == "tables":
         terms = config.model.cost(config.d_model).terms
         if not any(term.n_tables for term in terms):
             raise ValueError(
-                f"init.train=tables with {find_name(config.model)}, which has no table of rows; set "
-                "model=peer or pkm, or init.train=layer"
+                f"init.train=tables with {find_name(config.model)}, which has no table of rows; "
+                "set model=peer or pkm, or init.train=layer"
             )
     return chosen(config)

@@ -79,7 +79,9 @@ class Look:
 
 
 def look_at(path: Path, ranks: Ranks | None = None, table_ranks: int = 1) -> Look:
-    """Each looks at what it would read itself, and all come to the same. Raises as find_damage does.
+    """Each looks at what it would read itself, and all come to the same.
+
+    Raises as find_damage does.
 
     table_ranks: how many that follow each other have the columns of its tables between them.
     """

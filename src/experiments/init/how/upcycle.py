@@ -20,8 +20,8 @@ class Upcycle(How):
         check_mlp("upcycle", base, block)
         if not isinstance(layer, MoEConfig):
             raise ValueError(
-                f"init.how=upcycle with {find_name(layer)}: copies of a whole layer are the experts "
-                "of model=moe or moe_fine; set one of them, or init.how=beside"
+                f"init.how=upcycle with {find_name(layer)}: copies of a whole layer are the "
+                "experts of model=moe or moe_fine; set one of them, or init.how=beside"
             )
         with torch.device("meta"):  # shapes alone
             new, own = layer.build(d_model), base.build(d_model)
