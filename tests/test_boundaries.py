@@ -86,20 +86,31 @@ def test_the_analysis_needs_no_package_of_training(tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "evaluate", "generate", "export", "inspect", "patch", "ablate", "bench", "gpu_check"],
+    [
+        "run",
+        "evaluate",
+        "generate",
+        "export",
+        "inspect",
+        "inspect patch",
+        "inspect ablate",
+        "bench layer",
+        "bench gpu",
+    ],
 )
 def test_a_command_that_needs_torch_says_in_one_line_which_extra_to_install(command, tmp_path):
-    code = f"import runpy; runpy.run_module('experiments.{command}', run_name='__main__')"
-    run = tmp_path / "run"  # one that is there as a whole: what lacks is refused first
-    shutil.copytree(RUN, run)
+    module, *question = command.split()
+    code = f"import runpy; runpy.run_module('experiments.{module}', run_name='__main__')"
+    run, new = tmp_path / "run", tmp_path / "new.json"
+    shutil.copytree(RUN, run)  # one that is there as a whole: what lacks is refused first
     (run / CHECKPOINT_NAME).touch()
     words = {
-        **dict.fromkeys(("evaluate", "generate", "export"), (run, tmp_path / "new.json")),
-        "patch": (run, tmp_path / "new.json", "remove=[0]"),
+        **dict.fromkeys(("evaluate", "generate", "export"), (run, new)),
         "inspect": (run,),
-        "ablate": (run, "experts=[0]"),
+        "inspect patch": (run, new, "remove=[0]"),
+        "inspect ablate": (run, "experts=[0]"),
     }
-    done = without_train(code, *words.get(command, ()))
+    done = without_train(code, *question, *words.get(command, ()))
     assert done.returncode == 1
     assert done.stderr.endswith(
         " is not installed, which this command needs: pip install -e '.[train]' in a clone of the "

@@ -1,5 +1,7 @@
 """Commands as one: their usage is what is typed, and help waits for no library."""
 
+from experiments.inspect import QUESTIONS
+from experiments.system.modules import find_modules
 from tests.conftest import REPOSITORY, SMALL_PEER, python
 
 HELP = """
@@ -8,27 +10,29 @@ from contextlib import suppress
 from importlib import import_module
 
 for name in {names}:
-    sys.argv = [f"/somewhere/{{name}}.py", "--help"]
+    module, *question = name.split()
+    sys.argv = [f"/somewhere/{{module}}.py", *question, "--help"]
     with suppress(SystemExit):
-        import_module(f"experiments.{{name}}").main()
+        import_module(f"experiments.{{module}}").main()
     slow = sorted({{"torch", "lightning", "transformers"}} & set(sys.modules))
-    print("::", name, *slow)
+    print(f":: {{name}};{{' '.join(slow)}}")
 """
-MEASURING = {"bench", "gpu_check"}  # of what they measure torch is a part
 HYDRAS = {"run"}  # whose help is conf/config.yaml's
 
 
 def test_help_says_what_is_typed_and_imports_nothing_slow():
     files = (REPOSITORY / "src" / "experiments").glob("*.py")
     names = {path.stem for path in files if "\ndef main(" in path.read_text()} - HYDRAS
-    code = HELP.format(names=[*sorted(names - MEASURING), *sorted(MEASURING)])
-    done = python("-c", code)
+    questions = {f"inspect {found.name}" for found in find_modules(QUESTIONS)}
+    assert questions == {"inspect ablate", "inspect patch"}
+    names |= questions
+    done = python("-c", HELP.format(names=sorted(names)))
     usages = [line for line in done.stdout.splitlines() if line.startswith("usage: ")]
-    ends = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("::")]
+    ends = [line.split(" ", 1)[1] for line in done.stdout.splitlines() if line.startswith("::")]
     assert len(ends) == len(names)
-    for usage, (name, *slow) in zip(usages, ends, strict=True):
+    for usage, (name, slow) in zip(usages, (end.split(";") for end in ends), strict=True):
         assert usage.startswith(f"usage: python -m experiments.{name} ")
-        assert not slow or name in MEASURING, f"{name} --help imports {slow}"
+        assert not slow, f"{name} --help imports {slow}"
 
 
 # with RUN a finished run and HERE a folder of files; the first has exit code 1 without [lm-eval]

@@ -348,7 +348,7 @@ ATTACKS: dict[str, Callable[[Place], list[str]]] = {
     ),
     "a link for inspection: inspect": _on_link("RUN/inspection", "experiments.inspect", "RUN"),
     "a link for ablation: ablate": _on_link(
-        "RUN/ablation", "experiments.ablate", "RUN", "experts=[1]", "texts=texts/a.txt"
+        "RUN/ablation", "experiments.inspect", "ablate", "RUN", "experts=[1]", "texts=texts/a.txt"
     ),
     "a link for an export: export": _on_link("RUN/hf", "experiments.export", "RUN", "RUN/hf"),
     "a link for a table: collect": _on_link("records.csv", "experiments.collect", "stranger"),
