@@ -1,13 +1,13 @@
-"""Takes experts away, and says what is lost: `python -m experiments.ablate RUN experts=[...]`."""
+"""Change of a loss without some experts, beside as many random ones."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.words import Words
-from experiments.inspection.command import run_on_texts
+from experiments.config.words import SCORING, Words
+from experiments.inspection.command import Question
 from experiments.records.finished import finished_record
 from experiments.system.disk import check_writable, followed, reached
 from experiments.system.several_files import NotWholeError
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from experiments.inspection.ablation.facts import Facts
     from experiments.inspection.ablation.result import Ablation, Estimate
 
-USAGE = """\
-usage: python -m experiments.ablate RUN experts=[I,...] | domain=NAME | facts=FILE ...
+_USAGE = """\
+usage: python -m experiments.inspect ablate RUN experts=[I,...] | domain=NAME | facts=FILE ...
 
 Scores a finished run without some of its experts, and without as many random ones that are read as
 much: by how much each loss rises, with intervals over documents or facts, and whether it rises more
@@ -43,7 +43,6 @@ _NUMBERS: dict[str, tuple[int, ...]] = {  # default, least and most
     "draws": (5, 2, 1000),
     "seed": (0, 0),
 }
-_KEYS = ("layer", "experts", "domain", "facts", "texts", "out", *_NUMBERS)
 
 
 def ablate_run(
@@ -71,40 +70,38 @@ def ablate_run(
             "target no probability of its own; give texts="
         )
     # seconds, which what is refused need not wait for
-    from experiments.finished.model import run_vocabulary, scored_point, trained_model
+    from experiments.finished.model import read_run, trained_model
     from experiments.finished.scores import make_scorer
     from experiments.inspection.ablation import of_facts, of_texts
+    from experiments.inspection.ablation.result import read_ablation, write_ablation
     from experiments.inspection.interface import the_layer
-    from experiments.inspection.texts import read_texts
+    from experiments.inspection.texts import read_texts, with_sets
     from experiments.models.digest import tensors_sha256
     from experiments.tasks.scoring import Encoder
 
+    run = read_run(run_dir, record, with_sets(texts, overrides), SCORING)
+    seq_len = run.config.data.seq_len
     if facts is not None:
-        point = scored_point(run_dir, record, overrides)
-        vocabulary = run_vocabulary(run_dir, record, point)
-        seq_len = point.config.data.seq_len
-        asked = of_facts.encode_facts(facts, Encoder.of(vocabulary), seq_len, choice.seed)
-        scorer = make_scorer(run_dir, point, vocabulary)
+        encoder = Encoder.of(run.vocabulary)
+        asked = of_facts.encode_facts(facts, encoder, seq_len, choice.seed)
+        scorer = make_scorer(run)
         scored = scorer.model
         found = the_layer(scored, layer)
         about: dict[str, Any] = {"facts": facts.digest}
         ablate = partial(of_facts.ablate_facts, scorer, found, asked, choice)
     else:
-        chosen, vocabulary, point = read_texts(run_dir, record, texts, overrides)
+        chosen = read_texts(run, texts)
         names = [text.name for text in chosen]
         if choice.domain is not None and (choice.domain not in names or len(names) < 2):
             raise ValueError(
                 f"domain={choice.domain} must be one of at least two texts, and they are "
                 f"{', '.join(names)}; give texts=NAME,NAME"
             )
-        config, end = point.config, vocabulary.end_of_text
-        batch_size = config.evaluation.batch_size or config.ladder.batch_size
-        halved = choice.experts is None
-        units = of_texts.make_units(chosen, config.data.seq_len, batch_size, end, halved=halved)
-        scored = trained_model(run_dir, point, vocabulary)
+        end, halved = run.vocabulary.end_of_text, choice.experts is None
+        units = of_texts.make_units(chosen, seq_len, run.batch_size, end, halved=halved)
+        scored = trained_model(run)
         found = the_layer(scored, layer)
-        each = [{"name": t.name, "digest": t.digest, "max_tokens": t.max_tokens} for t in chosen]
-        about = {"domain": choice.domain, "texts": each}
+        about = {"domain": choice.domain, "texts": [text.identity for text in chosen]}
         ablate = partial(of_texts.ablate_texts, scored, found, units, choice)
     identity = {
         "run_id": record.run_id,
@@ -116,29 +113,28 @@ def ablate_run(
         "seed": choice.seed,
         **about,
     }
-    return _once(folder, identity, ablate)
-
-
-def _once(folder: Path, identity: Mapping[str, Any], ask: Callable[[], "Ablation"]) -> "Ablation":
-    """Ablation that answers a question: read, or asked where it is not there as it was
-    written.
-    """
-    from experiments.inspection.ablation.result import read_ablation, write_ablation
-
+    result = None
     try:
         result = read_ablation(folder, identity)
     except NotWholeError as error:
         print(f"{error}", file=sys.stderr, flush=True)
-        result = None
     if result is None:
-        result = ask()
+        result = ablate()
         write_ablation(folder, result, identity)
     return result
 
 
 def _run(words: Words) -> None:
     run_dir, values = Path(words.one_run("texts are given as texts=NAME,...")), words.values
-    _check_keys(values)
+    ways = [key for key in ("experts", "domain", "facts") if key in values]
+    if not ways:
+        raise ValueError("no experts are chosen; give experts=[17], domain=NAME or facts=FILE")
+    if "domain" in values and len(ways) > 1:
+        raise ValueError(f"{'= and '.join(ways)}= choose experts in two ways; give one")
+    if "facts" in values and "texts" in values:
+        raise ValueError("facts= and texts= are two ablations; give one of them")
+    if "experts" in values and "top" in values:
+        raise ValueError("top= is of domain= and facts=; leave it out, or leave out experts=")
     from experiments.inspection.ablation.choosing import Choice
     from experiments.inspection.ablation.facts import read_facts
     from experiments.inspection.editing.patch import read_indices
@@ -159,18 +155,6 @@ def _run(words: Words) -> None:
     )
     unit = "target" if "facts" in values else "token"
     print("\n".join([*format_lines(result, unit), f"tables: {folder or run_dir / 'ablation'}"]))
-
-
-def _check_keys(values: Any) -> None:
-    ways = [key for key in ("experts", "domain", "facts") if key in values]
-    if not ways:
-        raise ValueError("no experts are chosen; give experts=[17], domain=NAME or facts=FILE")
-    if "domain" in values and len(ways) > 1:
-        raise ValueError(f"{'= and '.join(ways)}= choose experts in two ways; give one")
-    if "facts" in values and "texts" in values:
-        raise ValueError("facts= and texts= are two ablations; give one of them")
-    if "experts" in values and "top" in values:
-        raise ValueError("top= is of domain= and facts=; leave it out, or leave out experts=")
 
 
 def format_lines(result: "Ablation", unit: str) -> list[str]:
@@ -195,10 +179,6 @@ def format_lines(result: "Ablation", unit: str) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    run_on_texts(USAGE, _run, _KEYS)
-
-
-if __name__ == "__main__":
-    main()
+QUESTION = Question(
+    usage=_USAGE, run=_run, keys=("layer", "experts", "domain", "facts", "texts", "out", *_NUMBERS)
+)

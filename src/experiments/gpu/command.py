@@ -1,4 +1,4 @@
-"""Proves a GPU in minutes: `python -m experiments.gpu_check` (docs/gpu-check.md).
+"""A GPU, proved in minutes, on a bare machine too (docs/gpu-check.md).
 
 Kernels by value, speeds against floors and against what others reach, memory, resuming, and a
 small isoFLOP, the most valuable first. Each part is a process of its own with a time limit of its
@@ -19,51 +19,68 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from experiments.config.constraints import check_once
 from experiments.config.trainer import spelled
+from experiments.gpu import report as reports
+from experiments.gpu.report import Report, card_folder
 from experiments.system import started
-from experiments.system.command import FAILED, Parser, exit_codes, needs_train
+from experiments.system.command import FAILED
 from experiments.system.disk import followed
+from experiments.system.environment import git_state
 from experiments.system.modules import Module, find_modules
 
-with needs_train():
-    import torch
-
-    from experiments.gpu import report as reports
-    from experiments.gpu.report import Report, card_folder
-    from experiments.system.environment import git_state
-
-SOURCE = Path(__file__).resolve().parents[1]
+SOURCE = Path(__file__).resolve().parents[2]
 PARTS = SOURCE / "experiments" / "gpu" / "parts"
 TOY_CARD = "CPU, toy sizes"
 _LEAST_SECONDS = 10  # less is not worth a start
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """As those of a measurement (bench.py)."""
+    parts = find_parts(PARTS)
+    parser.epilog = "\n".join(
+        ["parts, in this order:", *(f"  {p.name:12} {p.about}" for p in parts)]
+    )
+    parser.add_argument("--only", metavar="PART,...", help=f"of {', '.join(p.name for p in parts)}")
+    parser.add_argument("--again", action="store_true", help="parts that are done already too")
+    parser.add_argument(
+        "--device",
+        type=spelled,
+        default="auto",
+        choices=("auto", "cuda", "cpu"),
+        help="cpu: toy sizes, a test",
+    )
+    parser.add_argument("--minutes", type=float, default=8, help="for all parts (default 8)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/gpu"), help="(default %(default)s)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
     """Exit code 0 without a GPU too; 1 if a part failed or ran out of time."""
-    with exit_codes():
-        options = _parser().parse_args(arguments)
-        if not 0 < options.minutes < math.inf:
-            raise ValueError(f"--minutes {options.minutes:g} must be above 0, and finite")
-        parts = _chosen(options.only)
-        device = options.device
-        if device != "cpu" and not torch.cuda.is_available():
-            if device == "cuda":
-                raise ValueError("--device cuda, but torch sees no GPU; use cpu, for toy sizes")
-            if job := started.in_words():
-                raise ValueError(
-                    f"torch sees no GPU in{job}: submit it with --gpus-per-node=1, or "
-                    "install a torch that is made for CUDA"
-                )
-            print("no GPU here: nothing to check (--device cpu runs the parts at toy size)")
-            return
-        before = signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            good = _check(options, parts, "cpu" if device == "cpu" else "cuda")
-        finally:
-            signal.signal(signal.SIGTERM, before)
-        if not good:
-            raise SystemExit(FAILED)
+    if not 0 < options.minutes < math.inf:
+        raise ValueError(f"--minutes {options.minutes:g} must be above 0, and finite")
+    parts = _chosen(options.only)
+    device = options.device
+    if device != "cpu" and not torch.cuda.is_available():
+        if device == "cuda":
+            raise ValueError("--device cuda, but torch sees no GPU; use cpu, for toy sizes")
+        if job := started.in_words():
+            raise ValueError(
+                f"torch sees no GPU in{job}: submit it with --gpus-per-node=1, or "
+                "install a torch that is made for CUDA"
+            )
+        print("no GPU here: nothing to check (--device cpu runs the parts at toy size)")
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        good = _check(options, parts, "cpu" if device == "cpu" else "cuda")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if not good:
+        raise SystemExit(FAILED)
 
 
 def find_parts(folder: Path) -> list[Module]:
@@ -84,30 +101,6 @@ def _chosen(only: str | None) -> list[Module]:
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
-
-
-def _parser() -> argparse.ArgumentParser:
-    parts = find_parts(PARTS)
-    parser = Parser(
-        prog="python -m experiments.gpu_check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(["parts, in this order:", *(f"  {p.name:12} {p.about}" for p in parts)]),
-    )
-    parser.add_argument("--only", metavar="PART,...", help=f"of {', '.join(p.name for p in parts)}")
-    parser.add_argument("--again", action="store_true", help="parts that are done already too")
-    parser.add_argument(
-        "--device",
-        type=spelled,
-        default="auto",
-        choices=("auto", "cuda", "cpu"),
-        help="cpu: toy sizes, a test",
-    )
-    parser.add_argument("--minutes", type=float, default=8, help="for all parts (default 8)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("results/gpu"), help="(default %(default)s)"
-    )
-    return parser
 
 
 def _check(options: argparse.Namespace, parts: Sequence[Module], device: str) -> bool:
@@ -192,7 +185,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _ending(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,10 @@
-"""Edits single experts, in a file: `python -m experiments.patch RUN FILE remove=[...] ...`."""
+"""Edits of single experts, in a file that evaluate, generate, export and inspect take."""
 
 from pathlib import Path
 from typing import Any
 
 from experiments.config.words import PATCH, PLACES, Words
+from experiments.inspection.command import Question
 from experiments.inspection.editing.patch import (
     LayerEdits,
     Patch,
@@ -14,10 +15,9 @@ from experiments.inspection.editing.patch import (
     write_patch,
 )  # fmt: skip
 from experiments.records.finished import finished_record
-from experiments.system.command import run_words
 
-USAGE = """\
-usage: python -m experiments.patch RUN FILE layer=NAME [remove=[I,...]] [swap=[I:J,...]] ...
+_USAGE = """\
+usage: python -m experiments.inspect patch RUN FILE layer=NAME [remove=[I,...]] [swap=[I:J,...]] ...
 
 Writes a file that edits single experts of a finished run, for patch=FILE of evaluate, generate,
 export and inspect. The run stays as it is. Without an edit, it says what a file holds.
@@ -33,7 +33,6 @@ export and inspect. The run stays as it is. Without an edit, it says what a file
   paths.cache=PATH    and other keys of trainer and paths
 """
 _EDITS = {"remove": read_indices, "swap": read_pairs, "add": read_pairs}
-_KEYS = ("layer", *_EDITS, "from", PATCH)
 
 
 def patch_run(
@@ -106,10 +105,4 @@ def _checked(run_dir: Path, path: Path, overrides: tuple[str, ...]) -> Patch:
     return patch
 
 
-def main() -> None:
-    """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    run_words(lambda: USAGE, _run, keys=_KEYS, nodes=PLACES)
-
-
-if __name__ == "__main__":
-    main()
+QUESTION = Question(usage=_USAGE, run=_run, keys=("layer", *_EDITS, "from", PATCH), nodes=PLACES)
