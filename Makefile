@@ -60,7 +60,7 @@ test-night: $(READY)  ## run what takes longer still: coverage over many draws, 
 	$(PYTEST) --ignore tests/study -m night
 
 durations: $(READY)  ## run all but the night's, for an hour, and record which are slow and long
-	folder=$$(mktemp -d) && { $(PYTEST) -m "not slurm and not night" --record-durations $$folder; \
+	folder=$$(mktemp -d) && { $(PYTEST) --ignore tests/study -m "not slurm and not night" --record-durations $$folder; \
 		$(BIN)/python -m tests.durations $$folder; rm -r $$folder; }
 
 test-fast: $(READY)  ## run the quick tests (a few minutes)
@@ -87,9 +87,9 @@ soak: $(READY)  ## interrupt, kill and damage runs; each must come out to the bi
 audit-security: $(READY)  ## try strangers' folders on the commands: none may run anything (20 minutes)
 	$(BIN)/python -m tests.security $(if $(ONLY),--only "$(ONLY)") $(if $(GGUF),--gguf $(GGUF))
 
-# On a bare machine: PYTHONPATH=src python3 -m experiments.gpu_check (docs/gpu-check.md).
+# On a bare machine: PYTHONPATH=src python3 -m experiments.bench gpu (docs/gpu-check.md).
 gpu-check: $(READY)  ## prove a GPU in 8 minutes: kernels, speeds, memory; results/gpu/CARD/report.md
-	$(BIN)/python -m experiments.gpu_check $(if $(ONLY),--only $(ONLY)) \
+	$(BIN)/python -m experiments.bench gpu $(if $(ONLY),--only $(ONLY)) \
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(AGAIN),--again)
 
 # For the parts that run the harness on a machine without a registry: PYTHON_VERSION=3.12 PLATFORM=manylinux_2_28_x86_64
