@@ -11,12 +11,12 @@ from scipy import stats
 
 from analysis import numbers
 from analysis.adaptation import columns_of_starts, compare_adaptations
+from analysis.comparison import shown
 from analysis.forgetting.compare import compare_forgetting
 from analysis.forgetting.equal import _at, _curves
 from analysis.forgetting.ways import find_way, read_order
 from analysis.growth import COLUMNS, compare_growth
 from analysis.table.load import load_table
-from analysis.comparison import shown
 from tests.study.records import ROOT, records, student
 
 # docs/growth.md
