@@ -57,7 +57,8 @@ class Command(Generic[T]):
     """A command; the file in commands/ that has it as COMMAND names it.
 
     help: a line; description: more of it. read: the table, or other things to compute from.
-    compute: the output, of what was read. options: its own, as options.declare reads them. check:
+    compute: the output, of what was read. options: its own, as options.declare reads them; groups:
+    more of them, each under "TITLE: a line on it". check:
     raises ValueError for options that don't go together, before anything is read. writes: whether
     NAME.json and the figures are written. by_model: it compares models, so --series is refused.
     unused: options of all commands that change nothing here, and are refused; reads: what it takes
@@ -68,6 +69,7 @@ class Command(Generic[T]):
     read: Callable[[Options], T]
     compute: Callable[[Options, T], Output]
     options: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
     check: Callable[[Options], None] = lambda _: None
     writes: bool = True

@@ -71,13 +71,13 @@ _OPTION = re.compile(
 )
 
 
-def declare(sub: argparse.ArgumentParser, text: str) -> None:
+def declare(sub: argparse._ActionsContainer, text: str) -> None:
     """Adds options as they are written down, e.g. "--draws=500 DRAWS  of the bootstrap".
 
     The value's word says its type, {a,b} is a choice, none a switch; ... after it: repeatable;
     ! after the name: required; :name: the field, if it has another. Help may go on below.
     """
-    for entry in re.split(r"\n(?=--)", text.strip()):
+    for entry in re.split(r"\n(?=--)", text.strip()) if text.strip() else ():
         found = _OPTION.fullmatch(" ".join(entry.split("\n")))
         assert found, f"no option: {entry}"
         value = found["value"]

@@ -44,6 +44,11 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
         sub.set_defaults(chosen=command)
         sub.add_argument("path", type=named_path, help=_PATH)
         declare(sub, _SHARED + command.options)
+        for titled, options in command.groups.items():
+            title, _, text = titled.partition(": ")
+            declare(sub.add_argument_group(title, text or None), options)
+        if command.groups:
+            sub.usage = "%(prog)s [option ...] path"
     return parser
 
 

@@ -2,8 +2,6 @@
 refused, what Slurm gets, and what its task says where there is no card.
 """
 
-import os
-
 import pytest
 import torch
 
@@ -87,19 +85,10 @@ def test_a_plan_that_a_card_has_no_room_for_is_refused(paper, slurm, capsys):
 
 
 @pytest.fixture
-def slurm(tmp_path, monkeypatch):
+def slurm(programs):
     """Folder of programs in Slurm's place; sbatch keeps its arguments in the file `asked`."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name, text in {
-        "sbatch": f'printf "%s\\n" "$@" >{folder}/asked; echo 28',
-        "squeue": "true",
-        "sacct": "exit 1",
-    }.items():
-        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    return folder
+    keep = 'printf "%s\\n" "$@" >"$(dirname "$0")/asked"; echo 28'
+    return programs(sbatch=keep, squeue="true", sacct="exit 1")
 
 
 def test_a_login_node_without_a_card_submits_for_cards(make, sweep, slurm, capsys):

@@ -293,6 +293,7 @@ class RunConfig:
     continual: Continual | None = added(None, If(_keeps, "without a way to keep"), varies=True)
     parts: Mapping[str, Any] | None = added(None)
     cluster: Cluster | None = None  # the cards to plan for; None: this machine
+    verbose: bool = False  # of a plan; records from before it have none
 
     @property
     def d_model(self) -> int:

@@ -86,9 +86,9 @@ def pack(
         vocabulary.sha256,
     ):
         raise DamagedError(
-            text.folder / INDEX_NAME,
+            folder / INDEX_NAME,
             f"its tokens were made by another tokenizer than {vocabulary.folder}",
-            f"delete {text.folder}, and the same command makes it again",
+            f"delete {folder}, and the same command makes it again",
         )
     return text
 

@@ -43,7 +43,7 @@ def make_point(raw: Mapping[str, Any]) -> Point:
 
 def read_point(raw: Mapping[str, Any]) -> Draft:
     """Raises ValueError for all that would fail later, but for steps that miss the budget."""
-    draft = _read(raw)
+    draft = read_draft(raw)
     config, ranks, transformer = draft.config, draft.ranks, draft.transformer
     _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
     check_vocabulary(transformer.ffns, transformer.vocab_size, exactly=True)
@@ -87,8 +87,8 @@ def _check_trunk(draft: Draft, accelerator: str) -> None:
         raise ValueError(f"trainer.trunk=fused: {why}; use auto or eager")
 
 
-def _read(raw: Mapping[str, Any]) -> Draft:
-    """Raises ValueError for a bad config, wherever it is to run."""
+def read_draft(raw: Mapping[str, Any]) -> Draft:
+    """Raises ValueError for a bad config, wherever it is to run, if it is."""
     refuse_credentials("the config", dict(raw))
     raw = completed(raw)
     config = read_run_config(raw)
@@ -111,7 +111,7 @@ def _read(raw: Mapping[str, Any]) -> Draft:
 
 def compute_run_id(raw: Mapping[str, Any]) -> str:
     """Run id of a resolved config, without planning it. Raises ValueError for a bad one."""
-    draft = _read(raw)
+    draft = read_draft(raw)
     return compute_id(draft.raw, draft)
 
 

@@ -133,7 +133,7 @@ class BranchSteps(RunPart):
         one, or none: the branch takes more steps itself, to the same bits. Raises DivergedError,
         RuntimeError if the trunk failed, and Interrupted if it is not so far.
         """
-        branch = _of(point)
+        branch = _find_branch(point)
         if not kept.kept_path(branch.folder, branch.n_steps).exists():
             _check_trunk(branch)
         there = {path.name: n for n, path in kept.usable(branch.folder, branch.n_steps)}
