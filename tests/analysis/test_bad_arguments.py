@@ -14,6 +14,7 @@ import pytest
 
 from analysis import command
 from analysis.__main__ import main
+from analysis.compare.question import find_questions
 
 ROW = "dense,6e12,1e6,1e6,4.0,1,0"
 HEAD = "model,budget,n_params,n_tokens,loss,n_experts,seed\n"
@@ -367,9 +368,15 @@ def cases(text):
     """(words, message) of each line "words -> message"."""
     pairs = [line.partition("->")[::2] for line in text.strip().splitlines()]
     return [
-        pytest.param(shlex.split(words), message.strip(), id=words.strip() or "nothing")
+        pytest.param(asked(shlex.split(words)), message.strip(), id=words.strip() or "nothing")
         for words, message in pairs
     ]
+
+
+def asked(words):
+    """Words of a command; of a question that is named alone, those of compare."""
+    named = words and words[0] in find_questions()
+    return ["compare", "--question", *words] if named else words
 
 
 @pytest.mark.parametrize(("words", "message"), [*cases(PARSED), *cases(OPTIONS), *cases(TABLES)])

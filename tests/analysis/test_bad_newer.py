@@ -7,7 +7,7 @@ import pytest
 from tests.analysis.test_bad_arguments import FILES, cases, refused, table
 
 CONTRAST = """
-contrast widths.csv --x width -> invalid choice: 'width'
+contrast widths.csv --x width -> --x width is not one of d_model, n_layers, n_active_params
 contrast widths.csv --x n_layers -> contrast needs n_layers: the table has none; load with --table
 contrast widths.csv --baseline pkm -> baseline='pkm' has no curve; there are dense, moe
 contrast widths.csv --layer pkm -> layer='pkm' has no curve; there are dense, moe
@@ -37,7 +37,8 @@ contrast widths.csv --rates list.json -> list.json has no laws of rates
 contrast widths.csv --rates half.json -> half.json has no laws of rates
 contrast widths.csv --by targets -> by targets: the losses of documents are needed, and no record
 contrast widths.csv --by domain -> a table of a file has none, and records of older versions; take
-contrast widths.csv --by size -> invalid choice: 'size'
+contrast widths.csv --by size -> --by size is not one of domain, targets, which contrast takes
+contrast widths.csv --x n_tokens -> --x n_tokens is not one of d_model, n_layers, n_active_params
 contrast widths.csv --mark a -> --mark 'a' must be 'NAME: LOW HIGH', multipliers above 0
 contrast widths.csv --preregistered nowhere.yaml -> argument --preregistered: 'nowhere.yaml' is no
 contrast widths.csv --preregistered list.json -> list.json: the file must be keys with values, not

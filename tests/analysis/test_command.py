@@ -322,12 +322,12 @@ def two_models(tmp_path):
 
 def test_multiplier_states_what_was_asked_and_draws_it(two_models, capsys):
     options = ["--at", "1e19", "--at-loss", "2.9", "--asymptote", "1.7"]
-    assert main(["multiplier", str(two_models), *options]) == 0
+    assert main(["compare", str(two_models), *options]) == 0
     out = capsys.readouterr().out
     folder = two_models.with_name("two-analysis")
     values = json.loads((folder / "multiplier.json").read_text())
     # 0.9 of the excess is reached with 0.9^(1/alpha) of the compute
-    assert [one["multiplier"] for one in values["at"]] == pytest.approx([0.9**-10] * 2, rel=1e-4)
+    assert [one["multiplier"] for one in values["table"]] == pytest.approx([0.9**-10] * 2, rel=1e-4)
     assert values["at"][0]["compute"] == pytest.approx(1e19)
     assert values["at"][1]["loss"] == 2.9
     assert "E = 1.7 nats/token (given)" in out
@@ -337,9 +337,9 @@ def test_multiplier_states_what_was_asked_and_draws_it(two_models, capsys):
 
 
 def test_multiplier_of_the_lowest_losses_and_as_json(two_models, capsys):
-    options = ["--points", "lowest", "--slopes", "one", "--asymptote", "1.2,1.9", "--json"]
-    assert main(["multiplier", str(two_models), *options]) == 0
+    options = ["--method", "lowest", "--slopes", "one", "--asymptote", "1.2,1.9", "--json"]
+    assert main(["compare", str(two_models), *options]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["slopes"] == "one"
     assert not values["estimated"]
-    assert values["at"][0]["multiplier"] == pytest.approx(0.9**-10, rel=1e-4)
+    assert values["table"][0]["multiplier"] == pytest.approx(0.9**-10, rel=1e-4)

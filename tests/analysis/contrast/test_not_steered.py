@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from analysis import hold_to, read_registration
+from analysis.compare.question import find_questions
 from analysis.options import as_option, check_options, declared
 from analysis.parser import make_parser
 from analysis.settings import settings_named
@@ -51,6 +52,8 @@ GIVEN = {
 OF_TABLE = {"column", "unit", "separator", "budgets", "budget_tolerance", "flops"}
 MARKED = {*OF_TABLE, "series", "rates"}
 FREE = {"json", "out", "mark", "layer", "baseline"}
+OTHERS = {name for one in find_questions().values() for name in one.known}
+OTHERS -= find_questions()["contrast"].known
 PARSER = make_parser("")
 
 
@@ -70,7 +73,7 @@ def here(tmp_path_factory):
 def held(here, monkeypatch, *words, file="registered.yaml"):
     """What the command prints and saves, without drawing it."""
     monkeypatch.chdir(here)
-    options = PARSER.parse_args(["contrast", "runs.csv", "--preregistered", file, *words])
+    options = PARSER.parse_args(["compare", "runs.csv", "--preregistered", file, *words])
     with settings_named(partial(as_option, declared(options))):
         check_options(options)
         options.chosen.check(options)
@@ -94,10 +97,19 @@ def numbers(found):
 
 
 def test_each_option_of_the_command_is_here():
-    known = vars(PARSER.parse_args(["contrast", "runs.csv"]))
-    assert set(known) - {"path", "preregistered", "command", "chosen", "version", "table"} == (
-        set(GIVEN) - OF_TABLE
-    )
+    known = {*vars(PARSER.parse_args(["compare", "runs.csv"]))} - OTHERS
+    free = {"path", "preregistered", "question", "command", "chosen", "version", "table"}
+    assert known - free == set(GIVEN) - OF_TABLE
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_an_option_of_another_question_is_refused_by_name(here, monkeypatch, name):
+    flag = f"--{name.replace('_', '-')}"
+    value = {"holm": (), "method": ["akima"], "slopes": ["one"]}.get(name, ["5"])
+    with pytest.raises(ValueError, match=f"no question takes .*{flag}"):
+        held(here, monkeypatch, flag, *value)
+    with pytest.raises(ValueError, match=f"^{flag} is for .*, and not for contrast; leave it out"):
+        held(here, monkeypatch, flag, *value, "--question", "contrast")
 
 
 @pytest.fixture(scope="module")

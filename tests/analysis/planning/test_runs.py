@@ -273,7 +273,7 @@ def a_run(size, budget=1e18, seed=0, model="m"):
 def test_a_yaml_has_a_grid_for_each_budget_seed_and_rate():
     records = [record(), record(budget=1e19, config={"ladder": {"lr": 0.004}})]
     found = chosen(a_run(4), a_run(2), a_run(3, 9.5e18), a_run(2, seed=1))
-    text = experiment_yaml(found, records, "name", None, "python -m analysis next")
+    text = experiment_yaml(found, records, "name", None, "python -m analysis plan")
     assert "  - x\n  - _self_\n" in text
     assert [line.strip() for line in text.splitlines() if "model:" in line] == [
         '- {model: m, budget: 1e+18, size: "2,4", seed: 0, ladder.lr: 0.01}',
