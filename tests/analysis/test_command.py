@@ -12,14 +12,13 @@ import pytest
 
 from analysis import commands
 from analysis.__main__ import main
-from analysis.options import as_typed
 from analysis.parser import find_commands
 from tests.analysis.expert_laws import joint_runs
 from tests.analysis.tables import BESIROGLU, surface
 from tests.extending import follow
 
 pytestmark = pytest.mark.usefixtures("few_draws")
-PORIAN = ["--column", "n_params=params", "--column", "n_tokens=tokens"]
+PORIAN = ["--table", "column.n_params=params", "--table", "column.n_tokens=tokens"]
 
 
 def words(text):
@@ -64,7 +63,7 @@ def test_a_brief_isoflop_says_where_there_is_no_minimum(tmp_path, capsys):
     lines = [f"m,1e18,{n},{loss}" for n, loss in ((1e6, 3.0), (2e6, 3.1), (4e6, 3.1), (8e6, 3.0))]
     path = tmp_path / "runs.csv"
     path.write_text("\n".join(["model,budget,n_params,loss", *lines]))
-    assert main(["isoflop", str(path), "--flops", "6nd", "--brief"]) == 0
+    assert main(["isoflop", str(path), "--table", "flops=6nd", "--brief"]) == 0
     row = capsys.readouterr().out.split("\n")[-6:]
     assert any(line.split()[:5] == ["1e+18", "m", "-", "-", "-"] for line in row), row
 
@@ -193,7 +192,7 @@ def test_surfaces_and_influence_of_a_table(tmp_path, capsys):
     assert "depends on most" not in capsys.readouterr().out
     planned = table.assign(budget=6.2 * table["n_params"] * table["n_tokens"], epochs=2.0)
     planned.to_csv(path, index=False)
-    how = ["plan", str(path), "--budget", "1e23", "--surfaces", "--unique-tokens", "1e13"]
+    how = ["plan", str(path), "--budget", "1e23", "--method", "surfaces", "--unique-tokens", "1e13"]
     assert main(how) == 0
     text = capsys.readouterr().out
     assert "note: dense: C = 6.2 ND, 1e+13 unique tokens; by" in text
@@ -238,8 +237,8 @@ def test_a_foreign_table_is_mapped_and_its_notes_are_reported(published, capsys,
         (["isoflop", "{here}"], "no record.json below"),
         (["report", "{here}"], "no record.json below"),
         (["experts", "{here}/runs.txt"], "its suffix is not .csv, .tsv or .parquet"),
-        (["isoflop", "{here}/runs.csv", "--column", "loss"], "must be OURS=THEIRS"),
-        (["isoflop", "{here}/runs.csv", "--column", "loss=lost"], "lost"),
+        (["isoflop", "{here}/runs.csv", "--table", "column.loss"], "must be column.OURS=THEIRS"),
+        (["isoflop", "{here}/runs.csv", "--table", "column.loss=lost"], "lost"),
         (["isoflop", "{here}/runs.csv", "--where", "model"], "must be COLUMN=VALUE[,VALUE]"),
         (["isoflop", "{here}/runs.csv", "--where", "model=moe"], "no run has model=moe"),
         (["experts", "{here}/experts.csv", "--size", "-1"], "--size -1 is no column; found series"),
@@ -258,10 +257,6 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, arguments, message):
     assert err.count("\n") == 1
 
 
-def test_too_few_clusters_are_told_by_the_option():
-    assert as_typed("groups has 1 values: a bootstrap") == "--cluster has 1 values: a bootstrap"
-
-
 def test_each_file_of_commands_is_a_command():
     files = Path(commands.__path__[0]).glob("[!_]*.py")
     assert list(find_commands()) == sorted(path.stem for path in files)
@@ -278,7 +273,7 @@ def test_each_command_has_a_help(command, capsys):
     assert stop.value.code == 0
     text = words(capsys.readouterr().out)
     assert "a sweep's folder, a CSV or Parquet file" in text
-    assert "--column OURS=THEIRS" in text
+    assert "--table SETTING=VALUE how a foreign table is read" in text
 
 
 def test_a_reader_that_has_read_enough_and_another_analysis_in_the_folder_are_no_errors(sweep):
@@ -320,12 +315,12 @@ def two_models(tmp_path):
 
 def test_multiplier_states_what_was_asked_and_draws_it(two_models, capsys):
     options = ["--at", "1e19", "--at-loss", "2.9", "--asymptote", "1.7"]
-    assert main(["multiplier", str(two_models), *options]) == 0
+    assert main(["compare", str(two_models), *options]) == 0
     out = capsys.readouterr().out
     folder = two_models.with_name("two-analysis")
     values = json.loads((folder / "multiplier.json").read_text())
     # 0.9 of the excess is reached with 0.9^(1/alpha) of the compute
-    assert [one["multiplier"] for one in values["at"]] == pytest.approx([0.9**-10] * 2, rel=1e-4)
+    assert [one["multiplier"] for one in values["table"]] == pytest.approx([0.9**-10] * 2, rel=1e-4)
     assert values["at"][0]["compute"] == pytest.approx(1e19)
     assert values["at"][1]["loss"] == 2.9
     assert "E = 1.7 nats/token (given)" in out
@@ -335,9 +330,9 @@ def test_multiplier_states_what_was_asked_and_draws_it(two_models, capsys):
 
 
 def test_multiplier_of_the_lowest_losses_and_as_json(two_models, capsys):
-    options = ["--points", "lowest", "--slopes", "one", "--asymptote", "1.2,1.9", "--json"]
-    assert main(["multiplier", str(two_models), *options]) == 0
+    options = ["--method", "lowest", "--slopes", "one", "--asymptote", "1.2,1.9", "--json"]
+    assert main(["compare", str(two_models), *options]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["slopes"] == "one"
     assert not values["estimated"]
-    assert values["at"][0]["multiplier"] == pytest.approx(0.9**-10, rel=1e-4)
+    assert values["table"][0]["multiplier"] == pytest.approx(0.9**-10, rel=1e-4)

@@ -9,7 +9,7 @@ from scipy import optimize
 from analysis.fitting.status import FitError
 from analysis.flatness import flatness
 from analysis.isoflop.fit import fit_isoflop
-from analysis.planner import plan
+from analysis.planning.size import plan
 from tests.analysis.isoflop import truths
 from tests.analysis.isoflop.test_slices import BUDGETS, runs
 from tests.analysis.tables import HOFFMANN, best_size, joined, noisy, surface

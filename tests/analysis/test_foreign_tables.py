@@ -92,7 +92,7 @@ def plain(tmp_path_factory):
     path = tmp_path_factory.mktemp("plain") / "plain.csv"
     write(path, lambda *row: dict(zip("CNDL", row, strict=True)))
     ours = {"budget": "C", "n_params": "N", "n_tokens": "D", "loss": "L"}
-    given = [word for pair in ours.items() for word in ("--column", "=".join(pair))]
+    given = [word for pair in ours.items() for word in ("--table", f"column.{'='.join(pair)}")]
     return minima(str(path), *given)
 
 
@@ -203,17 +203,17 @@ def test_budgets_that_each_run_counted_are_joined(tmp_path, capsys):
     assert main(["isoflop", path, "--brief"]) == 0
     printed = capsys.readouterr()
     assert "15 values of budget, as runs counted them, are 3 budgets" in printed.out
-    assert "--budget-tolerance 0 keeps them apart" in printed.out
+    assert "--table budget_tolerance=0 keeps them apart" in printed.out
     heading = next(line for line in printed.out.splitlines() if line.startswith("Minima of"))
     assert "(15 losses moved along the curves to their budget's FLOPs, by at most " in heading
     assert "nats/byte" in heading
     assert printed.err == ""
-    assert main(["isoflop", path, "--budget-tolerance", "0"]) == 2
+    assert main(["isoflop", path, "--table", "budget_tolerance=0"]) == 2
     printed = capsys.readouterr()
     error = printed.err
     assert "model: 15 budgets with one size each are left out, and a curve needs 3: " in error
-    assert "--budgets 6e18,1e19 or --budget-tolerance 0.05 joins" in error
-    assert main(["isoflop", path, "--budgets", "1e18,4e18", "--json"]) == 0
+    assert "--table budgets=6e18,1e19 or --table budget_tolerance=0.05 joins" in error
+    assert main(["isoflop", path, "--table", "budgets=1e18,4e18", "--json"]) == 0
     printed = capsys.readouterr()
     assert [c["budget"] for c in json.loads(printed.out)["curves"]] == [1e18, 4e18]
     assert printed.err.startswith("warning: left out: 5 of 15 runs, whose budgets are not within")
@@ -231,8 +231,8 @@ def test_units_and_separators_that_are_given(tmp_path, capsys):
     assert main(["isoflop", str(path)]) == 2
     assert "mixed units?" in capsys.readouterr().err
     units = ("budget=GFLOP", "n_params=M", "n_tokens=B", "loss=bit")
-    words = [word for unit in units for word in ("--unit", unit)]
-    assert main(["isoflop", str(path), *words, "--separator", "semicolon", "--json"]) == 0
+    words = [word for unit in units for word in ("--table", f"unit.{unit}")]
+    assert main(["isoflop", str(path), *words, "--table", "separator=semicolon", "--json"]) == 0
     curves = json.loads(capsys.readouterr().out)["curves"]
     assert [c["budget"] for c in curves] == list(BUDGETS)
     middle = [min(losses) for losses in np.array([row[3] for row in rows()]).reshape(3, 5)]
@@ -261,7 +261,8 @@ def test_step_law_loads_by_alias_and_names_the_batch(published, tmp_path, capsys
     assert main(["parametric", str(path), "--draws", "20", "--out", str(tmp_path)]) == 0
     assert "model (lowest over bs)\n" in capsys.readouterr().out
     assert main(["isoflop", str(path), "--out", str(tmp_path)]) == 2
-    assert "--column budget=MY_NAME, or budget by --flops 6nd" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--table column.budget=MY_NAME, or budget by --table flops=6nd" in error
 
 
 def test_clarks_routers_are_not_merged_in_silence(published):

@@ -277,6 +277,11 @@ def test_weights_that_changed_since_are_refused(child, parents, tmp_path):
             ("positions=alibi",),
             "trunk.positions=ALiBi(), and the weights of init have RoPE",
         ),
+        (
+            "dense",
+            ("residual=parallel",),
+            "trunk.residual=Parallel(), and the weights of init have PreNorm()",
+        ),
         ("dense", ("tokenizer=gpt2",), "data.tokenizer has 50257 entries"),
         ("dense", (*PEER, "model.query_norm=batch"), "model.query_norm=batch with init"),
         ("dense", ("model=dense", "trunk.ffn_blocks=[2]"), "blocks of size=2 are 0 to 1"),

@@ -14,7 +14,7 @@ from analysis.laws.average import akaike, akaike_of_huber
 from analysis.laws.forms import SURFACES
 from analysis.laws.law import Variables
 from analysis.parametric import fit_parametric
-from analysis.planner import plan
+from analysis.planning.size import plan
 from analysis.surfaces.compare import HELD_OUT, compare_surfaces
 from analysis.surfaces.fit import fit_surface
 from analysis.surfaces.models import unique_tokens
