@@ -22,7 +22,7 @@ demo: $(READY)  ## train the demo sweep (minutes on 2 cores), fit and draw its i
 RETROFIT := $$(dirname $$(ls -t results/retrofit_demo/*/record.json | head -1))
 retrofit-demo: $(READY)  ## put a PEER layer into SmolLM2, adapt it to a domain, export it (10 minutes, or an hour: docs/retrofit.md)
 	$(BIN)/python -m experiments.run experiment=retrofit_demo
-	@$(BIN)/python -m analysis adaptation results/retrofit_demo
+	@$(BIN)/python -m analysis compare results/retrofit_demo --question adaptation
 	@$(BIN)/python -m experiments.generate $(RETROFIT) "To make the soup," max_tokens=40
 	@$(BIN)/python -m experiments.export $(RETROFIT) $(RETROFIT)/hf
 
@@ -60,7 +60,7 @@ test-night: $(READY)  ## run what takes longer still: coverage over many draws, 
 	$(PYTEST) --ignore tests/study -m night
 
 durations: $(READY)  ## run all but the night's, for an hour, and record which are slow and long
-	folder=$$(mktemp -d) && { $(PYTEST) -m "not slurm and not night" --record-durations $$folder; \
+	folder=$$(mktemp -d) && { $(PYTEST) --ignore tests/study -m "not slurm and not night" --record-durations $$folder; \
 		$(BIN)/python -m tests.durations $$folder; rm -r $$folder; }
 
 test-fast: $(READY)  ## run the quick tests (a few minutes)
@@ -87,9 +87,9 @@ soak: $(READY)  ## interrupt, kill and damage runs; each must come out to the bi
 audit-security: $(READY)  ## try strangers' folders on the commands: none may run anything (20 minutes)
 	$(BIN)/python -m tests.security $(if $(ONLY),--only "$(ONLY)") $(if $(GGUF),--gguf $(GGUF))
 
-# On a bare machine: PYTHONPATH=src python3 -m experiments.gpu_check (docs/gpu-check.md).
+# On a bare machine: PYTHONPATH=src python3 -m experiments.bench gpu (docs/gpu-check.md).
 gpu-check: $(READY)  ## prove a GPU in 8 minutes: kernels, speeds, memory; results/gpu/CARD/report.md
-	$(BIN)/python -m experiments.gpu_check $(if $(ONLY),--only $(ONLY)) \
+	$(BIN)/python -m experiments.bench gpu $(if $(ONLY),--only $(ONLY)) \
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(AGAIN),--again)
 
 # For the parts that run the harness on a machine without a registry: PYTHON_VERSION=3.12 PLATFORM=manylinux_2_28_x86_64

@@ -16,7 +16,6 @@ from analysis.contrast.preregistration import read_registration
 from analysis.contrast.result import Contrasts
 from analysis.curves.compare import Curves, compare_curves
 from analysis.curves.fit import CurveFit, fit_curves
-from analysis.design.choose import NextRuns, next_runs
 from analysis.differences.by_column import DifferencesBy, compare_by
 from analysis.differences.correction import Corrected, holm
 from analysis.differences.models import Differences, SeedNoise, compare_models, seed_noise
@@ -60,9 +59,10 @@ from analysis.isoflop.laws import ModelLaws
 from analysis.multiplier.fit import compute_multipliers
 from analysis.multiplier.result import ComputeMultipliers
 from analysis.parametric import ParametricFit, fit_parametric
-from analysis.planner import Plan, plan
-from analysis.power.compute import seed_power
-from analysis.power.result import SeedPower
+from analysis.planning.runs import NextRuns, next_runs
+from analysis.planning.seed_power import SeedPower
+from analysis.planning.seeds import seed_power
+from analysis.planning.size import Plan, plan
 from analysis.rates.fit import Rates, fit_rates
 from analysis.rates.law import RateLaw
 from analysis.rates.moves import RateMoves, compare_rates

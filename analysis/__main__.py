@@ -4,11 +4,13 @@ import argparse
 import os
 import shlex
 import sys
+from functools import partial
 
 import matplotlib as mpl
 
-from analysis.options import as_typed, check_options
+from analysis.options import as_option, check_options, declared
 from analysis.parser import make_parser
+from analysis.settings import settings_named
 from experiments.system.plain_text import printable, shortened, visible
 
 
@@ -20,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     options.typed = shlex.join(["python", "-m", "analysis", *map(str, words)])
     mpl.use("Agg")
-    with visible():
+    with visible(), settings_named(partial(as_option, declared(options))):
         return _exit_code(options)
 
 
@@ -35,7 +37,7 @@ def _exit_code(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return _refuse("interrupted; nothing was written", 130)
     except ValueError as error:
-        return _refuse(as_typed(str(error)), 2)
+        return _refuse(str(error), 2)
     except OSError as error:
         where = error.filename
         if where is None:  # printing is all that is done without a name

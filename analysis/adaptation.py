@@ -1,18 +1,17 @@
 """Gain of adapting a model to a domain, and its cost on other text."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from analysis import numbers
+from analysis.comparison import Comparison, Table, noise_warnings, pooled_noise
 from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.text import pluralize
 from analysis.table.checks import check_losses, check_types, finished, refuse, require
 from analysis.table.warned import warned
-from analysis.ways import Ways, noise_warnings, pooled_noise, shown
 
+GENERAL = "wikitext2"  # the set that stands for other text
 _OWN = "validation"  # of the run's own corpus
 _TRAINED = ("layer", "tables", "all", "lora")  # init.train
 
@@ -36,7 +35,7 @@ class Adapted:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Adaptation(Ways):
+class Adaptation(Comparison):
     """Ways to adapt the same weights to one domain, the largest gain first.
 
     general: the set that stands for other text. sd, dof: of a single run's gain and change, pooled
@@ -53,22 +52,18 @@ class Adaptation(Ways):
     def warnings(self) -> tuple[str, ...]:
         return (*self.of_table, *noise_warnings(self.dof, "no way was run with two seeds or more"))
 
-    def summary(self) -> str:
-        columns: dict[str, Callable[[Adapted], object]] = {
-            "way": lambda way: way.way,
-            "seeds": lambda way: way.n_seeds,
-            "trained": lambda way: numbers.count(way.n_trained_params),
-            "tokens": lambda way: numbers.count(way.n_tokens),
-            "FLOPs": lambda way: numbers.flops(way.flops),
-            "before": lambda way: f"{way.before:.4f}",
-            "gain on the domain": lambda way: shown(way.gain),
-            f"change on {self.general}": lambda way: shown(way.change),
-        }
+    def tables(self) -> list[Table]:
         note = (
             f"nats/token, means over seeds with {self.level:.0%} intervals of the noise of seeds, "
             f"pooled over the ways ({pluralize(self.dof, 'degree')} of freedom)"
         )
-        return self._summary(columns, note)
+        return [Table(rows=self.ways, shown=_SHOWN, named=self.general, notes=[note])]
+
+
+_SHOWN = (
+    "way, seeds=n_seeds, trained=n_trained_params|count, tokens=n_tokens|count, "
+    "FLOPs=flops|flops, before|.4f, gain on the domain=gain|signed, change on {}=change|signed"
+)
 
 
 def columns_of_starts(general: str) -> tuple[str, ...]:
@@ -79,7 +74,7 @@ def columns_of_starts(general: str) -> tuple[str, ...]:
 
 @warned(by_cell=False)
 def compare_adaptations(
-    table: pd.DataFrame, general: str = "wikitext2", *, level: float = 0.95
+    table: pd.DataFrame, general: str = GENERAL, *, level: float = 0.95
 ) -> Adaptation:
     """Compares the runs of a table that started from one model's weights, on one domain.
 

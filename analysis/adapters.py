@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from analysis.comparison import Comparison, Table, noise_warnings, shown
 from analysis.fitting.intervals import Estimate, mean_by_t
 from analysis.fitting.text import pluralize
 from analysis.table.checks import MAX_LOSS, MIN_LOSS
-from analysis.ways import Ways, noise_warnings, shown
 from experiments.system.json_files import read_json
 from experiments.system.plain_text import printable
 
 _BASE, _OWN, _MIXED = "base", "own", "mixed"  # experiments.adapters.compare's names
+_FIELDS = {"losses", "adapters", "unseen"}
 _NAMES = {
     _BASE: "no adapter",
     _OWN: "the oracle's",
@@ -60,7 +61,7 @@ class Later:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Libraries(Ways):
+class Libraries(Comparison):
     """Ways to choose among the same adapters, the nearest to the oracle first.
 
     loss: of the oracle on its domains, mean of the seeds. level: of the intervals, Student's t over
@@ -79,14 +80,7 @@ class Libraries(Ways):
     def warnings(self) -> tuple[str, ...]:
         return (*self.of_table, *noise_warnings(self.n_seeds - 1, "one seed"))
 
-    def summary(self) -> str:
-        columns: dict[str, Callable[[Way], object]] = {
-            "chosen by": lambda way: way.way,
-            "seeds": lambda way: way.n_seeds,
-            "minus the oracle": lambda way: shown(way.own),
-            "domain changes": lambda way: shown(way.mixed),
-            "unseen, minus the base": lambda way: shown(way.unseen),
-        }
+    def tables(self) -> list[Table]:
         notes = [
             f"nats/token, means of {pluralize(self.n_seeds, 'seed')} with {self.level:.0%} "
             f"intervals over seeds; the oracle's loss is {self.loss:.4f}"
@@ -102,7 +96,15 @@ class Libraries(Ways):
             f"{len(self.adapters)} adapters: {', '.join(self.adapters)}; unseen: "
             f"{', '.join(self.unseen)}"
         )
-        return self._summary(columns, *notes, head=[head])
+        return [
+            Table(rows=self.ways, shown=_SHOWN, named=", minus the base", head=[head], notes=notes)
+        ]
+
+
+_SHOWN = (
+    "chosen by=way, seeds=n_seeds, minus the oracle=own|signed, domain changes=mixed|signed, "
+    "unseen{}=unseen|signed"
+)
 
 
 def compare_libraries(folder: Path | str, *, level: float = 0.95) -> Libraries:
@@ -162,6 +164,18 @@ def compare_libraries(folder: Path | str, *, level: float = 0.95) -> Libraries:
     )
 
 
+def has_comparison(folder: Path) -> bool:
+    """Whether a file of the folder is a comparison, damaged or not."""
+    for path in folder.glob("*.json") if folder.is_dir() else ():
+        try:
+            report = read_json(path, object)
+        except (OSError, ValueError):
+            continue
+        if isinstance(report, dict) and set(report) >= _FIELDS:
+            return True
+    return False
+
+
 def _later(reports: Sequence[Mapping[str, Any]], level: float) -> Later | None:
     later = [report["later"] for report in reports if report.get("later")]
     if not later:
@@ -189,7 +203,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         report = read_json(path, object)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} can't be read as JSON ({error}); write it again") from None
-    if not isinstance(report, dict) or not {"losses", "adapters", "unseen"} <= set(report):
+    if not isinstance(report, dict) or not set(report) >= _FIELDS:
         return None
     try:
         _check(report)

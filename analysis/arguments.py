@@ -4,10 +4,9 @@ from analysis.isoflop.fit import X_NAMES
 from analysis.isoflop.methods import METHODS
 from analysis.options import one_of
 
-UNLESS_TYPED = {"x": "n_params", "method": "slice", "n_nearest": None}  # of CURVES
 CURVES = f"""
---x={UNLESS_TYPED["x"]} {one_of(X_NAMES)}  the size on the axis (%(default)s)
---method={UNLESS_TYPED["method"]} {one_of(METHODS)}  how a minimum is found: by curves whose
+--x=n_params {one_of(X_NAMES)}  the size on the axis (%(default)s)
+--method={METHODS[0]} {one_of(METHODS)}  how a minimum is found: by curves whose
     skew the budgets of a model share, by parabolas, or by interpolation
 --n-nearest N  fit only the N sizes nearest to the best
 """

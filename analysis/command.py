@@ -19,7 +19,7 @@ from analysis import figures
 from analysis.experts.runs import BACKBONE
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Result
-from analysis.options import as_typed, choose_series, pairs, parse_budgets
+from analysis.options import choose_series, pairs, parse_budgets
 from analysis.staging import check_folder, staged
 from analysis.table.load import finished, load_table
 from analysis.table.sources import Source
@@ -57,7 +57,8 @@ class Command(Generic[T]):
     """A command; the file in commands/ that has it as COMMAND names it.
 
     help: a line; description: more of it. read: the table, or other things to compute from.
-    compute: the output, of what was read. options: its own, as options.declare reads them. check:
+    compute: the output, of what was read. options: its own, as options.declare reads them; groups:
+    more of them, each under "TITLE: a line on it". check:
     raises ValueError for options that don't go together, before anything is read. writes: whether
     NAME.json and the figures are written. by_model: it compares models, so --series is refused.
     unused: options of all commands that change nothing here, and are refused; reads: what it takes
@@ -68,6 +69,7 @@ class Command(Generic[T]):
     read: Callable[[Options], T]
     compute: Callable[[Options, T], Output]
     options: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
     check: Callable[[Options], None] = lambda _: None
     writes: bool = True
@@ -82,11 +84,15 @@ class Command(Generic[T]):
         output = self.compute(options, found)
         table = found if isinstance(found, pd.DataFrame) else getattr(found, "table", None)
         unit = loss_unit(table) if isinstance(table, pd.DataFrame) else PER_TOKEN
-        paths = [] if folder is None else _write(output, folder, options.command, unit)
+        paths = (
+            []
+            if folder is None
+            else _write(output, folder, options.command.replace(" ", "_"), unit)
+        )
         if options.json:
             print(_as_json(output.values))
             return
-        print(in_unit(as_typed(output.text.rstrip("\n")), unit))
+        print(in_unit(output.text.rstrip("\n"), unit))
         if paths:
             print("\n" + "\n".join(paths))
 
@@ -159,10 +165,10 @@ def load_runs(
         shared = find_trunks(table) if drawn is None else None
         notes, warnings = [*filter(None, [drawn]), *notes], [*warnings, *filter(None, [shared])]
     for warning in warnings:
-        print(f"warning: {as_typed(warning)}", file=sys.stderr)
+        print(f"warning: {warning}", file=sys.stderr)
     say_once(table)
     for note in () if options.json else notes:
-        print(f"note: {as_typed(note)}")
+        print(f"note: {note}")
     for flag in ("cluster", "size"):
         name = getattr(options, flag, None)
         if name not in (None, "", BACKBONE) and name not in table:

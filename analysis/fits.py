@@ -98,7 +98,12 @@ def with_surface(done: pd.DataFrame, size: str) -> tuple[list[str], list[str]]:
 
 
 def find_multipliers(
-    fit: IsoFLOPFit, baseline: str, *, asymptote: Asymptote = None, slopes: Slopes = "own"
+    fit: IsoFLOPFit,
+    baseline: str,
+    *,
+    asymptote: Asymptote = None,
+    slopes: Slopes = "own",
+    level: float = 0.95,
 ) -> ComputeMultipliers:
     """compute_multipliers of the minima of isoFLOP curves; its arguments.
 
@@ -111,5 +116,5 @@ def find_multipliers(
             points[model] = fit.frontier(model)
         else:
             skipped[model] = "no minimum inside its sizes"
-    found = compute_multipliers(points, baseline, asymptote=asymptote, slopes=slopes)
+    found = compute_multipliers(points, baseline, asymptote=asymptote, slopes=slopes, level=level)
     return replace(found, skipped={**skipped, **found.skipped})

@@ -19,6 +19,7 @@ from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.laws import LOSS, ModelLaws
 from analysis.isoflop.slices import losses, minima
+from analysis.settings import setting
 
 WITHIN = 0.01  # nats/token
 FACTORS = (0.5, 2.0)
@@ -127,14 +128,16 @@ def flatness(
         positive("within_compute", within_compute)
         if within_compute >= 1:
             raise ValueError(
-                f"within_compute={within_compute!r} must be a share below 1, e.g. 0.05"
+                f"{setting('within_compute', within_compute)} must be a share below 1, e.g. 0.05"
             )
     curves = [curve for curve in fit.curves if curve.inside]
     if not curves:
         raise FitError(f"no curve has a minimum inside its sizes: {fit.why_no_laws}")
     known = {curve.model for curve in fit.curves}
     if baseline is not None and baseline not in known:
-        raise ValueError(f"baseline={baseline!r} is not one of {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{setting('baseline', baseline)} is not one of {', '.join(sorted(known))}"
+        )
     laws = {law.model: law for law in fit.laws}
     best = {curve.budget: curve.loss_opt for curve in curves if curve.model == baseline}
     rows, warnings = [], []

@@ -4,20 +4,18 @@ closed = (L_small - L_grown) / (L_small - L_large), at equal total FLOPs: those 
 its own and its parents'. Expert Upcycling (arXiv:2604.19835) calls it gap closure.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from analysis import numbers
+from analysis.comparison import Comparison, Table, noise_warnings, pooled_noise
 from analysis.fitting.intervals import Estimate, t_quantile
 from analysis.fitting.text import pluralize
 from analysis.table.checks import check_types, finished, refuse, require
 from analysis.table.histories import history_paths, read_history
 from analysis.table.warned import warned
-from analysis.ways import Ways, noise_warnings, pooled_noise, shown
 
 _HOWS = ("bias", "copies", "beside")
 _NUMBERS, _TEXTS = (
@@ -53,6 +51,13 @@ class Grown:
     gain: Estimate
     closed: Estimate
 
+    @property
+    def name(self) -> str:
+        return (
+            f"{self.model} {self.small:,.0f} to {self.large:,.0f} experts by {self.how}, at "
+            f"{self.start:.0%} of the FLOPs"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
@@ -68,7 +73,7 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Growth(Ways):
+class Growth(Comparison):
     """Ways to grow. sd, dof: of a single run's loss, pooled over all kinds of runs."""
 
     level: float
@@ -82,28 +87,24 @@ class Growth(Ways):
         for way in self.ways if self.dof else ():
             if not np.isfinite(way.closed.lower):
                 said.append(
-                    f"{_name(way)}: the gain of {way.large:,.0f} experts is not "
+                    f"{way.name}: the gain of {way.large:,.0f} experts is not "
                     "significant, so the share of it is not identifiable; run more seeds"
                 )
         return tuple(said)
 
-    def summary(self) -> str:
-        columns: dict[str, Callable[[Grown], object]] = {
-            "way": _name,
-            "seeds": lambda way: " ".join(map(str, way.n_seeds)),
-            "FLOPs": lambda way: numbers.flops(way.flops),
-            "small": lambda way: f"{way.loss_small:.4f}",
-            "grown": lambda way: f"{way.loss_grown:.4f}",
-            "large": lambda way: f"{way.loss_large:.4f}",
-            "gain of large": lambda way: shown(way.gain),
-            "share closed": lambda way: shown(way.closed, signed=False),
-        }
+    def tables(self) -> list[Table]:
         note = (
             "losses in nats/token, means over seeds (of small, grown, large) at equal total FLOPs; "
             f"{self.level:.0%} intervals of the noise of seeds, sd {self.sd:.3g} "
             f"({pluralize(self.dof, 'degree')} of freedom); that of the share is Fieller's"
         )
-        return self._summary(columns, note)
+        return [Table(rows=self.ways, shown=_SHOWN, notes=[note])]
+
+
+_SHOWN = (
+    "way=name, seeds=n_seeds|words, FLOPs=flops|flops, small=loss_small|.4f, grown=loss_grown|.4f, "
+    "large=loss_large|.4f, gain of large=gain|signed, share closed=closed|interval"
+)
 
 
 @warned(by_cell=False)
@@ -117,7 +118,7 @@ def compare_growth(table: pd.DataFrame, *, level: float = 0.95) -> Growth:
     check_types(runs, numbers=_NUMBERS, texts=_TEXTS)
     for name in set(_NUMBERS) & set(runs):
         refuse(runs, name, runs[name].astype("float64") < 1, "must be 1 or more")
-    grown = runs[_has_grown(runs)] if not missing else runs[:0]
+    grown = runs[has_grown(runs)] if not missing else runs[:0]
     if grown.empty:
         raise ValueError(
             "the table has no grown runs: it takes runs of init=run init.how=bias, copies or "
@@ -130,7 +131,7 @@ def compare_growth(table: pd.DataFrame, *, level: float = 0.95) -> Growth:
     sd, dof = pooled_noise(runs["loss"], same)
     ways = []
     keys = ["model", "init.how", "init.parent.n_experts", "n_experts", "budget", "lr"]
-    for (_, _, small, *_), rows in runs[_has_grown(runs)].groupby(keys, dropna=False):
+    for (_, _, small, *_), rows in runs[has_grown(runs)].groupby(keys, dropna=False):
         large = _n_in_all(rows.iloc[0])
         few, many = (_throughout(runs, rows, n) for n in (small, large))
         ways.append(_compared(rows, few, many, sd, dof, level))
@@ -145,7 +146,7 @@ def _n_in_all(row: pd.Series) -> float:
     return float(row["n_experts"] + more)
 
 
-def _has_grown(runs: pd.DataFrame) -> pd.Series:
+def has_grown(runs: pd.DataFrame) -> pd.Series:
     """Whether a run went on with more experts than its parent, which had some."""
     had = runs["init.parent.n_experts"].notna() & runs["n_experts"].notna()
     return runs["init.how"].isin(_HOWS) & had
@@ -218,13 +219,6 @@ def _ratio(numerator: float, gain: float, variances: list[float], width: float) 
     last = numerator**2 - square * (a + b)
     root = float(np.sqrt(max(0.0, middle**2 - lead * last)))
     return Estimate(value, (middle - root) / lead, (middle + root) / lead)
-
-
-def _name(way: Grown) -> str:
-    return (
-        f"{way.model} {way.small:,.0f} to {way.large:,.0f} experts by {way.how}, at "
-        f"{way.start:.0%} of the FLOPs"
-    )
 
 
 def read_curves(table: pd.DataFrame, folder: Path) -> tuple[Curve, ...]:

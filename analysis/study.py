@@ -29,6 +29,7 @@ from analysis.multiplier.result import ComputeMultipliers
 from analysis.parametric import ParametricFit
 from analysis.processes import Begun, mapping
 from analysis.progress import Say, silent
+from analysis.settings import setting
 from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
 from analysis.surfaces.models import unique_tokens
 from analysis.table.load import best_of_cells, finished
@@ -380,13 +381,13 @@ def check_choices(table: pd.DataFrame, baseline: str | None, asymptote: Asymptot
     have = list(dict.fromkeys([*done["series"], *done["model"]]))
     if baseline not in (None, *have):
         raise ValueError(
-            f"--baseline {baseline} has no finished run; the table has {', '.join(have)}"
+            f"{setting('baseline', baseline)} has no finished run; the table has {', '.join(have)}"
         )
     lowest = float(done["loss"].min())
     ends = asymptote if isinstance(asymptote, tuple) else (asymptote,)
     for end in ends:
         if end is not None and end >= lowest:
             raise ValueError(
-                f"--asymptote {end:g} must be below every loss: the lowest is "
+                f"{setting('asymptote', end)} must be below every loss: the lowest is "
                 f"{lowest:.4f} {loss_unit(table)}"
             )

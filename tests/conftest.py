@@ -4,6 +4,7 @@ import copy
 import functools
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,8 +24,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import torch
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
 
 if not torch.cuda.is_available():  # read when triton is imported, which lightning does
@@ -33,7 +36,8 @@ if not torch.cuda.is_available():  # read when triton is imported, which lightni
 from experiments.config.composed import resolve
 from experiments.config.composition import is_choice
 from experiments.config.hydra_version import composing
-from experiments.points import point
+from experiments.points import planning, point
+from experiments.records.files import read_record
 from experiments.run import main
 from experiments.system import environment
 from tests.chromium import NAMES, Browser, find_chromium
@@ -57,6 +61,7 @@ TINY = (  # overrides for a model that trains in a second, on the nursery
     "logger=csv",
     "trainer.n_threads=1",
 )
+SMALL_PEER = ("model=peer", "n_experts=64", "model.n_heads=2", "model.top_k=4", "model.d_key=8")
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "while", "seven", "dogs", "ran", "past", "it")
 
 
@@ -103,11 +108,28 @@ def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _measured_once() -> Iterator[None]:
     """What each run takes a fifth of a second for, and is the same for all of this process."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in (
-            (point, "measured_peak_flops"),
-            (environment, "installed_packages"),
-        ):
+        for module, name in ((point, "measured_peak_flops"), (environment, "installed_packages")):
             patch.setattr(module, name, functools.cache(getattr(module, name)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _yaml_read_once() -> Iterator[None]:
+    """Each file of conf/ is read once in this process, and not for each config that it is part of.
+
+    What is not there is looked for again: a test may write it.
+    """
+    load, loaded = ConfigRepository.load_config, {}
+
+    def cached(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+        key = (tuple(source.path for source in self.sources), config_path)
+        found = loaded.get(key) or load(self, config_path)
+        if found is not None:
+            loaded[key] = found
+        return copy.deepcopy(found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigRepository, "load_config", cached)
         yield
 
 
@@ -178,6 +200,74 @@ def compose_raw() -> Callable[..., dict[str, Any]]:
 def cache() -> Path:
     """Data cache that runs use too: the real text is fetched once."""
     return Path(os.environ.get("EXPERIMENTS_CACHE", REPOSITORY / ".cache")).resolve()
+
+
+def python(*words: object, **how: Any) -> subprocess.CompletedProcess[str]:
+    """Python with these words, to its end; what it prints is text."""
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **how)
+
+
+def run_cache(run_dir: Path) -> str:
+    """Override that names the cache of a run."""
+    return f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"
+
+
+@pytest.fixture(scope="session")
+def trained(
+    compose_raw: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """trained("model=peer", ...): the folder of a finished tiny run, which no test may change. It
+    is trained once for all that ask for the same.
+    """
+
+    @functools.cache
+    def train(*overrides: str) -> Path:
+        from experiments.training.execute import execute
+
+        top = tmp_path_factory.mktemp("trained")
+        paths = (f"paths.results={top / 'results'}", f"paths.cache={top / 'cache'}")
+        made = planning.make_point(compose_raw("size=2", "budget=2e9", *TINY, *overrides, *paths))
+        assert execute(made).status == "done"
+        return made.run_dir
+
+    return train
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[Any, str, str]]:
+    """command(module, word, ...): the exit code, stdout and stderr of its main()."""
+
+    def call(module: Any, *words: object) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
+        code: Any = 0
+        try:
+            module.main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """programs(sbatch="echo 28", ...): the folder of these shell scripts, which commands find
+    before the machine's programs.
+    """
+    folder = tmp_path / "bin"
+
+    def put(**scripts: str) -> Path:
+        folder.mkdir(exist_ok=True)
+        for name, text in scripts.items():
+            (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+            (folder / name).chmod(0o755)
+        return folder
+
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return put
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.records.files import CHECKPOINT_NAME
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, python
 
 TRAIN = ("torch", "lightning", "wandb", "hydra", "omegaconf", "tokenizers", "transformers")
 
@@ -27,61 +27,53 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """A copy of the packages and of the contracts."""
-    folder = tmp_path_factory.mktemp("checkout")
+PLANTED = [  # a file, a line, and how the linter names it
+    ("analysis/numbers.py", "import torch", "analysis.numbers -> torch"),
+    (
+        "analysis/numbers.py",
+        "from experiments.records.kept import release",
+        "analysis.numbers -> experiments.records.kept",
+    ),
+    (
+        "src/experiments/records/record.py",
+        "import omegaconf",
+        "experiments.records.record -> omegaconf",
+    ),
+    (
+        "src/experiments/system/json_files.py",
+        "import wandb",
+        "experiments.system.json_files -> wandb",
+    ),
+]
+
+
+def test_imports_that_are_planted_are_caught(tmp_path):
+    """In a copy of the packages and of the contracts."""
     for name in ("src", "analysis"):
         ignored = shutil.ignore_patterns("__pycache__", "*.ipynb")
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
-    shutil.copy(REPOSITORY / "pyproject.toml", folder)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("place", "line", "contract"),
-    [
-        ("analysis/numbers.py", "import torch", "analysis and records need no torch"),
-        (
-            "analysis/numbers.py",
-            "from experiments.records.kept import release",
-            "analysis reads records",
-        ),
-        (
-            "src/experiments/records/record.py",
-            "import omegaconf",
-            "analysis and records need no torch",
-        ),
-        ("src/experiments/system/json_files.py", "import wandb", "analysis and records need no"),
-    ],
-)
-def test_an_import_that_is_planted_is_caught(checkout, place, line, contract):
-    path, kept = checkout / place, (checkout / place).read_text()
-    path.write_text(f"{kept}\n{line}\n")
-    try:
-        done = subprocess.run(
-            [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
-            cwd=checkout,
-            env={**os.environ, "PYTHONPATH": f"{checkout / 'src'}{os.pathsep}{checkout}"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    finally:
-        path.write_text(kept)
+        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=ignored)
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    for place, line, _ in PLANTED:
+        with (tmp_path / place).open("a") as file:
+            file.write(f"\n{line}\n")
+    path = f"{tmp_path / 'src'}{os.pathsep}{tmp_path}"
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "300"},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     broken = [line for line in done.stdout.splitlines() if " BROKEN" in line]
-    assert len(broken) == 1, done.stdout + done.stderr
-    assert broken[0].startswith(contract)
+    assert sorted(line[:22] for line in broken) == [
+        "analysis and records n",
+        "analysis reads records",
+    ]
+    for _, _, arrow in PLANTED:
+        assert f"{arrow} (l." in done.stdout, done.stdout + done.stderr
 
 
 def without_train(code, *words):
     """Python in a process where no package of [train] can be imported."""
-    return subprocess.run(
-        [sys.executable, "-c", BLOCKED + code, *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return python("-c", BLOCKED + code, *words)
 
 
 def test_the_analysis_needs_no_package_of_training(tmp_path):
@@ -94,22 +86,31 @@ def test_the_analysis_needs_no_package_of_training(tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "evaluate", "generate", "export", "inspect", "patch", "ablate", "bench", "gpu_check"],
+    [
+        "run",
+        "evaluate",
+        "generate",
+        "export",
+        "inspect",
+        "inspect patch",
+        "inspect ablate",
+        "bench layer",
+        "bench gpu",
+    ],
 )
 def test_a_command_that_needs_torch_says_in_one_line_which_extra_to_install(command, tmp_path):
-    code = f"import runpy; runpy.run_module('experiments.{command}', run_name='__main__')"
-    run = tmp_path / "run"  # one that is there as a whole: what lacks is refused first
-    shutil.copytree(RUN, run)
+    module, *question = command.split()
+    code = f"import runpy; runpy.run_module('experiments.{module}', run_name='__main__')"
+    run, new = tmp_path / "run", tmp_path / "new.json"
+    shutil.copytree(RUN, run)  # one that is there as a whole: what lacks is refused first
     (run / CHECKPOINT_NAME).touch()
-    words = (
-        (run, tmp_path / "new.json")
-        if command in ("evaluate", "generate", "export", "patch")
-        else ()
-    )
-    words = (run,) if command == "inspect" else words
-    words = (*words, "remove=[0]") if command == "patch" else words
-    words = (run, "experts=[0]") if command == "ablate" else words
-    done = without_train(code, *words)
+    words = {
+        **dict.fromkeys(("evaluate", "generate", "export"), (run, new)),
+        "inspect": (run,),
+        "inspect patch": (run, new, "remove=[0]"),
+        "inspect ablate": (run, "experts=[0]"),
+    }
+    done = without_train(code, *question, *words.get(command, ()))
     assert done.returncode == 1
     assert done.stderr.endswith(
         " is not installed, which this command needs: pip install -e '.[train]' in a clone of the "

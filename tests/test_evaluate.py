@@ -3,8 +3,6 @@
 import math
 import pickle
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -12,36 +10,19 @@ import torch
 
 from experiments import evaluate
 from experiments.evaluate import evaluate_run
-from experiments.points.planning import make_point
 from experiments.records.files import DamagedError, read_record, write_record
-from experiments.training.execute import execute
-from tests.conftest import TINY
+from tests.conftest import SMALL_PEER, run_cache
 from tests.rounding import relative
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, compose_raw):
-    """Folder of a finished tiny run."""
-    folder = tmp_path_factory.mktemp("trained")
-    paths = (f"paths.results={folder / 'results'}", f"paths.cache={folder / 'cache'}")
-    point = make_point(compose_raw("model=peer", "size=2", "budget=2e9", *TINY, *paths))
-    assert execute(point).status == "done"
-    return point.run_dir
 
 
 @pytest.fixture
 def run_dir(trained, tmp_path):
-    """A copy of it, to be scored."""
-    shutil.copytree(trained, tmp_path / "run")
-    return tmp_path / "run"
-
-
-def cache_of(run_dir):
-    return f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"
+    """A copy of a finished run, to be scored."""
+    return shutil.copytree(trained(*SMALL_PEER), tmp_path / "run")
 
 
 def score(run_dir, *overrides):
-    return evaluate_run(run_dir, ["eval=[validation]", cache_of(run_dir), *overrides])
+    return evaluate_run(run_dir, ["eval=[validation]", run_cache(run_dir), *overrides])
 
 
 def test_adds_to_the_record_and_changes_nothing_else(run_dir):
@@ -92,56 +73,15 @@ def test_refuses_runs_that_are_not_done(run_dir, tmp_path):
         score(run_dir)
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """command("RUN", "eval=[...]"): exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["experiments.evaluate", *arguments])
-        try:
-            evaluate.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return call
-
-
 def test_help_lists_the_sets(command):
-    code, out, _ = command("--help")
+    code, out, _ = command(evaluate, "--help")
     assert code == 0
     assert "eval=[NAME,...]             c4, curation, lambada" in out
 
 
-def test_words_that_are_wrong_are_refused_before_torch_is_imported(run_dir):
-    run = str(run_dir)
-    code = f"""
-import sys
-from experiments import evaluate
-for words in (["{run}", "tasks=[hellaswagg]"], ["{run}", "hellaswagg"], ["{run}", "--tasks"],
-              ["{run}x", "tasks=[cloze]"], ["{run}", "size=3"], ["{run}"]):
-    sys.argv[1:] = words
-    try:
-        evaluate.main()
-    except SystemExit as end:
-        print(end.code)
-print(sorted({{"torch", "lightning", "transformers"}} & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    *codes, imported = done.stdout.splitlines()
-    lines = done.stderr.splitlines()
-    assert imported == "[]"
-    assert codes[1:] == ["2"] * 5
-    assert lines[0].startswith("error: tasks=[hellaswagg]: ")  # exit code 1 without the extra
-    assert [line.partition(" ")[0] for line in lines] == ["error:"] * 6
-    assert "2 are given" in lines[1]
-    assert "give tasks=..." in lines[2]
-
-
 def test_the_command_scores_named_sets(run_dir, cache, command):
     sets = ("eval=[validation,wikitext2]", "evaluation.max_tokens=9600", f"paths.cache={cache}")
-    code, out, err = command(str(run_dir), *sets)
+    code, out, err = command(evaluate, run_dir, *sets)
     assert code == 0, err
     record = read_record(run_dir / "record.json")
     assert set(record.evaluations) == {f"{n}@max_tokens=9600" for n in ("validation", "wikitext2")}

@@ -14,36 +14,16 @@ from experiments.points.planning import make_point
 from experiments.records.files import read_record
 from experiments.system.disk import abandoned
 from experiments.training.execute import execute
-from tests.conftest import TINY
+from tests.conftest import SMALL_PEER, TINY, run_cache
 from tests.rounding import assert_rounding
 
-SMALL = ("n_experts=64", "model.d_key=8", "model.n_heads=2", "model.top_k=4")
 
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, compose_raw):
-    """runs(model, ...): the folder of a finished tiny run."""
-    folder = tmp_path_factory.mktemp("trained")
-    paths = (f"paths.results={folder / 'results'}", f"paths.cache={folder / 'cache'}")
-
-    def train(*overrides):
-        point = make_point(compose_raw("size=2", "budget=2e9", *overrides, *TINY, *paths))
-        assert execute(point).status == "done"
-        return point.run_dir
-
-    return train
-
-
-def cache_of(run_dir):
-    return f"paths.cache={read_record(run_dir / 'record.json').config['paths']['cache']}"
-
-
-def test_a_trained_peer_model_leaves_and_comes_back(runs, tmp_path, capsys):
-    run_dir = runs("model=peer", *SMALL, "data.mask_documents=true")
-    form = export_run(run_dir, tmp_path / "out", [cache_of(run_dir)])
+def test_a_trained_peer_model_leaves_and_comes_back(trained, tmp_path, capsys):
+    run_dir = trained(*SMALL_PEER, "data.mask_documents=true")
+    form = export_run(run_dir, tmp_path / "out", [run_cache(run_dir)])
     assert form.architecture == "ExpertsForCausalLM"
     assert "MB to " in capsys.readouterr().out
-    _, _, model = read_finished(run_dir, [cache_of(run_dir)])
+    _, _, model = read_finished(run_dir, [run_cache(run_dir)])
     shape = check_export(tmp_path / "out")
     state = exported_state(tmp_path / "out", shape)
     assert shape.name == "peer"
@@ -61,24 +41,24 @@ def test_a_trained_peer_model_leaves_and_comes_back(runs, tmp_path, capsys):
 
 
 @pytest.mark.levels
-def test_a_trained_dense_model_is_an_arcee_with_equal_logits(runs, tmp_path):
+def test_a_trained_dense_model_is_an_arcee_with_equal_logits(trained, tmp_path):
     transformers = pytest.importorskip("transformers")
-    run_dir = runs("model=dense")
-    assert export_run(run_dir, tmp_path / "out", [cache_of(run_dir)]).is_native
-    _, _, model = read_finished(run_dir, [cache_of(run_dir)])
+    run_dir = trained("model=dense")
+    assert export_run(run_dir, tmp_path / "out", [run_cache(run_dir)]).is_native
+    _, _, model = read_finished(run_dir, [run_cache(run_dir)])
     theirs = transformers.ArceeForCausalLM.from_pretrained(tmp_path / "out").eval()
     tokens = torch.randint(0, 270, (2, 32))
     with torch.no_grad():
         assert_rounding(theirs(tokens).logits, model(tokens), n_blocks=1)
 
 
-def test_a_run_that_starts_from_an_export_has_its_loss(runs, compose_raw, tmp_path):
+def test_a_run_that_starts_from_an_export_has_its_loss(trained, compose_raw, tmp_path):
     """At a rate of almost nothing: the weights, the trunk and the tokenizer are the export's."""
-    run_dir = runs("model=peer", *SMALL, "model.query_norm=layer")
-    export_run(run_dir, tmp_path / "out", [cache_of(run_dir)])
+    run_dir = trained(*SMALL_PEER, "model.query_norm=layer")
+    export_run(run_dir, tmp_path / "out", [run_cache(run_dir)])
     own = [o for o in TINY if not o.startswith(("ladder.d_", "ladder.vocab"))]
     start = ("init=hf", f"init.path={tmp_path / 'out'}", "init.how=keep", "init.train=all")
-    paths = (cache_of(run_dir), f"paths.results={tmp_path / 'results'}")
+    paths = (run_cache(run_dir), f"paths.results={tmp_path / 'results'}")
     point = make_point(compose_raw(*start, "budget=1e9", "optim.lr=1e-9", *own, *paths))
     assert point.transformer.tie_head is False
     record, before = execute(point), read_record(run_dir / "record.json")
@@ -87,31 +67,15 @@ def test_a_run_that_starts_from_an_export_has_its_loss(runs, compose_raw, tmp_pa
     assert record.val_loss == pytest.approx(before.val_loss, abs=1e-4)
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """command(run, folder, ...): exit code, stdout, stderr."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["experiments.export", *map(str, words)])
-        try:
-            export.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return call
-
-
-def test_the_command_says_what_it_wrote_and_refuses_in_one_line(runs, command, tmp_path):
-    run_dir = runs("model=moe", "n_experts=4")
-    code, out, err = command(run_dir, tmp_path / "out", cache_of(run_dir))
+def test_the_command_says_what_it_wrote_and_refuses_in_one_line(trained, command, tmp_path):
+    run_dir = trained("model=moe", "n_experts=4")
+    code, out, err = command(export, run_dir, tmp_path / "out", run_cache(run_dir))
     assert (code, err) == (0, "")
     assert "trust_remote_code=True; not causal: it scores texts and can't generate" in out
-    code, out, err = command(run_dir, tmp_path / "caf\udce9")
+    code, out, err = command(export, run_dir, tmp_path / "caf\udce9")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "has bytes that are not UTF-8; type it again" in err
-    code, out, err = command(run_dir, "/dev/null/x")
+    code, out, err = command(export, run_dir, "/dev/null/x")
     assert (code, out) == (1, "")  # before the model is read
     assert err.startswith("error: /dev/null can't be written: Not a directory; correct that path")
     assert "last checkpoint" not in err
@@ -123,32 +87,6 @@ def test_without_safetensors_nothing_is_read(monkeypatch, tmp_path):
         RuntimeError, match=r"pip install safetensors, or pip install -e '\.\[hf\]'"
     ):
         export_run(tmp_path, tmp_path / "out")
-
-
-def test_a_run_and_a_place_are_refused_before_torch_is_imported(runs, tmp_path):
-    run_dir = runs("model=none")
-    (tmp_path / "mine.txt").touch()
-    code = f"""
-import sys
-from experiments import export, generate
-run, folder = "{run_dir}", "{tmp_path}"
-for command, words in ((export, [run, folder]), (export, [run + "x", "new"]),
-                       (generate, [run + "x", "The"]), (generate, [run, "", "top_p=0.5"])):
-    sys.argv[1:] = words
-    try:
-        command.main()
-    except SystemExit as end:
-        print(end.code)
-print(sorted({{"torch", "lightning", "transformers"}} & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["2"] * 4 + ["[]"]
-    lines = done.stderr.splitlines()
-    assert len(lines) == 4
-    assert "is not empty, and no earlier export" in lines[0]
-    assert "is not a finished run" in lines[1]
-    assert "is not a finished run" in lines[2]
-    assert "give temperature=1 too" in lines[3]
 
 
 KILLED = """
@@ -166,12 +104,12 @@ main()
 
 
 @pytest.mark.night
-def test_what_a_killed_export_left_goes_and_the_earlier_one_is_put_back(runs, command, tmp_path):
-    run_dir = runs("model=none")
+def test_what_a_killed_export_left_goes_and_the_earlier_one_is_put_back(trained, command, tmp_path):
+    run_dir = trained("model=none")
     out = tmp_path / "out"
-    assert command(run_dir, out, cache_of(run_dir))[0] == 0
+    assert command(export, run_dir, out, run_cache(run_dir))[0] == 0
     weights = (out / "model.safetensors").read_bytes()
-    words = [sys.executable, "-c", KILLED, str(run_dir), str(out), cache_of(run_dir)]
+    words = [sys.executable, "-c", KILLED, str(run_dir), str(out), run_cache(run_dir)]
     for _ in range(2):
         assert subprocess.run(words, capture_output=True).returncode == -9
     assert not out.exists()
@@ -179,6 +117,6 @@ def test_what_a_killed_export_left_goes_and_the_earlier_one_is_put_back(runs, co
     assert kinds == ["old", "partial"]  # of the second kill: it put the first one's back
     (kept,) = abandoned(out, "old")
     assert (kept / "model.safetensors").read_bytes() == weights
-    assert command(run_dir, out, cache_of(run_dir))[0] == 0
+    assert command(export, run_dir, out, run_cache(run_dir))[0] == 0
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     assert (out / "model.safetensors").read_bytes() == weights

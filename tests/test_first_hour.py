@@ -1,6 +1,5 @@
 """docs/first-hour.md: its commands, with an sbatch that submits nothing, print what it shows."""
 
-import os
 import re
 import shlex
 
@@ -14,15 +13,10 @@ SHOWN = re.findall(r"^\$ python -m experiments\.run (.*)\n((?:.+\n)+?)```", TEXT
 
 
 @pytest.fixture
-def sbatch(tmp_path, monkeypatch):
+def sbatch(programs):
     """Slurm's commands, as far as a submission needs them; sbatch keeps its arguments there."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name, text in (("sbatch", 'printf "%s\\n" "$@" >$0.asked; echo 28'), ("squeue", ":")):
-        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    return folder / "sbatch.asked"
+    keep = 'printf "%s\\n" "$@" >$0.asked; echo 28'
+    return programs(sbatch=keep, squeue=":") / "sbatch.asked"
 
 
 def pattern(shown):

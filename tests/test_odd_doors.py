@@ -13,7 +13,7 @@ from experiments import evaluate, export, generate, library
 from experiments.adapters import lora_library, read_lora, save_library
 from experiments.records.files import read_record, write_record
 from tests import odd_input
-from tests.adapters.test_library_command import command, made  # noqa: F401  # fixtures
+from tests.adapters.test_library_command import made  # noqa: F401  # a fixture
 from tests.conftest import REPOSITORY
 
 DOORS = {"generate": generate, "evaluate": evaluate, "export": export, "library": library}
@@ -54,14 +54,14 @@ def places(made, tmp_path_factory):  # noqa: F811
 
 
 @pytest.mark.parametrize(("words", "part"), ROWS)
-def test_an_odd_word_is_refused_in_one_line(command, places, monkeypatch, words, part):  # noqa: F811
+def test_an_odd_word_is_refused_in_one_line(command, places, monkeypatch, words, part):
     def files():
         return {(path, path.stat().st_mtime_ns) for path in places["top"].rglob("*")}
 
     before = files()
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     door, *rest = (word.format(**places) for word in words)
-    code, out, err = command(*rest, module=DOORS[door])
+    code, out, err = command(DOORS[door], *rest)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: ")
     assert part in err

@@ -11,7 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from experiments.config.paths import conf_dir
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, python
 
 
 def test_a_checkout_uses_its_own_conf():
@@ -102,15 +102,13 @@ def test_each_console_script_starts(installed, project, tmp_path):
         "    except SystemExit as end: assert not end.code, script\n"
     )
 
-    def printed(*command):
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
+    def printed(*words):
+        done = python(*words, cwd=tmp_path, env=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
     one = printed(site / "bin" / "experiments-status", "--version")
-    every = printed(sys.executable, "-c", code)
+    every = printed("-c", code)
     assert len(every) == len(project["scripts"])
     for line in one + every:
         assert line.startswith(f"expert-isoflops {project['version']} (Python 3.")
@@ -122,16 +120,12 @@ def test_a_wheel_composes_and_plans_from_any_folder(installed, tmp_path):
     assert "hydra_plugins/experiments_sweep.py" in names
     assert {"experiments/py.typed", "analysis/py.typed"} <= set(names)
     assert not [n for n in names if n.startswith(("tests", "results")) or n.endswith(".ipynb")]
-    command = [sys.executable, "-m", "experiments.run", "-m", "model=dense,peer", "dry_run=true"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    code = (
+        "import runpy; from experiments.config.paths import conf_dir; print(conf_dir()); "
+        "runpy.run_module('experiments.run', run_name='__main__')"
     )
+    words = ("-m", "model=dense,peer", "dry_run=true")
+    done = python("-c", code, *words, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{site / 'experiments' / 'conf'}\n")
     assert "2 runs" in done.stdout
-    where = [
-        sys.executable,
-        "-c",
-        "from experiments.config.paths import conf_dir; print(conf_dir())",
-    ]
-    found = subprocess.run(where, env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == str(site / "experiments" / "conf")

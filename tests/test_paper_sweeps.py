@@ -4,6 +4,7 @@ import re
 import shlex
 import socket
 import sys
+from operator import attrgetter
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -17,7 +18,7 @@ SIZES = {  # Fig. 1's points, see conf/experiment/paper_isoflop_*.yaml
     "paper_isoflop_6e18": [*range(4, 14)],
     "paper_isoflop_2e19": [*range(7, 15), 16, 18],
 }
-SQUARES = [128**2, 256**2, 512**2, 1024**2]
+SQUARES, NORMS = [128**2, 256**2, 512**2, 1024**2], ("none", "batch")
 ACTIVE = {32: (2, 4, 8), 64: (2, 4, 8), 128: (4, 8, 16), 256: (4, 8, 16), 512: (8, 16, 32)}
 COMMAND = re.compile(r"^#   python -m experiments\.run (.*)$", re.MULTILINE)
 COST = re.compile(
@@ -115,34 +116,27 @@ def test_isoflop_sizes_are_those_of_the_figure(plan, name):
         }
 
 
-def test_numbers_of_experts(plan):
-    points = plan("paper_experts")
-    asked = {(p.config.model_name, p.config.n_experts) for p in points}
-    assert asked == {(model, n) for model in ("pkm", "peer") for n in SQUARES}
-    assert {(p.config.size, p.config.budget) for p in points} == {(8, 6e18)}
-    peer = {
-        p.config.n_experts: p.plan.cost.n_params for p in points if p.config.model_name == "peer"
-    }
+ASKED = [  # a sweep, fields of its points, and all that they are
+    ("experts", "model_name n_experts", {(m, n) for m in ("pkm", "peer") for n in SQUARES}),
+    ("active", "model.n_heads model.top_k", {(h, hk // h) for hk in ACTIVE for h in ACTIVE[hk]}),
+    ("active", "model_name n_experts", {("peer", 1024**2)}),
+    ("query_norm", "n_experts model.query_norm", {(n, q) for n in SQUARES for q in NORMS}),
+    ("query_norm", "model_name model.n_heads model.top_k", {("peer", 8, 16)}),
+    *((name, "size budget", {(8, 6e18)}) for name in ("experts", "active", "query_norm")),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "expected"), ASKED)
+def test_a_sweep_asks_for_what_the_paper_shows(plan, name, fields, expected):
+    values = attrgetter(*fields.split())
+    assert {values(point.config) for point in plan(f"paper_{name}")} == expected
+
+
+def test_parameters_are_those_of_the_figure(plan):
+    peer = [p for p in plan("paper_experts") if p.config.model_name == "peer"]
+    found = {p.config.n_experts: p.plan.cost.n_params for p in peer}
     for n, n_params in zip(SQUARES, (160e6, 260e6, 663e6, 2.27e9)):  # read off Fig. 3a
-        assert peer[n] == pytest.approx(n_params, rel=0.01)
-
-
-def test_active_experts(plan):
-    points = plan("paper_active")
-    asked = {(p.config.model.n_heads, p.config.model.top_k) for p in points}
-    assert asked == {(h, hk // h) for hk, heads in ACTIVE.items() for h in heads}
-    assert {(p.config.model_name, p.config.n_experts) for p in points} == {("peer", 1024**2)}
-    assert {(p.config.size, p.config.budget) for p in points} == {(8, 6e18)}
-
-
-def test_query_norms(plan):
-    points = plan("paper_query_norm")
-    asked = {(p.config.n_experts, p.config.model.query_norm) for p in points}
-    assert asked == {(n, norm) for n in SQUARES for norm in ("none", "batch")}
-    assert {
-        (p.config.model_name, p.config.model.n_heads, p.config.model.top_k) for p in points
-    } == {("peer", 8, 16)}
-    assert {(p.config.size, p.config.budget) for p in points} == {(8, 6e18)}
+        assert found[n] == pytest.approx(n_params, rel=0.01)
 
 
 def test_what_two_sweeps_share_is_one_run(plan):

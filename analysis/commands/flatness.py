@@ -1,5 +1,7 @@
 """Cost of other sizes than the best, budget by budget."""
 
+import math
+
 import pandas as pd
 
 from analysis.arguments import CURVES, NOISE
@@ -11,16 +13,36 @@ from analysis.options import given
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
     fit = fit_isoflop(table, **given(options, fit_isoflop))
-    return Output.of(flatness(fit, **given(options, flatness)), fit.moved)
+    found = flatness(fit, **_within(options.within), baseline=options.baseline)
+    return Output.of(found, fit.moved)
+
+
+def _within(text: str) -> dict[str, float]:
+    """Nats, or a share of compute by its percents, as flatness takes them."""
+    percents = text.endswith("%")
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    if not 0 < value < (100 if percents else math.inf):
+        raise ValueError(
+            f"--within {text} must be a number of nats above 0, or of percents of compute, e.g. 5%"
+        )
+    return {"within_compute": value / 100} if percents else {"within": value}
+
+
+def _check(options: Options) -> None:
+    _within(options.within)
 
 
 COMMAND = Command(
     help="say what other sizes than the best cost, budget by budget",
     options=f"""{CURVES}{NOISE}
---within={WITHIN} NATS  give the sizes that cost this much (%(default)s)
---within-compute SHARE  give those that cost as much as this share of compute, e.g. 0.05
+--within={WITHIN} COST  give the sizes that cost this much (%(default)s): nats, or a share of
+    compute, e.g. 5%%
 --baseline BASELINE  the model whose best loss the sizes are compared with
 """,
+    check=_check,
     read=lambda options: load_runs(options, needs=("budget", options.x)),
     compute=_compute,
 )

@@ -59,16 +59,15 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
     heading = f" ({merged.how})" if merged else ""
     lines = []
     for model, fit in found.items():
-        lines += [f"{model}{heading}\n{fit.summary()}", f"{_how_well(fit)}\n"]
+        lines += [
+            f"{model}{heading}\n{fit.summary()}",
+            f"  {fit.share_at_best:.0%} of {fit.n_starts} starts reached the best value; condition "
+            f"number {fit.condition:.3g}; gradient {fit.gradient:.1e}\n",
+        ]
         if model in influences:
             lines.append(f"{influences[model].summary()}\n")
     lines += [f"not fitted: {text}" for text in errors]
     return Output(values=values, text="\n".join(lines), figures=drawn)
-
-
-def _how_well(fit: ParametricFit) -> str:
-    reached = f"{fit.share_at_best:.0%} of {fit.n_starts} starts reached the best value"
-    return f"  {reached}; condition number {fit.condition:.3g}; gradient {fit.gradient:.1e}"
 
 
 COMMAND = Command(

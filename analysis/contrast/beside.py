@@ -79,7 +79,7 @@ def of_documents(points: Points, documents: Documents) -> OfDocuments:
     """Documents that all runs of the points were scored on.
 
     Raises ValueError, a line, where these are not the same or fewer than two, or the points' losses
-    are of another text (--column loss=...).
+    are of another text (--table column.loss=...).
     """
     runs = [run for of in points.run_ids for run in of]
     n_tokens = documents.scored(runs).n_tokens

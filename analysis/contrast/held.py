@@ -5,30 +5,30 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis import numbers
+from analysis.comparison import Comparison, Table, shown
 from analysis.contrast.compute import contrast_points
 from analysis.contrast.fit import Fit, fit_points
 from analysis.contrast.multipliers import Frontier, estimate_multiplier
 from analysis.contrast.parts import points_in
 from analysis.contrast.points import Points, make_points
 from analysis.contrast.preregistration import Primary, Registered
-from analysis.contrast.result import NOT_REGISTERED, Contrasts, Needed, with_moved
+from analysis.contrast.result import Contrasts, Needed
 from analysis.contrast.settings import Settings
 from analysis.contrast.slopes import estimate_slope
 from analysis.contrast.sources import find_sources
 from analysis.contrast.stopping import seeds_needed
 from analysis.differences.correction import corrected
 from analysis.fitting.intervals import Estimate
-from analysis.fitting.results import Warned
 from analysis.fitting.text import format_status, join_first
 from analysis.table.checks import finished
 from analysis.table.documents import Documents
 from analysis.table.load import has_value, rows_with
 from analysis.table.warned import warned
 
+NOT_REGISTERED = "not as registered"  # the column of lines that were moved
 _SAME = 1e-6
 
 
@@ -49,9 +49,17 @@ class Verdict:
     why: str
     beyond: tuple[float, ...]
 
+    @property
+    def of(self) -> str:
+        return f"{self.primary.layer} - {self.primary.baseline}"
+
+    @property
+    def text(self) -> str:
+        return shown(self.value, signed=self.primary.kind != "multiplier")
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Held(Warned):
+class Held(Comparison):
     """Primary contrasts as they were registered; all others are exploratory.
 
     every: all differences of the same curves, primary ones too; left_out: series and budgets of the
@@ -76,7 +84,7 @@ class Held(Warned):
         slopes = tuple(one for one in self.every.slopes if one.name not in names["slope"])
         every = self.every.differences
         others = tuple(one for one in every if one.name not in names["difference"])
-        return replace(self.every, differences=others or every, slopes=slopes, moved=self.moved)
+        return replace(self.every, differences=others or every, slopes=slopes)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -92,51 +100,38 @@ class Held(Warned):
             found.append(f"not registered, so in no fit: {join_first(self.left_out, 6)}")
         return (*self.of_table, *found, *self.exploratory.warnings)
 
-    def to_frame(self) -> pd.DataFrame:
-        """A row a primary contrast."""
-        return with_moved(
-            [
-                {
-                    "primary": one.primary.name,
-                    "kind": one.primary.kind,
-                    "of": f"{one.primary.layer} - {one.primary.baseline}",
-                    "budgets": ", ".join(map(numbers.flops, one.primary.budgets)),
-                    "targets": one.primary.targets,
-                    **one.value.columns("value"),
-                    "p": one.p,
-                    "p_holm": one.p_holm,
-                    "family": one.primary.family,
-                    "refuted if": one.primary.refuted_if,
-                    "verdict": one.verdict,
-                }
-                for one in self.verdicts
-            ],
-            self.moved,
-        )
-
-    def summary(self) -> str:
-        frame = self.to_frame().drop(columns=["value_lower", "value_upper"])
-        signed = [one.primary.kind != "multiplier" for one in self.verdicts]
-        frame["value"] = [
-            "" if np.isnan(one.value.value) else numbers.with_interval(*one.value, signed=sign)
-            for one, sign in zip(self.verdicts, signed, strict=True)
-        ]
-        shown = dict.fromkeys(("p", "p_holm"), lambda p: "" if p != p else f"{p:.2g}")
-        lines = [
+    def tables(self) -> list[Table]:
+        """A row a primary contrast; then those of the exploratory ones."""
+        head = [
             f"pre-registered in {self.registered.path}, sha256 {self.registered.sha256}",
             f"about: {' '.join(self.registered.about.split())}",
             *([f"{NOT_REGISTERED}: {'; '.join(self.moved)}"] if self.moved else []),
             "",
             "primary, Holm's correction in each family:",
-            frame.to_string(index=False, formatters=shown),
+        ]
+        notes = [
             *(f"not computed: {one.primary.name}: {one.why}" for one in self.verdicts if one.why),
             *self._stop_text(),
             "",
             "EXPLORATORY: all that follows",
-            self.exploratory.summary(),
         ]
-        others = [text for text in self.warnings if text not in self.exploratory.warnings]
-        return "\n".join([*lines, *format_status(self.status, others)])
+        primary = Table(
+            rows=self.verdicts,
+            columns=_VERDICTS.format("value|own"),
+            shown=_VERDICTS.format("value=text"),
+            head=head,
+            notes=notes,
+        )
+        exploratory = self.exploratory.tables()
+        said = format_status(self.exploratory.status, self.exploratory.warnings)
+        last = replace(exploratory[-1], notes=[*exploratory[-1].notes, *said])
+        names = ", ".join(text.split()[0] for text in self.moved)
+        beside = {NOT_REGISTERED: names} if names else {}
+        every = [primary, *exploratory[:-1], last]
+        return [replace(table, beside=beside) for table in every]
+
+    def unsaid(self) -> list[str]:
+        return [text for text in self.warnings if text not in self.exploratory.warnings]
 
     def _stop_text(self) -> list[str]:
         rule, found = self.registered.stop, self.stopped
@@ -154,6 +149,13 @@ class Held(Warned):
             f"{found.seeds} more seeds of each size, {found.runs} runs"
         )  # fmt: skip
         return [f"{head}: {found.half_width:.4f}, not reached: {more}"]
+
+
+_VERDICTS = (
+    "primary=primary.name, kind=primary.kind, of, budgets=primary.budgets|list, "
+    "targets=primary.targets, {}, p|.2g, p_holm|.2g, family=primary.family, "
+    "refuted if=primary.refuted_if, verdict"
+)
 
 
 @warned()

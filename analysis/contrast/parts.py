@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.comparison import Comparison, Table
 from analysis.contrast.compute import contrast_points
 from analysis.contrast.points import Points, make_points
-from analysis.contrast.result import Contrasts, Difference, shown
+from analysis.contrast.result import Contrasts, Difference
 from analysis.contrast.settings import Settings
 from analysis.contrast.sources import find_sources
 from analysis.differences.correction import corrected
-from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError
-from analysis.fitting.text import format_status, join_first, pluralize
+from analysis.fitting.text import join_first, pluralize
 from analysis.table.documents import BY, Documents
 from analysis.table.warned import warned
 
@@ -43,7 +43,7 @@ class OfPart:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ContrastsByPart(Warned):
+class ContrastsByPart(Comparison):
     """by: of documents.BY; whole: of all held-out text; rows: for each of its differences that of
     ALL, then one a part, the lowest first; left_out: parts without curves, and why.
     """
@@ -63,31 +63,34 @@ class ContrastsByPart(Warned):
             )
         return (*self.of_table, *self.whole.warnings, *found)
 
-    def to_frame(self) -> pd.DataFrame:
+    def tables(self) -> list[Table]:
         """A row a difference and part."""
-        of_differences = replace(
-            self.whole, differences=tuple(row.difference for row in self.rows)
-        ).to_frame()
-        text = pd.DataFrame(
-            [(row.part, row.n_documents, row.n_tokens) for row in self.rows],
-            columns=[self.by, "documents", "tokens"],
-        )
-        names = [name for name in map(str, of_differences) if not name.startswith("multiplier")]
-        return pd.concat([of_differences[names[:3]], text, of_differences[names[3:]]], axis=1)
-
-    def summary(self) -> str:
         n = len({row.part for row in self.rows} - {ALL})
-        lines = [
+        head = [
             f"differences of lowest losses by {self.by}, each by curves of its own; Holm's "
             f"correction for the {pluralize(n, _PART[self.by])} of a difference; nats/token, "
             f"{self.whole.level:.0%} intervals",
             *(_REPEATED if self.by == "targets" else ()),
             *self.whole.held_text(),
-            shown(self.to_frame()),
         ]
-        return "\n".join([*lines, *format_status(self.status, self.warnings)])
+        columns = f"{{}}=part, documents=n_documents, tokens=n_tokens, {_NUMBERS}"
+        return [
+            Table(
+                rows=self.rows,
+                columns=f"{_OF}, {columns}",
+                named=self.by,
+                skip_empty=True,
+                head=head,
+            )
+        ]
 
 
+_OF = "layer=difference.layer, minus=difference.baseline, budget=difference.budgets|budgets"
+_NUMBERS = (
+    "difference=difference.value|+.4f, dof=difference.dof|.1f, p=difference.p|.2g, "
+    "p_holm=difference.p_holm|.2g, p_equal=difference.p_equal|.2g, "
+    "sources=difference.sources|each .0%, moves=difference.moves|each +.4f"
+)
 _PART = {"domain": "domain", "targets": "kind"}
 _REPEATED = (
     "repeated: the token before and the target have stood together before in the window, so a "

@@ -14,6 +14,7 @@ from analysis.contrast.noise import SOURCES
 from analysis.contrast.pairs import Pair
 from analysis.contrast.points import SIZES
 from analysis.contrast.settings import Settings
+from analysis.settings import setting
 from experiments.system.regular_files import read_regular
 
 Kind = Literal["difference", "equivalence", "multiplier", "slope"]
@@ -112,13 +113,13 @@ class Registered:
                 moved.append(f"rates {value}")
             elif name in self.fit and not _alike(value, how[name]):
                 raise ValueError(
-                    f"{name}={value!r} is not what {self.path} registered: {how[name]!r}"
+                    f"{setting(name, value)} is not what {self.path} registered: {how[name]!r}"
                 )
             elif name not in self.fit and (name not in how or value != how[name]):
                 default = f", so it is {how[name]!r}" if how.get(name) else ""
                 raise ValueError(
-                    f"{name}={value!r} is not registered in {self.path}{default}; leave it out, or "
-                    "the registration"
+                    f"{setting(name, value)} is not registered in {self.path}{default}; leave "
+                    "it out, or the registration"
                 )
         return how, tuple(moved)
 

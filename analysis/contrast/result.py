@@ -1,20 +1,18 @@
 """Results of a contrast: lowest losses, their differences, and the noise that both have."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from analysis import numbers
+from analysis.comparison import Comparison, Table
 from analysis.contrast.curves import Centres, Curvature
 from analysis.contrast.noise import GroupNoise
 from analysis.contrast.slopes import Slope
 from analysis.fitting.intervals import Estimate
-from analysis.fitting.results import Warned
-from analysis.fitting.text import format_status, in_columns, join_first, pluralize
+from analysis.fitting.text import join_first, pluralize
 
-NOT_REGISTERED = "not as registered"  # the column of lines that were moved
 _UNEQUAL = 0.05  # chance of curvatures so unequal: less is a warning
 
 
@@ -67,6 +65,16 @@ class Difference:
     def half_width(self) -> float:
         return (self.value.upper - self.value.lower) / 2
 
+    @property
+    def sources(self) -> dict[str, float]:
+        """Shares of the variance by source, where there is more than noise."""
+        shares = self.shares if len(self.shares) > 1 else {}
+        return {f"share_{name}": share for name, share in shares.items()}
+
+    @property
+    def moves(self) -> dict[str, float]:
+        return {f"{name}_shift": by for name, by in self.shifts.items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Needed:
@@ -80,9 +88,17 @@ class Needed:
     runs: int
     flops: float
 
+    @property
+    def more(self) -> int | str:
+        return "no number" if self.seeds is None else self.seeds
+
+    @property
+    def cost(self) -> str:
+        return numbers.flops(self.flops) if self.runs else "0"
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Contrasts(Warned):
+class Contrasts(Comparison):
     """Lowest losses by curves of all layers and budgets together, and their differences.
 
     classes: layer -> class of equal noise, named: by whom they were asked for; p_classes: the
@@ -91,7 +107,7 @@ class Contrasts(Warned):
     nan if not tested; holds, lacks: the errors that are in the intervals, and those that are not;
     slopes: of each two layers that are compared at several budgets, none where the multipliers
     don't exist; margin: nats, of equivalence; stop: the half-width wanted, needed: the seeds for
-    it, of the primary differences; left_out: what has no curve; moved: Held's.
+    it, of the primary differences; left_out: what has no curve.
     """
 
     x_name: str
@@ -115,7 +131,6 @@ class Contrasts(Warned):
     stop: float | None
     needed: tuple[Needed, ...]
     left_out: tuple[str, ...]
-    moved: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -164,85 +179,28 @@ class Contrasts(Warned):
             found.append(f"left out: {join_first(self.left_out, 6, '; ')}")
         return found
 
+    @property
+    def of_differences(self) -> Table:
+        """A row a difference; lines below that say what columns are."""
+        said = (
+            f"p_equal: of a difference of {self.margin:g} or more; " if self.margin else ""
+        ) + "multiplier: of the compute of the layer subtracted, by its own joined frontier"
+        if any("rates" in one.shifts for one in self.differences):
+            said += "; rates_shift: what the best rates would add"
+        return Table(
+            rows=self.differences,
+            columns=_DIFFERENCES,
+            shown=_DIFFERENCES.replace("multiplier|own", "multiplier|interval"),
+            skip_empty=True,
+            notes=[said],
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """A row a difference."""
-        return with_moved(
-            [
-                {
-                    "layer": d.layer,
-                    "minus": d.baseline,
-                    "budget": _budgets(d.budgets),
-                    "difference": d.value.value,
-                    "lower": d.value.lower,
-                    "upper": d.value.upper,
-                    "dof": d.dof,
-                    "p": d.p,
-                    "p_holm": d.p_holm,
-                    "p_equal": d.p_equal,
-                    **d.multiplier.columns("multiplier"),
-                    **_by_source(d),
-                }
-                for d in self.differences
-            ],
-            self.moved,
-        )
+        return self.of_differences.frame()
 
-    def slopes_frame(self) -> pd.DataFrame:
-        """A row two layers."""
-        return with_moved(
-            [
-                {
-                    "layer": one.layer,
-                    "minus": one.baseline,
-                    "budgets": ", ".join(map(numbers.flops, one.budgets)),
-                    **one.value.columns("slope"),
-                    "p": one.p,
-                }
-                for one in self.slopes
-            ],
-            self.moved,
-        )
-
-    def minima_frame(self) -> pd.DataFrame:
-        """A row a layer and budget."""
-        return with_moved(
-            [
-                {
-                    "layer": m.layer,
-                    "budget": numbers.flops(m.budget),
-                    "sizes": m.n_sizes,
-                    "runs": m.n_runs,
-                    f"{self.x_name}*": numbers.with_interval(*m.size),
-                    "loss*": m.loss.value,
-                    "lower": m.loss.lower,
-                    "upper": m.loss.upper,
-                }
-                for m in self.minima
-            ],
-            self.moved,
-        )
-
-    def noise_frame(self) -> pd.DataFrame:
-        """A row a class and budget."""
-        return with_moved(
-            [
-                {
-                    "class": n.of,
-                    "budget": numbers.flops(n.budget),
-                    "noise": n.sd,
-                    "dof": round(n.dof, 1),
-                    "of": n.source,
-                    "seeds": n.seeds,
-                    "seeds' dof": n.seeds_dof,
-                    "lack of fit": n.lack,
-                    "p": n.chance,
-                }
-                for n in self.noises
-            ],
-            self.moved,
-        )
-
-    def summary(self) -> str:
+    def tables(self) -> list[Table]:
+        """Noises, lowest losses, differences, slopes, and the seeds that are missing."""
         one = next(iter(self.curvatures.values()))
         bends = (
             f"one curvature {numbers.with_interval(*one)}"
@@ -254,23 +212,23 @@ class Contrasts(Warned):
             f" (equal by layer: p = {self.p_curvature:.2g})"
         )  # fmt: skip
         counts = f"{pluralize(self.n_points, 'size')}, {pluralize(self.n_runs, 'run')}"
-        lines = [
+        head = [
             f"curves of ln({self.x_name}), best sizes {_CENTRES[self.centres]}, {bends}{tested}: "
             f"{counts}; losses in nats/token, {self.level:.0%} intervals by profile likelihood",
             *self.held_text(),
             "",
             f"noise of one run by class and budget{self._classes_text()}:",
-            in_columns(self.noise_frame(), 3),
-            "",
-            "lowest losses:",
-            in_columns(self.minima_frame(), 5),
-            "",
-            "differences of lowest losses" + self._holm_text() + ":",
-            self._differences_text(),
-            *self._slopes_text(),
-            *self._stop_text(),
         ]
-        return "\n".join([*lines, *format_status(self.status, self.warnings)])
+        n = sum(d.primary for d in self.differences)
+        holm = f", Holm's correction for {pluralize(n, 'primary one')}" if n else ""
+        lowest = ["", "lowest losses:"]
+        return [
+            Table(rows=self.noises, columns=_NOISES, digits=3, head=head),
+            Table(rows=self.minima, columns=_MINIMA, named=self.x_name, digits=5, head=lowest),
+            replace(self.of_differences, head=["", f"differences of lowest losses{holm}:"]),
+            *self._slopes(),
+            *self._needed(),
+        ]
 
     def held_text(self) -> list[str]:
         """Errors that are in the intervals, and those that are not, in lines."""
@@ -287,103 +245,40 @@ class Contrasts(Warned):
         )  # fmt: skip
         return f" ({'; '.join([*said, tested])})"
 
-    def _holm_text(self) -> str:
-        n = sum(d.primary for d in self.differences)
-        return f", Holm's correction for {pluralize(n, 'primary one')}" if n else ""
+    def _slopes(self) -> list[Table]:
+        said = "slopes of ln(multiplier) over ln(compute), 0: the same saving at all budgets:"
+        return [Table(rows=self.slopes, columns=_SLOPES, head=["", said])] if self.slopes else []
 
-    def _differences_text(self) -> str:
-        texts = [numbers.with_interval(*d.multiplier) for d in self.differences]
-        frame = self.to_frame().drop(columns=["multiplier_lower", "multiplier_upper"])
-        frame["multiplier"] = ["" if text == "nan" else text for text in texts]
-        said = (
-            f"p_equal: of a difference of {self.margin:g} or more; " if self.margin else ""
-        ) + "multiplier: of the compute of the layer subtracted, by its own joined frontier"
-        if "rates_shift" in frame:
-            said += "; rates_shift: what the best rates would add"
-        return f"{shown(frame)}\n{said}"
-
-    def _slopes_text(self) -> list[str]:
-        if not self.slopes:
-            return []
-        frame = self.slopes_frame()
-        for name in ("slope", "slope_lower", "slope_upper"):
-            frame[name] = frame[name].map("{:+.3f}".format)
-        frame["p"] = frame["p"].map("{:.2g}".format)
-        return [
-            "",
-            "slopes of ln(multiplier) over ln(compute), 0: the same saving at all budgets:",
-            frame.to_string(index=False),
-        ]
-
-    def _stop_text(self) -> list[str]:
+    def _needed(self) -> list[Table]:
         """Seeds that are missing for the half-width, by width alone and never by a sign."""
         if self.stop is None:
             return []
-        rows = [
-            {
-                "difference": one.name,
-                "half-width": round(one.half_width, 4),
-                "more seeds of each size": "no number" if one.seeds is None else one.seeds,
-                "runs": one.runs,
-                "FLOPs": numbers.flops(one.flops) if one.runs else "0",
-            }
-            for one in self.needed
-        ]
         done = sum(one.seeds == 0 for one in self.needed)
         never = [one.name for one in self.needed if one.seeds is None]
-        open_ = "stop" if done == len(rows) else "go on with the others, whatever their sign"
-        if never and done + len(never) == len(rows):
+        open_ = "stop" if done == len(self.needed) else "go on with the others, whatever their sign"
+        if never and done + len(never) == len(self.needed):
             open_ = "more seeds won't help the others" if done else "more seeds won't help"
-        return [
-            "",
-            f"for a half-width of {self.stop:g}, by the noise of these runs:",
-            pd.DataFrame(rows).to_string(index=False),
-            f"{done} of {len(rows)} have it: {open_}",
-            *(
-                [
-                    f"no number of seeds is enough for {join_first(never, 6)}: what is left is the "
-                    "scatter about the curves, documents or rates"
-                ]
-                if never
-                else []
-            ),
-        ]
+        notes = [f"{done} of {len(self.needed)} have it: {open_}"]
+        if never:
+            notes.append(
+                f"no number of seeds is enough for {join_first(never, 6)}: what is left is the "
+                "scatter about the curves, documents or rates"
+            )
+        head = ["", f"for a half-width of {self.stop:g}, by the noise of these runs:"]
+        return [Table(rows=self.needed, columns=_NEEDED, head=head, notes=notes)]
 
 
 _CENTRES = {"free": "free", "layer+budget": "= of the layer + of the budget"}
-
-
-def with_moved(rows: list[dict[str, Any]], moved: tuple[str, ...]) -> pd.DataFrame:
-    """Rows as a frame, whose every line names the options that moved it and were not registered."""
-    names = ", ".join(text.split()[0] for text in moved)
-    return pd.DataFrame([{**row, NOT_REGISTERED: names} for row in rows] if moved else rows)
-
-
-def _budgets(budgets: tuple[float, ...]) -> str:
-    """ "3e13", or "mean of 1e13, 3e13"."""
-    shown = ", ".join(map(numbers.flops, budgets))
-    return shown if len(budgets) == 1 else f"mean of {shown}"
-
-
-def _by_source(one: Difference) -> dict[str, float]:
-    """Shares of the variance where there is more than noise, and shifts."""
-    shares = one.shares if len(one.shares) > 1 else {}
-    shifts = {f"{name}_shift": by for name, by in one.shifts.items()}
-    return {**{f"share_{name}": share for name, share in shares.items()}, **shifts}
-
-
-def shown(frame: pd.DataFrame) -> str:
-    """A frame of differences as lines of text, without the columns that are empty."""
-    nats = dict.fromkeys(("difference", "lower", "upper", "rates_shift"), "{:+.4f}".format)
-    chances = dict.fromkeys(("p", "p_holm", "p_equal"), lambda p: "" if p != p else f"{p:.2g}")
-    frame = frame.dropna(axis=1, how="all")
-    names = [name for name in map(str, frame) if name.startswith("share_")]
-    formats: dict[str, Callable[[Any], str]] = {
-        **nats,
-        **chances,
-        **dict.fromkeys(names, "{:.0%}".format),
-        "dof": "{:.1f}".format,
-    }
-    return frame.to_string(
-        index=False, formatters={name: form for name, form in formats.items() if name in frame}
-    )
+_DIFFERENCES = (
+    "layer, minus=baseline, budget=budgets|budgets, difference=value|+.4f, dof|.1f, p|.2g, "
+    "p_holm|.2g, p_equal|.2g, multiplier|own, sources|each .0%, moves|each +.4f"
+)
+_MINIMA = "layer, budget|flops, sizes=n_sizes, runs=n_runs, {}*=size|plain, loss*=loss"
+_NOISES = (
+    "class=of, budget|flops, noise=sd, dof|first, of=source, seeds, seeds' dof=seeds_dof, "
+    "lack of fit=lack, p=chance"
+)
+_SLOPES = "layer, minus=baseline, budgets|list, slope=value|own +.3f, p|.2g"
+_NEEDED = (
+    "difference=name, half-width=half_width|fourth, more seeds of each size=more, runs, FLOPs=cost"
+)

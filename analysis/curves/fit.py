@@ -136,7 +136,8 @@ def fit_curves(
     descend = partial(minimise, law, lower=lower, upper=upper)
     begin = law_form.begin(loss, law_form.abscissa(sums))
     first = descend(target, begin, delta=_DELTA, max_steps=60)
-    sd = _scale(law(first.theta[[first.best]])[0][0] - target)
+    off = np.abs(law(first.theta[[first.best]])[0][0] - target)
+    sd = float(1.4826 * np.median(off))  # of normal residuals
     delta = max(_DELTA, 1.345 * sd) if delta is None else delta
     best = first.theta[np.argsort(first.value)[:6]]
     found = descend(target, best, delta=delta)
@@ -178,11 +179,6 @@ def _log(law: Law) -> Law:
         return np.log(value), jacobian / value[:, :, None]
 
     return evaluate
-
-
-def _scale(residuals: Array) -> float:
-    """Standard deviation of normal residuals, by their median size."""
-    return float(1.4826 * np.median(np.abs(residuals)))
 
 
 def _targets(

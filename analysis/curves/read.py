@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.curves.history import History, check_steps
 from analysis.fitting.text import join_first, pluralize
+from analysis.settings import setting
 from analysis.table.checks import finished
 from analysis.table.histories import history_paths, read_history
 from experiments.records.record import RunRecord
@@ -111,14 +112,16 @@ def histories_of_table(
     """
     for name, values in (where or {}).items():
         if name not in frame:
-            raise ValueError(f"where: {name!r} is no column; found {', '.join(map(str, frame))}")
+            raise ValueError(
+                f"{setting('where')}: {name!r} is no column; found {', '.join(map(str, frame))}"
+            )
         frame = frame[frame[name].astype(str).isin(list(values))]
         if frame.empty:
-            raise ValueError(f"where: no row has {name}={','.join(values)}")
+            raise ValueError(f"{setting('where')}: no row has {name}={','.join(values)}")
     given = {name: (columns or {}).get(name, name) for name in (*COLUMNS, "series")}
     absent = [name for name in COLUMNS if given[name] not in frame]
     if absent:
-        asked = " ".join(f"--column {name}=MY_NAME" for name in absent)
+        asked = setting("columns", dict.fromkeys(absent, "MY_NAME"))
         raise ValueError(
             f"no column {' or '.join(absent)}; found {', '.join(map(str, frame))}; say which they "
             f"are: {asked}"
@@ -130,7 +133,9 @@ def histories_of_table(
     named = series if series is not None else [given["series"]] if given["series"] in frame else []
     for name in named:
         if name not in frame:
-            raise ValueError(f"series: {name!r} is no column; found {', '.join(map(str, frame))}")
+            raise ValueError(
+                f"{setting('series')}: {name!r} is no column; found {', '.join(map(str, frame))}"
+            )
     label = frame[named].astype(str).agg(" ".join, axis=1) if named else "all"
     frame = frame.assign(_series=label)
     found = []

@@ -12,11 +12,12 @@ from experiments.records.schedule import lr_factor
 
 KINDS = ("cosine", "wsd", "constant")
 _N_ROWS = 400
-_FINAL = 0.1  # of the peak, as optim.final_lr's default
+DECAY = 0.2  # of the steps, of a wsd
+FINAL = 0.1  # of the peak, as optim.final_lr's default
 
 
 def named_schedule(
-    kind: str, n_steps: int, like: History, *, decay: float = 0.2, final: float = _FINAL
+    kind: str, n_steps: int, like: History, *, decay: float = DECAY, final: float = FINAL
 ) -> History:
     """A schedule of n_steps with the peak and the warm-up of `like`, its losses nan.
 

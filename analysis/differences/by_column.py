@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from analysis.comparison import Comparison, Table
 from analysis.differences.models import (
     Differences,
     ModelMean,
@@ -15,9 +17,6 @@ from analysis.differences.models import (
     seed_noise,
 )
 from analysis.fitting.intervals import Estimate, t_quantile
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitStatus, find_status, worst_status
-from analysis.fitting.text import in_columns
 from analysis.table.layer import find_column
 from analysis.table.load import finished, rows_with
 from analysis.table.warned import warned
@@ -30,7 +29,7 @@ _NO_PARTS = {
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class DifferencesBy(Result):
+class DifferencesBy(Comparison):
     """parts: of each value of the column `by`, as text; average: model -> its mean difference over
     all of them, in nats/token.
     """
@@ -38,10 +37,6 @@ class DifferencesBy(Result):
     by: str
     parts: Mapping[str, Differences]
     average: Mapping[str, Estimate]
-
-    @property
-    def status(self) -> FitStatus:
-        return worst_status([find_status(self.of_table), *(p.status for p in self.parts.values())])
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -56,22 +51,35 @@ class DifferencesBy(Result):
         table = pd.concat(frames, ignore_index=True)
         return table[[self.by, *(name for name in table if name != self.by)]]
 
-    def summary(self) -> str:
-        texts = [f"{self.by}={value}: {part.summary()}" for value, part in self.parts.items()]
-        head = f"on the average of {len(self.parts)} {self.by}, nats/token:"
-        mean = [f"{head}\n{in_columns(self.average_frame(), 5)}"] if self.average else []
-        return "\n\n".join([*texts, *mean])
+    def to_dict(self) -> dict[str, Any]:
+        """Each part with its own status and warnings."""
+        return {**super().to_dict(), "parts": {k: v.to_dict() for k, v in self.parts.items()}}
 
-    def average_frame(self) -> pd.DataFrame:
-        """A row a model, the lowest first."""
+    def tables(self) -> list[Table]:
+        """Average over all values, a row a model, the lowest first."""
+        if not self.average:
+            return []
         baseline = next(iter(self.parts.values())).baseline
         means = sorted(self.average.items(), key=lambda item: item[1].value)
-        return pd.DataFrame(
-            [
-                {"model": model, f"minus {baseline}": m.value, "lower": m.lower, "upper": m.upper}
-                for model, m in means
-            ]
-        )
+        return [
+            Table(
+                rows=[_Average(*item) for item in means],
+                columns="model, minus {}=difference",
+                named=baseline,
+                digits=5,
+                head=[f"on the average of {len(self.parts)} {self.by}, nats/token:"],
+            )
+        ]
+
+    def summary(self) -> str:
+        """Each part with its own warnings, then the average."""
+        texts = [f"{self.by}={value}: {part.summary()}" for value, part in self.parts.items()]
+        return "\n\n".join([*texts, *(table.text() for table in self.tables())])
+
+
+class _Average(NamedTuple):
+    model: str
+    difference: Estimate
 
 
 @warned()

@@ -1,22 +1,20 @@
 """Differences from a baseline after correction for their number."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
+from analysis.comparison import Comparison, Table
 from analysis.differences.models import Differences
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitStatus
 
 K = TypeVar("K")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Corrected(Result):
+class Corrected(Comparison):
     """differences, and of each model but the baseline p, two-sided, of no difference: p alone, and
     p_holm after Holm's correction for all of them.
     """
@@ -26,21 +24,20 @@ class Corrected(Result):
     p_holm: Mapping[str, float]
 
     @property
-    def status(self) -> FitStatus:
-        return self.differences.status
-
-    @property
     def warnings(self) -> tuple[str, ...]:
         return (*self.of_table, *self.differences.warnings)
 
-    def to_frame(self) -> pd.DataFrame:
-        """A row a model."""
-        table = self.differences.to_frame()
-        ps = {"p": self.p, "p_holm": self.p_holm}
-        return table.assign(**{name: table["model"].map(values) for name, values in ps.items()})
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "differences": self.differences.to_dict()}
 
-    def summary(self) -> str:
-        return self.differences.summary(self.to_frame())
+    def tables(self) -> list[Table]:
+        (table,) = self.differences.tables()
+        nan = float("nan")
+        chances = {
+            name: [values.get(m.model, nan) for m in self.differences.means]
+            for name, values in (("p", self.p), ("p_holm", self.p_holm))
+        }
+        return [replace(table, beside=chances)]
 
 
 def holm(differences: Differences) -> Corrected:

@@ -6,19 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.comparison import Comparison, Table, pooled_noise
 from analysis.fitting.intervals import Estimate, t_quantile
-from analysis.fitting.results import Result, Warned
-from analysis.fitting.status import FitError, FitStatus, find_status
-from analysis.fitting.text import (
-    format_status,
-    in_columns,
-    join_first,
-    noise_cautions,
-    pluralize,
-)
+from analysis.fitting.results import Warned
+from analysis.fitting.status import FitError
+from analysis.fitting.text import format_status, join_first, noise_cautions, pluralize
 from analysis.table.checks import finished, require
 from analysis.table.warned import warned
-from analysis.ways import pooled_noise
 
 _CELL = ("series", "budget", "n_params", "lr")  # what has one expected loss
 _FEW_SEEDS = 3
@@ -73,9 +67,13 @@ class ModelMean:
     sd: float
     difference: Estimate
 
+    @property
+    def perplexity(self) -> float:
+        return float(np.exp(self.loss))
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Differences(Result):
+class Differences(Comparison):
     """Models at one budget against a baseline, lowest loss first."""
 
     budget: float
@@ -83,37 +81,21 @@ class Differences(Result):
     level: float
     noise: SeedNoise
     means: tuple[ModelMean, ...]
-    status: FitStatus
     warnings: tuple[str, ...]
 
-    def to_frame(self) -> pd.DataFrame:
-        """A row a model."""
-        return pd.DataFrame(
-            [
-                {
-                    "model": m.model,
-                    "blocks": m.n_layers,
-                    "n_params": m.n_params,
-                    "seeds": m.n_seeds,
-                    "loss": m.loss,
-                    "sd": m.sd,
-                    "perplexity": float(np.exp(m.loss)),
-                    f"minus {self.baseline}": m.difference.value,
-                    "lower": m.difference.lower,
-                    "upper": m.difference.upper,
-                }
-                for m in self.means
-            ]
-        )
-
-    def summary(self, rows: pd.DataFrame | None = None) -> str:
-        """rows: instead of to_frame(), such as have more columns."""
-        lines = [
-            f"C = {self.budget:.3g} FLOPs, losses in nats/token, {self.level:.0%} intervals",
-            in_columns(self.to_frame() if rows is None else rows, 5),
-            self.noise.line(self.budget),
+    def tables(self) -> list[Table]:
+        head = f"C = {self.budget:.3g} FLOPs, losses in nats/token, {self.level:.0%} intervals"
+        return [
+            Table(
+                rows=self.means,
+                columns="model, blocks=n_layers, n_params, seeds=n_seeds, loss, sd, perplexity, "
+                "minus {}=difference",
+                named=self.baseline,
+                digits=5,
+                head=[head],
+                notes=[self.noise.line(self.budget)],
+            )
         ]
-        return "\n".join([*lines, *format_status(self.status, self.warnings)])
 
 
 @warned()
@@ -179,15 +161,13 @@ def compare_models(
         )
         for name, runs in cells.items()
     ]
-    few = _few_seeds(means)
     return Differences(
         budget=budget,
         baseline=baseline,
         level=level,
         noise=noise,
         means=tuple(sorted(means, key=lambda m: m.loss)),
-        status=find_status(few),
-        warnings=tuple(few),
+        warnings=tuple(_few_seeds(means)),
     )
 
 

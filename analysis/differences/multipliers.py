@@ -11,19 +11,17 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from analysis import numbers
+from analysis.comparison import Comparison, Table
 from analysis.differences.models import Differences, ModelMean, SeedNoise
 from analysis.fitting.intervals import Estimate
-from analysis.fitting.results import Warned
 from analysis.fitting.status import FitError
-from analysis.fitting.text import format_status, in_columns
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class BudgetMultipliers(Warned):
+class BudgetMultipliers(Comparison):
     """How many times a budget the baseline needs for the loss that a model has there.
 
     factors: budget in FLOPs -> model -> factor with its interval at `level` (above 1: the model is
@@ -36,20 +34,27 @@ class BudgetMultipliers(Warned):
     factors: Mapping[float, Mapping[str, Estimate]]
     warnings: tuple[str, ...]
 
-    def to_frame(self) -> pd.DataFrame:
-        """A row a model and budget."""
-        return pd.DataFrame(
-            [
-                {"model": model, "budget": budget, "multiplier": v, "lower": low, "upper": high}
-                for budget, found in self.factors.items()
-                for model, (v, low, high) in found.items()
-            ]
-        )
-
-    def summary(self) -> str:
+    def tables(self) -> list[Table]:
+        rows = [
+            _Factor(model, budget, value)
+            for budget, found in self.factors.items()
+            for model, value in found.items()
+        ]
         head = f"compute that {self.baseline} needs for the same loss, in budgets"
-        lines = [f"{head}, {self.level:.0%} intervals", in_columns(self.to_frame())]
-        return "\n".join([*lines, *format_status(self.status, self.warnings)])
+        return [
+            Table(
+                rows=rows,
+                columns="model, budget, multiplier=value",
+                digits=4,
+                head=[f"{head}, {self.level:.0%} intervals"],
+            )
+        ]
+
+
+class _Factor(NamedTuple):
+    model: str
+    budget: float
+    value: Estimate
 
 
 def budget_multipliers(differences: Mapping[float, Differences]) -> BudgetMultipliers:

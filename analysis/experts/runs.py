@@ -12,6 +12,7 @@ from analysis.fitting.intervals import Array
 from analysis.laws.forms import OF_EXPERTS
 from analysis.laws.law import COLUMNS as COLUMNS_OF
 from analysis.laws.law import Variables
+from analysis.settings import setting
 from analysis.table.budgets import own_budget
 from analysis.table.layer import plain_name, setting_names, shown, varying
 from analysis.table.load import COLUMNS, best_of_cells, finished, require
@@ -176,29 +177,27 @@ def _check_size(size: str, form: str) -> None:
     without = f"{BACKBONE}, n_active_params or a column of the table's own"
     if size in _TOTALS and "n_experts" in OF_EXPERTS[form].needs:
         raise ValueError(
-            f"size={size!r} counts the experts and grows with them; form={form} is in the size "
-            f"without them: {without}"
+            f"{setting('size', size)} counts the experts and grows with them; "
+            f"{setting('form', form)} is in the size without them: {without}"
         )
     if size in COLUMNS and size not in ("n_active_params", *_TOTALS):
-        raise ValueError(f"size={size!r} is not a size of models; choose {without}")
+        raise ValueError(f"{setting('size', size)} is not a size of models; choose {without}")
 
 
 def _the_model(done: pd.DataFrame, model: str | None, baseline: str | None) -> str:
     for name in (model, baseline):
         if name is not None and name not in set(done["model"]):
             have = ", ".join(sorted(done["model"].unique()))
-            raise ValueError(f"no finished run of model={name!r}; the table has {have}")
+            raise ValueError(f"no finished run of {setting('model', name)}; the table has {have}")
     if model is not None:
         return model
     with_experts = set(done.loc[done["n_experts"].notna(), "model"]) - {baseline}
     if len(with_experts) != 1:
         have = ", ".join(sorted(with_experts)) or "none"
-        raise ValueError(f"models with experts: {have}; choose one with model=")
+        raise ValueError(
+            f"models with experts: {have}; choose one with {setting('model', 'MODEL')}"
+        )
     return with_experts.pop()
-
-
-def _has_granularity(form: str) -> bool:
-    return bool(set(OF_EXPERTS[form].needs) & {"granularity", "sparsity"})
 
 
 def _refuse_variants(rows: pd.DataFrame, model: str, forms: Sequence[str]) -> None:
@@ -211,7 +210,8 @@ def _refuse_variants(rows: pd.DataFrame, model: str, forms: Sequence[str]) -> No
     mixed: dict[str, list[str]] = {}
     blind = []
     for form in forms:
-        with_terms = {"n_heads", "top_k"} if _has_granularity(form) else set()
+        needs = {"granularity", "sparsity"} & set(OF_EXPERTS[form].needs)
+        with_terms = {"n_heads", "top_k"} if needs else set()
         found = [name for name in several if name not in with_terms]
         if found:
             blind.append(form)

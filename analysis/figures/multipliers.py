@@ -71,9 +71,9 @@ def draw_forest(
     """A panel for each stated compute and loss, a row a model: the multiplier and its interval.
 
     Hollow where a law is continued beyond its budgets; the line at 1 is the baseline. By default at
-    found.stated().
+    found.some_budgets().
     """
-    budgets = budgets if len(budgets) or len(losses) else found.stated()
+    budgets = budgets if len(budgets) or len(losses) else found.some_budgets()
     stated = [
         *((f"at {numbers.flops_mathtext(c)} FLOPs", found.at(budgets=[c])) for c in budgets),
         *((f"at {v:.4g} nats/token", found.at(losses=[v])) for v in losses),

@@ -47,7 +47,8 @@ def looks(series: Iterable[str], table: pd.DataFrame | None = None) -> dict[str,
 
     table: says which model a series is of; without it the name does.
     """
-    models = _find_models(list(dict.fromkeys(series)), table)
+    known = {} if table is None else dict(zip(table["series"], table["model"], strict=True))
+    models = {name: known.get(name, _VARIANT.sub("", name)) for name in dict.fromkeys(series)}
     order = _model_order([*models.values(), *([] if table is None else table["model"])])
     found = {}
     for rank, model in enumerate(order):
@@ -63,11 +64,6 @@ def model_looks(models: Iterable[str]) -> dict[str, Look]:
     """A look for each model, whatever its series."""
     names = list(dict.fromkeys(models))
     return looks(names, pd.DataFrame({"series": names, "model": names}))
-
-
-def _find_models(series: Sequence[str], table: pd.DataFrame | None) -> dict[str, str]:
-    known = {} if table is None else dict(zip(table["series"], table["model"], strict=True))
-    return {name: known.get(name, _VARIANT.sub("", name)) for name in series}
 
 
 def _model_order(models: Iterable[str]) -> list[str]:

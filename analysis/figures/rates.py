@@ -35,7 +35,7 @@ def draw_rates(found: Rates) -> Figure:
     for cell, place in zip(found.cells, places, strict=True):
         _point(axis, cell, place, _moved(cell, main, others), series[cell.model])
     for model, look in series.items():
-        law = _find_law(found, model)
+        law = next((one.law for one in found.forms if model in one.models), None)
         if law is not None:
             _line(axis, law, model, x, others, look)
     label = LABELS.get(x, x)
@@ -113,10 +113,6 @@ def _point(axis: Axes, cell: BestRate, x: float, factor: float, look: Look) -> N
         ends = [max(low, y / 1e3), min(high, y * 1e3)]
         faint = 0.6 if low > 0 and high < np.inf else 0.15
         axis.plot([x] * 2, ends, lw=0.9, alpha=faint, color=look.colour)
-
-
-def _find_law(found: Rates, model: str) -> RateLaw | None:
-    return next((one.law for one in found.forms if model in one.models), None)
 
 
 def _line(

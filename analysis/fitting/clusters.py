@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from analysis.fitting.intervals import Array
 from analysis.fitting.text import pluralize
+from analysis.settings import setting
 
 _LEAST = 3
 _FEW = 5  # clusters: below, a percentile of their draws says little
@@ -32,8 +33,8 @@ def cluster_codes(groups: ArrayLike, n: int) -> np.ndarray:
     codes = np.asarray(pd.factorize(labels)[0])
     if codes.max() + 1 < _LEAST:
         raise ValueError(
-            f"groups has {codes.max() + 1} values: a bootstrap needs at least {_LEAST}; "
-            "name a column that has more"
+            f"{setting('groups')} has {codes.max() + 1} values: a bootstrap needs at least "
+            f"{_LEAST}; name a column that has more"
         )
     return codes
 

@@ -4,19 +4,18 @@ Beside the metrics of ways.py are the tasks that the runs were scored on at thei
 (docs/tasks.md).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis import numbers
+from analysis.comparison import Comparison, Table
 from analysis.fitting.checks import check_level
 from analysis.fitting.intervals import Estimate, mean_by_t
 from analysis.forgetting.equal import EqualLearning, compare_at_learning
 from analysis.forgetting.ways import METRICS, find_way, read_metrics, read_order, unreadable
-from analysis.ways import Ways, format_way, shown
 from experiments.records.record import RunRecord
 
 TASK_METRICS = ("acc", "bits_per_byte")
@@ -47,9 +46,26 @@ class Kept:
     base: Estimate
     tasks: Mapping[str, Mapping[str, Estimate]]
 
+    @property
+    def scores(self) -> list["_Score"]:
+        return [
+            _Score(self.way, self.lr, name, one["acc"], one["bits_per_byte"])
+            for name, one in self.tasks.items()
+        ]
+
+
+class _Score(NamedTuple):
+    """A way's score on one task, to print."""
+
+    way: str
+    lr: float
+    task: str
+    acc: Estimate
+    bits_per_byte: Estimate
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Forgetting(Ways):
+class Forgetting(Comparison):
     """Ways to go on learning, each at its learning rates; intervals at `level` over streams.
 
     equal: the same ways where all have learnt as much; None of streams of one domain.
@@ -65,37 +81,29 @@ class Forgetting(Ways):
         alone = [f"one stream alone, so without an interval: {', '.join(single)}"] if single else []
         return (*self.of_table, *alone)
 
-    def summary(self) -> str:
-        columns: dict[str, Callable[[Kept], object]] = {
-            "way": lambda kept: kept.way,
-            "rate": lambda kept: f"{kept.lr:.2g}",
-            "domains": lambda kept: kept.n_domains,
-            "FLOPs": lambda kept: numbers.flops(kept.flops),
-            "streams": lambda kept: kept.n_runs,
-            "trained": lambda kept: numbers.count(kept.n_trained_params),
-            **{name: partial(format_way, name) for name in METRICS},
-        }
-        notes = [
+    def tables(self) -> list[Table]:
+        note = (
             f"bits/byte, means over domains and streams with {self.level:.0%} intervals of "
             "Student's t over streams; learning: what a stage gains on its domain; forgetting: "
             "what is lost of the best loss by the end; base: what is lost on the base corpus"
-        ]
-        if any(kept.tasks for kept in self.ways):
-            notes += [
-                self._tasks().to_string(index=False),
-                "tasks, at the end: share of right choices (acc), bits/byte of the right answers",
-            ]
-        text = self._summary(columns, *notes)
+        )
+        found = [Table(rows=self.ways, shown=_SHOWN, notes=[note])]
+        scores = [score for kept in self.ways for score in kept.scores]
+        if scores:
+            said = "tasks, at the end: share of right choices (acc), bits/byte of the right answers"
+            found.append(Table(rows=scores, columns=_SCORES, notes=[said]))
+        return found
+
+    def summary(self) -> str:
+        text = super().summary()
         return text if self.equal is None else f"{text}\n\n{self.equal.summary()}"
 
-    def _tasks(self) -> pd.DataFrame:
-        """A row a way and task, to print."""
-        rows = []
-        for kept in self.ways:
-            for name, score in kept.tasks.items():
-                row = {metric: shown(score[metric], signed=False) for metric in TASK_METRICS}
-                rows.append({"way": kept.way, "rate": f"{kept.lr:.2g}", "task": name, **row})
-        return pd.DataFrame(rows)
+
+_SHOWN = (
+    "way, rate=lr|.2g, domains=n_domains, FLOPs=flops|flops, streams=n_runs, "
+    f"trained=n_trained_params|count, {', '.join(f'{name}|signed' for name in METRICS)}"
+)
+_SCORES = "way, rate=lr|.2g, task, acc|interval, bits_per_byte|interval"
 
 
 def compare_forgetting(

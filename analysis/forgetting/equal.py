@@ -7,15 +7,14 @@ and read at equal learning. Nothing is extrapolated. A stream with a single rate
 curves that the way has on other streams, by their mean change between the two amounts of learning.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
+from analysis.comparison import Comparison, Table
 from analysis.fitting.intervals import Array, Estimate, mean_by_t
 from analysis.forgetting.ways import find_way, read_metrics, read_order
-from analysis.ways import Ways, format_way
 from experiments.records.record import RunRecord
 
 LOSSES = ("forgetting", "base")
@@ -46,7 +45,7 @@ class AtLearning:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class EqualLearning(Ways):
+class EqualLearning(Comparison):
     """Ways at `learning` bits/byte learnt, with intervals at `level` over streams.
 
     baseline: the way that differences are from, "" for none; skipped: ways without a value, with
@@ -65,24 +64,20 @@ class EqualLearning(Ways):
         alone = [f"at equal learning, one stream alone: {'; '.join(single)}"] if single else []
         return (*self.of_table, *alone)
 
-    def summary(self) -> str:
-        columns: dict[str, Callable[[AtLearning], object]] = {
-            "way": lambda at: at.way,
-            "streams": lambda at: at.n_streams,
-            "moved": lambda at: at.n_moved,
-        }
-        for name in (*LOSSES, *((*LESS, *BY_ORDER) if self.baseline else ())):
-            title = name.replace("_less", " - baseline").replace("_by_order", ", by order")
-            columns[title] = partial(format_way, name)
-        notes = []
-        if self.baseline:
-            notes = [
-                f"baseline: {self.baseline}, on the same streams; by order: the mean of an order's "
-                "streams is one value, and the interval is over orders of the domains"
-            ]
+    def tables(self) -> list[Table]:
+        notes = [
+            f"baseline: {self.baseline}, on the same streams; by order: the mean of an order's "
+            "streams is one value, and the interval is over orders of the domains"
+        ] if self.baseline else []  # fmt: skip
         notes += [f"no value: {text}" for text in self.skipped]
         head = f"where each has learnt {self.learning:.3g} bits/byte"
-        return self._summary(columns, *notes, head=[head])
+        columns = ["way", "streams=n_streams", "moved=n_moved"]
+        columns += [f"{name}|signed" for name in LOSSES]
+        if self.baseline:
+            columns += [f"{name} - baseline={name}_less|signed" for name in LOSSES]
+            columns += [f"{name} - baseline{{}}={name}_less_by_order|signed" for name in LOSSES]
+        shown = ", ".join(columns)
+        return [Table(rows=self.ways, shown=shown, named=", by order", head=[head], notes=notes)]
 
 
 def compare_at_learning(

@@ -22,6 +22,7 @@ from analysis.isoflop.left_out import OutlierRun, TooFew, left_out, outliers_in
 from analysis.isoflop.methods import Method
 from analysis.isoflop.misfit import BesideSeeds
 from analysis.isoflop.shape import Shape
+from analysis.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -264,7 +265,9 @@ class IsoFLOPFit(Fit):
         own = [c for c in self.curves if c.model == model and c.inside]
         if not own:
             have = ", ".join(dict.fromkeys(c.model for c in self.curves if c.inside)) or "none"
-            raise ValueError(f"model={model!r} has no minimum inside its sizes; {have} have")
+            raise ValueError(
+                f"{setting('model', model)} has no minimum inside its sizes; {have} have"
+            )
         return np.array([c.budget for c in own]), np.array([c.loss_opt for c in own])
 
     @property
@@ -331,7 +334,9 @@ class IsoFLOPFit(Fit):
         found = [law for law in self.laws if model in (None, law.model)]
         if len(found) != 1:
             have = ", ".join(law.model for law in self.laws) or "none"
-            raise ValueError(f"model={model!r} must name one whose laws were fitted: {have}")
+            raise ValueError(
+                f"{setting('model', model)} must name one whose laws were fitted: {have}"
+            )
         return found[0]
 
     def summary(self) -> str:

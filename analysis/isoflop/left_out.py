@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from analysis.fitting.text import join_first, pluralize
+from analysis.settings import setting
 
 NEEDED = 3  # sizes of a curve
 _EACH = 2  # curves of one number of sizes that have a line each
@@ -87,8 +88,10 @@ def _remedy(curves: Sequence[TooFew], models: Sequence[str]) -> str:
     if curves[0].n_sizes > 1:
         return ""
     if len(models) == len(curves):
-        return "; if a model's name is of one run, series=[] makes all runs one curve"
+        one = setting("series", [])
+        return f"; if a model's name is of one run, {one} makes all runs one curve"
     budgets = sorted({curve.budget for curve in curves})
     if any(b < _CLOSE * a for a, b in pairwise(budgets)):
-        return "; budgets=[6e18,1e19] or budget_tolerance=0.05 joins those that are one budget"
+        ways = setting("budgets", [6e18, 1e19]), setting("budget_tolerance", 0.05)
+        return f"; {ways[0]} or {ways[1]} joins those that are one budget"
     return ""

@@ -11,7 +11,7 @@ from scipy import stats
 from analysis import numbers
 from analysis.fitting.checks import check_level, positive
 from analysis.fitting.intervals import Array
-from analysis.fitting.status import FitError, FitStatus, Warnings
+from analysis.fitting.status import FitError
 from analysis.fitting.text import join_first
 from analysis.multiplier.profile import SLOPES, Profile, Slopes, fit_profile
 from analysis.multiplier.result import ComputeMultipliers
@@ -87,12 +87,10 @@ def compute_multipliers(
         with_one=with_one,
         dof=dof,
         skipped=skipped,
-        status=FitStatus.CONVERGED,
         warnings=(),
         profile=p,
     )
-    warned = _warnings(found)
-    return replace(found, status=warned.status, warnings=tuple(warned.texts))
+    return replace(found, warnings=tuple(_warnings(found)))
 
 
 def lowest_points(table: pd.DataFrame) -> dict[str, tuple[Array, Array]]:
@@ -149,33 +147,33 @@ def _p_equal(own: Profile, one: Profile, dof: int, dof_one: int) -> float:
     )
 
 
-def _warnings(found: ComputeMultipliers) -> Warnings:
-    warned = Warnings()
+def _warnings(found: ComputeMultipliers) -> list[str]:
+    warned: list[str] = []
     if found.dof <= 0:
-        warned.add("no degree of freedom: the intervals are unknown")
+        warned.append("no degree of freedom: the intervals are unknown")
     elif found.dof == 1:
-        warned.add("one degree of freedom: an interval that leaves out 1 may be luck")
+        warned.append("one degree of freedom: an interval that leaves out 1 may be luck")
     low, high = found.asymptotes
     ends = found.profile.asymptotes[[0, -1]]
     if found.estimated and low <= ends[0] and high >= ends[1]:
-        warned.add(
+        warned.append(
             f"the asymptote is not identifiable: any from 0 to the lowest loss, {ends[1]:.3g}, "
             "fits as well"
         )
     elif found.estimated and found.asymptote <= _NO_FLOOR * ends[1]:
-        warned.add("the asymptote that fits best is 0: the losses fall as a power of compute")
+        warned.append("the asymptote that fits best is 0: the losses fall as a power of compute")
     beyond: dict[float, list[str]] = {}
     for one in found.at():
         if one.extrapolated:
             beyond.setdefault(one.compute, []).append(one.model)
     for budget, models in beyond.items():
-        warned.add(
+        warned.append(
             f"at C={numbers.flops(budget)} the laws are continued beyond the budgets for "
             f"{join_first(models, 8)}"
         )
     open_ended = sorted({m.model for m in found.at() if np.isinf(m.upper)})
     if open_ended:
-        warned.add(
+        warned.append(
             f"{join_first(open_ended, 8)}: the multiplier may be anything: an alpha is not "
             "significantly different from 0, or the asymptote may be close to the losses"
         )

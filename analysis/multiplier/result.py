@@ -1,19 +1,16 @@
 """Results of compute multipliers: at stated computes and losses, and as curves, with bands."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from analysis import numbers
+from analysis.comparison import Comparison, Table
 from analysis.fitting.checks import positive, times_beyond
 from analysis.fitting.intervals import Array, Estimate, t_quantile
 from analysis.fitting.plain import plain
-from analysis.fitting.results import Result
-from analysis.fitting.status import FitStatus
-from analysis.fitting.text import format_status, in_columns
 from analysis.multiplier.profile import Profile, Slopes
 
 _N_CURVE = 41
@@ -47,13 +44,14 @@ class Multiplier:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ComputeMultipliers(Result):
+class ComputeMultipliers(Comparison):
     """Multipliers of each model over the baseline, by laws L = E + A C^-alpha with one asymptote E.
 
     points: model -> (budgets, losses) that the laws are of. slopes: "own": an alpha for each model,
     so that a multiplier changes with compute; "one": one for all. estimated: whether E was fitted.
     p_equal: of the F test of one alpha against one for each, and with_one: the multipliers by one;
-    nan and empty if slopes="one" or without a degree of freedom.
+    nan and empty if slopes="one" or without a degree of freedom. stated: the multipliers of tables;
+    by default each model's at its own budgets.
     """
 
     baseline: str
@@ -66,9 +64,9 @@ class ComputeMultipliers(Result):
     with_one: Mapping[str, Estimate]
     dof: int
     skipped: Mapping[str, str]
-    status: FitStatus
     warnings: tuple[str, ...]
     profile: Profile = field(repr=False, compare=False)
+    stated: tuple[Multiplier, ...] = field(default=(), repr=False)
 
     @property
     def asymptote(self) -> float:
@@ -223,7 +221,7 @@ class ComputeMultipliers(Result):
             return []
         return [self.at_loss(model, v) for v in np.linspace(ends[0].loss, ends[1].loss, n).tolist()]
 
-    def stated(self) -> list[float]:
+    def some_budgets(self) -> list[float]:
         """Budgets of the baseline; of many the lowest, a middle and the highest."""
         budgets = sorted(set(self.points[self.baseline][0]))
         return (
@@ -232,34 +230,29 @@ class ComputeMultipliers(Result):
             else budgets[:: len(budgets) // 2][:2] + budgets[-1:]
         )
 
-    def to_frame(self) -> pd.DataFrame:
-        """A row a model and budget of its own."""
-        return make_frame(self.at())
-
-    def summary(self, stated: Sequence[Multiplier] = ()) -> str:
-        """The E that is taken, the multipliers, those by one slope, and the warnings.
-
-        stated: the multipliers; by default those of to_frame.
-        """
+    def tables(self) -> list[Table]:
+        """The E that is taken, the multipliers, a row a model and place, and those by one slope."""
         low, high = self.asymptotes
         how = "fitted" if self.estimated else "given"
         span = f", {low:.3g} to {high:.3g}" if high > low else ""
         alphas = ", ".join(f"{name} {alpha:.4f}" for name, alpha in self.alphas.items())
-        lines = [
+        head = [
             f"compute that {self.baseline} needs for the same loss, in times the model's own",
             f"  L = E + A C^-alpha, E = {self.asymptote:.3g} nats/token ({how}{span})",
             f"  alpha: {alphas}",
             f"  {self.dof} degrees of freedom, {self.noise:.4f} nats about the laws, "
             f"{self.level:.0%} intervals; least and most are of those E",
-            in_columns(make_frame(stated or self.at())),
         ]
+        notes = []
         if self.with_one:
             one = ", ".join(
                 f"{m} {numbers.with_interval(*found)}" for m, found in self.with_one.items()
             )
-            lines.append(f"  with one alpha (p = {self.p_equal:.3f}): {one}")
-        lines += [f"  not compared: {model}: {why}" for model, why in self.skipped.items()]
-        return "\n".join([*lines, *format_status(self.status, self.warnings)])
+            notes.append(f"  with one alpha (p = {self.p_equal:.3f}): {one}")
+        notes += [f"  not compared: {model}: {why}" for model, why in self.skipped.items()]
+        columns = "model, compute, loss, multiplier=estimate, least, most, extrapolated"
+        rows = self.stated or self.at()
+        return [Table(rows=rows, columns=columns, digits=4, head=head, notes=notes)]
 
     def to_dict(self) -> dict[str, Any]:
         """All at full precision, with the multipliers at the budgets and the curves."""
@@ -269,12 +262,7 @@ class ComputeMultipliers(Result):
             "asymptotes": list(self.asymptotes),
             "alphas": self.alphas,
             "noise": plain(self.noise),
-            "at": [plain(one) for one in self.at()],
+            "at": [plain(one) for one in self.stated or self.at()],
             "over_compute": {m: [plain(v) for v in self.over_compute(m)] for m in self.models},
             "over_loss": {m: [plain(v) for v in self.over_loss(m)] for m in self.models},
         }
-
-
-def make_frame(found: Sequence[Multiplier]) -> pd.DataFrame:
-    """A row each."""
-    return pd.DataFrame([asdict(one) for one in found]).rename(columns={"value": "multiplier"})

@@ -18,6 +18,7 @@ from analysis.isoflop.flags import Flag
 from analysis.rates.cells import BestRate, best_rates, make_frame
 from analysis.rates.compare import RateForms, compare_forms
 from analysis.rates.curves import METHODS, Method
+from analysis.settings import setting
 from analysis.table.checks import finished, require
 from analysis.table.warned import warned
 
@@ -138,7 +139,8 @@ def fit_rates(
     require(table, ["lr", "loss"], "rates")
     done = finished(table)
     positive("lr", done["lr"])
-    width = width or _first_known(done, WIDTHS)
+    known = (name for name in WIDTHS if name in done and done[name].notna().all())
+    width = width or next(known, WIDTHS[1])
     if width not in WIDTHS:
         raise ValueError(f"width={width!r} is not one of {', '.join(WIDTHS)}")
     if horizon not in HORIZONS:
@@ -171,16 +173,14 @@ def fit_rates(
     )
 
 
-def _first_known(done: pd.DataFrame, names: Sequence[str]) -> str:
-    return next((name for name in names if name in done and done[name].notna().all()), names[1])
-
-
 def _check_batch(table: pd.DataFrame, batch: str) -> None:
     if batch not in table:
-        raise ValueError(f"batch={batch!r} is no column; found {', '.join(map(str, table))}")
+        raise ValueError(
+            f"{setting('batch', batch)} is no column; found {', '.join(map(str, table))}"
+        )
     values = pd.to_numeric(finished(table)[batch], errors="coerce").to_numpy(dtype=np.float64)
     if not (np.isfinite(values) & (values > 0)).all():
-        raise ValueError(f"batch={batch!r} has values that are no numbers above 0")
+        raise ValueError(f"{setting('batch', batch)} has values that are no numbers above 0")
 
 
 def _laws(

@@ -18,6 +18,7 @@ from analysis.fitting.text import join_first, unsaid
 from analysis.isoflop import slices
 from analysis.rates.cells import BestRate
 from analysis.rates.fit import DEPTH, HORIZONS, Rates
+from analysis.settings import setting
 from analysis.table.checks import finished, require
 from analysis.table.load import best_of_cells
 from analysis.table.warned import warned
@@ -162,7 +163,9 @@ def compare_rates(
         raise FitError(f"no cell to compare: {join_first(left_out, 3, '; ')}")
     if baseline and baseline not in {gain.cell.model for gain in gains}:
         found = ", ".join(dict.fromkeys(gain.cell.model for gain in gains))
-        raise ValueError(f"baseline={baseline!r} is no model of these cells; found {found}")
+        raise ValueError(
+            f"{setting('baseline', baseline)} is no model of these cells; found {found}"
+        )
     pairs = [(a, b) for b, a in combinations(gains, 2) if _comparable(a.cell, b.cell, at)]
     if baseline:
         pairs = [(b, a) if a.cell.model == baseline else (a, b) for a, b in pairs]

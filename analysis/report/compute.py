@@ -223,7 +223,7 @@ def multipliers_section(study: Study) -> Draft | None:
     found = study.multipliers
     if found is None:
         return None
-    stated = found.stated()
+    stated = found.some_budgets()
     at = {m: [found.at_compute(m, budget) for budget in stated] for m in found.models}
     frame = pd.DataFrame(
         [

@@ -28,10 +28,11 @@ def isoflop_section(study: Study) -> Draft | None:
         "hollow star in the figures.",
         *(f"{text[0].upper()}{text[1:]}." for text in fit.moved),
     ]
+    ends = {f"loss {end}": f"loss*_{end}" for end in ("lower", "upper")}
     parts: list[Part] = [
         Text(text=" ".join(about)),
         read_runs_table(
-            _minima(fit),
+            with_intervals(fit.to_frame().rename(columns=ends), f"{fit.x_name}*", "loss*"),
             "The fitted minimum of each curve, with 95 % intervals",
             units=_find_unit(fit.x_name),
             formats={"perplexity": ".2f"},
@@ -57,11 +58,6 @@ def isoflop_section(study: Study) -> Draft | None:
 
 def _find_unit(size: str) -> dict[str, str]:
     return {f"{size}*": "tokens" if size == "n_tokens" else "parameters"}
-
-
-def _minima(fit: IsoFLOPFit) -> pd.DataFrame:
-    ends = {f"loss {end}": f"loss*_{end}" for end in ("lower", "upper")}
-    return with_intervals(fit.to_frame().rename(columns=ends), f"{fit.x_name}*", "loss*")
 
 
 def _flatness(found: Flatness) -> DataTable:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitError
+from analysis.settings import setting
 from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
 from analysis.table.budgets import own_budget
 from analysis.table.load import best_of_cells, finished
@@ -25,7 +26,9 @@ def cells_of_models(
     done = finished(table)
     have = list(dict.fromkeys(done["series"]))
     if model not in (None, *have):
-        raise ValueError(f"model={model!r} has no finished run; the table has {', '.join(have)}")
+        raise ValueError(
+            f"{setting('model', model)} has no finished run; the table has {', '.join(have)}"
+        )
     found = {}
     for series in [model] if model else have:
         runs = done[done["series"] == series]

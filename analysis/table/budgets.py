@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.text import join_first, pluralize
+from analysis.settings import setting
 
 COUNTED = "counted_budget"  # FLOPs of a run by its own count, beside the budget that it belongs to
 TOLERANCE = 0.01  # as marin plans: a run's FLOPs are within 1 % of its budget
@@ -37,7 +38,9 @@ def join_budgets(
     for budgets that can't be, or that have no run.
     """
     if not 0 <= tolerance < 0.5:
-        raise ValueError(f"budget_tolerance={tolerance!r} must be 0 or more, and below 0.5")
+        raise ValueError(
+            f"{setting('budget_tolerance', tolerance)} must be 0 or more, and below 0.5"
+        )
     counted = table[own_budget(table)].astype("float64")
     left = ""
     if budgets is None:
@@ -58,8 +61,8 @@ def join_budgets(
         notes.append(
             f"{pluralize(counts[0], 'value')} of budget, as runs counted them, "
             f"{'is' if counts[0] == 1 else 'are'} {pluralize(counts[1], 'budget')}: they are "
-            f"within {tolerance:.3g} of it, at most {most:.2g} off; budget_tolerance=0 keeps "
-            f"them apart, and {COUNTED} has them"
+            f"within {tolerance:.3g} of it, at most {most:.2g} off; "
+            f"{setting('budget_tolerance', 0)} keeps them apart, and {COUNTED} has them"
         )
         table = table.assign(**{"budget": joined, COUNTED: counted})
     return table, left
@@ -99,9 +102,14 @@ def _nearest(
     """Budget that each run belongs to, NaN if to none; and what is left out."""
     named = np.unique(np.array(budgets, dtype=np.float64))
     if not len(named) or not np.isfinite(named).all() or named[0] <= 0:
-        raise ValueError(f"budgets={list(budgets)} must be finite numbers of FLOPs above 0")
+        raise ValueError(
+            f"{setting('budgets', list(budgets))} must be finite numbers of FLOPs above 0"
+        )
     if counted.isna().all():
-        raise ValueError("budgets: the table has no budget; columns={'budget': 'MY_NAME'} names it")
+        raise ValueError(
+            f"{setting('budgets')}: the table has no budget; "
+            f"{setting('columns', {'budget': 'MY_NAME'})} names it"
+        )
     off = np.abs(counted.to_numpy()[:, None] / named - 1)
     at = np.where(np.isnan(off), np.inf, off).argmin(axis=1)
     nearest = off[np.arange(len(off)), at]
@@ -110,9 +118,9 @@ def _nearest(
     if empty:
         have = sorted(counted.dropna().unique())
         raise ValueError(
-            f"budgets: no run is within {tolerance:.3g} of {', '.join(empty)}; they have "
-            f"{join_first([f'{value:.4g}' for value in have], 12)}; budget_tolerance=0.05 takes "
-            "runs from further off"
+            f"{setting('budgets')}: no run is within {tolerance:.3g} of {', '.join(empty)}; they "
+            f"have {join_first([f'{value:.4g}' for value in have], 12)}; "
+            f"{setting('budget_tolerance', 0.05)} takes runs from further off"
         )
     joined = pd.Series(np.where(within, named[at], np.nan), index=counted.index)
     if within.all():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.settings import setting
 from analysis.table.trunks import trunk_again
 from experiments.records.record import STATUSES
 from experiments.system.plain_text import shortened
@@ -23,8 +24,8 @@ MIN_LOSS = 1e-6  # no text is predicted better; a smaller number is of something
 MAX_LOSS = 20.0  # nats/token: more than guessing among 4e8 tokens costs
 MAX_RATIO = 100.0  # of budget to 6 N D: attention adds far less, and a unit is 1000 or more
 _REMEDIES = {
-    "n_tokens": "give it, or flops_per_token beside budget, or load with flops='6nd'",
-    "budget": "give it, or flops_per_token beside n_tokens, or load with flops='6nd'",
+    "n_tokens": "give it, or flops_per_token beside budget, or load with {}",
+    "budget": "give it, or flops_per_token beside n_tokens, or load with {}",
     "n_active_params": "give it; it is n_params only in a model without experts",
 }
 
@@ -122,7 +123,8 @@ def _check_loss(table: pd.DataFrame, done: pd.Series) -> None:
         "loss",
         done & (table["loss"] > MAX_LOSS),
         f"is above {MAX_LOSS:g} and looks like a perplexity or bits: nats per token are wanted, "
-        "the logarithm of a perplexity, or bits * ln 2; units={'loss': 'perplexity'} says which",
+        "the logarithm of a perplexity, or bits * ln 2; "
+        f"{setting('units', {'loss': 'perplexity'})} says which",
     )
 
 
@@ -151,23 +153,23 @@ def _check_units(done: pd.DataFrame) -> None:
 
 
 def _unit_remedy(median: float) -> str:
-    """Unit of a whole table that would explain the ratio, as the option that says it."""
+    """Name the units of a whole table that would explain the ratio; "" where none is near it."""
     likely = {
-        -6: "{'budget': 'MFLOP'}",
-        -9: "{'budget': 'GFLOP'}",
-        -12: "{'budget': 'TFLOP'}",
-        -15: "{'budget': 'PFLOP'}",
-        -18: "{'budget': 'EFLOP'}",
-        -20: "{'budget': 'PF-day'}",
-        6: "{'n_params': 'M'}",
-        9: "{'n_tokens': 'B'}",
-        15: "{'n_params': 'M', 'n_tokens': 'B'}",
-        18: "{'n_params': 'B', 'n_tokens': 'B'}",
+        -6: {"budget": "MFLOP"},
+        -9: {"budget": "GFLOP"},
+        -12: {"budget": "TFLOP"},
+        -15: {"budget": "PFLOP"},
+        -18: {"budget": "EFLOP"},
+        -20: {"budget": "PF-day"},
+        6: {"n_params": "M"},
+        9: {"n_tokens": "B"},
+        15: {"n_params": "M", "n_tokens": "B"},
+        18: {"n_params": "B", "n_tokens": "B"},
     }
     power = round(math.log10(median))
     found = min(likely, key=lambda exponent: abs(exponent - power))
     near = abs(found - power) <= 1
-    return f"; of the whole table: units={likely[found]}, or another" if near else ""
+    return f"; of the whole table: {setting('units', likely[found])}, or another" if near else ""
 
 
 def finished(table: pd.DataFrame) -> pd.DataFrame:
@@ -178,7 +180,8 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
     if done.empty:
         counts = ", ".join(f"{n} {name}" for name, n in table["status"].value_counts().items())
         no_loss = "loss" in table and len(table) and not np.isfinite(table["loss"]).any()
-        why = "; no row has a finite loss; columns={'loss': 'MY_NAME'} names it" if no_loss else ""
+        named = setting("columns", {"loss": "MY_NAME"})
+        why = f"; no row has a finite loss; {named} names it" if no_loss else ""
         raise ValueError(f"no finished run in the table: {counts or 'it has no rows'}{why}")
     return done
 
@@ -198,5 +201,6 @@ def require(table: pd.DataFrame, names: Sequence[str], what: str) -> None:
         else:
             first = _row_name(done, int(unknown.to_numpy().argmax()))
             why = f"{unknown.sum()} of {len(done)} finished runs have none, e.g. {first}"
-        remedy = _REMEDIES.get(name, f"load with columns={{{name!r}: 'MY_NAME'}}")
+        remedy = _REMEDIES.get(name, f"load with {setting('columns', {name: 'MY_NAME'})}")
+        remedy = remedy.replace("{}", setting("flops", "6nd"))
         raise ValueError(f"{what} needs {name}: {why}; {remedy}")

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.text import join_first
+from analysis.settings import setting
 from analysis.table.checks import refuse
 from analysis.table.layer import PREFIX
 from analysis.table.layer import typed as as_setting
@@ -100,9 +101,11 @@ def pick_columns(
     chosen = dict(columns or {})
     for name, given in chosen.items():
         if name not in COLUMNS:
-            raise ValueError(f"columns: {name!r} is not one of {', '.join(COLUMNS)}")
+            raise ValueError(f"{setting('columns')}: {name!r} is not one of {', '.join(COLUMNS)}")
         if given not in frame:
-            raise ValueError(f"columns: {name}={given!r} is not there; found {_listed(frame)}")
+            raise ValueError(
+                f"{setting('columns')}: {name}={given!r} is not there; found {_listed(frame)}"
+            )
     sources = _sources(frame, chosen, needs, notes)
     if "loss" in chosen and _usual_loss(frame) not in (None, chosen["loss"]):
         for name in _OF_LOSS:
@@ -155,7 +158,7 @@ def _sources(
         wanted |= set(_OF_LOSS)
     for name, matches in several.items():
         names = ", ".join(match.name for match in matches)
-        remedy = f"say which, e.g. columns={{{name!r}: {matches[0].name!r}}}"
+        remedy = f"say which, e.g. {setting('columns', {name: matches[0].name})}"
         if name in wanted or not matches[0].guessed:
             raise ValueError(f"{name} may be any of {names}; {remedy}")
         notes.append(f"{name} may be any of {names}, and none is taken; {remedy}")
@@ -191,7 +194,10 @@ def _find_units(
 ) -> dict[str, tuple[str, Unit]]:
     for name in given:
         if name not in sources:
-            raise ValueError(f"units: there is no {name}; columns={{{name!r}: 'MY_NAME'}} names it")
+            raise ValueError(
+                f"{setting('units')}: there is no {name}; "
+                f"{setting('columns', {name: 'MY_NAME'})} names it"
+            )
     of_names = {name: match.unit for name, match in sources.items() if match.unit is not None}
     return {name: (sources[name].name, unit) for name, unit in {**of_names, **given}.items()}
 
@@ -214,15 +220,16 @@ def _require_columns(
     if not absent:
         return
     said = ["n_params or n_active_params" if name == "n_params" else name for name in absent]
-    example = ", ".join(f"{name!r}: 'MY_NAME'" for name in absent)
+    named = setting("columns", dict.fromkeys(absent, "MY_NAME"))
     others = {"budget", "n_tokens"} & set(absent)
     by_6nd = len(others) == 1 and bool({"budget", "n_tokens"} & set(sources)) and flops is None
-    remedy = f", or {others.pop()} by flops='6nd'" if by_6nd else ""
+    remedy = f", or {others.pop()} by {setting('flops', '6nd')}" if by_6nd else ""
     if len(frame.columns) == 1:
-        remedy += "; it is one column: is its separator another? e.g. separator='tab'"
+        other = setting("separator", "tab")
+        remedy += f"; it is one column: is its separator another? e.g. {other}"
     raise ValueError(
         f"no column {', '.join(said)}; found {_listed(frame)}; "
-        f"say which {'they are' if len(absent) > 1 else 'it is'}: columns={{{example}}}{remedy}"
+        f"say which {'they are' if len(absent) > 1 else 'it is'}: {named}{remedy}"
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.fitting.text import join_first, pluralize
+from analysis.settings import setting
 from experiments.system.csv_text import unguarded
 from experiments.system.regular_files import open_regular, read_regular
 
@@ -28,7 +29,8 @@ def parse_separator(text: str) -> str:
     """Mark itself, by its name or as it is. Raises ValueError for more than one character."""
     mark = SEPARATORS.get(text, "\t" if text == "\\t" else text)
     if len(mark) != 1 or mark.isalnum() or mark in "\"'\n\r.-+":
-        raise ValueError(f"separator {text!r} is none: {', '.join(SEPARATORS)}, or one mark")
+        names = ", ".join(SEPARATORS)
+        raise ValueError(f"{setting('separator')} {text!r} is none: {names}, or one mark")
     return mark
 
 
@@ -134,7 +136,7 @@ def _check_lines(path: Path, text: str, mark: str, notes: list[str]) -> None:
                 raise ValueError(
                     f"{path}: line {reader.line_num} has {pluralize(len(row), 'field')}, its head "
                     f"{len(names)}: put texts with a {_NAMES.get(mark, mark)} in quotes, name each "
-                    "column, or say the separator, e.g. separator='semicolon'"
+                    f"column, or say the separator, e.g. {setting('separator', 'semicolon')}"
                 )
             if len(row) < len(names) and any(value.strip() for value in row):
                 short.append(f"line {reader.line_num}")

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.text import join_first, pluralize
+from analysis.settings import setting
 from analysis.table.budgets import COUNTED, TOLERANCE, join_budgets
 from analysis.table.cells import best_of_cells
 from analysis.table.checks import check_amounts, check_runs, finished, require
@@ -98,7 +99,9 @@ def rows_with(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.Dat
     for given, values in where.items():
         name = find_column(table, given)
         if name not in table:
-            raise ValueError(f"where: {name!r} is no column; found {', '.join(map(str, table))}")
+            raise ValueError(
+                f"{setting('where')}: {name!r} is no column; found {', '.join(map(str, table))}"
+            )
         column = table[name]
         keep = pd.Series(False, index=table.index)
         for value in values:
@@ -106,7 +109,8 @@ def rows_with(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.Dat
             if not has.any():
                 have = sorted({"" if pd.isna(v) else f"{v}" for v in column})
                 raise ValueError(
-                    f"where: no run has {name}={value}; they have {join_first(have, _LISTED)}"
+                    f"{setting('where')}: no run has {name}={value}; they have "
+                    f"{join_first(have, _LISTED)}"
                 )
             keep |= has
         table = table[keep]
@@ -125,7 +129,7 @@ def has_value(column: pd.Series, value: str) -> pd.Series:
     try:
         number = float(value)
     except ValueError:
-        raise ValueError(f"where: {column.name}={value!r} is not a number") from None
+        raise ValueError(f"{setting('where')}: {column.name}={value!r} is not a number") from None
     return (column.astype("float64") == number).fillna(False)
 
 
@@ -169,7 +173,7 @@ def check_table(
     Raises ValueError naming the row, column, value and remedy.
     """
     if flops not in (None, "6nd"):
-        raise ValueError(f"flops={flops!r} is not '6nd' or None")
+        raise ValueError(f"{setting('flops', flops)} is not '6nd' or None")
     if frame.columns.has_duplicates:
         twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
         raise ValueError(f"columns occur twice: {', '.join(twice)}; rename or drop one")
@@ -187,7 +191,8 @@ def check_table(
     if raw.empty:
         raise ValueError(f"no row is left: {'; '.join(notes)}")
     if series is not None and "series" in chosen:
-        raise ValueError("series and columns={'series': ...} both name the series; give one")
+        both = setting("series", [*series]), setting("columns", {"series": chosen["series"]})
+        raise ValueError(f"{both[0]} and {both[1]} both name the series; give one")
     parsed = {name: parse_unit(name, unit) for name, unit in (units or {}).items()}
     picked = pick_columns(raw, chosen, notes, units=parsed, needs=needs, flops=flops)
     table = _without_copies(cast_columns(picked.frame), notes)
@@ -225,7 +230,8 @@ def _series(
     own = variants(table)
     given = raw["series"].astype("string")[table.index] if "series" in raw else own
     if "series" not in chosen and (given != own).any():
-        notes.append("series were renamed; columns={'series': 'series'} keeps the given")
+        kept = setting("columns", {"series": "series"})
+        notes.append(f"series were renamed; {kept} keeps the given")
     return table["series"].where(table["series"].notna(), own)
 
 
@@ -264,7 +270,7 @@ def _derive(table: pd.DataFrame, flops: str | None, notes: list[str]) -> None:
     _fill(table, "budget", table["n_tokens"] * per_token, "n_tokens * flops_per_token", notes)
     if flops == "6nd":
         n, caveat = 6 * table["n_active_params"], "wrong where attention or vocabulary dominates"
-        how = f"{{}}, as flops='6nd' asks: {caveat}"
+        how = f"{{}}, as {setting('flops', flops)} asks: {caveat}"
         budget, n_tokens = table["budget"], table["n_tokens"]
         _fill(table, "n_tokens", budget / n, how.format("budget / (6 n_active_params)"), notes)
         _fill(table, "budget", n_tokens * n, how.format("6 n_active_params n_tokens"), notes)

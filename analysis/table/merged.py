@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.text import pluralize
+from analysis.settings import setting
 from analysis.table.layer import list_settings
 
 # What a run found or cost, and names of runs: no settings
@@ -65,11 +66,11 @@ class Merged:
         mean = "the mean over seeds, or " if self.averaged else ""
         counts = f"{mean}the lowest loss counts"
         some = f" ({self.n_open} in no column)" if self.n_open else ""
-        names = ", ".join(map(repr, self.series))
         return (
             f"{cells} {has} several runs that seed and learning rate do not explain: they differ "
-            f"in {', '.join(self.columns)}{some}, and {counts}; series=[{names}] "
-            f"makes each a curve, where={{{column!r}: [VALUE]}} takes one"
+            f"in {', '.join(self.columns)}{some}, and {counts}; "
+            f"{setting('series', list(self.series))} makes each a curve, "
+            f"{setting('where', {column: ['VALUE']})} takes one"
         )
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from analysis.settings import setting
 from analysis.table.units import Unit, split_unit, unit_in_name
 
 ALIASES = {  # what it is called elsewhere -> here; only what can mean nothing else
@@ -111,10 +112,11 @@ def find_matches(column: str, names: Iterable[str]) -> list[Match]:
     exact = [name for name in names if ALIASES.get(name) == column]
     if exact:
         return [Match(name=name) for name in exact]
+    patterns = [pattern for pattern, ours in _PATTERNS if ours == column]
     for found in (
         [Match(name=n, guessed=True) for n in names if _plain(n, column)],
         _with_unit(column, names),
-        [Match(name=n, guessed=True) for n in names if _fits_pattern(n, column)],
+        [Match(name=n, guessed=True) for n in names if any(p.fullmatch(n) for p in patterns)],
         [Match(name=n, guessed=True) for n in names if _LAST.get(_key(n)) == column],
     ):
         if found:
@@ -148,7 +150,8 @@ def guess_notes(sources: dict[str, Match]) -> list[str]:
     taken = [f"{ours} is {match.name}" for ours, match in sources.items() if match.guessed]
     if not taken:
         return []
-    return [f"by their names: {', '.join(taken)}; columns={{'OURS': 'THEIRS'}} says otherwise"]
+    otherwise = setting("columns", {"OURS": "THEIRS"})
+    return [f"by their names: {', '.join(taken)}; {otherwise} says otherwise"]
 
 
 def _key(name: str) -> str:
@@ -169,16 +172,9 @@ def _with_unit(column: str, names: Iterable[str]) -> list[Match]:
     for name in names:
         for base, text in split_unit(name):
             unit = unit_in_name(column, text)
-            named = base == column or _plain(base, column) or _is_compute(base, column)
+            compute = _key(base).removeprefix("throughput/") in _COMPUTE and column == "budget"
+            named = base == column or _plain(base, column) or compute
             if unit is not None and named:
                 found.append(Match(name=name, unit=unit, guessed=True))
                 break
     return found
-
-
-def _is_compute(base: str, column: str) -> bool:
-    return column == "budget" and _key(base).removeprefix("throughput/") in _COMPUTE
-
-
-def _fits_pattern(name: str, column: str) -> bool:
-    return any(ours == column and pattern.fullmatch(name) for pattern, ours in _PATTERNS)

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pandas as pd
 
 from analysis.fitting.text import join_first
+from analysis.settings import setting
 from analysis.table.layer import find_column, plain_name, setting_names
 
 ALL = "all"  # the one series of a table that is to have one
@@ -40,7 +41,7 @@ def named_by(table: pd.DataFrame, frame: pd.DataFrame, names: Sequence[str]) -> 
         name = find_column(table, given)
         if name not in frame and name not in table:
             found = join_first([str(column) for column in table], 40)
-            raise ValueError(f"series: {name!r} is no column; found {found}")
+            raise ValueError(f"{setting('series')}: {name!r} is no column; found {found}")
         values = (frame if name in frame else table)[name].loc[table.index]
         if name.endswith("_target_"):
             values = _class_names(values)
@@ -87,7 +88,7 @@ def merge_sizes(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
         shown = join_first([name for _, _, name in members], 2)
         notes.append(
             f"model names sizes ({shown}): these runs are one model, {family}; the names are kept "
-            "as given_model, and series=['given_model'] makes each a series"
+            f"as given_model, and {setting('series', ['given_model'])} makes each a series"
         )
     if not renamed:
         return table

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.fitting.text import join_first
+from analysis.settings import setting
 from analysis.table.csv_file import read_csv
 from analysis.table.documents import Documents, Gathered
 from experiments.records.files import DamagedError, find_records, read_record
@@ -38,7 +39,9 @@ def read_source(path: str | Path, separator: str | None = None) -> Source:
     """
     path = Path(path)
     if separator is not None and (path.is_dir() or path.suffix.lower() == ".parquet"):
-        raise ValueError(f"separator {separator!r} is of a CSV, and {path} is none; leave it out")
+        raise ValueError(
+            f"{setting('separator')} {separator!r} is of a CSV, and {path} is none; leave it out"
+        )
     if path.is_dir():
         return _read_records(path)
     if not path.exists():

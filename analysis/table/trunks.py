@@ -6,6 +6,8 @@ share their seed, their text and most of their steps, and so their noise: bootst
 
 import pandas as pd
 
+from analysis.settings import setting
+
 TRUNK = "trunk"
 _NAMES = ("run_id", "run_name", "name", "run", TRUNK)
 
@@ -37,7 +39,7 @@ def trunks_note(table: pd.DataFrame) -> str | None:
     shared = done[done.duplicated(keep=False)]
     return (
         f"{len(shared)} runs are branches of {shared.nunique()} trunks, and those of one share "
-        "their noise: bootstraps draw whole trunks; cluster=run_id draws runs"
+        f"their noise: bootstraps draw whole trunks; {setting('cluster', 'run_id')} draws runs"
     )
 
 
@@ -66,7 +68,7 @@ def find_trunks(table: pd.DataFrame) -> str | None:
             rows = int(again.sum() + done.loc[again, column].nunique())
             return (
                 f"{rows} rows are checkpoints or branches of fewer runs, e.g. {column}={first}: "
-                f"intervals take them as runs of their own and are too narrow; cluster={column} "
-                "draws whole runs"
+                f"intervals take them as runs of their own and are too narrow; "
+                f"{setting('cluster', column)} draws whole runs"
             )
     return None

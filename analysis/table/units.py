@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.settings import setting
 from analysis.table.checks import AMOUNTS, refuse
 
 LOSS_UNIT = "loss_unit"  # the column of a table whose losses are not nats per token
@@ -74,7 +75,9 @@ def parse_unit(column: str, text: str) -> Unit:
     Raises ValueError for a column without units, and a unit that the column can't have.
     """
     if column not in COLUMNS_WITH_UNITS:
-        raise ValueError(f"units: {column!r} is not one of {', '.join(COLUMNS_WITH_UNITS)}")
+        raise ValueError(
+            f"{setting('units')}: {column!r} is not one of {', '.join(COLUMNS_WITH_UNITS)}"
+        )
     found = _known(column, text)
     if found is None:
         try:
@@ -83,7 +86,9 @@ def parse_unit(column: str, text: str) -> Unit:
             factor = float("nan")
         if not 0 < factor < float("inf"):
             known = ", ".join(_find_units(column))
-            raise ValueError(f"units: {column}={text!r} is not one of {known}, or a factor above 0")
+            raise ValueError(
+                f"{setting('units')}: {column}={text!r} is not one of {known}, or a factor above 0"
+            )
         found = _times(text, factor)
     return found
 

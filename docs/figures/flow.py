@@ -46,7 +46,7 @@ STAGES = (
         name="model",
         text="a layer of experts in dense blocks",
         rooms=("experiments.models", "experiments.kernels"),
-        commands=("experiments.bench", "experiments.gpu_check"),
+        commands=("experiments.bench",),
     ),
     Stage(
         name="train",
@@ -64,8 +64,6 @@ STAGES = (
             "experiments.generate",
             "experiments.export",
             "experiments.inspect",
-            "experiments.patch",
-            "experiments.ablate",
         ),
         files=("record.json",),
     ),

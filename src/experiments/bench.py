@@ -1,8 +1,8 @@
 """Measures one thing: `python -m experiments.bench MEASUREMENT`; --help lists all.
 
-A measurement is a file of experiments.benchmarks and is found there. It has `arguments(parser)`
-and `run(options)`, and the first line of its docstring is its help. Exit codes are those of
-experiments.run.
+A measurement is a file of experiments.benchmarks and is found there; `gpu`, the check of a card,
+has a room of its own. It has `arguments(parser)` and `run(options)`, and the first line of its
+docstring is its help. Exit codes are those of experiments.run.
 """
 
 import sys
@@ -12,13 +12,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from experiments.system.command import Parser, exit_codes, needs_train
-from experiments.system.modules import find_modules
-
-with needs_train():
-    from experiments.benchmarks.core.arguments import read_overrides
+from experiments.system.command import Parser, exit_codes
+from experiments.system.modules import find_modules, read_module
 
 FOLDER = Path(__file__).parent / "benchmarks"
+CARD = Path(__file__).parent / "gpu" / "command.py"
 _ABOUT = """\
 Contenders take turns, round after round, in one process; medians are printed, and each round's
 ratio to the baseline, of which the median. A repeat during which other processes used the cores is
@@ -29,6 +27,7 @@ pages, which alone make plain torch up to twice as fast. Rivals: pip install -e 
   python -m experiments.bench layer --d 256 --n-experts 1048576 --with-optimizer --memory
   python -m experiments.bench layer --device cuda --table-dtype bf16
   python -m experiments.bench data size=1
+  python -m experiments.bench gpu
   python -m experiments.bench MEASUREMENT --help
 """
 
@@ -52,18 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             formatter_class=RawDescriptionHelpFormatter,
         )
         commands = parser.add_subparsers(metavar="MEASUREMENT", required=True)
-        for found in find_modules(FOLDER):
+        known = {found.name: (found, "benchmarks." + found.name) for found in find_modules(FOLDER)}
+        known["gpu"] = read_module(CARD), "gpu.command"
+        for name, (found, place) in sorted(known.items()):
             command = commands.add_parser(
-                found.name, help=found.about, formatter_class=RawDescriptionHelpFormatter
+                name, help=found.about, formatter_class=RawDescriptionHelpFormatter
             )
-            if found.name in given[:1]:  # Hydra, Lightning, transformers: only where needed
-                name = f"experiments.benchmarks.{found.name}"
-                measurement = cast(_Measurement, import_module(name))
-                command.description = import_module(name).__doc__
+            if name in given[:1]:  # Hydra, Lightning, transformers: only where needed
+                module = import_module(f"experiments.{place}")
+                measurement = cast(_Measurement, module)
+                command.description = module.__doc__
                 measurement.arguments(command)
         options, rest = parser.parse_known_args(given)
         options.words = given
         if hasattr(options, "overrides"):
+            from experiments.benchmarks.core.arguments import read_overrides
+
             options.overrides = read_overrides(rest)
         elif rest:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")

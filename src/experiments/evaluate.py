@@ -33,7 +33,7 @@ Scores the checkpoint of a finished run and writes the results into its record.
                               or tasks of lm-evaluation-harness, by name or as a yaml file
   library=FOLDER              with adapters that are found at run time (experiments.library);
                               results are marked by @library=NAME
-  patch=FILE                  with edits of its experts (experiments.patch); marked by @patch=NAME
+  patch=FILE                  with edits of its experts (inspect patch); marked by @patch=NAME
   tasks_folder=PATH           where yamls of such tasks are looked for too
   evaluation.stride=N         sliding windows: N targets a window, with at least
                               seq_len - N tokens before each; fixed windows without it

@@ -24,7 +24,7 @@ glu) or an Arcee; another brings its own modeling file, to be loaded with trust_
 
   RUN                 the run's folder, results/<sweep>/<run_id>
   FOLDER              a new folder, an empty one, or an earlier export of the same run
-  patch=FILE          with edits of its experts (experiments.patch); the model card says so
+  patch=FILE          with edits of its experts (inspect patch); the model card says so
   paths.cache=PATH    the data cache with the run's tokenizer, if it is not the usual one
   --                  all words after it are folders, those that begin with a dash too
 """

@@ -33,7 +33,7 @@ the document.
   max_tokens=N        at most N new ones of each text; default 128
   seed=N              of the draws; default 0. One text's do not depend on the others
   library=FOLDER      adapters that are found at run time (experiments.library)
-  patch=FILE          edits of its experts (experiments.patch)
+  patch=FILE          edits of its experts (inspect patch)
   paths.cache=PATH    and other keys of trainer and paths
   --                  all words after it are texts, those with = or a dash before them too
 """

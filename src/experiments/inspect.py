@@ -2,15 +2,17 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.config.words import PATCH, PLACES, Words, make_node
-from experiments.inspection.command import run_on_texts
+from experiments.inspection.command import Question
 from experiments.inspection.editing.patch import named_patch
 from experiments.records.finished import finished_record
-from experiments.system.disk import check_writable, followed, reached
+from experiments.system.disk import check_writable, followed, make_folder, reached
+from experiments.system.modules import find_modules
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -18,11 +20,10 @@ if TYPE_CHECKING:
     from experiments.inspection.cards import LayerCard
     from experiments.inspection.contributions import Contributions
     from experiments.inspection.editing.patch import Patch
-    from experiments.inspection.opened import Opened
-    from experiments.inspection.results import Inspection
 
-USAGE = """\
+_USAGE = """\
 usage: python -m experiments.inspect RUN [texts=NAME,...] [layers=NAME,...] ...
+       python -m experiments.inspect QUESTION RUN ...
 
 Reads texts with a finished run's model, and keeps of each layer which experts read them: tables,
 a card of each layer and a page, inspect.html, in a folder. Interrupted, the same command goes on.
@@ -40,10 +41,12 @@ With text="..." it says what each expert adds to the logit of the next token.
                               the texts
   before=RUN                  the run that this one started from, read too: what moved, and what
                               the new experts of one that has grown took over
-  patch=FILE                  with edits of its experts (experiments.patch), in a folder of its own
-{keys}"""
+  patch=FILE                  with edits of its experts (inspect patch), in a folder of its own
+{keys}
+Further questions, each with --help of its own:
+"""
 _KEYS = ("texts", "layers", "out", "text", "top", "find", "before", PATCH)
-_OTHER = "or name another folder by out=..."
+QUESTIONS = Path(__file__).parent / "inspection" / "questions"
 
 
 def inspect_run(
@@ -66,71 +69,41 @@ def inspect_run(
     text of another tokenizer, a string that is in no text, and a folder of other results.
     """
     record = finished_record(run_dir)
-    if before is not None:
-        from experiments.inspection.before import check_before
-
-        check_before(record, finished_record(before), before)
     folder = choose_folder(run_dir, patch) if folder is None else folder
-    check_writable(folder, _OTHER)
+    check_writable(folder, "or name another folder by out=...")
     # seconds, which what is refused need not wait for
-    from experiments.inspection.additions import added_again, looked_for
-    from experiments.inspection.before import with_before
+    from experiments.inspection.additions import added, wanted
     from experiments.inspection.opened import opened
     from experiments.inspection.over_training import with_training
-    from experiments.inspection.page.page import render_page
-    from experiments.inspection.results import CARD, PAGE, fitting, write_results
-    from experiments.inspection.strings import occurrences
-
-    def save(found: "Inspection") -> None:
-        write_results(folder, found, render_page(found, name=record.model))
+    from experiments.inspection.page.page import save
+    from experiments.inspection.reading import read_through
+    from experiments.inspection.results import CARD, PAGE, fitting
+    from experiments.inspection.tables import make_inspection
 
     run = opened(run_dir, record, texts, overrides, layers=layers, change=patch)
-    sought = [] if find is None else occurrences(find, run.reading, run.vocabulary.tokenizer())
-    places = [word for word in overrides if make_node(word) in PLACES]
-    there, wrong = fitting(folder, run.identity)
+    there, wrong = fitting(folder, run.reading.identity)
     for name, why in wrong.items():
-        added = "; what was added to it is to be added again" if name == CARD else ""
-        print(f"{folder / name} {why}; it is made again{added}", file=sys.stderr, flush=True)
-    if there is None or not wrong.keys() <= {PAGE}:
-        found = _read(run, folder)
-        if there is not None:
-            kept = there if before is None else replace(there, before="")  # which is read below
-            found = added_again(found, kept, run, places, folder)
-        save(found)
-    else:
-        found = there
-        if wrong:
-            save(found)
-    if find is not None:
-        found = looked_for(found, run, find, sought)
-    if before is not None:
-        found = with_before(found, run, before, places, folder)
-    if find is not None or before is not None:
-        save(found)
+        then = "; what was added to it is to be added again" if name == CARD else ""
+        print(f"{folder / name} {why}; it is made again{then}", file=sys.stderr, flush=True)
+    found = there if wrong.keys() <= {PAGE} else None
+    places = [word for word in overrides if make_node(word) in PLACES]
+    more = wanted(run, there if found is None else None, find, before, places)
+    if found is None:
+        reading, n_texts = run.reading, len(run.texts)
+        print(
+            f"{len(run.layers)} layers over {reading.n_tokens():,} tokens of {n_texts} texts: "
+            f"statistics take up to {reading.n_bytes(run.layers) / 2**20:,.0f} MiB of memory",
+            flush=True,
+        )
+        make_folder(folder)
+        read = read_through(run.model, run.layers, reading, folder)
+        found = make_inspection(run, read)
+    whole = added(found, run, more, folder)
+    if wrong or whole is not there:
+        save(whole, folder, name=record.model)
     if patch is None:
-        found = with_training(found, run, run_dir, folder, save)
-    return list(found.cards)
-
-
-def _read(run: "Opened", folder: Path) -> "Inspection":
-    """Inspection of the run's texts, which are read unless they were already."""
-    from experiments.inspection.cards import layer_card
-    from experiments.inspection.reading import read_through
-    from experiments.inspection.tables import make_inspection
-    from experiments.system.disk import make_folder
-
-    print(
-        f"{len(run.layers)} layers over {run.reading.n_tokens():,} tokens of {len(run.texts)} "
-        f"texts: statistics take up to {run.reading.n_bytes(run.layers) / 2**20:,.0f} MiB of "
-        "memory",
-        flush=True,
-    )
-    make_folder(folder)
-    read = read_through(run.model, run.layers, run.reading, folder)
-    cards = [layer_card(layer, read[layer.name]) for layer in run.layers]
-    return make_inspection(
-        run.model, run.layers, cards, read, run.texts, run.vocabulary, run.identity
-    )
+        whole = with_training(whole, run, folder)
+    return list(whole.cards)
 
 
 def choose_folder(run_dir: Path, patch: "Patch | None") -> Path:
@@ -183,8 +156,8 @@ def keep_text(run_dir: Path, found: Explained, folder: Path, patch: "Patch | Non
     """
     from experiments.inspection.additions import with_typed
     from experiments.inspection.excerpts import explained
-    from experiments.inspection.page.page import render_page
-    from experiments.inspection.results import CARD, read_inspection, write_results
+    from experiments.inspection.page.page import save
+    from experiments.inspection.results import CARD, read_inspection
     from experiments.system.several_files import settle
 
     record = finished_record(run_dir)
@@ -196,8 +169,7 @@ def keep_text(run_dir: Path, found: Explained, folder: Path, patch: "Patch | Non
     if any(there.identity.get(key) != value for key, value in own.items()):
         return False
     tables = explained("", found.ids, found.parts, found.tokenizer)
-    whole = with_typed(there, found.text, tables)
-    write_results(folder, whole, render_page(whole, name=record.model))
+    save(with_typed(there, found.text, tables), folder, name=record.model)
     return True
 
 
@@ -254,7 +226,13 @@ def _run(words: Words) -> None:
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    run_on_texts(USAGE, _run, _KEYS)
+    given, further = sys.argv[1:], {found.name: found.about for found in find_modules(QUESTIONS)}
+    if given and given[0] in further:
+        found = import_module(f"experiments.inspection.questions.{given[0]}")
+        found.QUESTION.ask(given[1:])
+    else:
+        lines = "".join(f"  {name:8} {about}\n" for name, about in further.items())
+        Question(usage=_USAGE + lines, run=_run, keys=_KEYS).ask(given)
 
 
 if __name__ == "__main__":

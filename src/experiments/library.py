@@ -140,7 +140,7 @@ def _by_text(library: "LoRALibrary", options: argparse.Namespace, how: dict[str,
 
 def _compare(options: argparse.Namespace) -> None:
     """Shows the cost of each choice, in nats/token: no adapter, the oracle's, the mean of all,
-    Arrow, keys made of text, learned keys. Writes a JSON file, for python -m analysis adapters.
+    Arrow, keys made of text, learned keys. Writes a JSON file, for python -m analysis compare.
     """
     import torch
 

@@ -3,15 +3,13 @@
 import copy
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from experiments import adapters
 from tests.adapters.peers import SMALL, peer_layers, tensors, wake
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, python
 from tests.init.tiny import VOCABULARY, logits, tiny, tokens
 
 peft = pytest.importorskip("peft")
@@ -299,12 +297,6 @@ def test_peft_is_imported_when_it_is_asked_for_and_its_absence_is_one_line(name)
     statement, message = WITHOUT[name]
     code = f"import sys; {statement}; assert 'peft' not in sys.modules"
     found = [str(REPOSITORY / "src"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(found)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python("-c", code, env=os.environ | {"PYTHONPATH": os.pathsep.join(found)})
     assert (done.returncode != 0) == bool(message)
     assert message in done.stderr

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from analysis.fitting.clusters import drawn_counts
+from analysis.figures.plot import Plot
+from analysis.report.page.blocks import Drawing
 from experiments.records.files import write_record
+from tests.analysis.hand_made import of_few_draws, write_run
 from tests.conftest import REPOSITORY
 from tests.records.test_record import record
 
@@ -21,42 +23,37 @@ def sweep(tmp_path):
     for model, gain, tables in (("dense", 0.0, 0), ("moe", 0.05, 200_000), ("peer", 0.1, 500_000)):
         for budget, x_opt in ((2e11, 2.5e5), (6e11, 4e5)):
             for size in range(1, 6):
-                n_params = 60_000 * size**1.5 + tables
-                loss = 5.0 - gain + 0.08 * math.log(n_params / (x_opt + tables)) ** 2
-                run_id = f"{model}{budget:.0f}{size}"
-                write_record(
-                    tmp_path / run_id,
-                    record(
-                        run_id=run_id,
-                        model=model,
-                        budget=budget,
-                        n_layers=size,
-                        d_model=16 * size,
-                        n_params=round(n_params),
-                        n_active_params=round(n_params - tables),
-                        n_tokens=round(budget / (6 * (n_params - tables))),
-                        val_loss=loss,
-                        perplexity=math.exp(loss),
-                        causal_eval=model != "moe",
-                        n_experts=None if model == "dense" else 64,
-                    ),
-                )
+                active = 60_000 * size**1.5
+                loss = 5.0 - gain + 0.08 * math.log((active + tables) / (x_opt + tables)) ** 2
+                more = {"causal_eval": model != "moe", "perplexity": math.exp(loss)}
+                more |= {"n_experts": None if model == "dense" else 64, "tables": tables}
+                write_run(tmp_path, model, budget, size, active, loss, **more)
     write_record(tmp_path / "broken", record(run_id="broken", status="failed", val_loss=None))
     return tmp_path
 
 
 @pytest.fixture(scope="module")
 def few_draws() -> Iterator[None]:
-    """No bootstrap of a law has more than 20 draws: they are most of the time of a report, and the
-    intervals are tested where laws are.
+    with of_few_draws():
+        yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of a report are empty, but for their captions, and those of other commands are no
+    pictures: drawing is most of their seconds.
     """
 
-    def few(n: int, n_draws: int, *more: Any) -> np.ndarray:
-        return drawn_counts(n, min(n_draws, 20), *more)
+    def empty(folder: Path, models: Any, unit: str, plot: Plot) -> Drawing:
+        svg = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
+        return Drawing(name=plot.name, caption=plot.caption, svg=svg)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("analysis.laws.fit.drawn_counts", few)
-        yield
+    def no_picture(figure: Figure, path: Path, **how: Any) -> None:
+        path.write_bytes(b"")
+
+    monkeypatch.setattr("analysis.report.gallery._draw", empty)
+    monkeypatch.setattr(Figure, "savefig", no_picture)
+    monkeypatch.setattr("analysis.processes._cores", lambda: 1)  # another would not know it
 
 
 @pytest.fixture

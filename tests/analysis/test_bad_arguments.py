@@ -14,6 +14,7 @@ import pytest
 
 from analysis import command
 from analysis.__main__ import main
+from analysis.compare.question import find_questions
 
 ROW = "dense,6e12,1e6,1e6,4.0,1,0"
 HEAD = "model,budget,n_params,n_tokens,loss,n_experts,seed\n"
@@ -156,7 +157,6 @@ isoflop good.csv --method cubic -> invalid choice: 'cubic'
 isoflop good.csv --n-nearest many -> invalid int value: 'many'
 isoflop good.csv --n-nearest 3.5 -> invalid int value: '3.5'
 isoflop good.csv --noise small -> invalid float value: 'small'
-isoflop good.csv --flops 8nd -> invalid choice: '8nd'
 parametric good.csv --draws many -> invalid int value: 'many'
 parametric good.csv --residual mean -> invalid choice: 'mean'
 parametric good.csv --x n_tokens -> invalid choice: 'n_tokens'
@@ -165,10 +165,7 @@ experts good.csv --hold-out seed -> invalid choice: 'seed'
 experts good.csv --residual mean -> invalid choice: 'mean'
 surfaces good.csv --form none-such -> invalid choice: 'none-such'
 surfaces good.csv --hold-out seed -> invalid choice: 'seed'
-plan good.csv -> required: --budget
-power good.csv -> required: --half-width
-next good.csv --budget 1e13 -> required: --for
-power good.csv --half-width .01 --pool size -> invalid choice: 'size'
+plan good.csv --half-width .01 --pool size -> invalid choice: 'size'
 plan good.csv --budget much -> invalid float value: 'much'
 report good.csv --x width -> invalid choice: 'width'
 """
@@ -180,26 +177,26 @@ isoflop good.csv --noise 0 -> --noise 0 must be a finite number of nats above 0
 isoflop good.csv --noise=-1 -> --noise -1 must be a finite number of nats above 0
 isoflop good.csv --noise nan -> --noise nan must be a finite number of nats above 0
 isoflop good.csv --noise inf -> --noise inf must be a finite number of nats above 0
-isoflop good.csv --column loss -> --column 'loss' must be OURS=THEIRS
-isoflop good.csv --column =loss -> --column '=loss' must be OURS=THEIRS
-isoflop good.csv --column loss= -> --column: loss='' is not there; found model
-isoflop good.csv --column width=loss -> --column: 'width' is not one of series, model
-isoflop good.csv --column loss=width -> --column: loss='width' is not there; found model
-isoflop good.csv --column loss=a --column loss=b -> --column loss is given twice; give one
-isoflop good.csv --unit budget -> --unit 'budget' must be OURS=UNIT, e.g. budget=GFLOP
-isoflop good.csv --unit budget=GFLAP -> --unit: budget='GFLAP' is not one of FLOP, kFLOP, MFLOP
-isoflop good.csv --unit budget=0 -> --unit: budget='0' is not one of FLOP
-isoflop good.csv --unit loss=GFLOP -> --unit: loss='GFLOP' is not one of nat, bit, nat/byte
-isoflop good.csv --unit seed=M -> --unit: 'seed' is not one of budget, n_params
-isoflop good.csv --unit budget=M --unit budget=k -> --unit budget is given twice; give one
-isoflop good.csv --unit flops_per_token=GFLOP -> --unit: there is no flops_per_token; --column
+isoflop good.csv --table column.loss -> --table column.loss must be column.OURS=THEIRS,
+isoflop good.csv --table column.=loss -> --table column.=loss must be column.OURS=THEIRS,
+isoflop good.csv --table column.loss= -> --table column.loss= must be column.OURS=THEIRS,
+isoflop good.csv --table column.width=loss -> --table column: 'width' is not one of series, model
+isoflop good.csv --table column.loss=width -> --table column: loss='width' is not there; found model
+isoflop good.csv --table column.loss=a --table column.loss=b -> --table column.loss is given twice;
+isoflop good.csv --table unit.budget -> --table unit.budget must be column.OURS=THEIRS,
+isoflop good.csv --table unit.budget=GFLAP -> --table unit: budget='GFLAP' is not one of FLOP,
+isoflop good.csv --table unit.budget=0 -> --table unit: budget='0' is not one of FLOP
+isoflop good.csv --table unit.loss=GFLOP -> --table unit: loss='GFLOP' is not one of nat, bit,
+isoflop good.csv --table unit.seed=M -> --table unit: 'seed' is not one of budget, n_params
+isoflop good.csv --table unit.budget=M --table unit.budget=k -> --table unit.budget is given twice;
+isoflop good.csv --table unit.flops_per_token=GFLOP -> --table unit: there is no flops_per_token;
 isoflop good.csv --series= -> --series is empty
 isoflop good.csv --series model, -> --series 'model,' must be COLUMN[,COLUMN], each once, or none
 isoflop good.csv --series width -> --series: 'width' is no column; found series, model
-isoflop good.csv --series seed --column series=seed -> both name the series; give one
-experts good.csv --series seed -> --series is not for experts, which compares models; --column
-isoflop nothing --separator tab -> --separator 'tab' is of a CSV, and nothing is none; leave it out
-isoflop good.csv --separator ,, -> --separator ',,' is none: comma, semicolon, tab, pipe, or
+isoflop good.csv --series seed --table column.series=seed -> both name the series; give one
+experts good.csv --series seed -> --series is not for experts, which compares models; --table
+isoflop nothing --table separator=tab -> --table separator 'tab' is of a CSV, and nothing is none;
+isoflop good.csv --table separator=,, -> --table separator ',,' is none: comma, semicolon, tab,
 isoflop good.csv --where model -> --where 'model' must be COLUMN=VALUE[,VALUE]
 isoflop good.csv --where model=a --where model=b -> --where model is given twice; give model=a,b
 isoflop good.csv --where model=pkm -> --where: no run has model=pkm; they have dense, moe
@@ -213,11 +210,11 @@ parametric good.csv --delta 0 -> --delta 0 must be above 0
 parametric good.csv --delta nan -> --delta nan must be above 0
 parametric good.csv --model pkm -> has no finished run; the table has dense, moe
 parametric good.csv --model= -> --model is empty; give a value, or leave it out
-experts good.csv --model pkm -> no finished run of model='pkm'; the table has dense, moe
-experts good.csv --baseline pkm -> no finished run of model='pkm'; the table has dense, moe
+experts good.csv --model pkm -> no finished run of --model pkm; the table has dense, moe
+experts good.csv --baseline pkm -> no finished run of --model pkm; the table has dense, moe
 experts good.csv --model moe --size width -> --size width is no column; found series, model
 experts good.csv -> models with experts: dense, moe; choose one with --model
-experts good.csv --size seed -> size='seed' is not a size of models
+experts good.csv --size seed -> --size seed is not a size of models
 experts good.csv --size n_params -> counts the experts and grows with them
 differences good.csv --baseline pkm -> wanted: pkm and another; at C=1e+12 two seeds
 differences good.csv --budget 0 -> --budget 0 must be a finite number of FLOPs above 0
@@ -226,23 +223,34 @@ differences good.csv --by width -> by='width' is no column; found series
 differences good.csv --noise-of nan -> --noise-of nan must be a finite number of FLOPs
 differences good.csv --by n_layers --holm -> --by n_layers and --holm don't go together
 differences good.csv --noise-of 5 -> at C=5: no setting was run with two seeds or more
-next good.csv --for width --budget 1e13 -> for='width' must be N*@FLOPS, a, alpha
-next good.csv --for a --budget 0 -> --budget 0 must be a finite number of FLOPs above 0
-next good.csv --for a --budget 1e13 --model pkm -> model='pkm' must be one of dense, moe
-next good.csv --for a --budget 1e13 --base x -> --base x is of --write YAML; give it too
-power good.csv --half-width 0 -> --half-width 0 must be a finite number of nats above 0
-power good.csv --half-width .01 --level 1 -> --level 1 must be between 0 and 1, e.g. 0.95
-power good.csv --half-width .01 --pilot 1 -> --pilot 1 must be 2 or more: one seed has no scatter
-power good.csv --half-width .01 --baseline pkm -> baseline='pkm' has no finished run; the table
+plan good.csv --for width --budget 1e13 -> --for width must be N*@FLOPS, a, alpha
+plan good.csv --for a --budget 0 -> --budget 0 must be a finite number of FLOPs above 0
+plan good.csv --for a --budget 1e13 --model pkm -> --model pkm must be one of dense, moe
+plan good.csv --for a --budget 1e13 --base x -> --base x is of --write YAML; give it too
+plan good.csv --half-width 0 -> --half-width 0 must be a finite number of nats above 0
+plan good.csv --half-width .01 --level 1 -> --level 1 must be between 0 and 1, e.g. 0.95
+plan good.csv --half-width .01 --pilot 1 -> --pilot 1 must be 2 or more: one seed has no scatter
+plan good.csv --half-width .01 --baseline pkm -> --baseline pkm has no finished run; the table
+isoflop good.csv --table flops=8nd -> --table flops=8nd must be 6nd, or left out
+isoflop good.csv --table budget=1 -> --table budget=1 must be column.OURS=THEIRS, unit.OURS=UNIT
+plan good.csv -> --budget is required by what size, tokens and experts a budget should buy
+plan good.csv --for a -> --budget is required by which runs would narrow an interval most per FLOP
+plan good.csv --for a --half-width 1 -> --for and --half-width ask two questions; give one of them
+plan good.csv --half-width .01 --budget 1e13 -> --budget is not for a plan of seeds, which reads
+plan good.csv --budget 1e13 --pilot 3 -> --pilot is of how many seeds differences between models
+plan good.csv --for a --budget 1e13 --form joint -> --form is of what size, tokens and experts
+plan good.csv --for a --budget 1e13 --x n_tokens -> --x n_tokens is of a plan by isoFLOP curves
+plan good.csv --budget 1e13 --out x -> --out is not for a plan of size, which reads a budget and
+plan good.csv --budget 1e13 --method surfaces --n-nearest 3 -> --n-nearest is of isoFLOP curves
 plan good.csv --budget 0 -> --budget 0 must be a finite number of FLOPs above 0
 plan good.csv --budget=-1 -> --budget -1 must be a finite number of FLOPs above 0
 plan good.csv --budget nan -> --budget nan must be a finite number of FLOPs above 0
-plan good.csv --budget 1e300 -> budget=1e+300 is 6.25e+286 times beyond the budgets
-plan good.csv --budget 1e-290 -> budget=1e-290 is 1e+302 times beyond the budgets
-plan good.csv --budget 1e-310 -> budget=1e-310 is inf times beyond the budgets
+plan good.csv --budget 1e300 -> --budget 1e300 is 6.25e+286 times beyond the budgets
+plan good.csv --budget 1e-290 -> --budget 1e-290 is 1e+302 times beyond the budgets
+plan good.csv --budget 1e-310 -> --budget 1e-310 is inf times beyond the budgets
 plan good.csv --budget 1e13 --model pkm -> must name one whose laws were fitted: dense, moe
 plan good.csv --budget 1e13 --min-gain 0 -> --min-gain 0 must be a finite number of nats
-plan good.csv --budget 1e13 --surfaces --unique-tokens 0 -> must be a finite number of tokens
+plan good.csv --budget 1e13 --method surfaces --unique-tokens 0 -> must be a finite number of tokens
 plan good.csv --budget 1e13 --min-gain nan -> --min-gain nan must be a finite number of nats
 report good.csv --asymptote nan -> --asymptote nan must be a finite number of nats, 0 or more
 report good.csv --asymptote inf -> --asymptote inf must be a finite number of nats, 0 or more
@@ -265,8 +273,8 @@ isoflop text.txt -> its suffix is not .csv, .tsv or .parquet
 isoflop runs.xlsx -> its suffix is not .csv, .tsv or .parquet
 isoflop empty.csv -> empty.csv is empty
 isoflop head.csv -> head.csv has no rows
-isoflop spaces.csv -> it is one column: is its separator another? e.g. --separator tab
-isoflop semicolons.csv --separator tab -> it is one column: is its separator another?
+isoflop spaces.csv -> it is one column: is its separator another? e.g. --table separator=tab
+isoflop semicolons.csv --table separator=tab -> it is one column: is its separator another?
 isoflop mixed.csv -> mixed.csv: line 2 has 7 fields, its head 1: put texts with a comma in quotes
 isoflop twice.csv -> twice.csv: columns occur twice: loss; rename or drop one
 isoflop blank.csv -> blank.csv: line 1 is empty; it must name the columns
@@ -274,16 +282,16 @@ isoflop bytes.csv -> bytes.csv is not a CSV in UTF-8: line 2 has the byte 0x80; 
 isoflop utf16.csv -> utf16.csv is not a CSV in UTF-8: it begins as UTF-16 does; save it
 isoflop ragged.csv -> ragged.csv: line 3 has 10 fields, its head 7: put texts with a comma in quotes
 isoflop noloss.csv -> no column loss; found model, budget, n_params, n_tokens, nll, n_experts
-isoflop noloss.csv -> say which it is: --column loss=MY_NAME
-isoflop nosize.csv -> say which it is: --column n_params=MY_NAME
+isoflop noloss.csv -> say which it is: --table column.loss=MY_NAME
+isoflop nosize.csv -> say which it is: --table column.n_params=MY_NAME
 isoflop nothing.csv -> no column loss, budget, n_params or n_active_params; found size, cost, nll
-isoflop nothing.csv -> --column loss=MY_NAME --column budget=MY_NAME --column n_params=MY_NAME
-isoflop nothing.csv --x n_tokens -> --column loss=MY_NAME --column n_params=MY_NAME --column budget
-plan nothing.csv --budget 1e13 -> --column loss=MY_NAME --column budget=MY_NAME --column n_params
-parametric nothing.csv -> --column loss=MY_NAME --column n_params=MY_NAME --column n_tokens=MY_NAME
-report nothing.csv -> say which they are: --column loss=MY_NAME --column n_params=MY_NAME
-isoflop nobudget.csv -> say which it is: --column budget=MY_NAME, or budget by --flops 6nd
-isoflop losses.csv -> say which, e.g. --column loss=val_loss
+isoflop nothing.csv -> --table column.loss=MY_NAME --table column.budget=MY_NAME --table
+isoflop nothing.csv --x n_tokens -> --table column.loss=MY_NAME --table column.n_params=MY_NAME
+plan nothing.csv --budget 1e13 -> --table column.loss=MY_NAME --table column.budget=MY_NAME --table
+parametric nothing.csv -> --table column.loss=MY_NAME --table column.n_params=MY_NAME --table
+report nothing.csv -> say which they are: --table column.loss=MY_NAME --table
+isoflop nobudget.csv -> say which it is: --table column.budget=MY_NAME, or budget by --table
+isoflop losses.csv -> say which, e.g. --table column.loss=val_loss
 isoflop bad.parquet -> bad.parquet
 isoflop text_loss.csv -> line 3: loss='four' is text; a plain number is wanted
 isoflop no_loss.csv -> line 3: loss=nan must be above 0 if done
@@ -292,7 +300,7 @@ isoflop negative_loss.csv -> line 3: loss=-1.0 must be
 isoflop tiny_loss.csv -> line 3: loss=1e-300 is below 1e-06 nats
 isoflop infinite_loss.csv -> line 3: loss=inf must be
 isoflop perplexity.csv -> line 3: loss=54.6 is above 20 and looks like a perplexity
-isoflop perplexity.csv -> --unit loss=perplexity says which
+isoflop perplexity.csv -> --table unit.loss=perplexity says which
 isoflop below_one.csv -> line 2: loss=0.5 is below 1, which no perplexity is
 isoflop comma.csv -> line 3: loss='4,125' has a comma: a point is for decimals, and nothing for
 isoflop huge_seed.csv -> line 3: seed=1e+30 must be below 2**63
@@ -303,42 +311,42 @@ isoflop infinite_tokens.csv -> line 3: n_tokens=inf must be finite
 isoflop half_expert.csv -> line 3: n_experts=1.5 must be a whole number
 isoflop no_expert.csv -> line 3: n_experts=0 must be 1 or more
 isoflop units.csv -> line 3: budget=6, N=2e+06
-isoflop gigaflops.csv -> of the whole table: --unit budget=GFLOP, or another
+isoflop gigaflops.csv -> of the whole table: --table unit.budget=GFLOP, or another
 isoflop swapped.csv -> line 3: n_active_params=9000000000.0 must not exceed n_params
 isoflop status.csv -> line 3: status='finished' is not one of done, failed, diverged
 isoflop causal.csv -> line 3: causal_eval='perhaps' must be True or False
 isoflop noname.csv -> line 3: model=<NA> is empty; name it
 isoflop ids.csv -> run a: run_id='a' occurs twice
 isoflop failed.csv -> no finished run in the table: 1 failed
-isoflop empty_loss.csv -> no row has a finite loss; --column loss=MY_NAME names it
+isoflop empty_loss.csv -> no row has a finite loss; --table column.loss=MY_NAME names it
 report failed.csv -> no finished run in the table: 1 failed
 parametric failed.csv -> no finished run in the table: 1 failed
 isoflop torn -> 1 of 1 records are damaged: torn/a/record.json (not a run record
 isoflop deep -> 1 of 1 records are damaged: deep/a/record.json (not a run record
 isoflop nothing -> no record.json below nothing
 isoflop names.csv -> if a model's name is of one run, --series none makes all runs one curve
-isoflop counted.csv -> --budgets 6e18,1e19 or --budget-tolerance 0.05 joins those that are one
-isoflop good.csv --budget-tolerance 0.5 -> --budget-tolerance 0.5 must be 0 or more, and below 0.5
-plan good.csv --budget 1e13 --unique-tokens 1e9 -> --unique-tokens is of --surfaces; give that too
-plan good.csv --budget 1e13 --surfaces --x n_tokens -> --surfaces plans a size
+isoflop counted.csv -> --table budgets=6e18,1e19 or --table budget_tolerance=0.05 joins those that
+isoflop good.csv --table budget_tolerance=0.5 -> --table budget_tolerance=0.5 must be 0 or more, and
+plan good.csv --budget 1e13 --unique-tokens 1e9 -> --unique-tokens is of --method surfaces; give
+plan good.csv --budget 1e13 --method surfaces --x n_tokens -> --method surfaces plans a size
 plan good.csv --budget 1e13 --size -1 -> --size is of a law of experts; give --form, or leave
 plan good.csv --budget 1e13 --baseline foo -> --baseline is of a law of experts; give --form
 plan good.csv --budget 1e13 --min-gain 0.1 -> --min-gain is of a law of experts; give --form
 surfaces good.csv --cluster loss -> --cluster loss is what is fitted; name what rows
-isoflop good.csv --budgets 1e18,x -> --budgets '1e18,x' must be numbers of FLOPs above 0
+isoflop good.csv --table budgets=1e18,x -> --table budgets=1e18,x must be numbers of FLOPs above 0
 rates good.csv -> no column lr; found model, budget, n_params, n_tokens, loss, n_experts, seed
 rates good.csv --n-nearest 2 -> --n-nearest 2 must be 3 or more: a parabola has 3 parameters
 rates good.csv --baseline dense -> --baseline dense is of the differences of --used; give --used
 rates good.csv --noise 0 -> --noise 0 must be a finite number of nats above 0
-flatness good.csv --within 0 -> --within 0 must be a finite number of nats above 0
-flatness good.csv --within-compute 1 -> --within-compute 1 must be a share above 0 and below 1
-isoflop good.csv --budgets 1e30 -> --budgets: no run is within 0.01 of 1e+30; they have
+flatness good.csv --within 0 -> --within 0 must be a number of nats above 0, or of percents
+flatness good.csv --within 100% -> --within 100% must be a number of nats above 0, or of percents
+isoflop good.csv --table budgets=1e30 -> --table budgets: no run is within 0.01 of 1e+30; they have
 isoflop one.csv -> no curve to fit: dense at C=6e+12: 1 size, and a curve needs 3
 isoflop two.csv -> no curve to fit: dense at C=6e+12: 2 sizes, and a curve needs 3
 parametric one.csv -> no model could be fitted: dense: 1 distinct
 experts one.csv -> no form to compare: loglinear: dense: 1 runs
 differences one.csv -> no setting was run with two seeds or more
-power one.csv --half-width .01 -> no model has a run of dense's seed at equal FLOPs and n_params
+plan one.csv --half-width .01 -> no model has a run of dense's seed at equal FLOPs and n_params
 plan one.csv --budget 1e13 -> no curve to fit
 isoflop equal.csv -> all 8 losses are 4: is this their column?
 report equal.csv -> all 8 losses are 4: is this their column?
@@ -360,9 +368,15 @@ def cases(text):
     """(words, message) of each line "words -> message"."""
     pairs = [line.partition("->")[::2] for line in text.strip().splitlines()]
     return [
-        pytest.param(shlex.split(words), message.strip(), id=words.strip() or "nothing")
+        pytest.param(asked(shlex.split(words)), message.strip(), id=words.strip() or "nothing")
         for words, message in pairs
     ]
+
+
+def asked(words):
+    """Words of a command; of a question that is named alone, those of compare."""
+    named = words and words[0] in find_questions()
+    return ["compare", "--question", *words] if named else words
 
 
 @pytest.mark.parametrize(("words", "message"), [*cases(PARSED), *cases(OPTIONS), *cases(TABLES)])
@@ -394,10 +408,10 @@ def test_what_ends_a_command_is_one_line(here, capsys, monkeypatch, error, code,
     assert line in refused(here, capsys, monkeypatch, ["isoflop", "good.csv"], code)
 
 
-def test_a_full_disk_for_what_is_printed_is_one_line(here, tmp_path):
+def test_a_full_disk_for_what_is_printed_is_one_line(here):
     if not Path("/dev/full").exists():
         pytest.skip("only Linux has /dev/full")
-    words = ["plan", str(here / "good.csv"), "--budget", "1e13", "--out", str(tmp_path)]
+    words = ["plan", str(here / "good.csv"), "--budget", "1e13"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "analysis", *words],

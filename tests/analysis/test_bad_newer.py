@@ -7,8 +7,8 @@ import pytest
 from tests.analysis.test_bad_arguments import FILES, cases, refused, table
 
 CONTRAST = """
-contrast widths.csv --x width -> invalid choice: 'width'
-contrast widths.csv --x n_layers -> contrast needs n_layers: the table has none; load with --column
+contrast widths.csv --x width -> --x width is not one of d_model, n_layers, n_active_params
+contrast widths.csv --x n_layers -> contrast needs n_layers: the table has none; load with --table
 contrast widths.csv --baseline pkm -> baseline='pkm' has no curve; there are dense, moe
 contrast widths.csv --layer pkm -> layer='pkm' has no curve; there are dense, moe
 contrast widths.csv --layer dense --baseline dense -> no two layers to compare: baseline='dense'
@@ -37,7 +37,8 @@ contrast widths.csv --rates list.json -> list.json has no laws of rates
 contrast widths.csv --rates half.json -> half.json has no laws of rates
 contrast widths.csv --by targets -> by targets: the losses of documents are needed, and no record
 contrast widths.csv --by domain -> a table of a file has none, and records of older versions; take
-contrast widths.csv --by size -> invalid choice: 'size'
+contrast widths.csv --by size -> --by size is not one of domain, targets, which contrast takes
+contrast widths.csv --x n_tokens -> --x n_tokens is not one of d_model, n_layers, n_active_params
 contrast widths.csv --mark a -> --mark 'a' must be 'NAME: LOW HIGH', multipliers above 0
 contrast widths.csv --preregistered nowhere.yaml -> argument --preregistered: 'nowhere.yaml' is no
 contrast widths.csv --preregistered list.json -> list.json: the file must be keys with values, not
@@ -52,111 +53,110 @@ contrast two_sizes.csv -> do not identify the curvature and best sizes: more siz
 contrast down.csv -> the curves open downwards, so they have no lowest loss: take sizes nearer
 contrast text_loss.csv -> line 3: loss='four' is text; a plain number is wanted
 contrast failed.csv -> no finished run in the table: 1 failed
-contrast nobudget.csv -> say which it is: --column budget=MY_NAME
-contrast two_losses.csv -> loss may be any of loss, smooth loss; say which, e.g. --column loss=loss
+contrast nobudget.csv -> say which it is: --table column.budget=MY_NAME
+contrast two_losses.csv -> loss may be any of loss, smooth loss; say which, e.g. --table
 """
 
 POWER = """
-power widths.csv --half-width=-1 -> --half-width -1 must be a finite number of nats above 0
-power widths.csv --half-width nan -> --half-width nan must be a finite number of nats above 0
-power widths.csv --half-width inf -> --half-width inf must be a finite number of nats above 0
-power widths.csv --half-width 1e300 -> must be a finite number of nats above 0, and 20 at most,
-power widths.csv --half-width x -> invalid float value: 'x'
-power widths.csv --half-width= -> invalid float value: ''
-power widths.csv --half-width .01 .02 -> unrecognized arguments: .02
-power widths.csv --half-width .01 --level 0 -> --level 0 must be between 0 and 1, e.g. 0.95
-power widths.csv --half-width .01 --level 1e-300 -> --level 1e-300 must be between 0 and 1
-power widths.csv --half-width .01 --level nan -> --level nan must be between 0 and 1, e.g. 0.95
-power widths.csv --half-width .01 --level .9999999999999999 -> --level 1 must be between 0 and 1
-power widths.csv --half-width .01 --pilot 0 -> --pilot 0 must be 2 or more: one seed has no scatter
-power widths.csv --half-width .01 --pilot=-3 -> --pilot -3 must be 2 or more
-power widths.csv --half-width .01 --pilot 99999999999 -> is more than the 2 seeds that a cell has at
-power widths.csv --half-width .01 --pilot 2.5 -> invalid int value: '2.5'
-power widths.csv --half-width .01 --pool seeds -> invalid choice: 'seeds'
-power widths.csv --half-width .01 --baseline= -> --baseline is empty; give a value, or leave it out
-power widths.csv --half-width .01 --baseline MOE -> baseline='MOE' has no finished run; the table
-power widths.csv --half-width .01 --where model=dense -> no model has a run of dense's seed at equal
-power widths.csv --half-width .01 --where seed=0 -> no model has two seeds or more beside dense at
-power widths.csv --half-width .01 --where seed=7 -> --where: no run has seed=7; they have 0, 1
-power widths.csv --half-width .01 --where seed=a -> --where: seed='a' is not a number
-power widths.csv --half-width .01 --budgets 1e30 -> --budgets: no run is within 0.01 of 1e+30
-power widths.csv --half-width .01 --column seed=loss -> seed=
-power widths.csv --half-width .01 --unit loss=GFLOP -> loss='GFLOP' is not one of nat, bit
-power one_model.csv --half-width .01 -> no model has a run of dense's seed at equal FLOPs and
-power one_seed.csv --half-width .01 -> no model has two seeds or more beside dense at equal FLOPs
-power apart.csv --half-width .01 -> there are no pairs
-power noseed.csv --half-width .01 -> no column seed; found model, budget, n_params, n_tokens, loss
-power failed.csv --half-width .01 -> no finished run in the table: 1 failed
-power nothing --half-width .01 -> no record.json below nothing; run a sweep first
-power huge_seed.csv --half-width .01 -> line 3: seed=1e+30 must be below 2**63
+plan widths.csv --half-width=-1 -> --half-width -1 must be a finite number of nats above 0
+plan widths.csv --half-width nan -> --half-width nan must be a finite number of nats above 0
+plan widths.csv --half-width inf -> --half-width inf must be a finite number of nats above 0
+plan widths.csv --half-width 1e300 -> must be a finite number of nats above 0, and 20 at most,
+plan widths.csv --half-width x -> invalid float value: 'x'
+plan widths.csv --half-width= -> invalid float value: ''
+plan widths.csv --half-width .01 .02 -> unrecognized arguments: .02
+plan widths.csv --half-width .01 --level 0 -> --level 0 must be between 0 and 1, e.g. 0.95
+plan widths.csv --half-width .01 --level 1e-300 -> --level 1e-300 must be between 0 and 1
+plan widths.csv --half-width .01 --level nan -> --level nan must be between 0 and 1, e.g. 0.95
+plan widths.csv --half-width .01 --level .9999999999999999 -> --level 1 must be between 0 and 1
+plan widths.csv --half-width .01 --pilot 0 -> --pilot 0 must be 2 or more: one seed has no scatter
+plan widths.csv --half-width .01 --pilot=-3 -> --pilot -3 must be 2 or more
+plan widths.csv --half-width .01 --pilot 99999999999 -> is more than the 2 seeds that a cell has at
+plan widths.csv --half-width .01 --pilot 2.5 -> invalid int value: '2.5'
+plan widths.csv --half-width .01 --pool seeds -> invalid choice: 'seeds'
+plan widths.csv --half-width .01 --baseline= -> --baseline is empty; give a value, or leave it out
+plan widths.csv --half-width .01 --baseline MOE -> --baseline MOE has no finished run; the table
+plan widths.csv --half-width .01 --where model=dense -> no model has a run of dense's seed at equal
+plan widths.csv --half-width .01 --where seed=0 -> no model has two seeds or more beside dense at
+plan widths.csv --half-width .01 --where seed=7 -> --where: no run has seed=7; they have 0, 1
+plan widths.csv --half-width .01 --where seed=a -> --where: seed='a' is not a number
+plan widths.csv --half-width .01 --table budgets=1e30 -> --table budgets: no run is within 0.01 of
+plan widths.csv --half-width .01 --table column.seed=loss -> seed=
+plan widths.csv --half-width .01 --table unit.loss=GFLOP -> --table unit: loss='GFLOP' is not one of
+plan one_model.csv --half-width .01 -> no model has a run of dense's seed at equal FLOPs and
+plan one_seed.csv --half-width .01 -> no model has two seeds or more beside dense at equal FLOPs
+plan apart.csv --half-width .01 -> there are no pairs
+plan noseed.csv --half-width .01 -> no column seed; found model, budget, n_params, n_tokens, loss
+plan failed.csv --half-width .01 -> no finished run in the table: 1 failed
+plan nothing --half-width .01 -> no record.json below nothing; run a sweep first
+plan huge_seed.csv --half-width .01 -> line 3: seed=1e+30 must be below 2**63
 """
 
 NEXT = """
-next widths.csv --for a --budget nan -> --budget nan must be a finite number of FLOPs above 0
-next widths.csv --for a --budget inf -> --budget inf must be a finite number of FLOPs above 0
-next widths.csv --for a --budget=-1 -> --budget -1 must be a finite number of FLOPs above 0
-next widths.csv --for a --budget x -> invalid float value: 'x'
-next widths.csv --for a -> required: --budget
-next widths.csv --for a --budget 1 -> 'a' needs a model: one of dense, moe
-next widths.csv --for= --budget 1e13 -> --for is empty; give a value, or leave it out
-next widths.csv --for N* --budget 1e13 -> for='N*' must be N*@FLOPS, a, alpha, multiplier@FLOPS or
-next widths.csv --for N*@ --budget 1e13 -> for='N*@': '' must be a number of FLOPs above 0
-next widths.csv --for N*@x --budget 1e13 -> for='N*@x': 'x' must be a number of FLOPs above 0
-next widths.csv --for N*@-1 --budget 1e13 -> for='N*@-1': '-1' must be a number of FLOPs above 0
-next widths.csv --for N*@nan --budget 1e13 -> 'nan' must be a number of FLOPs above 0
-next widths.csv --for N*@1e13 --budget 1e13 -> 'N*@1e13' needs a model: one of dense, moe
-next widths.csv --for N*@1e13 --budget 1e13 --model pkm -> model='pkm' must be one of dense, moe
-next widths.csv --for a@1e13 --budget 1e13 --model moe -> for='a@1e13' must be N*@FLOPS, a, alpha
-next widths.csv --for alpha --budget 1e13 -> 'alpha' needs a model: one of dense, moe
-next widths.csv --for beta --budget 1e13 -> for='beta' must be N*@FLOPS, a, alpha, multiplier@FLOPS
-next widths.csv --for multiplier --budget 1e13 -> for='multiplier' must be N*@FLOPS, a, alpha
-next widths.csv --for multiplier@4e12 --budget 1e13 -> 'multiplier@4e12' needs a model: one of dense
-next widths.csv --for multiplier@4e12 --budget 1e13 --model dense -> is of two models; dense is both
-next widths.csv --for multiplier@4e12 --budget 1e13 --model moe --baseline pkm -> baseline='pkm'
-next widths.csv --for moe-dense --budget 1e13 -> for='moe-dense' must be N*@FLOPS, a, alpha
-next widths.csv --for moe-moe@4e12 --budget 1e13 -> is of two models; moe is both
-next widths.csv --for moe-pkm@4e12 --budget 1e13 -> model='pkm' must be one of dense, moe
-next widths.csv --for=-@1 --budget 1e13 -> for='-@1' must be
-next widths.csv --for a --budget 1e13 --model moe --x width -> invalid choice: 'width'
-next widths.csv --for a --budget 1e13 --model moe --level 1 -> --level 1 must be between 0 and 1
-next widths.csv --for a --budget 1e13 --model moe --level nan -> --level nan must be between 0 and 1
-next widths.csv --for a --budget 1e13 --write x.txt -> --write x.txt must end with .yaml, e.g. conf
-next widths.csv --for a --budget 1e13 --write x.yaml -> --write needs a sweep's folder, whose runs
-next widths.csv --for a --budget 1e13 --write far.yaml -> --write far.yaml is there already; name
-next widths.csv --for N*@1e300 --budget 1e13 --model moe -> is 6.25e+286 times beyond the
-next widths.csv --for N*@1e-300 --budget 1e13 --model moe -> beyond the budgets that were fitted
-next nothing --for a --budget 1e13 -> no record.json below nothing; run a sweep first
-next failed.csv --for a --budget 1e13 -> no finished run in the table: 1 failed
-next two_sizes.csv --for a --budget 1e13 --model moe -> no curve to fit: 6 budgets of 2 models
-next nobudget.csv --for a --budget 1e13 -> say which it is: --column budget=MY_NAME
+plan widths.csv --for a --budget nan -> --budget nan must be a finite number of FLOPs above 0
+plan widths.csv --for a --budget inf -> --budget inf must be a finite number of FLOPs above 0
+plan widths.csv --for a --budget=-1 -> --budget -1 must be a finite number of FLOPs above 0
+plan widths.csv --for a --budget x -> invalid float value: 'x'
+plan widths.csv --for a -> --budget is required by which runs would narrow an interval
+plan widths.csv --for a --budget 1 -> 'a' needs a model: one of dense, moe
+plan widths.csv --for= --budget 1e13 -> --for is empty; give a value, or leave it out
+plan widths.csv --for N* --budget 1e13 -> --for 'N*' must be N*@FLOPS, a, alpha, multiplier@FLOPS or
+plan widths.csv --for N*@ --budget 1e13 -> --for 'N*@': '' must be a number of FLOPs above 0
+plan widths.csv --for N*@x --budget 1e13 -> --for 'N*@x': 'x' must be a number of FLOPs above 0
+plan widths.csv --for N*@-1 --budget 1e13 -> --for 'N*@-1': '-1' must be a number of FLOPs above 0
+plan widths.csv --for N*@nan --budget 1e13 -> 'nan' must be a number of FLOPs above 0
+plan widths.csv --for N*@1e13 --budget 1e13 -> 'N*@1e13' needs a model: one of dense, moe
+plan widths.csv --for N*@1e13 --budget 1e13 --model pkm -> --model pkm must be one of dense, moe
+plan widths.csv --for a@1e13 --budget 1e13 --model moe -> --for a@1e13 must be N*@FLOPS, a, alpha
+plan widths.csv --for alpha --budget 1e13 -> 'alpha' needs a model: one of dense, moe
+plan widths.csv --for beta --budget 1e13 -> --for beta must be N*@FLOPS, a, alpha, multiplier@FLOPS
+plan widths.csv --for multiplier --budget 1e13 -> --for multiplier must be N*@FLOPS, a, alpha
+plan widths.csv --for multiplier@4e12 --budget 1e13 -> 'multiplier@4e12' needs a model: one of dense
+plan widths.csv --for multiplier@4e12 --budget 1e13 --model dense -> is of two models; dense is both
+plan widths.csv --for multiplier@4e12 --budget 1e13 --model moe --baseline pkm -> --baseline pkm
+plan widths.csv --for moe-dense --budget 1e13 -> --for moe-dense must be N*@FLOPS, a, alpha
+plan widths.csv --for moe-moe@4e12 --budget 1e13 -> is of two models; moe is both
+plan widths.csv --for moe-pkm@4e12 --budget 1e13 -> --model pkm must be one of dense, moe
+plan widths.csv --for=-@1 --budget 1e13 -> --for -@1 must be
+plan widths.csv --for a --budget 1e13 --model moe --x width -> invalid choice: 'width'
+plan widths.csv --for a --budget 1e13 --model moe --level 1 -> --level 1 must be between 0 and 1
+plan widths.csv --for a --budget 1e13 --model moe --level nan -> --level nan must be between 0 and 1
+plan widths.csv --for a --budget 1e13 --write x.txt -> --write x.txt must end with .yaml, e.g. conf
+plan widths.csv --for a --budget 1e13 --write x.yaml -> --write needs a sweep's folder, whose runs
+plan widths.csv --for a --budget 1e13 --write far.yaml -> --write far.yaml is there already; name
+plan widths.csv --for N*@1e300 --budget 1e13 --model moe -> is 6.25e+286 times beyond the
+plan widths.csv --for N*@1e-300 --budget 1e13 --model moe -> beyond the budgets that were fitted
+plan nothing --for a --budget 1e13 -> no record.json below nothing; run a sweep first
+plan failed.csv --for a --budget 1e13 -> no finished run in the table: 1 failed
+plan two_sizes.csv --for a --budget 1e13 --model moe -> no curve to fit: 6 budgets of 2 models
+plan nobudget.csv --for a --budget 1e13 -> say which it is: --table column.budget=MY_NAME
 """
 
 CURVES = """
 curves curve.csv --law cubic -> invalid choice: 'cubic'
 curves curve.csv --hold-out zzz -> --hold-out 'zzz' is in no run's name; they are a, b
 curves curve.csv --hold-out= -> --hold-out '' is in no run's name; they are a, b
-curves curve.csv --predict sine -> --predict 'sine' is not cosine, wsd, constant, and no file
-curves curve.csv --predict cosine -> --predict cosine without --steps; say how many, e.g. --steps
-curves curve.csv --predict cosine --steps 0 -> --steps 0 must be 2 or more
-curves curve.csv --predict cosine --steps 1e3 -> invalid int value: '1e3'
-curves curve.csv --steps 100 -> --steps 100 is of --predict; give both
-curves curve.csv --predict wsd --steps 1000 --decay 2 -> --decay 2 must be a share, 0 to 1
-curves curve.csv --predict wsd --steps 1000 --decay nan -> --decay nan must be a share, 0 to 1
-curves curve.csv --predict wsd --steps 1000 --final-lr=-1 -> --final-lr -1 must be a share, 0 to 1
+curves curve.csv --predict sine -> --predict 'sine' is not {cosine,wsd,constant}:STEPS[,decay=SHARE]
+curves curve.csv --predict cosine -> --predict 'cosine' is not {cosine,wsd,constant}:STEPS
+curves curve.csv --predict cosine:0 -> steps=0 is no longer than the warm-up
+curves curve.csv --predict cosine:1e3 -> --predict 'cosine:1e3' is not {cosine,wsd,constant}:STEPS
+curves curve.csv --predict wsd:1000,decay=2 -> shares from 0 to 1, and no file
+curves curve.csv --predict wsd:1000,decay=nan -> shares from 0 to 1, and no file
+curves curve.csv --predict wsd:1000,final_lr=-1 -> shares from 0 to 1, and no file
 curves curve.csv --skip=-1 -> --skip -1 must be 0 or more steps
 curves curve.csv --skip nan -> --skip nan must be 0 or more steps
 curves curve.csv --skip 1e9 -> no history has 8 rows after step 1e+09; give longer ones, or skip
 curves curve.csv --delta 0 -> --delta 0 must be above 0
 curves curve.csv --draws 1 -> --draws 1 must be 2 to 100000
-curves curve.csv --unit loss=bit -> --unit is not for curves, which reads steps, losses and rates
-curves curve.csv --budgets 1e12 -> --budgets is not for curves, which reads steps, losses and rates
-curves curve.csv --flops 6nd -> --flops is not for curves, which reads steps, losses and rates
-curves curve.csv --where run=zzz -> where: no row has run=zzz
-curves curve.csv --where width=1 -> where: 'width' is no column; found run, step, loss, lr
-curves curve.csv --series width -> series: 'width' is no column; found run, step, loss, lr
-curves curve.csv --column loss=nll -> no column loss; found run, step, loss, lr; say which they are
+curves curve.csv --table unit.loss=bit -> --table unit is not for curves, which reads steps, losses
+curves curve.csv --table budgets=1e12 -> --table budgets is not for curves, which reads steps,
+curves curve.csv --table flops=6nd -> --table flops is not for curves, which reads steps, losses and
+curves curve.csv --where run=zzz -> --where: no row has run=zzz
+curves curve.csv --where width=1 -> --where: 'width' is no column; found run, step, loss, lr
+curves curve.csv --series width -> --series: 'width' is no column; found run, step, loss, lr
+curves curve.csv --table column.loss=nll -> no column loss; found run, step, loss, lr; say which
 curves good.csv -> no column run or step or lr; found model, budget, n_params
-curves curve_nolr.csv -> no column lr; found run, step, loss; say which they are: --column lr=
+curves curve_nolr.csv -> no column lr; found run, step, loss; say which they are: --table column.lr=
 curves curve_nan.csv -> loss=nan is no finite number; a run that diverged has no law
 curves curve_text.csv -> loss=x is no finite number; a run that diverged has no law
 curves curve_negative.csv -> run a: losses must be above 0
@@ -168,7 +168,7 @@ curves curve_ten.csv -> run a has 9 rows; a curve needs 10
 curves curve_noname.csv -> line 2: run is empty; name each run, or leave its rows out
 curves curve_big.csv -> run a: losses must be above 0, and below 1e+06
 curves curve_tokens.csv -> run a: 4e+14 steps are more than 10,000,000: are they tokens? Give
-curves curve.csv --law steps --draws 2 --predict cosine --steps 99999999999 -> cosine: 1e+11 steps
+curves curve.csv --law steps --draws 2 --predict cosine:99999999999 -> cosine: 1e+11 steps
 curves curve.csv --law steps --draws 2 --predict text.csv -> text.csv: steps must be finite numbers
 curves curve.csv --law steps --draws 2 --predict zero.csv -> zero.csv: lr must be finite numbers, 0
 curves curve.csv --law steps --draws 2 --predict good.csv -> good.csv has no column step or lr

@@ -14,7 +14,7 @@ from experiments.records.files import write_record
 from tests.analysis.rates.made import GRID, grid_of, tuned
 from tests.analysis.test_adaptation import row as adapted
 from tests.analysis.test_adapters import LATER, three, written
-from tests.analysis.test_bad_arguments import FILES, cases, refused
+from tests.analysis.test_bad_arguments import FILES, asked, cases, refused
 from tests.analysis.test_bad_newer import tables
 from tests.analysis.test_forgetting import stream_run
 from tests.analysis.test_growth import nine
@@ -154,7 +154,7 @@ def test_a_damaged_comparison_is_named(tmp_path, capsys, monkeypatch, change, me
     good = {**three()[0], "later": LATER}
     text = json.dumps(changed(good, change)) if change.startswith("{") else json.loads(change)
     (tmp_path / "seed0.json").write_text(text)
-    line = refused(tmp_path, capsys, monkeypatch, ["adapters", str(tmp_path)], 2)
+    line = refused(tmp_path, capsys, monkeypatch, asked(["adapters", str(tmp_path)]), 2)
     assert message in line
     assert str(tmp_path) in line
 

@@ -1,5 +1,6 @@
 """Each subcommand on a sweep's records: what it prints, writes and refuses."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -11,14 +12,13 @@ import pytest
 
 from analysis import commands
 from analysis.__main__ import main
-from analysis.options import as_typed
 from analysis.parser import find_commands
 from tests.analysis.expert_laws import joint_runs
 from tests.analysis.tables import BESIROGLU, surface
 from tests.extending import follow
 
 pytestmark = pytest.mark.usefixtures("few_draws")
-PORIAN = ["--column", "n_params=params", "--column", "n_tokens=tokens"]
+PORIAN = ["--table", "column.n_params=params", "--table", "column.n_tokens=tokens"]
 
 
 def words(text):
@@ -38,6 +38,7 @@ def test_isoflop_writes_the_table_the_fits_and_the_figure(sweep, capsys):
     assert (sweep / "isoflop.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_brief_isoflop_is_a_line_a_curve(sweep, capsys):
     assert main(["isoflop", str(sweep), "--brief"]) == 0
     title, head, *rows = capsys.readouterr().out.split("\n\n")[0].split("\n")
@@ -56,30 +57,28 @@ def test_a_brief_isoflop_is_a_line_a_curve(sweep, capsys):
             assert row.endswith(", ".join(c["flags"]) or "none")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_brief_isoflop_says_where_there_is_no_minimum(tmp_path, capsys):
     """Losses that only bend downwards."""
     lines = [f"m,1e18,{n},{loss}" for n, loss in ((1e6, 3.0), (2e6, 3.1), (4e6, 3.1), (8e6, 3.0))]
     path = tmp_path / "runs.csv"
     path.write_text("\n".join(["model,budget,n_params,loss", *lines]))
-    assert main(["isoflop", str(path), "--flops", "6nd", "--brief"]) == 0
+    assert main(["isoflop", str(path), "--table", "flops=6nd", "--brief"]) == 0
     row = capsys.readouterr().out.split("\n")[-6:]
     assert any(line.split()[:5] == ["1e+18", "m", "-", "-", "-"] for line in row), row
 
 
-def test_json_is_all_that_is_printed_when_asked(sweep, capsys):
-    assert main(["isoflop", str(sweep), "--json", "--x", "n_active_params"]) == 0
-    assert json.loads(capsys.readouterr().out)["x_name"] == "n_active_params"
-
-
-def test_isoflop_takes_a_method_a_window_and_a_noise(sweep, capsys):
+def test_json_is_all_that_is_printed_of_a_size_a_method_a_window_and_a_noise(sweep, capsys):
     options = ["--method", "akima", "--n-nearest", "4", "--noise", "0.01", "--json"]
-    assert main(["isoflop", str(sweep), *options]) == 0
+    assert main(["isoflop", str(sweep), *options, "--x", "n_active_params"]) == 0
     fits = json.loads(capsys.readouterr().out)
+    assert fits["x_name"] == "n_active_params"
     assert (fits["method"], fits["n_nearest"]) == ("akima", 4)
     assert {curve["n_points"] for curve in fits["curves"]} == {4}
     assert {curve["noise"] for curve in fits["curves"]} == {0.01}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_parametric_fits_each_model(sweep, capsys, tmp_path):
     out = tmp_path / "elsewhere"
     assert main(["parametric", str(sweep), "--draws", "50", "--out", str(out)]) == 0
@@ -99,6 +98,7 @@ def test_parametric_names_an_unknown_model(sweep, capsys):
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_experts_compares_laws(tmp_path, capsys):
     rows = [
         {"model": "peer", "n_experts": E, "n_active_params": N, "n_params": N * 2, "loss": loss}
@@ -145,6 +145,7 @@ def test_experts_of_a_joint_law_draws_the_others(tmp_path, capsys):
     assert main(plan) == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_few_runs_that_decide_are_said_unasked(published, tmp_path, capsys):
     path = str(published("chinchilla_epoch_245.csv"))
     how = ["--draws", "20", "--out", str(tmp_path)]
@@ -191,7 +192,7 @@ def test_surfaces_and_influence_of_a_table(tmp_path, capsys):
     assert "depends on most" not in capsys.readouterr().out
     planned = table.assign(budget=6.2 * table["n_params"] * table["n_tokens"], epochs=2.0)
     planned.to_csv(path, index=False)
-    how = ["plan", str(path), "--budget", "1e23", "--surfaces", "--unique-tokens", "1e13"]
+    how = ["plan", str(path), "--budget", "1e23", "--method", "surfaces", "--unique-tokens", "1e13"]
     assert main(how) == 0
     text = capsys.readouterr().out
     assert "note: dense: C = 6.2 ND, 1e+13 unique tokens; by" in text
@@ -219,6 +220,7 @@ def test_plan_refuses_what_is_no_budget(sweep, capsys, budget):
     assert "must be a finite number of FLOPs above 0" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_foreign_table_is_mapped_and_its_notes_are_reported(published, capsys, tmp_path):
     path = published("porian_rw_tuned_121.csv")
     assert main(["isoflop", str(path), *PORIAN, "--method", "akima", "--out", str(tmp_path)]) == 0
@@ -235,8 +237,8 @@ def test_a_foreign_table_is_mapped_and_its_notes_are_reported(published, capsys,
         (["isoflop", "{here}"], "no record.json below"),
         (["report", "{here}"], "no record.json below"),
         (["experts", "{here}/runs.txt"], "its suffix is not .csv, .tsv or .parquet"),
-        (["isoflop", "{here}/runs.csv", "--column", "loss"], "must be OURS=THEIRS"),
-        (["isoflop", "{here}/runs.csv", "--column", "loss=lost"], "lost"),
+        (["isoflop", "{here}/runs.csv", "--table", "column.loss"], "must be column.OURS=THEIRS"),
+        (["isoflop", "{here}/runs.csv", "--table", "column.loss=lost"], "lost"),
         (["isoflop", "{here}/runs.csv", "--where", "model"], "must be COLUMN=VALUE[,VALUE]"),
         (["isoflop", "{here}/runs.csv", "--where", "model=moe"], "no run has model=moe"),
         (["experts", "{here}/experts.csv", "--size", "-1"], "--size -1 is no column; found series"),
@@ -255,10 +257,6 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, arguments, message):
     assert err.count("\n") == 1
 
 
-def test_too_few_clusters_are_told_by_the_option():
-    assert as_typed("groups has 1 values: a bootstrap") == "--cluster has 1 values: a bootstrap"
-
-
 def test_each_file_of_commands_is_a_command():
     files = Path(commands.__path__[0]).glob("[!_]*.py")
     assert list(find_commands()) == sorted(path.stem for path in files)
@@ -275,26 +273,16 @@ def test_each_command_has_a_help(command, capsys):
     assert stop.value.code == 0
     text = words(capsys.readouterr().out)
     assert "a sweep's folder, a CSV or Parquet file" in text
-    assert "--column OURS=THEIRS" in text
+    assert "--table SETTING=VALUE how a foreign table is read" in text
 
 
-def test_another_analysis_in_the_working_folder_does_not_hide_the_console_script(tmp_path):
-    (tmp_path / "analysis.py").write_text("print('another')")
-
-    def said(*words):
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
-        return done.stdout
-
-    assert said(sys.executable, "-m", "analysis", "--version") == "another\n"
+def test_a_reader_that_has_read_enough_and_another_analysis_in_the_folder_are_no_errors(sweep):
+    """Console script's folder goes before the one that it is started in."""
+    (sweep / "analysis.py").write_text("print('another')")
+    run = functools.partial(subprocess.run, cwd=sweep, capture_output=True, text=True, check=False)
+    assert run([sys.executable, "-m", "analysis", "--version"]).stdout == "another\n"
     script = Path(sys.executable).with_name("experiments-analysis")
-    assert said(script, "--version").startswith("expert-isoflops")
-
-
-def test_a_reader_that_has_read_enough_is_no_error(sweep):
-    command = f"{sys.executable} -m analysis isoflop {sweep} | head -1"
-    done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False
-    )
+    done = run(["bash", "-c", f"set -o pipefail; {script} isoflop {sweep} | head -1"])
     assert done.stdout.startswith("Held-out perplexity")
     assert done.stderr == ""
     assert done.returncode == 0
@@ -327,12 +315,12 @@ def two_models(tmp_path):
 
 def test_multiplier_states_what_was_asked_and_draws_it(two_models, capsys):
     options = ["--at", "1e19", "--at-loss", "2.9", "--asymptote", "1.7"]
-    assert main(["multiplier", str(two_models), *options]) == 0
+    assert main(["compare", str(two_models), *options]) == 0
     out = capsys.readouterr().out
     folder = two_models.with_name("two-analysis")
     values = json.loads((folder / "multiplier.json").read_text())
     # 0.9 of the excess is reached with 0.9^(1/alpha) of the compute
-    assert [one["multiplier"] for one in values["at"]] == pytest.approx([0.9**-10] * 2, rel=1e-4)
+    assert [one["multiplier"] for one in values["table"]] == pytest.approx([0.9**-10] * 2, rel=1e-4)
     assert values["at"][0]["compute"] == pytest.approx(1e19)
     assert values["at"][1]["loss"] == 2.9
     assert "E = 1.7 nats/token (given)" in out
@@ -342,9 +330,9 @@ def test_multiplier_states_what_was_asked_and_draws_it(two_models, capsys):
 
 
 def test_multiplier_of_the_lowest_losses_and_as_json(two_models, capsys):
-    options = ["--points", "lowest", "--slopes", "one", "--asymptote", "1.2,1.9", "--json"]
-    assert main(["multiplier", str(two_models), *options]) == 0
+    options = ["--method", "lowest", "--slopes", "one", "--asymptote", "1.2,1.9", "--json"]
+    assert main(["compare", str(two_models), *options]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["slopes"] == "one"
     assert not values["estimated"]
-    assert values["at"][0]["multiplier"] == pytest.approx(0.9**-10, rel=1e-4)
+    assert values["table"][0]["multiplier"] == pytest.approx(0.9**-10, rel=1e-4)

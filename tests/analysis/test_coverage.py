@@ -110,12 +110,9 @@ def akima():
     )
 
 
-def test_akimas_places(akima):
-    assert 0.90 <= akima["x_opt"] <= 0.99
-
-
-def test_akimas_losses(akima):
-    assert 0.90 <= akima["loss_opt"] <= 0.99
+@pytest.mark.parametrize("name", ["x_opt", "loss_opt"])
+def test_akimas_minima(akima, name):
+    assert 0.90 <= akima[name] <= 0.99
 
 
 @pytest.fixture(scope="module")

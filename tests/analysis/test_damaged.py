@@ -68,7 +68,7 @@ def test_a_record_without_a_layer_is_a_row(sweep):
     assert len(load_table(sweep)) == 31
 
 
-def test_the_command_warns_in_one_line_with_json_too(sweep, capsys):
+def test_the_command_warns_in_one_line_with_json_too(sweep, capsys, undrawn):
     damage(sweep / "broken" / "record.json", "{")
     for options in ([], ["--json"]):
         assert main(["isoflop", str(sweep), *options]) == 0

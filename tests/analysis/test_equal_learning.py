@@ -119,7 +119,7 @@ def test_amounts_and_baselines_that_are_not_there(tmp_path, capsys):
         (["--learning", "inf"], "must be a finite number of bits/byte"),
         (["--baseline", "none"], "baseline='none' is not one of "),
     ):
-        assert main(["forgetting", str(tmp_path), *options]) == 2
+        assert main(["compare", str(tmp_path), *options]) == 2
         assert why in capsys.readouterr().err
-    assert main(["forgetting", str(tmp_path), "--learning", "1.5"]) == 0
+    assert main(["compare", str(tmp_path), "--learning", "1.5"]) == 0
     assert "where each has learnt 1.5 bits/byte" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from scipy import optimize
 from analysis.fitting.status import FitError
 from analysis.flatness import flatness
 from analysis.isoflop.fit import fit_isoflop
-from analysis.planner import plan
+from analysis.planning.size import plan
 from tests.analysis.isoflop import truths
 from tests.analysis.isoflop.test_slices import BUDGETS, runs
 from tests.analysis.tables import HOFFMANN, best_size, joined, noisy, surface
@@ -21,7 +21,7 @@ def loss(size, budget):
 
 @pytest.fixture(scope="module")
 def clean():
-    return fit_isoflop(runs(), n_draws=50)
+    return fit_isoflop(runs(), n_draws=20)
 
 
 @pytest.mark.parametrize(("name", "factor"), [("half", 0.5), ("twice", 2.0)])
@@ -62,7 +62,7 @@ def test_a_share_of_compute_is_what_the_law_loses_without_it(clean):
 def test_sizes_below_another_model_s_best_are_between_its_crossings():
     better = runs().assign(model="peer", series="peer")
     better["loss"] -= 0.05
-    fit = fit_isoflop(joined(runs(), better), n_draws=50)
+    fit = fit_isoflop(joined(runs(), better), n_draws=5)
     found = flatness(fit, baseline="dense")
     rows = {(row["model"], row["budget"]): row for row in found.rows}
     for C in BUDGETS:
@@ -77,7 +77,7 @@ def test_sizes_below_another_model_s_best_are_between_its_crossings():
 
 
 def test_costs_of_curves_that_do_not_fit_are_flagged():
-    found = flatness(fit_isoflop(truths.noisy(truths.runs(truths.kaplan), 0.005, 0), n_draws=50))
+    found = flatness(fit_isoflop(truths.noisy(truths.runs(truths.kaplan), 0.005, 0), n_draws=5))
     assert len(found.warnings) == len(found.rows)
     assert all("costs are of the curve, and" in text for text in found.warnings)
 

@@ -1,5 +1,7 @@
 """Tables of other projects through the command, from the file to the fit and its page."""
 
+import contextlib
+import io
 import json
 import math
 import re
@@ -12,7 +14,7 @@ from analysis.__main__ import main
 from analysis.table.load import load_table
 from tests.analysis.tables import HOFFMANN, best_size, surface
 
-pytestmark = pytest.mark.usefixtures("few_draws")
+pytestmark = pytest.mark.usefixtures("few_draws", "undrawn")
 
 BUDGETS = (1e18, 4e18, 16e18)
 BITS = 4.4 * math.log(2)  # nats/token of a bit/byte, of a tokenizer with 4.4 bytes a token
@@ -75,23 +77,33 @@ def letters(C, N, D, loss):
     return {"N": N, "D": D, "C (PFLOPs)": C / 1e15, "val_ppl": math.exp(loss), "peak_lr": 1e-3}
 
 
+def minima(*words):
+    """Budget, size and loss of each fitted minimum, by the command."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["isoflop", *words, "--json"]) == 0
+    curves = json.loads(printed.getvalue())["curves"]
+    return np.array([(c["budget"], c["x_opt"], c["loss_opt"]) for c in curves])
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Of the same runs, each column named by hand."""
+    path = tmp_path_factory.mktemp("plain") / "plain.csv"
+    write(path, lambda *row: dict(zip("CNDL", row, strict=True)))
+    ours = {"budget": "C", "n_params": "N", "n_tokens": "D", "loss": "L"}
+    given = [word for pair in ours.items() for word in ("--table", f"column.{'='.join(pair)}")]
+    return minima(str(path), *given)
+
+
 @pytest.mark.parametrize(
     ("make", "per_byte"), [(nanochat, True), (marin, True), (olmo, False), (letters, False)]
 )
-def test_a_table_is_fitted_as_it_is(tmp_path, capsys, make, per_byte):
-    path = write(tmp_path / "runs.csv", make)
-    ours = {"budget": "C", "n_params": "N", "n_tokens": "D", "loss": "L"}
-    plain = write(tmp_path / "plain.csv", lambda *row: dict(zip("CNDL", row, strict=True)))
-    given = [word for name, theirs in ours.items() for word in ("--column", f"{name}={theirs}")]
-    minima = []
-    for words in ([path], [plain, *given]):
-        assert main(["isoflop", *words, "--json"]) == 0
-        fit = json.loads(capsys.readouterr().out)
-        minima.append([(c["budget"], c["x_opt"], c["loss_opt"]) for c in fit["curves"]])
-    found, expected = np.array(minima)
-    assert found[:, :2] == pytest.approx(expected[:, :2], rel=1e-6)
+def test_a_table_is_fitted_as_it_is(tmp_path, plain, make, per_byte):
+    found = minima(write(tmp_path / "runs.csv", make))
+    assert found[:, :2] == pytest.approx(plain[:, :2], rel=1e-6)
     # ln 2 * (bits/byte) is the loss over 4.4 bytes a token; a parabola is linear in its losses
-    assert found[:, 2] == pytest.approx(expected[:, 2] / (4.4 if per_byte else 1), rel=1e-6)
+    assert found[:, 2] == pytest.approx(plain[:, 2] / (4.4 if per_byte else 1), rel=1e-6)
 
 
 def test_bits_per_byte_are_called_that_on_screen_and_on_the_page(tmp_path, capsys):
@@ -191,17 +203,17 @@ def test_budgets_that_each_run_counted_are_joined(tmp_path, capsys):
     assert main(["isoflop", path, "--brief"]) == 0
     printed = capsys.readouterr()
     assert "15 values of budget, as runs counted them, are 3 budgets" in printed.out
-    assert "--budget-tolerance 0 keeps them apart" in printed.out
+    assert "--table budget_tolerance=0 keeps them apart" in printed.out
     heading = next(line for line in printed.out.splitlines() if line.startswith("Minima of"))
     assert "(15 losses moved along the curves to their budget's FLOPs, by at most " in heading
     assert "nats/byte" in heading
     assert printed.err == ""
-    assert main(["isoflop", path, "--budget-tolerance", "0"]) == 2
+    assert main(["isoflop", path, "--table", "budget_tolerance=0"]) == 2
     printed = capsys.readouterr()
     error = printed.err
     assert "model: 15 budgets with one size each are left out, and a curve needs 3: " in error
-    assert "--budgets 6e18,1e19 or --budget-tolerance 0.05 joins" in error
-    assert main(["isoflop", path, "--budgets", "1e18,4e18", "--json"]) == 0
+    assert "--table budgets=6e18,1e19 or --table budget_tolerance=0.05 joins" in error
+    assert main(["isoflop", path, "--table", "budgets=1e18,4e18", "--json"]) == 0
     printed = capsys.readouterr()
     assert [c["budget"] for c in json.loads(printed.out)["curves"]] == [1e18, 4e18]
     assert printed.err.startswith("warning: left out: 5 of 15 runs, whose budgets are not within")
@@ -219,8 +231,8 @@ def test_units_and_separators_that_are_given(tmp_path, capsys):
     assert main(["isoflop", str(path)]) == 2
     assert "mixed units?" in capsys.readouterr().err
     units = ("budget=GFLOP", "n_params=M", "n_tokens=B", "loss=bit")
-    words = [word for unit in units for word in ("--unit", unit)]
-    assert main(["isoflop", str(path), *words, "--separator", "semicolon", "--json"]) == 0
+    words = [word for unit in units for word in ("--table", f"unit.{unit}")]
+    assert main(["isoflop", str(path), *words, "--table", "separator=semicolon", "--json"]) == 0
     curves = json.loads(capsys.readouterr().out)["curves"]
     assert [c["budget"] for c in curves] == list(BUDGETS)
     middle = [min(losses) for losses in np.array([row[3] for row in rows()]).reshape(3, 5)]
@@ -249,7 +261,8 @@ def test_step_law_loads_by_alias_and_names_the_batch(published, tmp_path, capsys
     assert main(["parametric", str(path), "--draws", "20", "--out", str(tmp_path)]) == 0
     assert "model (lowest over bs)\n" in capsys.readouterr().out
     assert main(["isoflop", str(path), "--out", str(tmp_path)]) == 2
-    assert "--column budget=MY_NAME, or budget by --flops 6nd" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--table column.budget=MY_NAME, or budget by --table flops=6nd" in error
 
 
 def test_clarks_routers_are_not_merged_in_silence(published):

@@ -202,7 +202,7 @@ def test_the_command_goes_on_without_a_run_that_can_t_be_read(tmp_path, capsys):
         odd = {} if seed else {"config": {}}
         run = replace(run, val_loss=3.0 + seed / 10, perplexity=20.0, budget=flops, **odd)
         write_record(tmp_path / str(seed), run)
-    assert main(["forgetting", str(tmp_path)]) == 0
+    assert main(["compare", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert err.startswith("warning: excluded: run 000000000000: ")
     assert err.count("\n") == 1

@@ -109,7 +109,7 @@ def test_a_history_without_its_last_rows_is_not_drawn_and_said(tmp_path, capsys)
     history = sorted((tmp_path / "square").glob("*/history.csv"))[0]
     (history.parent / "last.ckpt").touch()
     history.write_bytes(b"")
-    assert main(["growth", str(tmp_path / "square"), "--out", str(tmp_path / "out")]) == 0
+    assert main(["compare", str(tmp_path / "square"), "--out", str(tmp_path / "out")]) == 0
     assert (
         f"warning: not drawn: history.csv lacks its last rows in 1 finished runs "
         f"({history.parent.name}); the command that started the sweep, or retry, writes them"

@@ -18,9 +18,9 @@ from analysis.report.page.blocks import Text
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
 
-# In a process of its own: pytest's have threads, with which it would not fork
-ON_ALL_CORES_AND_ON_ONE = """
-import os, signal, sys
+# Asked for its functions by a line each. It prints what one returns, or its error.
+CHILD = """
+import os, signal, sys, time, traceback
 from functools import partial
 from pathlib import Path
 import matplotlib
@@ -28,7 +28,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from analysis.figures.layout import legends_below, panels, swatch
 from analysis.figures.plot import Plot
-from analysis.processes import Begun
+from analysis.processes import Begun, mapping
 from analysis.report.gallery import Draft, draw_all
 
 def draw(n):
@@ -66,65 +66,107 @@ def error_of(*makes):
     except Exception as error:
         return error
 
-makes = [partial(draw, n) for n in (1, 2, 3, 4)]
-blocks, pngs, pids = drawn("all", *makes)
-assert str(os.getpid()) not in pids and len(pids) > 1, pids
-unknown = error_of(makes[0], partial(fail, KeyError("x")))
-assert type(unknown) is KeyError and unknown.__notes__ == ["while drawing the figure p1"]
-killed = error_of(makes[0], kill, makes[1])
-assert type(killed) is RuntimeError and "was killed" in str(killed), killed
+def on_all_cores_and_on_one():
+    makes = [partial(draw, n) for n in (1, 2, 3, 4)]
+    blocks, pngs, pids = drawn("all", *makes)
+    assert str(os.getpid()) not in pids and len(pids) > 1, pids
+    unknown = error_of(makes[0], partial(fail, KeyError("x")))
+    assert type(unknown) is KeyError and unknown.__notes__ == ["while drawing the figure p1"]
+    killed = error_of(makes[0], kill, makes[1])
+    assert type(killed) is RuntimeError and "was killed" in str(killed), killed
 
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-again, same, pids = drawn("one", *makes)
-assert pids == {str(os.getpid())}
-assert [b.svg for b in again] == [b.svg for b in blocks] and again == blocks
-assert len(pngs) == 4 and sorted(same) == sorted(pngs)
-"""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    again, same, pids = drawn("one", *makes)
+    os.sched_setaffinity(0, cores)
+    assert pids == {str(os.getpid())}
+    assert [b.svg for b in again] == [b.svg for b in blocks] and again == blocks
+    assert len(pngs) == 4 and sorted(same) == sorted(pngs)
 
-# Prints the ids of its processes, which work without end
-NEVER_DONE = """
-import os, time
-from analysis.processes import mapping
+def fit(n):
+    if n == 2:
+        raise ValueError("no fit of 2")
+    return n, os.getpid()
+
+def begun_fits_out_of_order():
+    with mapping(4) as each:
+        begun = Begun(each, {str(n): partial(fit, n) for n in range(4)})
+        found = {n: begun(str(n))() for n in (3, 0, 1, 3)}
+        try:
+            begun("2")()
+        except ValueError as error:
+            said = str(error)
+    assert [n for n, _ in found.values()] == [3, 0, 1], found
+    assert os.getpid() not in [pid for _, pid in found.values()]
+    return said
 
 def work(_):
     os.write(1, b"%d\\n" % os.getpid())  # in one piece: print may write the end apart
     while True:
         time.sleep(0.1)
 
-with mapping(2) as each:
-    list(each(work, range(2)))
+def command_without_end():
+    command = os.fork()
+    if command:
+        return f"command {command}"
+    try:
+        with mapping(2) as each:
+            list(each(work, range(2)))
+    finally:
+        os._exit(1)
+
+for line in sys.stdin:
+    try:
+        print(repr(globals()[line.strip()]()), flush=True)
+    except BaseException:
+        print(repr(traceback.format_exc()), flush=True)
 """
 
 
-def needs_cores():
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory):
+    """ask(NAME, n): n lines after a function is called in a process of its own, which takes seconds
+    to import the package, once. Pytest's have threads, with which it would not fork.
+    """
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core")
+    command = [sys.executable, "-c", CHILD, str(tmp_path_factory.mktemp("drawn"))]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    child = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
+
+    def asked(name, n=1):
+        print(name, file=child.stdin, flush=True)
+        return [child.stdout.readline().strip() for _ in range(n)]
+
+    try:
+        yield asked
+    finally:
+        child.kill()
+        child.communicate()
 
 
-def test_other_processes_draw_the_same_and_their_errors_name_the_figure(tmp_path):
-    needs_cores()
-    command = [sys.executable, "-c", ON_ALL_CORES_AND_ON_ONE, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_other_processes_draw_the_same_and_their_errors_name_the_figure(ask):
+    assert ask("on_all_cores_and_on_one") == ["None"]
+
+
+def test_begun_fits_are_each_under_its_name_or_its_error(ask):
+    assert ask("begun_fits_out_of_order") == ["'no fit of 2'"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_if_the_command_is_killed_its_processes_end(how):
-    needs_cores()
-    command = [sys.executable, "-c", NEVER_DONE]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def test_if_the_command_is_killed_its_processes_end(ask, how):
+    said = sorted(line.strip("'") for line in ask("command_without_end", 3))
+    *pids, command = (int(line.removeprefix("command ")) for line in said)
     try:
-        assert process.stdout is not None
-        pids = [int(process.stdout.readline()) for _ in range(2)]
         assert all(map(runs, pids))
-        process.send_signal(how)
+        os.kill(command, how)
         until = time.monotonic() + 60
         while any(map(runs, pids)):
             assert time.monotonic() < until, "a process outlives the command"
             time.sleep(0.05)
-    finally:  # else a failure would wait for a command that never ends
-        process.kill()
-        process.communicate()
+    finally:
+        for pid in filter(runs, (command, *pids)):
+            os.kill(pid, signal.SIGKILL)
 
 
 def runs(pid):
@@ -132,37 +174,6 @@ def runs(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-# Fits that are begun in other processes and asked for out of order
-BEGUN = """
-import os, sys
-from functools import partial
-from analysis.processes import Begun, mapping
-
-def fit(n):
-    if n == 2:
-        raise ValueError("no fit of 2")
-    return n, os.getpid()
-
-with mapping(4) as each:
-    begun = Begun(each, {str(n): partial(fit, n) for n in range(4)})
-    found = {n: begun(str(n))() for n in (3, 0, 1, 3)}
-    try:
-        begun("2")()
-    except ValueError as error:
-        print(error)
-assert [n for n, _ in found.values()] == [3, 0, 1], found
-assert os.getpid() not in [pid for _, pid in found.values()]
-"""
-
-
-def test_begun_fits_are_each_under_its_name_or_its_error():
-    needs_cores()
-    command = [sys.executable, "-c", BEGUN]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "no fit of 2\n"
 
 
 def test_begun_fits_of_one_process_are_made_as_they_are_asked_for():

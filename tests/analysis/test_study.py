@@ -102,25 +102,14 @@ def test_a_sweep_of_three_models(sweep):
     assert missing["compute multipliers"] == "dense: the losses do not fall with compute"
     assert found.hold_out is None
     assert found.experts == {}  # 64 experts or none: no trend
-    values = dumped(found)
-    assert values["missing"] == missing
-    assert values["isoflop"]["curves"][0]["x_opt"] == found.isoflop.curves[0].x_opt
-
-
-@pytest.mark.usefixtures("_curves_only")
-def test_what_is_uncertain_about_a_sweep_s_runs_is_reported(sweep):
-    cautions = "; ".join(analyse(load_table(sweep)).cautions)
+    cautions = "; ".join(found.cautions)
     assert "moe: scored with routing that sees later tokens; not causal" in cautions
     assert "peer:" not in cautions
     assert "dense:" not in cautions
     assert "1 run failed" in cautions
-
-
-@pytest.mark.usefixtures("_curves_only")
-def test_losses_that_do_not_fall_have_no_multiplier(sweep):
-    # The fixture's lowest losses are the same at both budgets
-    missing = why(analyse(load_table(sweep)))
-    assert missing["compute multipliers"] == "dense: the losses do not fall with compute"
+    values = dumped(found)
+    assert values["missing"] == missing
+    assert values["isoflop"]["curves"][0]["x_opt"] == found.isoflop.curves[0].x_opt
 
 
 @pytest.mark.usefixtures("_curves_only")
@@ -201,18 +190,6 @@ def test_multipliers_are_of_each_model_over_the_baseline():
     assert over_moe.models == ("dense", "peer")
     assert not over_moe.estimated
     assert why(found)["agreement"] == "left out by the test"
-
-
-@pytest.mark.usefixtures("_curves_only")
-def test_an_asymptote_that_can_not_be_is_reported(table):
-    missing = why(analyse(table, asymptote=10.0))
-    assert "asymptote=10.0 must be" in missing["compute multipliers"]
-
-
-@pytest.mark.usefixtures("_curves_only")
-def test_a_baseline_that_is_not_there_is_reported(table):
-    missing = why(analyse(table[table["model"] != "dense"], asymptote=1.0))
-    assert "model='dense' has no minimum" in missing["compute multipliers"]
 
 
 def test_a_model_with_too_few_runs_for_a_surface_is_reported():
@@ -307,7 +284,9 @@ def test_clark_s_runs_without_a_budget(published):
     assert len(dumped(found)["experts"]["Hash"]["laws"]) == 4
 
 
-@pytest.mark.parametrize("method", ["parabola", pytest.param("akima", marks=pytest.mark.night)])
+# By night: each of its parts is tested on these runs by itself
+@pytest.mark.night
+@pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_porian_s_runs(published, method):
     found = analyse(load_table(published("porian_rw_tuned_121.csv")), method=method)
     assert set(why(found)) == {"compute multipliers", "differences beside the noise of seeds"}
@@ -384,13 +363,14 @@ def test_no_finished_run_is_refused():
 
 
 @pytest.mark.usefixtures("_curves_only")
-def test_what_is_wrong_with_an_option_is_reported():
+def test_what_is_wrong_with_an_option_is_reported(table):
     missing = why(analyse(curves(), noise=-1.0))
     assert "noise=-1.0 must be finite and above 0" in missing["isoFLOP curves"]
     assert "method='cubic'" in why(analyse(curves(), method="cubic"))["isoFLOP curves"]
-
-
-def test_what_is_no_size_is_refused():
+    missing = why(analyse(table, asymptote=10.0))
+    assert "asymptote=10.0 must be" in missing["compute multipliers"]
+    missing = why(analyse(table[table["model"] != "dense"], asymptote=1.0))
+    assert "model='dense' has no minimum" in missing["compute multipliers"]
     with pytest.raises(ValueError, match="x='size' is not one of n_params"):
         analyse(curves(), "size")
 

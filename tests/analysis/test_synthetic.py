@@ -8,10 +8,8 @@ import pytest
 from scipy import optimize
 
 from analysis import synthetic
-from analysis.experts.fit import fit_expert_law
 from analysis.fitting.status import FitError
 from analysis.isoflop.fit import fit_isoflop
-from analysis.parametric import fit_parametric
 from analysis.synthetic import (
     ChinchillaSurface,
     ClarkSurface,
@@ -164,26 +162,6 @@ def test_a_seed_is_one_table():
 # What the fits say of them
 
 
-@pytest.fixture(scope="module")
-def p7():
-    return simulate_isoflop(ChinchillaSurface(), BUDGETS, 15, span=16.0)
-
-
-def test_a_parabola_is_biased_by_what_is_published(p7):
-    law = fit_isoflop(p7, "n_tokens", "parabola", n_draws=0).law().laws["n_tokens"]
-    assert law.exponent == pytest.approx(0.548387, abs=5e-7)
-    assert math.log10(law.coefficient) == pytest.approx(-0.578092, abs=5e-7)
-    truth = float(ChinchillaSurface().optimum(1e24)[1])
-    assert math.log10(truth) - 0.548387 * 24 == pytest.approx(-0.555357, abs=1e-5)
-    assert float(law.predict(1e24).value[0]) / truth - 1 == pytest.approx(-0.051, abs=5e-4)
-
-
-def test_the_surface_itself_is_not(p7):
-    found = fit_parametric(p7["n_params"], p7["n_tokens"], p7["loss"], n_draws=0)
-    truth = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
-    assert found.params == pytest.approx(truth, rel=1e-6)
-
-
 def test_a_narrower_span_has_less_bias():
     truth = float(ChinchillaSurface().optimum(1e24)[1])
     off = []
@@ -194,15 +172,6 @@ def test_a_narrower_span_has_less_bias():
     assert off[0] < off[1] < off[2]
     # The parabola leaves out a cubic, whose pull grows as the square of the span's logarithm
     assert off[1] / off[0] == pytest.approx(4, rel=0.1)
-
-
-def test_clark_comes_back():
-    table = simulate_experts(
-        ClarkSurface(), np.geomspace(1e7, 1e9, 5), [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
-    )
-    fit = fit_expert_law(table, "clark", n_draws=0)
-    truth = {"a": -0.0830, "b": -0.1180, "c": 0.0099, "d": 1.1136, "E_start": 2.07, "E_max": 239}
-    assert fit.params == pytest.approx(truth, rel=1e-6)
 
 
 # How many runs a fit needs
@@ -226,6 +195,8 @@ def test_the_fast_path_is_fit_isoflop(surface, noise, n_sizes, seed):
     fast = synthetic._law_of_minima(surface, BUDGETS, n_sizes, 4.0, noise, OtherWayRound(seed))
     fit = fit_isoflop(table, method="parabola", n_draws=0)
     n_inside = sum(curve.inside for curve in fit.curves)
+    if (surface, noise, seed) == (SURFACES[0], 0.2, 0):
+        assert n_inside < 5  # else nothing is said of what is left out
     if n_inside < 3:
         assert fast is None
         return
@@ -234,14 +205,6 @@ def test_the_fast_path_is_fit_isoflop(surface, noise, n_sizes, seed):
     # 1e-7: at no noise the interval is rounding error itself
     assert fast.params == pytest.approx(slow.params, rel=1e-7)
     assert fast.bounds("exponent") == pytest.approx(slow.bounds("exponent"), rel=1e-7)
-
-
-def test_some_of_those_curves_had_no_minimum_inside():
-    # else the test above says nothing of what is left out
-    table = simulate_isoflop(SURFACES[0], BUDGETS, 9, span=4.0, noise=0.2, seed=0)
-    assert not all(
-        curve.inside for curve in fit_isoflop(table, method="parabola", n_draws=0).curves
-    )
 
 
 class Law:

@@ -97,8 +97,7 @@ def test_a_damaged_file_is_replaced(tmp_path):
 
 def test_a_report_made_again_leaves_a_clean_tree(sweep, tmp_path_factory, few_draws):
     clone = tmp_path_factory.mktemp("clone")
-    two_models = shutil.ignore_patterns("moe*")
-    shutil.copytree(sweep, clone / "sweep", ignore=two_models)
+    shutil.copytree(sweep, clone / "sweep", ignore=shutil.ignore_patterns("moe*", "peer*"))
 
     def git(*words):
         identity = ("-c", "user.name=a", "-c", "user.email=a@b")

@@ -1,4 +1,4 @@
-"""Loop that benchmarks and gpu_check share: a step is that of a run, written out."""
+"""Loop that benchmarks and the check of a GPU share: a step is that of a run, written out."""
 
 from dataclasses import replace
 

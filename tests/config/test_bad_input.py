@@ -15,7 +15,6 @@ import pytest
 import torch
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -354,22 +353,9 @@ ACCEPTED = [
 
 
 @pytest.fixture(autouse=True)
-def _quick_hydra(monkeypatch):
-    """Each yaml file is read once, not once a case."""
-    load = ConfigRepository.load_config
-
-    def cached(self, config_path):
-        key = (tuple(source.path for source in self.sources), config_path)
-        if key not in _LOADED:
-            _LOADED[key] = load(self, config_path)
-        return copy.deepcopy(_LOADED[key])
-
-    monkeypatch.setattr(ConfigRepository, "load_config", cached)
-    # a busy machine is slow enough for lines of progress
+def _no_lines_of_progress(monkeypatch):
+    """For which a busy machine is slow enough."""
     monkeypatch.setattr("experiments.sweep.counting._FIRST", float("inf"))
-
-
-_LOADED = {}
 
 
 @pytest.fixture(autouse=True)

@@ -199,18 +199,15 @@ def test_parquet_that_does_not_fit(tmp_path, texts, field, message):
         read_all(LocalText(path=str(tmp_path)))
 
 
-def test_truncated_parquet(tmp_path):
-    parquet(tmp_path / "t.parquet", TEXTS)
-    whole = (tmp_path / "t.parquet").read_bytes()
-    (tmp_path / "t.parquet").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"t\.parquet is truncated or damaged parquet: 0 rows"):
-        read_all(LocalText(path=str(tmp_path)))
-
-
-def test_damaged_pages_of_parquet(tmp_path):
-    parquet(tmp_path / "t.parquet", TEXTS)
-    whole = (tmp_path / "t.parquet").read_bytes()
-    (tmp_path / "t.parquet").write_bytes(whole[:4] + bytes(100) + whole[104:])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda whole: whole[: len(whole) // 2], lambda whole: whole[:4] + bytes(100) + whole[104:]],
+    ids=["truncated", "damaged pages"],
+)
+def test_damaged_parquet(tmp_path, damage):
+    path = tmp_path / "t.parquet"
+    parquet(path, TEXTS)
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"t\.parquet is truncated or damaged parquet: 0 rows"):
         read_all(LocalText(path=str(tmp_path)))
 

@@ -225,13 +225,14 @@ def test_no_hub_is_one_line_at_once(monkeypatch, behind_a_proxy):
         nothing = f"http://127.0.0.1:{taken.getsockname()[1]}"
         if behind_a_proxy:
             monkeypatch.setattr(urllib.request, "getproxies", lambda: {"https": nothing})
-            monkeypatch.setattr(urllib.request, "proxy_bypass", lambda host: False)
+            monkeypatch.setattr(urllib.request, "proxy_bypass", lambda host: host != "hub.invalid")
             monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "https://hub.invalid")
         else:
             monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", nothing)
         start = time.monotonic()
+        line = LINE.replace(".+", r".*127\.0\.0\.1: .+")
         for _ in range(2):  # a failure is not remembered as an answer
-            with pytest.raises(RuntimeError, match=LINE):
+            with pytest.raises(RuntimeError, match=line):
                 corpus_of("allenai/c4").n_shards("train", Path("unused"))
     assert time.monotonic() - start < 10
 

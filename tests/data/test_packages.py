@@ -6,8 +6,6 @@ import json
 import os
 import random
 import re
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from zipfile import ZipFile
@@ -26,7 +24,7 @@ from experiments.data.packages import extract_reference as reference
 from experiments.data.packages.lines import pieces, tidy, without_repeats
 from experiments.data.packages.sources import HELD_OUT, TRAINING, Source
 from experiments.data.wikitext import WikiText2
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, python
 
 # documents, and the start of the sha256 of their JSON lines: change them together with
 # sources.EXTRACTION_VERSION and docs/data.md
@@ -425,10 +423,6 @@ def test_a_file_has_the_same_bytes_whatever_the_hash_seed(corpus, cache, tmp_pat
     expected = [_file(corpus, domain, cache).read_bytes() for domain in domains]
     (tmp_path / "wheels").symlink_to(cache / "wheels")
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
-    subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        env=os.environ | {"PYTHONHASHSEED": seed},
-        cwd=REPOSITORY,
-        check=True,
-    )
+    done = python("-c", code, tmp_path, env=os.environ | {"PYTHONHASHSEED": seed}, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
     assert [_file(corpus, domain, tmp_path).read_bytes() for domain in domains] == expected

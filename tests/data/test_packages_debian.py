@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import re
 import struct
 import tarfile
@@ -52,27 +51,24 @@ def _deb(path, files, links=()):
     return hashlib.sha256(content).hexdigest()
 
 
-def _apt(folder, monkeypatch, script):
-    """apt-get is this script, and no other program is found by its name."""
-    program = folder / "bin" / "apt-get"
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+@pytest.fixture
+def apt(programs):
+    """apt(script): apt-get is this script."""
+    return lambda script: programs(**{"apt-get": script})
 
 
-def test_a_package_is_downloaded_once_and_read_without_its_links(tmp_path, monkeypatch):
+def test_a_package_is_downloaded_once_and_read_without_its_links(tmp_path, apt):
     sha256 = _deb(tmp_path / "a.deb", {"usr/x": b"1", "usr/y": b"22"}, links=["usr/z"])
     asked = tmp_path / "asked"
-    _apt(tmp_path, monkeypatch, f'echo "$@" >> {asked}; cp {tmp_path}/a.deb a_2-3_all.deb')
+    apt(f'echo "$@" >> {asked}; cp {tmp_path}/a.deb a_2-3_all.deb')
     for _ in range(2):
         with debs.open_deb(debs.fetch_deb(DEB, sha256, tmp_path / "cache")) as files:
             assert {n: files.read(n) for n in files.namelist()} == {"usr/x": b"1", "usr/y": b"22"}
     assert asked.read_text() == "download -qq a=1:2-3\n"
 
 
-def test_a_package_that_can_not_be_had_is_one_line(tmp_path, monkeypatch):
-    _apt(tmp_path, monkeypatch, "echo E: Unable to locate package a >&2; exit 100")
+def test_a_package_that_can_not_be_had_is_one_line(tmp_path, apt, monkeypatch):
+    apt("echo E: Unable to locate package a >&2; exit 100")
     why = r"can't download a==1:2-3: E: Unable to locate package a; try apt-get update, leave "
     with pytest.raises(RuntimeError, match=why):
         debs.fetch_deb(DEB, "0" * 64, tmp_path / "cache")
@@ -81,9 +77,9 @@ def test_a_package_that_can_not_be_had_is_one_line(tmp_path, monkeypatch):
         debs.fetch_deb(DEB, "0" * 64, tmp_path / "cache")
 
 
-def test_a_package_of_another_hash_is_not_read(tmp_path, monkeypatch):
+def test_a_package_of_another_hash_is_not_read(tmp_path, apt):
     _deb(tmp_path / "a.deb", {"usr/x": b"1"})
-    _apt(tmp_path, monkeypatch, f"cp {tmp_path}/a.deb .")
+    apt(f"cp {tmp_path}/a.deb .")
     with pytest.raises(ValueError, match=r"a\.deb has sha256 [0-9a-f]{64}, not 00000000"):
         debs.fetch_deb(DEB, "0" * 64, tmp_path / "cache")
 

@@ -48,13 +48,7 @@ def stream(vocabulary):
     """stream(corpus=..., start_step=..., ...): batches of 4 windows of 16 tokens."""
 
     def make(corpus=Files(), **settings):
-        defaults = {
-            "seq_len": 16,
-            "batch_size": 4,
-            "seed": 0,
-            "n_lanes": 4,
-            "shuffle_windows": 24,
-        }
+        defaults = {"seq_len": 16, "batch_size": 4, "seed": 0, "n_lanes": 4, "shuffle_windows": 24}
         return StreamedBatches(corpus, vocabulary, Path(), **{**defaults, **settings})
 
     return make

@@ -35,10 +35,13 @@ def test_every_target_is_scored_once(tokens, seq_len, stride, batch_size):
     assert len(list(windows)) == len(windows)
 
 
-def test_inputs_come_before_their_targets(tokens):
-    for batch in ScoredWindows(tokens, seq_len=10, batch_size=4, stride=3):
-        kept = batch.targets != IGNORED
+@pytest.mark.parametrize("stride", [None, 3])
+def test_inputs_come_before_their_targets_whose_places_are_told(tokens, stride):
+    windows = ScoredWindows(tokens, seq_len=10, batch_size=4, stride=stride)
+    for i, batch in enumerate(windows):
+        kept = (batch.targets != IGNORED).numpy()
         assert (batch.targets[kept] == batch.inputs[kept] + 1).all()
+        assert (batch.targets.numpy()[kept] == windows.places(i)[kept]).all()
 
 
 def test_sliding_windows_give_context(tokens):

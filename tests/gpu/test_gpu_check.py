@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import gpu_check
+from experiments import bench
+from experiments.gpu import command
 from experiments.gpu import report as reports
 from experiments.gpu.report import Report
 
-SOURCE = Path(gpu_check.__file__).parents[1]
-PARTS = gpu_check.find_parts(gpu_check.PARTS)
+SOURCE = command.SOURCE
+PARTS = command.find_parts(command.PARTS)
 NAMES = [part.name for part in PARTS]
-TOY = reports.card_folder(gpu_check.TOY_CARD)
+TOY = reports.card_folder(command.TOY_CARD)
 # of those that a bare machine lacks, and what they bring
 BLOCKED = (
     "hydra omegaconf lightning pytorch_lightning torchmetrics wandb pandas scipy tokenizers tqdm"
@@ -71,11 +72,17 @@ def test_blocked_modules_can_not_be_imported(bare):
         assert f"No module named {name!r}" in bare("-c", f"import {name}").stderr
 
 
+def test_the_command_is_there_on_a_bare_machine(bare):
+    done = bare("-m", "experiments.bench", "gpu", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "parts, in this order:\n  environment " in done.stdout
+
+
 @pytest.mark.night
 def test_all_parts_on_a_bare_machine(bare, tmp_path):
     """Command as it is typed: each part a process of its own, the harness's left out."""
-    command = ("-m", "experiments.gpu_check", "--device", "cpu", "--minutes", "30")
-    done = bare(*command, "--out", str(tmp_path))
+    words = ("-m", "experiments.bench", "gpu", "--device", "cpu", "--minutes", "30")
+    done = bare(*words, "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     report = Report(tmp_path / TOY)
     text = (tmp_path / TOY / reports.TEXT_NAME).read_text()
@@ -104,8 +111,8 @@ def test_all_parts_on_a_bare_machine(bare, tmp_path):
 def test_the_harness_trains_with_the_wheels_packages_alone(without, tmp_path, part):
     """W&B and the analysis's packages are none of them."""
     Report(tmp_path, {"card": TOY, "toy": True}).begin(part)
-    command = ("-m", "experiments.gpu.run_part", part, "--device", "cpu", "--toy")
-    done = without("wandb pandas seaborn", *command, "--folder", str(tmp_path), "--seconds", "480")
+    words = ("-m", "experiments.gpu.run_part", part, "--device", "cpu", "--toy")
+    done = without("wandb pandas seaborn", *words, "--folder", str(tmp_path), "--seconds", "480")
     assert done.returncode == 0, done.stdout + done.stderr
     entry = Report(tmp_path).parts[part]
     assert entry["status"] == reports.DONE, entry
@@ -127,7 +134,7 @@ def test_the_harness_trains_with_the_wheels_packages_alone(without, tmp_path, pa
 
 def test_without_a_card_it_says_so_in_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    gpu_check.main(["--out", str(tmp_path / "out")])
+    bench.main(["gpu", "--out", str(tmp_path / "out")])
     assert capsys.readouterr().out == (
         "no GPU here: nothing to check (--device cpu runs the parts at toy size)\n"
     )
@@ -138,7 +145,7 @@ def test_a_slurm_job_without_a_card_is_an_error(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     with pytest.raises(SystemExit) as stop:
-        gpu_check.main([])
+        bench.main(["gpu"])
     assert stop.value.code == 2
     assert "torch sees no GPU in Slurm job 12: submit it with --gpus" in capsys.readouterr().err
 
@@ -157,7 +164,7 @@ def test_a_slurm_job_without_a_card_is_an_error(monkeypatch, capsys):
 def test_bad_input_is_one_line(monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as stop:
-        gpu_check.main(list(arguments))
+        bench.main(["gpu", *arguments])
     assert stop.value.code == 2
     printed = capsys.readouterr().err
     assert message in printed
@@ -166,7 +173,7 @@ def test_bad_input_is_one_line(monkeypatch, capsys, arguments, message):
 
 def test_the_default_order_is_that_of_the_help(capsys):
     with pytest.raises(SystemExit):
-        gpu_check.main(["--help"])
+        bench.main(["gpu", "--help"])
     listed = re.findall(r"(?m)^  ([a-z]+) {2,}[A-Z0-9a-z]", capsys.readouterr().out)
     assert listed[-len(NAMES) :] == NAMES
     assert NAMES[0] == "environment"
@@ -183,8 +190,8 @@ def fake(tmp_path, monkeypatch):
     def run(text, *arguments, seconds=60):
         text = f'"""A part of a test."""\n\nSECONDS = {seconds}\nWORTH = 1\n\n{text}'
         (package / "fakepart.py").write_text(text)
-        monkeypatch.setattr(gpu_check, "PARTS", package)
-        monkeypatch.setattr(gpu_check, "_LEAST_SECONDS", 0)
+        monkeypatch.setattr(command, "PARTS", package)
+        monkeypatch.setattr(command, "_LEAST_SECONDS", 0)
         # the part's process finds it beside the real ones
         start = (
             "import experiments.gpu.parts, runpy, sys, types\n"
@@ -197,15 +204,15 @@ def fake(tmp_path, monkeypatch):
         )
         launch = subprocess.Popen
 
-        def popen(command, **how):
-            if "experiments.gpu.run_part" in command:
-                command = [command[0], "-c", start, *command[3:]]
-            return launch(command, **how)
+        def popen(words, **how):
+            if "experiments.gpu.run_part" in words:
+                words = [words[0], "-c", start, *words[3:]]
+            return launch(words, **how)
 
-        monkeypatch.setattr(gpu_check.subprocess, "Popen", popen)
+        monkeypatch.setattr(command.subprocess, "Popen", popen)
         code = 0
         try:
-            gpu_check.main(["--device", "cpu", "--out", str(tmp_path / "out"), *arguments])
+            bench.main(["gpu", "--device", "cpu", "--out", str(tmp_path / "out"), *arguments])
         except SystemExit as stop:
             code = stop.code
         return code, Report(tmp_path / "out" / TOY).parts["fakepart"]
@@ -286,6 +293,6 @@ def test_a_wrong_value_fails_the_check(fake):
 
 
 def test_too_little_time_starts_nothing(tmp_path, capsys):
-    gpu_check.main(["--device", "cpu", "--minutes", "0.1", "--out", str(tmp_path)])
+    bench.main(["gpu", "--device", "cpu", "--minutes", "0.1", "--out", str(tmp_path)])
     assert "environment: no time left of --minutes 0.1" in capsys.readouterr().out
     assert json.loads((tmp_path / TOY / reports.JSON_NAME).read_text())["parts"] == {}

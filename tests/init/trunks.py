@@ -18,6 +18,7 @@ def trunk_config(shape: Shape, seq_len: int = 16) -> TransformerConfig:
         positions=build(shape.positions, "positions"),
         norm=build(shape.norm, "norm"),
         attention=build(shape.attention, "attention"),
+        residual=build(shape.residual, "residual"),
     )
 
 

@@ -9,7 +9,6 @@ import torch
 from tokenizers import Tokenizer, models
 
 from experiments.inspection.additions import with_strings, with_typed
-from experiments.inspection.cards import layer_card
 from experiments.inspection.classes import CLASSES, find_class
 from experiments.inspection.interface import inspected_layers
 from experiments.inspection.results import FORMAT, TABLES
@@ -71,9 +70,11 @@ def made_inspection(n_experts=64, names=TEXTS):
         "layers_read": [layer.name for layer in layers],
         "texts": [{"name": text.name, "digest": "", "max_tokens": None} for text in texts],
     }
-    cards = [layer_card(layer, found[layer.name]) for layer in layers]
-    vocabulary = SimpleNamespace(tokenizer=lambda: tokenizer, end_of_text=0)
-    return make_inspection(model, layers, cards, found, texts, vocabulary, identity), found
+    run = SimpleNamespace(
+        model=model, layers=layers, texts=texts, tokenizer=tokenizer,
+        reading=SimpleNamespace(identity=identity, end_of_text=0),
+    )  # fmt: skip
+    return make_inspection(run, found), found
 
 
 def with_additions(inspection):

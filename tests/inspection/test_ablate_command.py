@@ -1,4 +1,4 @@
-"""`python -m experiments.ablate`: what it prints and writes, and what it refuses."""
+"""`python -m experiments.inspect ablate`: what it prints and writes, and what it refuses."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ import sys
 import pandas as pd
 import pytest
 
-from experiments import ablate
+from experiments import inspect
 from experiments.inspection.ablation import of_texts
 from experiments.records.files import read_record
 from tests.conftest import WORDS
@@ -21,9 +21,9 @@ def command(monkeypatch, capsys, trained):  # noqa: F811
     cache = f"paths.cache={read_record(trained / 'record.json').config['paths']['cache']}"
 
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["experiments.ablate", *map(str, words), cache])
+        monkeypatch.setattr(sys, "argv", ["experiments.inspect", "ablate", *map(str, words), cache])
         try:
-            ablate.main()
+            inspect.main()
             code = 0
         except SystemExit as end:
             code = end.code

@@ -1,4 +1,4 @@
-"""`inspect`, `patch` and `ablate` say what is typed wrong in one line, and write nothing."""
+"""`inspect` and its further questions say what is typed wrong in one line, and write nothing."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import ablate, inspect, patch
+from experiments import inspect
 from experiments.inspection.ablation import of_facts, of_texts
 from experiments.records.files import read_record, write_record
 from tests.conftest import WORDS
@@ -138,10 +138,10 @@ ABLATE = [
     (["{run}", "facts={top}/braces.json"], "braces.json, line 1: '' are not its keys; a fact is"),
     (["{run}", "facts={top}/torn.txt"], "is not UTF-8; convert it first"),
 ]
-DOORS = [(inspect, ()), (patch, ("new.json", "remove=[1]")), (ablate, ("experts=[1]",))]
+DOORS = [((), ()), (("patch",), ("new.json", "remove=[1]")), (("ablate",), ("experts=[1]",))]
 ROWS = [
-    pytest.param(door, words, said, id=f"{door.__name__.rpartition('.')[2]} {' '.join(words[1:])}")
-    for door, rows in ((inspect, INSPECT), (patch, PATCH), (ablate, ABLATE))
+    pytest.param((*question, *words), said, id=f"{' '.join((*question, *words[1:]))}")
+    for question, rows in (((), INSPECT), (("patch",), PATCH), (("ablate",), ABLATE))
     for words, said in rows
 ]
 
@@ -180,19 +180,19 @@ def places(tmp_path_factory, trained):  # noqa: F811
     }
 
 
-@pytest.mark.parametrize(("door", "words", "said"), ROWS)
-def test_what_is_typed_wrong_is_said_in_one_line(door, words, said, places, monkeypatch, capsys):
+@pytest.mark.parametrize(("words", "said"), ROWS)
+def test_what_is_typed_wrong_is_said_in_one_line(words, said, places, monkeypatch, capsys):
     def files():
         folders = places["run"], places["top"]
         return {(path, path.stat().st_mtime_ns) for top in folders for path in top.rglob("*")}
 
     before = files()
     given = [word.format(**places) for word in [*words, "paths.cache={cache}"]]
-    monkeypatch.setattr(sys, "argv", [door.__name__, *given])
+    monkeypatch.setattr(sys, "argv", ["experiments.inspect", *given])
     monkeypatch.setattr(of_texts, "text_mass", None)  # nothing is computed before
     monkeypatch.setattr(of_facts, "contributions", None)
     with pytest.raises(SystemExit) as end:
-        door.main()
+        inspect.main()
     out, err = capsys.readouterr()
     assert end.value.code == (1 if "can't be written" in said else 2)
     assert err.startswith("error: ")
@@ -205,14 +205,14 @@ def test_what_is_typed_wrong_is_said_in_one_line(door, words, said, places, monk
     }  # a try to write
 
 
-@pytest.mark.parametrize(("door", "more"), DOORS, ids=lambda one: getattr(one, "__name__", ""))
-def test_a_run_that_diverged_is_refused(door, more, places, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("question", "more"), DOORS, ids=str)
+def test_a_run_that_diverged_is_refused(question, more, places, tmp_path, monkeypatch, capsys):
     record = read_record(places["run"] / "record.json")
     write_record(tmp_path, replace(record, status="diverged"))
     (tmp_path / "last.ckpt").touch()
-    monkeypatch.setattr(sys, "argv", [door.__name__, str(tmp_path), *more])
+    monkeypatch.setattr(sys, "argv", ["inspect", *question, str(tmp_path), *more])
     with pytest.raises(SystemExit):
-        door.main()
+        inspect.main()
     said = "is diverged, and only a run that is done can be used"
     assert said in capsys.readouterr().err
 

@@ -13,8 +13,8 @@ import pytest
 from experiments import inspect
 from experiments.inspect import explain_text, inspect_run
 from experiments.inspection import reading
+from experiments.inspection.questions.patch import patch_run
 from experiments.inspection.results import TABLES, read_inspection
-from experiments.patch import patch_run
 from experiments.points.planning import make_point
 from experiments.records.files import read_record
 from experiments.training.execute import execute
@@ -238,6 +238,19 @@ def test_a_text_goes_into_the_tables_that_are_there(run_dir, command):
             )
     assert look(run_dir, "validation")  # what was added is no other inspection
     assert read_inspection(run_dir / "inspection").typed == found.typed
+
+
+def test_the_text_that_a_run_was_trained_on_is_not_made_again(run_dir, tmp_path):
+    """It is read on its held-out text, with its tokenizer."""
+    cache = Path(read_record(run_dir / "record.json").config["paths"]["cache"])
+    shutil.copytree(cache, tmp_path / "cache")
+    tokens = tmp_path / "cache" / "tokens"
+    for folder in tokens.glob("nursery-train-*"):
+        shutil.rmtree(folder)
+    cards = inspect_run(run_dir, (), [f"paths.cache={tmp_path / 'cache'}"], folder=tmp_path / "out")
+    assert cards == look(run_dir)
+    assert not list(tokens.glob("nursery-train-*"))
+    assert list(tokens.glob("nursery-validation-*"))
 
 
 def test_a_string_is_looked_for_in_the_texts(run_dir, command, tmp_path):

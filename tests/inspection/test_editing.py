@@ -261,7 +261,7 @@ def test_a_damaged_file_is_refused_in_one_line(name, tmp_path):
         read_patch(path, tmp_path, RECORD)
     text = str(error.value)
     assert text.startswith(f"{path} is no patch that can be used: ")
-    assert text.endswith("; make the patch again (python -m experiments.patch)")
+    assert text.endswith("; make the patch again (python -m experiments.inspect patch)")
     assert "\n" not in text
     assert len(text) < 500
 

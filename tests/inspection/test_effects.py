@@ -28,7 +28,6 @@ TOKENIZER = SimpleNamespace(
     encode_special_tokens=True,
 )
 CONTEXTS = (("a", 90), ("b", 37))  # tokens of two texts
-VOCABULARY = SimpleNamespace(tokenizer=lambda: TOKENIZER, end_of_text=0)
 
 
 @torch.no_grad()
@@ -178,7 +177,11 @@ def test_parts_of_an_excerpt_add_up_to_the_layers():
     tokens = rng.integers(1, 50, 90)
     tokens[9::10] = 0
     texts = [Text(name="a", tokens=tokens, digest=""), Text(name="b", tokens=tokens[:7], digest="")]
-    found = excerpts(model, inspected_layers(model), texts, VOCABULARY)
+    run = SimpleNamespace(
+        model=model, layers=inspected_layers(model), texts=texts, tokenizer=TOKENIZER,
+        reading=SimpleNamespace(end_of_text=0),
+    )  # fmt: skip
+    found = excerpts(run)
     lines, parts = found["excerpts"], found["parts"]
     assert len(lines) == 3 * (10 + 8)  # a document and the end of one before
     named = parts.groupby(["layer", "text", "position"])["part"].sum()

@@ -1,4 +1,4 @@
-"""`python -m experiments.patch`, and its file in evaluate, generate and export."""
+"""`python -m experiments.inspect patch`, and its file in evaluate, generate and export."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments import evaluate, export, generate, patch
+from experiments import evaluate, export, generate, inspect
 from experiments.finished import model as finished
 from experiments.finished.model import read_finished
 from experiments.init.finished_run import FinishedRun
@@ -58,7 +58,7 @@ def command(monkeypatch, capsys, trained):
 def all_removed(run_dir, command, tmp_path):
     """A patch that leaves nothing of the layer."""
     path = tmp_path / "none.json"
-    code, out, err = command(patch, run_dir, path, "layer=blocks.1.ffn", "remove=[0-63]")
+    code, out, err = command(inspect, "patch", run_dir, path, "layer=blocks.1.ffn", "remove=[0-63]")
     assert (code, err) == (0, "")
     assert out == f"blocks.1.ffn (PEER, 64 experts): removes 64\npatch: {path}\n"
     return path
@@ -140,7 +140,7 @@ def test_what_cannot_be_used_is_said_in_one_line_before_a_model_is_made(
         (evaluate, (run_dir, "eval=[validation]")),
         (generate, (run_dir, "the")),
         (export, (run_dir, tmp_path / "new")),
-        (patch, (run_dir, tmp_path / "new.json", "remove=[1]")),
+        (inspect, ("patch", run_dir, tmp_path / "new.json", "remove=[1]")),
     ):
         for path, message in (
             (torn, f"{torn} is no patch that can be used: "),
@@ -175,12 +175,12 @@ def test_weights_that_are_others_are_refused_before_anything_is_computed(
 def test_edits_are_made_on_top_of_each_other_and_from_another_run(run_dir, command, tmp_path):
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     one = "layer=blocks.1.ffn"
-    assert command(patch, run_dir, first, one, "remove=[3]", "swap=[1:2]")[0] == 0
+    assert command(inspect, "patch", run_dir, first, one, "remove=[3]", "swap=[1:2]")[0] == 0
     words = ("add=[5:60]", f"from={run_dir}", f"patch={first}")
-    code, out, _ = command(patch, run_dir, second, *words)
+    code, out, _ = command(inspect, "patch", run_dir, second, *words)
     assert code == 0
     assert "removes 1, swaps 1 pair, adds 1" in out
-    code, out, _ = command(patch, run_dir, second)
+    code, out, _ = command(inspect, "patch", run_dir, second)
     assert (code, out) == (0, "blocks.1.ffn (PEER, 64 experts): removes 1, swaps 1 pair, adds 1\n")
     record, _, model = read_finished(run_dir, [_cache(run_dir)])
     up = model.blocks[1].ffn.w_up
@@ -188,7 +188,9 @@ def test_edits_are_made_on_top_of_each_other_and_from_another_run(run_dir, comma
     read_patch(second, run_dir, record).change(model)
     assert torch.equal(up[[1, 2, 5]], before[[2, 1, 60]])
     assert not up[3].any()
-    code, _, err = command(patch, run_dir, tmp_path / "x.json", "remove=[3]", f"patch={first}")
+    code, _, err = command(
+        inspect, "patch", run_dir, tmp_path / "x.json", "remove=[3]", f"patch={first}"
+    )
     assert code == 2
     assert "expert 3 of blocks.1.ffn is in two edits (remove and remove)" in err
 

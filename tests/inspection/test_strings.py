@@ -74,7 +74,8 @@ def test_by_a_loop(reading):
     assert sought.places.tolist() == starts
     batches = {read[by_place[place]][2][2] for place in starts}
     overall = {layer.name: np.full(layer.n_experts, 0.01) for layer in layers}
-    found = fired_on(model, layers, reading, [sought], overall, TOKENIZER)
+    run = SimpleNamespace(model=model, layers=layers, reading=reading, tokenizer=TOKENIZER)
+    found = fired_on(run, [sought], overall)
     for layer in layers:
         for j, token in enumerate((1, 2)):
             at = [read[by_place[place + j]] for place in starts]

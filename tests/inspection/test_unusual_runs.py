@@ -3,8 +3,8 @@
 import pytest
 
 from experiments.inspect import inspect_run
+from experiments.inspection.questions.patch import patch_run
 from experiments.inspection.results import read_inspection
-from experiments.patch import patch_run
 from experiments.points.planning import make_point
 from experiments.records.finished import finished_record
 from experiments.system.claims import claimed

@@ -42,11 +42,22 @@ def implementations() -> list:
 KERNELS = implementations()
 
 
+def triton(device: str = "cpu") -> Kernel:
+    """Triton's implementation; where it can't run, a skip that says so."""
+    pytest.importorskip("triton")
+    from experiments.kernels.triton_kernel import Triton, why_not
+
+    if (reason := why_not(device)) is not None:
+        pytest.skip(reason)
+    return Triton()
+
+
 def gradients(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
     """Value, and the gradients of all that is not an index, dense."""
     leaves = [t.clone().requires_grad_(t.is_floating_point()) for t in inputs]
     out = function(*leaves)
-    out.backward(torch.sin(torch.arange(out.numel(), dtype=out.dtype)).view_as(out))
+    along = torch.sin(torch.arange(out.numel(), dtype=out.dtype)).view_as(out)
+    out.backward(along.to(out.device))
     found = [leaf.grad for leaf in leaves if leaf.requires_grad]
     return [out.detach(), *(g.to_dense() if g.is_sparse else g for g in found)]
 

@@ -94,7 +94,4 @@ def _scores(layer: ProductKeyFFN, queries: Tensor, sub_keys: Tensor) -> Tensor:
     return (a.unsqueeze(-1) + b.unsqueeze(-2)).flatten(-2)
 
 
-LATE = {
-    "late": Late(n_old=5, bias=torch.tensor(-0.3)),
-    "out of reach": Late(n_old=5, bias=None),
-}
+LATE = {"late": Late(n_old=5, bias=torch.tensor(-0.3)), "out of reach": Late(n_old=5, bias=None)}

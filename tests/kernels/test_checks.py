@@ -12,13 +12,7 @@ from experiments.benchmarks.core.loop import OPTIM
 from experiments.kernels.cpp import load_cpp
 from experiments.kernels.grouped import grouped_matmul
 from experiments.kernels.interface import AdamWStep
-from experiments.kernels.ops import (
-    Execution,
-    gather_dot,
-    gather_sum,
-    product_key_topk,
-    row_adamw,
-)
+from experiments.kernels.ops import Execution, gather_dot, gather_sum, product_key_topk, row_adamw
 from experiments.kernels.torch_kernels import TorchKernel
 from experiments.optim.groups import optimizers
 from experiments.optim.optimizer import GroupedOptimizer

@@ -1,34 +1,19 @@
 """Rows whose places pass 2**31 entries, in files that are sparse: read, summed and stepped."""
 
-import os
-
 import pytest
 import torch
 
 from experiments.gpu.adamw_checks import make_step
 from experiments.kernels.torch_kernels import TorchKernel
-from tests.kernels.implementations import KERNELS, assert_close
-
-if not torch.cuda.is_available():  # read when triton is imported
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+from tests.kernels.implementations import KERNELS, assert_close, triton
 
 N, D = 2**21 + 64, 1024  # N * D is above 2**31
 FAR = [0, 1, 2**21 - 1, 2**21, 2**21 + 63]  # rows on both sides of it
 
 
-def _triton():
-    pytest.importorskip("triton")
-    from experiments.kernels.triton_kernel import Triton, why_not
-
-    reason = why_not("cpu")
-    if reason is not None:
-        pytest.skip(reason)
-    return Triton()
-
-
 @pytest.fixture(params=[*KERNELS, pytest.param(None, id="triton")])
 def kernel(request):
-    return request.param or _triton()
+    return request.param or triton()
 
 
 @pytest.fixture
@@ -76,11 +61,11 @@ def test_far_rows_are_read_and_summed(kernel, large):
 
 
 def test_far_rows_of_a_gradient_are_written(large):
-    triton, out = _triton(), large("gradient")
+    kernel, out = triton(), large("gradient")
     from experiments.kernels import triton_sums
 
     idx, x = torch.tensor([FAR]), torch.randn(1, D).bfloat16().float()  # exact in a bfloat16
-    segments = triton.sort(idx, N)
+    segments = kernel.sort(idx, N)
     triton_sums.sums_into(out, x, segments, torch.ones(1, len(FAR)), by_row=True)
     assert torch.equal(out[FAR], x.bfloat16().expand(len(FAR), D))
     near = torch.arange(2, 66)  # where a place modulo 2**31 would be

@@ -163,19 +163,6 @@ def test_operands_of_eight_bits_give_nearly_those(level, name):
     assert not torch.equal(rounded[0], gradients(case)[0])
 
 
-@pytest.mark.parametrize("name", ["fine", "an expert has all", "experts choose", "wide"])
-@pytest.mark.parametrize("rounded", [False, True])
-def test_threads_change_no_bit(level, name, rounded):
-    results = []
-    for n_threads in (1, 2, 3):
-        torch.set_num_threads(n_threads)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=rounded):
-            results.append(gradients(CASES[name]))
-    for one, *others in zip(*results, strict=True):
-        for other in others:
-            assert (one is None and other is None) or torch.equal(one, other)
-
-
 def test_gradients_are_of_what_is_trained():
     case = Case(glu=True, beside=True)
     whole = gradients(case)

@@ -1,6 +1,5 @@
 """Operators that compiled graphs call: against the obvious forms, and against torch's rules."""
 
-import os
 from itertools import pairwise
 
 import pytest
@@ -11,11 +10,9 @@ from experiments.kernels import reference
 from experiments.kernels.grouped import grouped_matmul_loop
 from experiments.kernels.operators import operators
 from experiments.kernels.ops import Execution, gather_dot, gather_sum, product_key_topk
+from tests.kernels.implementations import assert_close, gradients, triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":  # read when triton is imported
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
 FLOAT32 = 1e-5  # of the largest entry: float32 sums of at most 50 addends, as in test_gather
 T, J, D, N = 3, 4, 8, 7
 
@@ -23,11 +20,7 @@ T, J, D, N = 3, 4, 8, 7
 @pytest.fixture(params=["torch", "cpp", "triton"])
 def kernel(request):
     if request.param == "triton":
-        pytest.importorskip("triton")
-        from experiments.kernels.triton_kernel import why_not
-
-        if (reason := why_not(DEVICE)) is not None:
-            pytest.skip(reason)
+        triton(DEVICE)
     if request.param == "cpp" and DEVICE == "cuda":
         pytest.skip("for CPUs")
     return request.param
@@ -39,31 +32,6 @@ def inputs():
     idx = torch.randint(0, N, (T, J), device=DEVICE)
     x, table, weights = (torch.randn(*s, device=DEVICE) for s in ((T, D), (N, D), (T, J)))
     return x, table, idx, weights
-
-
-def _gradients(function, *leaves):
-    leaves = [leaf.clone().requires_grad_() for leaf in leaves]
-    out = function(*leaves)
-    out.backward(torch.sin(torch.arange(out.numel(), dtype=out.dtype)).view_as(out).to(out.device))
-    return [out.detach(), *(leaf.grad for leaf in leaves)]
-
-
-def _close(fast, slow, tolerance=FLOAT32):
-    for a, b in zip(fast, slow, strict=True):
-        largest = float(b.abs().max())
-        torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=tolerance * largest)
-
-
-def test_gathers_are_the_obvious_forms_and_so_are_their_gradients(kernel, inputs):
-    x, table, idx, weights = inputs
-    fast = _gradients(lambda x, t: operators.dot(x, t, idx, kernel), x, table)
-    slow = _gradients(lambda x, t: reference.gather_dot(x, t, idx), x.double(), table.double())
-    _close(fast, slow)
-    fast = _gradients(lambda t, w: operators.weighted_sum(t, idx, w, kernel), table, weights)
-    slow = _gradients(
-        lambda t, w: reference.gather_sum(t, idx, w), table.double(), weights.double()
-    )
-    _close(fast, slow)
 
 
 def test_wrong_arguments_are_refused(kernel, inputs):
@@ -85,8 +53,8 @@ def test_search_is_a_scan_over_all_keys_and_so_are_its_gradients(kernel, n_group
         by_head = keys if n_groups == 2 else keys[0]
         return reference.product_key_topk(halves.flatten(2), by_head, 3, 5, bias.to(keys))[0]
 
-    fast = _gradients(lambda h, k: operators.search(h, k, 5, 3, bias, kernel)[0], halves, keys)
-    _close(fast, _gradients(scan, halves.double(), keys.double()))
+    fast = gradients(lambda h, k: operators.search(h, k, 5, 3, bias, kernel)[0], halves, keys)
+    assert_close(fast, gradients(scan, halves.double(), keys.double()), FLOAT32)
 
 
 def test_grouped_product_is_the_loop_and_so_are_its_gradients(kernel):
@@ -98,9 +66,9 @@ def test_grouped_product_is_the_loop_and_so_are_its_gradients(kernel):
             bounds = pairwise([0, *ends.tolist()])
             return torch.cat([x[a:b] @ w[e] for e, (a, b) in enumerate(bounds)])
 
-        fast = _gradients(lambda x, w: operators.grouped_product(x, w, ends, kernel), x, weights)
+        fast = gradients(lambda x, w: operators.grouped_product(x, w, ends, kernel), x, weights)
         tolerance = FLOAT32 if dtype == torch.float32 else 1e-13
-        _close(fast, _gradients(slow, x.double(), weights.double()), tolerance)
+        assert_close(fast, gradients(slow, x.double(), weights.double()), tolerance)
         if width == 3 and kernel != "triton":  # 12 bytes: none of grouped_mm's
             assert torch.equal(fast[0], grouped_matmul_loop(x, weights, ends))
 
@@ -150,8 +118,8 @@ def test_autocast_does_not_reach_into_the_operators(kernel, inputs):
 
     def run():
         return [
-            *_gradients(lambda x, t: operators.dot(x, t, idx, kernel), x, table),
-            *_gradients(lambda t, w: operators.weighted_sum(t, idx, w, kernel), table, weights),
+            *gradients(lambda x, t: operators.dot(x, t, idx, kernel), x, table),
+            *gradients(lambda t, w: operators.weighted_sum(t, idx, w, kernel), table, weights),
         ]
 
     plain = run()
@@ -181,7 +149,7 @@ def test_a_compiled_graph_is_eager_to_the_bit(kernel, inputs, dtype):
     torch._dynamo.reset()
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=False)
     leaves = (x, table, weights, queries, keys)
-    eager, graph = _gradients(layer, *leaves), _gradients(compiled, *leaves)
+    eager, graph = gradients(layer, *leaves), gradients(compiled, *leaves)
     assert all(torch.equal(a, b) for a, b in zip(eager, graph, strict=True))
 
 
@@ -212,7 +180,7 @@ def test_a_backward_graph_sorts_the_indices_of_two_tables_once(inputs):
     )
     torch._dynamo.reset()
     compiled = torch.compile(layer, backend=backend, fullgraph=True, dynamic=False)
-    _gradients(compiled, x, table, other, weights)
+    gradients(compiled, x, table, other, weights)
     (graph,) = graphs
     targets = [str(node.target) for node in graph.graph.nodes]
     assert targets.count("experiments.table_sums.default") == 2

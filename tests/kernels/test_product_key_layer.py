@@ -147,18 +147,6 @@ def test_one_token_has_no_statistics():
         layer.fused_half(x, norm, TIMES)
 
 
-@pytest.mark.parametrize("name", ["peer", "layer norm", "keys of heads", "bfloat16 tables"])
-def test_threads_change_no_bit(level, name):
-    results = []
-    for n_threads in (1, 2):
-        torch.set_num_threads(n_threads)
-        layer, norm, x = _case(name, level, n_tokens=400)
-        with torch.autocast("cpu", torch.bfloat16, enabled=name == "peer"):
-            y, _ = _run(layer, norm, x)
-        results.append([y, *_grads(layer, norm, x).values(), *layer.buffers()])
-    assert all(map(torch.equal, *results))
-
-
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("name", ["peer", "pkm", "layer norm", "rectangle"])
 def test_training_is_that_of_the_eager_layer(name, momentum):

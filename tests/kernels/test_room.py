@@ -1,5 +1,5 @@
 """Memory that the kernels work in: as much as they ask for is enough, and none is read before it is
-written.
+written; and threads, of which any number gives the same bits.
 
 All of it is full of one byte here, and has a guard on both sides. Results must be those in other
 memory, to the bit.
@@ -93,7 +93,7 @@ CASES = {
         f"mixture, {name}": lambda level, name=name: of_mixture(MIXTURES[name])
         for name in ("odd", "fine", "one each", "an expert has all", "experts choose one")
     },
-    "peer": lambda level: _product_keys("peer", 110, level, share_keys=False),
+    "peer": lambda level: _product_keys("peer", 400, level, share_keys=False),
     "glu": lambda level: _product_keys("peer", 97, level, glu=True, n_heads=1, d_key=48),
     "layer norm": lambda level: _product_keys("pkm", 50, level, query_norm="layer"),
     "large k": lambda level: _product_keys("pkm", 50, level, n_experts=1600, top_k=300),
@@ -103,25 +103,45 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("full", [0xFF, 0x7F])  # NaN and -1; 3e38 and 2e9
-@pytest.mark.parametrize("rounded", [False, True])
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("name", CASES)
-def test_what_memory_holds_changes_nothing(name, level, rounded, full, monkeypatch):
-    kernel = TrunkKernel(cpp.load(), level)
+@pytest.fixture(params=LEVELS)
+def level(request, monkeypatch):
+    """Operators run at this level."""
+    kernel = TrunkKernel(cpp.load(), request.param)
     for module in (trunk_passes, mixture, product_key_layer):
         monkeypatch.setattr(module, "load_trunk", lambda: kernel)
+    return request.param
 
-    def run():
-        torch.manual_seed(0)
-        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
-            return CASES[name](level)
 
-    wanted, guarded = run(), Guarded(full)
+def results(name, level, rounded):
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+        return CASES[name](level)
+
+
+def assert_equal(found, wanted):
+    for one, other in zip(found, wanted, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+
+
+@pytest.mark.parametrize("full", [0xFF, 0x7F])  # NaN and -1; 3e38 and 2e9
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_what_memory_holds_changes_nothing(name, level, rounded, full, monkeypatch):
+    wanted, guarded = results(name, level, rounded), Guarded(full)
     for module in (cpp, trunk_passes, mixture, product_key_layer):
         monkeypatch.setattr(module, "WORKSPACE", guarded)
     monkeypatch.setattr(cpp, "torch", guarded)
-    found = run()
+    found = results(name, level, rounded)
     guarded.check()
-    for one, other in zip(found, wanted, strict=True):
-        assert (one is None and other is None) or torch.equal(one, other)
+    assert_equal(found, wanted)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_any_number_of_threads_gives_the_same_bits(name, level, rounded):
+    found = []
+    for n_threads in (1, 1, 2, 3):
+        torch.set_num_threads(n_threads)
+        found.append(results(name, level, rounded))
+    for other in found[1:]:
+        assert_equal(found[0], other)

@@ -1,7 +1,6 @@
 """Triton kernels against the obvious forms: on a GPU if there is one, else interpreted."""
 
 import functools
-import os
 
 import pytest
 import torch
@@ -11,23 +10,15 @@ from experiments.gpu.check import FLOAT32
 from experiments.gpu.kernel_checks import STATES, gradients, small
 from experiments.kernels import ops, reference
 from experiments.kernels.torch_kernels import TorchKernel, round_to
+from tests.kernels.implementations import triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":  # read when triton is imported, which neither torch nor the above do
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
 TRITON = ops.Execution(kernel="triton")
 
 
 @pytest.fixture
 def kernel():
-    pytest.importorskip("triton")
-    from experiments.kernels.triton_kernel import Triton, why_not
-
-    reason = why_not(DEVICE)
-    if reason is not None:
-        pytest.skip(reason)
-    return Triton()
+    return triton(DEVICE)
 
 
 @pytest.fixture

@@ -119,18 +119,6 @@ def test_levels_agree_on_rounded_operands(i, monkeypatch):
     assert all(off(other, [t.double() for t in found[0]]) < ROUNDED for other in found)
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("i", range(6))
-def test_any_number_of_threads_gives_the_same_bits(i, bf16):
-    case, found = _cases()[i], []
-    for n_threads in (1, 1, 2, 3):
-        torch.set_num_threads(n_threads)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            found.append(case.results())
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
-
-
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_no_tokens(n_threads):
     torch.set_num_threads(n_threads)

@@ -24,13 +24,6 @@ CASES = [
 ]
 
 
-def _leaves(case, frozen=()):
-    return [
-        t if t is None else t.clone().requires_grad_(i not in frozen)
-        for i, t in enumerate(case.inputs)
-    ]
-
-
 def _check(operator, *arguments):
     torch.library.opcheck(operator.default, arguments)
 
@@ -38,7 +31,7 @@ def _check(operator, *arguments):
 @pytest.mark.parametrize("gated", [False, True])
 def test_torchs_own_check_of_an_mlp(gated):
     """Schema, fake results, registration of gradients, and tracing with fixed and free shapes."""
-    given = _leaves(mlp_case(20, 32, 40, "gelu", gated))
+    given = mlp_case(20, 32, 40, "gelu", gated).leaves()
     how = ("gelu", (EPS, 0.7), gated)
     _check(operators.mlp_half, *given, *how)
     with torch.no_grad():
@@ -49,7 +42,7 @@ def test_torchs_own_check_of_an_mlp(gated):
 
 @pytest.mark.parametrize("documents", [False, True])
 def test_torchs_own_check_of_attention(documents):
-    given = _leaves(attention_case(2, 10, 2, 1, 16))
+    given = attention_case(2, 10, 2, 1, 16).leaves()
     first = torch.zeros(2, 10, dtype=torch.int32) if documents else None
     given += [torch.ones(10, 8), torch.ones(10, 8), first]
     how = ((2, 1, 16), (EPS, 0.3, 0.7), False)
@@ -61,10 +54,7 @@ def test_torchs_own_check_of_attention(documents):
 
 @pytest.mark.parametrize("asked", [[True] * 3, [True, False, True], [False] * 3])
 def test_torchs_own_check_of_the_head(asked):
-    given = [
-        t.detach().requires_grad_(a)
-        for t, a in zip(head_case(20, 32, 50).inputs, asked, strict=True)
-    ]
+    given = head_case(20, 32, 50).leaves([i for i in range(3) if not asked[i]])
     _check(operators.head_losses, *given, torch.randint(0, 50, (20,)), (EPS, 0.7), False, asked)
 
 
@@ -76,7 +66,7 @@ def test_a_compiled_graph_is_eager_to_the_bit(make):
         torch._dynamo.reset()
         compiled = torch.compile(case.fused, backend="aot_eager", fullgraph=True, dynamic=False)
         for function in (case.fused, compiled):
-            leaves = _leaves(case, frozen)
+            leaves = case.leaves(frozen)
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 y = function(*leaves)
             y.backward(0.5 * gradient_of(y))
@@ -90,7 +80,7 @@ def test_compiled_losses_without_gradients():
     case = head_case(20, 32, 50)
     compiled = torch.compile(case.fused, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
-        assert torch.equal(compiled(*_leaves(case)), case.fused(*_leaves(case)))
+        assert torch.equal(compiled(*case.leaves()), case.fused(*case.leaves()))
 
 
 def test_a_target_outside_the_vocabulary_is_refused_in_a_graph_too():

@@ -40,7 +40,7 @@ def test_any_strides_are_right(make):
         if tensor is None or tensor.dim() < 2:
             continue
         for view in _views(tensor):
-            inputs = [t if t is None else t.clone().requires_grad_() for t in case.inputs]
+            inputs = case.leaves()
             leaf = inputs[i] = view.detach().requires_grad_()
             y = case.fused(*inputs)
             y.backward(gradient_of(y))
@@ -55,10 +55,7 @@ def test_gradients_that_are_not_asked_for_are_not_made(make):
     wanted = case.results()[1:]
     names = [i for i, t in enumerate(case.inputs) if t is not None]
     for alone in names:
-        leaves = [
-            t if t is None else t.clone().requires_grad_(i == alone)
-            for i, t in enumerate(case.inputs)
-        ]
+        leaves = case.leaves({*names} - {alone})
         y = case.fused(*leaves)
         y.backward(gradient_of(y))
         assert torch.equal(leaves[alone].grad, wanted[names.index(alone)])
@@ -75,7 +72,7 @@ def test_without_gradients_the_head_makes_none(monkeypatch):
 
     monkeypatch.setattr(TrunkKernel, "call", spy)
     case = head_case(20, 32, 50)
-    leaves = [t.clone().requires_grad_() for t in case.inputs]
+    leaves = case.leaves()
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
             loss = case.fused(*leaves)
@@ -86,7 +83,7 @@ def test_without_gradients_the_head_makes_none(monkeypatch):
 @pytest.mark.parametrize("make", CASES)
 def test_a_second_derivative_is_refused(make):
     case = make()
-    leaves = [t if t is None else t.clone().requires_grad_() for t in case.inputs]
+    leaves = case.leaves()
     y = case.fused(*leaves).sum()
     with pytest.raises(RuntimeError, match="has no second derivative"):
         torch.autograd.grad(y, leaves[0], create_graph=True)
@@ -95,14 +92,14 @@ def test_a_second_derivative_is_refused(make):
 def test_a_second_backward_pass():
     """A half-block adds up its gradients, as torch does; the head refuses, and says why."""
     case = mlp_case(20, 32, 40, "gelu", gated=True)
-    leaves = [t.clone().requires_grad_() for t in case.inputs]
+    leaves = case.leaves()
     y = case.fused(*leaves).sum()
     y.backward(retain_graph=True)
     once = [t.grad.clone() for t in leaves]
     y.backward()
     assert all(torch.equal(t.grad, 2 * g) for t, g in zip(leaves, once, strict=True))
     case = head_case(20, 32, 50)
-    leaves = [t.clone().requires_grad_() for t in case.inputs]
+    leaves = case.leaves()
     loss = case.fused(*leaves)
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="serve one backward pass: compute the losses again"):
@@ -111,7 +108,7 @@ def test_a_second_backward_pass():
 
 def test_a_weight_that_changed_before_the_backward_pass_is_refused():
     case = mlp_case(20, 32, 40, "gelu", gated=False)
-    leaves = [t if t is None else t.clone().requires_grad_() for t in case.inputs]
+    leaves = case.leaves()
     y = case.fused(*leaves).sum()
     with torch.no_grad():
         leaves[2].add_(1)
@@ -123,7 +120,7 @@ def test_the_losses_gradient_is_scaled():
     case = head_case(20, 32, 50)
     found = []
     for times in (1.0, 0.25):
-        leaves = [t.clone().requires_grad_() for t in case.inputs]
+        leaves = case.leaves()
         (times * case.fused(*leaves)).backward()
         found.append([t.grad for t in leaves])
     assert all(torch.equal(0.25 * a, b) for a, b in zip(*found, strict=True))
@@ -137,52 +134,51 @@ def test_a_target_outside_the_vocabulary_is_refused(target):
         trunk.head_losses(x, norm, weight, targets, EPS, 1.0)
 
 
-def _refused(kind, words, function):
-    with pytest.raises(kind, match=words):
-        function()
+X, NORM, WEIGHT = torch.randn(5, 32), torch.ones(32), torch.randn(50, 32)
+TARGETS = torch.arange(5)
 
 
-def test_other_tensors_are_refused_by_name():
-    x, norm, weight = torch.randn(5, 32), torch.ones(32), torch.randn(50, 32)
-    targets = torch.arange(5)
+def head(x=X, norm=NORM, weight=WEIGHT, targets=TARGETS):
+    trunk.head_losses(x, norm, weight, targets, EPS, 1.0)
 
-    def head(x=x, norm=norm, weight=weight, targets=targets):
-        trunk.head_losses(x, norm, weight, targets, EPS, 1.0)
 
-    _refused(TypeError, r"targets is torch.int32 on cpu, not", lambda: head(targets=targets.int()))
-    _refused(ValueError, r"targets is \(4,\), not \(5,\)", lambda: head(targets=targets[1:]))
-    _refused(TypeError, "x is torch.bfloat16", lambda: head(x=x.bfloat16()))
-    _refused(TypeError, "weight is torch.float64", lambda: head(weight=weight.double()))
-    _refused(ValueError, "norm is", lambda: head(norm=norm[1:]))
-    _refused(ValueError, "24 is no multiple of 16", lambda: head(x=x[:, :24]))
-    _refused(TypeError, "x is torch.float32 on meta", lambda: head(x=x.to("meta")))
+def mlp(x=X, w_in=WEIGHT, w_gate=None, w_out=WEIGHT.mT):
+    trunk.mlp_half(x, Norm(NORM), (w_in, w_gate, w_out), "gelu", 1.0)
 
-    def mlp(x=x, w_in=weight, w_gate=None, w_out=weight.mT):
-        trunk.mlp_half(x, Norm(norm), (w_in, w_gate, w_out), "gelu", 1.0)
 
-    _refused(ValueError, r"w_in is \(50, 16\)", lambda: mlp(w_in=weight[:, :16]))
-    _refused(ValueError, r"w_gate is \(49, 32\)", lambda: mlp(w_gate=weight[1:]))
-    _refused(ValueError, r"w_out is \(50, 32\), not \(32, 50\)", lambda: mlp(w_out=weight))
-
+def attention(first=None, seq=5, n_rows=96, **changed):
     shape = {"n_heads": 2, "n_kv_heads": 2, "d_head": 16, "eps": EPS, "scale": 1.0, "times": 1.0}
+    tensors = (X[None], NORM, torch.randn(n_rows, 32), torch.randn(32, 32))
+    angles = (torch.ones(seq, 8), torch.ones(seq, 8))
+    how = trunk.AttentionShape(**{**shape, **changed})
+    trunk.attention_half(*tensors, angles, first, how)
 
-    def attention(first=None, seq=5, n_rows=96, **changed):
-        tensors = (x[None], norm, torch.randn(n_rows, 32), torch.randn(32, 32))
-        angles = (torch.ones(seq, 8), torch.ones(seq, 8))
-        how = trunk.AttentionShape(**{**shape, **changed})
-        trunk.attention_half(*tensors, angles, first, how)
 
-    attention()
-    _refused(ValueError, r"w_qkv is \(80, 32\)", lambda: attention(n_rows=80))
-    _refused(ValueError, r"cos is \(4, 8\)", lambda: attention(seq=4))
-    _refused(
-        ValueError,
-        r"x is \(1, 5, 32\), not \(1, 5, 64\)",
-        lambda: attention(n_heads=4, n_kv_heads=1),
-    )
-    _refused(ValueError, "d_head is a multiple of 16", lambda: attention(d_head=8, n_heads=4))
-    _refused(ValueError, "kv heads divide heads", lambda: attention(n_kv_heads=3))
-    _refused(TypeError, "first is torch.int64", lambda: attention(torch.zeros(1, 5).long()))
+@pytest.mark.parametrize(
+    ("operator", "wrong", "error", "words"),
+    [
+        (head, {"targets": TARGETS.int()}, TypeError, "targets is torch.int32 on cpu, not"),
+        (head, {"targets": TARGETS[1:]}, ValueError, r"targets is \(4,\), not \(5,\)"),
+        (head, {"x": X.bfloat16()}, TypeError, "x is torch.bfloat16"),
+        (head, {"weight": WEIGHT.double()}, TypeError, "weight is torch.float64"),
+        (head, {"norm": NORM[1:]}, ValueError, "norm is"),
+        (head, {"x": X[:, :24]}, ValueError, "24 is no multiple of 16"),
+        (head, {"x": X.to("meta")}, TypeError, "x is torch.float32 on meta"),
+        (mlp, {"w_in": WEIGHT[:, :16]}, ValueError, r"w_in is \(50, 16\)"),
+        (mlp, {"w_gate": WEIGHT[1:]}, ValueError, r"w_gate is \(49, 32\)"),
+        (mlp, {"w_out": WEIGHT}, ValueError, r"w_out is \(50, 32\), not \(32, 50\)"),
+        (attention, {"n_rows": 80}, ValueError, r"w_qkv is \(80, 32\)"),
+        (attention, {"seq": 4}, ValueError, r"cos is \(4, 8\)"),
+        (attention, {"n_heads": 4, "n_kv_heads": 1}, ValueError, r"5, 32\), not \(1, 5, 64\)"),
+        (attention, {"d_head": 8, "n_heads": 4}, ValueError, "d_head is a multiple of 16"),
+        (attention, {"n_kv_heads": 3}, ValueError, "kv heads divide heads"),
+        (attention, {"first": torch.zeros(1, 5).long()}, TypeError, "first is torch.int64"),
+    ],
+)
+def test_other_tensors_are_refused_by_name(operator, wrong, error, words):
+    operator()
+    with pytest.raises(error, match=words):
+        operator(**wrong)
 
 
 def test_first_positions_outside_a_sequence_are_those_nearest():

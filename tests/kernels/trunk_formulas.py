@@ -4,7 +4,7 @@ product(a, b): a @ b, exact, or of operands that are rounded to bfloat16 (Rounde
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,11 @@ class Case:
     inputs: tuple[Tensor | None, ...]
     fused: Callable[..., Tensor]
     formula: Callable[..., Tensor]  # of a product, then the inputs
+
+    def leaves(self, frozen: Collection[int] = ()) -> list[Tensor | None]:
+        """Copies of the inputs that are trained, but for those of these places."""
+        given = enumerate(self.inputs)
+        return [t if t is None else t.clone().requires_grad_(i not in frozen) for i, t in given]
 
     def results(self, double: bool = False, product: Any = torch.matmul) -> list[Tensor]:
         """Output and every gradient; double: by the formula, in float64."""

@@ -1,7 +1,6 @@
 """Layers and kernels where torch alone is installed."""
 
-import subprocess
-import sys
+from tests.conftest import python
 
 ALONE = """
 import importlib, pkgutil, sys, torch
@@ -24,7 +23,5 @@ sys.exit(str(others & sys.modules.keys()) if others & sys.modules.keys() else 0)
 
 
 def test_layers_and_kernels_need_nothing_beside_torch():
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE], capture_output=True, text=True, check=False
-    )
+    done = python("-c", ALONE)
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.config.hydra_hints import choice_names
 from experiments.config.reading import build
 from experiments.kernels.trunk_passes import load_trunk
 from experiments.models.attention.gqa import GQAConfig
@@ -96,10 +97,11 @@ def test_every_option_of_the_trunk(options):
     assert _assert_same(model, *_batch(model)) == {}
 
 
-@pytest.mark.parametrize("name", ["dense", "moe", "moe_fine", "none", "peer", "pkm"])
-def test_every_variant(name, compose_raw):
-    ffn = build(compose_raw(f"model={name}")["model"], "model")
-    model = _config(DenseConfig(), ffn).build().eval()  # no load is counted between two passes
+@pytest.mark.parametrize("name", [n for n in choice_names("model") if n != "weights"])
+def test_every_layer(name, compose_raw):
+    ffn = build(compose_raw(f"model={name}", "ladder.vocab_size=270")["model"], "model")
+    model = _config(DenseConfig(), ffn, vocab_size=270, document_end=3).build()
+    model.eval()  # no load is counted between two passes
     assert set(_assert_same(model, *_batch(model))) <= {"ffn 1"}
 
 

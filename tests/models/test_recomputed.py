@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from experiments.models.attention.gqa import GQAConfig
+from experiments.models.attention.gqa import GQA, GQAConfig
 from experiments.models.ffn._base import FFN
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.moe import MoEConfig
@@ -12,7 +12,7 @@ from experiments.models.ffn.peer import PEERConfig
 from experiments.models.ffn.pkm import PKMConfig
 from experiments.models.ffn.stem import StemConfig
 from experiments.models.recomputed import Recomputed
-from experiments.models.transformer import Attention, TransformerConfig, get_block
+from experiments.models.transformer import TransformerConfig, get_block
 
 PEER = PEERConfig(n_experts=64, n_heads=2, top_k=4, d_key=8)  # batch norm of its queries
 LAYERS = {
@@ -44,7 +44,7 @@ def _trained(ffns, recomputed, calls, monkeypatch, **options):
     model, heard = config.build().double(), _Heard()
     for layer in model.ffn_layers():
         layer.meter = heard
-    for kind in {Attention, *(type(layer) for layer in model.ffn_layers())}:
+    for kind in {GQA, *(type(layer) for layer in model.ffn_layers())}:
 
         def counted(self, *arguments, own=kind.forward, name=kind.__name__):
             calls[name] = calls.get(name, 0) + 1
@@ -82,7 +82,7 @@ def test_everything_is_that_of_the_model_as_it_is_written(name, options, monkeyp
     assert len(heard) == len(other[3])
     for mine, its in zip(heard, other[3], strict=True):
         assert all(map(torch.equal, mine, its))
-    twice = {"Attention", "Dense"}
+    twice = {"GQA", "Dense"}
     assert again == {kind: (2 if kind in twice else 1) * n for kind, n in calls.items()}
 
 

@@ -38,11 +38,7 @@ def test_parameters_are_counted_exactly(name, tie_head, blocks, compose_raw):
 def test_flops_are_those_that_torch_counts():
     """With attention in plain products, torch counts all seq_len positions; we, the causal half."""
     cfg = config(DenseConfig())
-    with (
-        sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False) as counter,
-        torch.no_grad(),
-    ):
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         cfg.build()(torch.randint(0, 50, (2, 16)))
     seen = sum(t.flops for t in cfg.cost().terms if t.seen_by_torch)
     whole_context = 3 * 4 * 32 * 16

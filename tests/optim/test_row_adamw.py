@@ -140,35 +140,6 @@ def test_agrees_with_torch_where_every_row_is_retrieved_in_every_step():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["rows", "fused"])
-@pytest.mark.parametrize("state", ["float32", "bfloat16"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_resumed_exactly(tmp_path, way, state, dtype):
-    whole = Model(way, state=state, dtype=dtype)
-    for x, idx in _batches(8):
-        whole.step(x, idx)
-    first = Model(way, state=state, dtype=dtype)
-    batches = list(_batches(8))
-    for x, idx in batches[:5]:
-        first.step(x, idx)
-    weights = [p.detach() for p in (first.matrix, *first.tables)]
-    torch.save((weights, first.optimizer.state_dict()), tmp_path / "x.pt")
-    second = Model(way, state=state, dtype=dtype)
-    weights, optimizer_state = torch.load(tmp_path / "x.pt")
-    with torch.no_grad():
-        for parameter, weight in zip((second.matrix, *second.tables), weights, strict=True):
-            parameter.copy_(weight)
-    second.optimizer.load_state_dict(optimizer_state)
-    for x, idx in batches[5:]:
-        second.step(x, idx)
-    for a, b in zip((whole.matrix, *whole.tables), (second.matrix, *second.tables), strict=True):
-        assert torch.equal(a, b)
-        for name in ("exp_avg", "exp_avg_sq", "step"):
-            theirs = (whole.optimizer.state[a][name], second.optimizer.state[b][name])
-            assert torch.equal(*theirs)
-            assert theirs[0].dtype == theirs[1].dtype
-
-
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_micro_batches_and_shared_tables_add_up(kernel):
     """Accumulated gradients of rows equal the dense ones of both batches; each row once."""
@@ -190,22 +161,6 @@ def test_micro_batches_and_shared_tables_add_up(kernel):
         model.loss(a, i, dense).backward()
     for gradient, table in zip(found, model.tables, strict=True):
         torch.testing.assert_close(gradient.to_dense(), table.grad, rtol=1e-4, atol=1e-4)
-
-
-def test_a_gradient_that_is_kept_is_not_written_over():
-    """Gradients come from memory that is used again: of 8 MB and more, once nobody has it."""
-    table = nn.Parameter(torch.randn(20_000, 256))
-    idx = torch.randint(0, 20_000, (4_000, 4))
-    weights = torch.ones(4_000, 4)
-    kept, copies = [], []
-    for _ in range(4):
-        how = Execution(kernel="cpp", gradient="rows")
-        (gather_sum(table, idx, weights, how) * torch.randn(4_000, 256)).sum().backward()
-        kept.append(table.grad._values())
-        copies.append(kept[-1].clone())
-        table.grad = None
-    assert kept[0].nbytes > 2**23
-    assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))
 
 
 @pytest.mark.parametrize("max_norm", [1e-2, 1e9])

@@ -17,7 +17,7 @@ from experiments.records.files import (
     set_aside,
     write_record,
 )
-from experiments.records.finished import is_finished
+from experiments.records.finished import ended_record
 from experiments.records.record import _EARLIER_DEFAULTS, RunRecord, flat_row
 from experiments.system.disk import write_text_atomically
 
@@ -59,8 +59,8 @@ def test_comes_back_as_it_was_written(tmp_path):
 def test_only_a_failed_run_is_unfinished(tmp_path):
     for status, finished in (("done", True), ("diverged", True), ("failed", False)):
         write_record(tmp_path / status, record(status=status))
-        assert is_finished(tmp_path / status) == finished
-    assert not is_finished(tmp_path / "nothing")
+        assert (ended_record(tmp_path / status) is not None) == finished
+    assert ended_record(tmp_path / "nothing") is None
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -82,7 +82,7 @@ def test_what_is_not_a_record_is_named(tmp_path, text):
         DamagedError, match=r"record\.json is damaged \(not a run record.*delete it"
     ):
         read_record(path)
-    assert not is_finished(tmp_path)
+    assert ended_record(tmp_path) is None
 
 
 def without_checksum(path):

@@ -65,15 +65,17 @@ class Place:
         return run_dir
 
 
-def _on_record(*words: str, place: tuple[str, ...] = ("model",)) -> Callable[[Place], list[str]]:
+def of_place(make: Callable[..., list[str]]) -> Callable[..., Callable[[Place], list[str]]]:
+    """Function, called without its place: it returns one of the place alone."""
+    return lambda *words, **values: lambda here: make(here, *words, **values)
+
+
+@of_place
+def _on_record(here: Place, *words: str, place: tuple[str, ...] = ("model",)) -> list[str]:
     """A record that names a class of the folder; RUN among the words is the run's folder."""
-
-    def prepare(here: Place) -> list[str]:
-        config = json.loads(json.dumps(read_record(here.honest / RECORD_NAME).config))
-        with_target(place, TARGET)(config)
-        return named(words, here.run(config=config))
-
-    return prepare
+    config = json.loads(json.dumps(read_record(here.honest / RECORD_NAME).config))
+    with_target(place, TARGET)(config)
+    return named(words, here.run(config=config))
 
 
 def named(words: tuple[str, ...], run_dir: Path) -> list[str]:
@@ -98,28 +100,23 @@ def _on_config(here: Place) -> list[str]:
     return ["experiments.retry", "stranger", "--local"]
 
 
-def _on_checkpoint(*words: str) -> Callable[[Place], list[str]]:
-    def prepare(here: Place) -> list[str]:
-        run_dir = here.run()
-        planted(run_dir / LAST, here.ran)
-        if words[0] == "experiments.retry":
-            (run_dir / RECORD_NAME).unlink()
-        return named(words, run_dir)
-
-    return prepare
+@of_place
+def _on_checkpoint(here: Place, *words: str) -> list[str]:
+    run_dir = here.run()
+    planted(run_dir / LAST, here.ran)
+    if words[0] == "experiments.retry":
+        (run_dir / RECORD_NAME).unlink()
+    return named(words, run_dir)
 
 
-def _on_lora(change: Callable[[Path], None]) -> Callable[[Place], list[str]]:
+@of_place
+def _on_lora(here: Place, change: Callable[[Path], None]) -> list[str]:
     """`library make` and `arrow` of one adapter."""
-
-    def prepare(here: Place) -> list[str]:
-        folder, library = here.root / "lora", here.root / "L"
-        for old in (folder, library):
-            shutil.rmtree(old, ignore_errors=True)
-        change(write_peft(folder, adapter("x", 2)))
-        return ["experiments.library", "make", str(library), str(folder)]
-
-    return prepare
+    folder, library = here.root / "lora", here.root / "L"
+    for old in (folder, library):
+        shutil.rmtree(old, ignore_errors=True)
+    change(write_peft(folder, adapter("x", 2)))
+    return ["experiments.library", "make", str(library), str(folder)]
 
 
 def _config(**values: Any) -> Callable[[Path], None]:
@@ -146,34 +143,29 @@ def _pickled(folder: Path) -> None:
     planted(folder / "adapter_model.bin", folder.parent / "RAN")
 
 
-def _on_library(**values: Any) -> Callable[[Place], list[str]]:
-    def prepare(here: Place) -> list[str]:
-        folder = here.root / "L"
-        shutil.rmtree(folder, ignore_errors=True)
-        save_library(lora_library([adapter("a", 2)]), folder)
-        index = json.loads((folder / INDEX).read_text())
-        shutil.copy(folder / index["tables"], here.root / "other.safetensors")
-        (folder / INDEX).write_text(json.dumps({**index, **values}))
-        return ["experiments.library", "show", str(folder)]
-
-    return prepare
+@of_place
+def _on_library(here: Place, **values: Any) -> list[str]:
+    folder = here.root / "L"
+    shutil.rmtree(folder, ignore_errors=True)
+    save_library(lora_library([adapter("a", 2)]), folder)
+    index = json.loads((folder / INDEX).read_text())
+    shutil.copy(folder / index["tables"], here.root / "other.safetensors")
+    (folder / INDEX).write_text(json.dumps({**index, **values}))
+    return ["experiments.library", "show", str(folder)]
 
 
-def _on_patch(change: Callable[[dict[str, Any]], str]) -> Callable[[Place], list[str]]:
+@of_place
+def _on_patch(here: Place, change: Callable[[dict[str, Any]], str]) -> list[str]:
     """`generate` with a patch for the honest run, that a stranger has changed."""
-
-    def prepare(here: Place) -> list[str]:
-        record, path = read_record(here.honest / RECORD_NAME), here.root / "p.json"
-        layer = {"name": "blocks.0.ffn", "kind": "Dense", "n_experts": 64,
-                 "remove": [1], "swap": [], "add": []}  # fmt: skip
-        kept = torch.load(here.honest / LAST, weights_only=True)["state_dict"]
-        own = {name[6:]: t for name, t in kept.items() if name.startswith("model.")}
-        weights = tensors_sha256(own)
-        file = {"format": 1, "run_id": record.run_id, "weights": weights, "layers": [layer]}
-        path.write_text(change(file))
-        return ["experiments.generate", str(here.honest), "the", "max_tokens=1", f"patch={path}"]
-
-    return prepare
+    record, path = read_record(here.honest / RECORD_NAME), here.root / "p.json"
+    layer = {"name": "blocks.0.ffn", "kind": "Dense", "n_experts": 64,
+             "remove": [1], "swap": [], "add": []}  # fmt: skip
+    kept = torch.load(here.honest / LAST, weights_only=True)["state_dict"]
+    own = {name[6:]: t for name, t in kept.items() if name.startswith("model.")}
+    weights = tensors_sha256(own)
+    file = {"format": 1, "run_id": record.run_id, "weights": weights, "layers": [layer]}
+    path.write_text(change(file))
+    return ["experiments.generate", str(here.honest), "the", "max_tokens=1", f"patch={path}"]
 
 
 def _edited(**values: Any) -> Callable[[dict[str, Any]], str]:
@@ -193,17 +185,14 @@ def _pickled_patch(here: Place) -> list[str]:
     return ["experiments.generate", str(here.honest), "the", f"patch={here.root / 'p.json'}"]
 
 
-def _on_model(make: Callable[[Path], None]) -> Callable[[Place], list[str]]:
+@of_place
+def _on_model(here: Place, make: Callable[[Path], None]) -> list[str]:
     """`init=hf` from a folder."""
-
-    def prepare(here: Place) -> list[str]:
-        folder = here.root / "model"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        make(folder)
-        return ["experiments.run", "init=hf", f"init.path={folder}", *START]
-
-    return prepare
+    folder = here.root / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    make(folder)
+    return ["experiments.run", "init=hf", f"init.path={folder}", *START]
 
 
 def _auto_map(folder: Path) -> None:
@@ -251,14 +240,11 @@ def _gguf_counts(folder: Path) -> None:
     (folder / "a.gguf").write_bytes(content)
 
 
-def _on_text(text: str, *words: str) -> Callable[[Place], list[str]]:
+@of_place
+def _on_text(here: Place, text: str, *words: str) -> list[str]:
     """A name in records that is shown by a command."""
-
-    def prepare(here: Place) -> list[str]:
-        here.run(model=text)
-        return list(words)
-
-    return prepare
+    here.run(model=text)
+    return list(words)
 
 
 def _on_code(here: Place) -> list[str]:
@@ -270,25 +256,22 @@ def _on_code(here: Place) -> list[str]:
     return ["experiments.retry", "stranger", "--local"]
 
 
-def _on_link(name: str, *words: str, by_tar: bool = False) -> Callable[[Place], list[str]]:
+@of_place
+def _on_link(here: Place, name: str, *words: str, by_tar: bool = False) -> list[str]:
     """A sweep with a link to the reader's folder. name: in the sweep; RUN is the run's. What is
     retried has no record, and what is brought by tar occurs twice.
     """
-
-    def prepare(here: Place) -> list[str]:
-        folder = here.sweep()
-        run_dir = folder / here.honest.name
-        plant_link(folder / name.replace("RUN", run_dir.name), here.thesis)
-        if words[0] == "experiments.retry":
-            (run_dir / RECORD_NAME).unlink()
-        if by_tar:
-            with tarfile.open(here.root / "sweep.tar", "w") as file:
-                file.add(folder, folder.name)
-            shutil.rmtree(folder)
-            subprocess.run(["tar", "-xf", here.root / "sweep.tar"], cwd=folder.parent, check=True)
-        return named(words, run_dir)
-
-    return prepare
+    folder = here.sweep()
+    run_dir = folder / here.honest.name
+    plant_link(folder / name.replace("RUN", run_dir.name), here.thesis)
+    if words[0] == "experiments.retry":
+        (run_dir / RECORD_NAME).unlink()
+    if by_tar:
+        with tarfile.open(here.root / "sweep.tar", "w") as file:
+            file.add(folder, folder.name)
+        shutil.rmtree(folder)
+        subprocess.run(["tar", "-xf", here.root / "sweep.tar"], cwd=folder.parent, check=True)
+    return named(words, run_dir)
 
 
 INIT_RUN = ("experiments.run", "init=run", "init.path=RUN", *START)
@@ -365,7 +348,7 @@ ATTACKS: dict[str, Callable[[Place], list[str]]] = {
     ),
     "a link for inspection: inspect": _on_link("RUN/inspection", "experiments.inspect", "RUN"),
     "a link for ablation: ablate": _on_link(
-        "RUN/ablation", "experiments.ablate", "RUN", "experts=[1]", "texts=texts/a.txt"
+        "RUN/ablation", "experiments.inspect", "ablate", "RUN", "experts=[1]", "texts=texts/a.txt"
     ),
     "a link for an export: export": _on_link("RUN/hf", "experiments.export", "RUN", "RUN/hf"),
     "a link for a table: collect": _on_link("records.csv", "experiments.collect", "stranger"),

@@ -10,66 +10,57 @@ from typing import Any
 
 from experiments.records.files import RECORD_NAME
 from tests.conftest import REPOSITORY
-from tests.security.attacks import ESCAPE, INIT_RUN, Place, named
+from tests.security.attacks import ESCAPE, INIT_RUN, Place, named, of_place
 
 SBATCH = """for word; do case $word in --wrap=*) eval "${word#--wrap=}";; esac; done
 eval "$EXPERIMENTS_SETUP"; echo 1"""
 
 
+@of_place
 def _on_submission(
-    setup: str = "", *extra: str, mode: int = 0o644, **changes: Any
-) -> Callable[[Place], list[str]]:
+    here: Place, setup: str = "", *extra: str, mode: int = 0o644, **changes: Any
+) -> list[str]:
     """Resources that a stranger has written, RAN among them the file; sbatch, if it is called, runs
     them.
     """
-
-    def prepare(here: Place) -> list[str]:
-        folder = here.sweep()
-        (folder / here.honest.name / RECORD_NAME).unlink()
-        (folder / "slurm").mkdir()
-        asked = [word.replace("RAN", str(here.ran)) for word in (setup, *extra)]
-        values = {
-            "name": "x", "run_ids": [here.honest.name], "code": "0", "devices": 1, "num_nodes": 1,
-            "resources": {"setup": asked[0], "extra": asked[1:]}, **changes,
-        }  # fmt: skip
-        path = folder / "slurm" / "x.json"
-        path.write_text(json.dumps(values))
-        path.chmod(mode)
-        (here.root / "bin").mkdir(exist_ok=True)
-        for name, text in (("sbatch", SBATCH), ("squeue", ":")):
-            (here.root / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
-            (here.root / "bin" / name).chmod(0o755)
-        return ["experiments.retry", "stranger"]
-
-    return prepare
+    folder = here.sweep()
+    (folder / here.honest.name / RECORD_NAME).unlink()
+    (folder / "slurm").mkdir()
+    asked = [word.replace("RAN", str(here.ran)) for word in (setup, *extra)]
+    values = {
+        "name": "x", "run_ids": [here.honest.name], "code": "0", "devices": 1, "num_nodes": 1,
+        "resources": {"setup": asked[0], "extra": asked[1:]}, **changes,
+    }  # fmt: skip
+    path = folder / "slurm" / "x.json"
+    path.write_text(json.dumps(values))
+    path.chmod(mode)
+    (here.root / "bin").mkdir(exist_ok=True)
+    for name, text in (("sbatch", SBATCH), ("squeue", ":")):
+        (here.root / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (here.root / "bin" / name).chmod(0o755)
+    return ["experiments.retry", "stranger"]
 
 
-def _special(name: str, *words: str, device: bool = False) -> Callable[[Place], list[str]]:
+@of_place
+def _special(here: Place, name: str, *words: str, device: bool = False) -> list[str]:
     """A pipe, or a link to a device, for a file of the run, or beside it."""
-
-    def prepare(here: Place) -> list[str]:
-        run_dir = here.run()
-        path = run_dir / name
-        path.unlink(missing_ok=True)
-        if device:
-            path.symlink_to("/dev/zero")
-        else:
-            os.mkfifo(path)
-        return [word.replace("FILE", str(path)) for word in named(words, run_dir)]
-
-    return prepare
+    run_dir = here.run()
+    path = run_dir / name
+    path.unlink(missing_ok=True)
+    if device:
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(path)
+    return [word.replace("FILE", str(path)) for word in named(words, run_dir)]
 
 
-def _on_wandb(cell: str) -> Callable[[Place], list[str]]:
+@of_place
+def _on_wandb(here: Place, cell: str) -> list[str]:
     """A table of W&B's public API with that cell."""
-
-    def prepare(here: Place) -> list[str]:
-        path = here.root / "wandb.csv"
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows([["name", "summary", "config"], ["a", cell, "{}"]])
-        return ["analysis", "isoflop", str(path)]
-
-    return prepare
+    path = here.root / "wandb.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["name", "summary", "config"], ["a", cell, "{}"]])
+    return ["analysis", "isoflop", str(path)]
 
 
 def _registered(here: Place) -> list[str]:
@@ -81,7 +72,7 @@ def _registered(here: Place) -> list[str]:
         f"where: {{n_layers: [3, 4, 5, 6, 7]}}\nprimaries:\n- {primary}\n"
     )
     study = str(REPOSITORY / "results" / "study" / "isoflop")
-    return ["analysis", "contrast", study, "--preregistered", str(path), "--out", "out"]
+    return ["analysis", "compare", study, "--preregistered", str(path), "--out", "out"]
 
 
 def _named_patch(here: Place) -> list[str]:
@@ -113,7 +104,7 @@ FILE_ATTACKS: dict[str, Callable[[Place], list[str]]] = {
             ("last.ckpt", ("experiments.generate", "RUN", "a")),
             ("last.ckpt", INIT_RUN),
             ("patch.json", ("experiments.generate", "RUN", "a", "patch=FILE")),
-            ("r.yaml", ("analysis", "contrast", "results/stranger", "--preregistered", "FILE")),
+            ("r.yaml", ("analysis", "compare", "results/stranger", "--preregistered", "FILE")),
             ("table.csv", ("analysis", "isoflop", "FILE")),
         )
     },

@@ -177,7 +177,7 @@ def test_a_pre_registration_comes_without(tmp_path, capsys):
         "layer: peer, baseline: dense, budgets: [3e13], refuted_if: holds 0}\n"
     )
     study = str(REPOSITORY / "results" / "study" / "isoflop")
-    command = ["contrast", study, "--preregistered", str(path), "--out", str(tmp_path / "out")]
+    command = ["compare", study, "--preregistered", str(path), "--out", str(tmp_path / "out")]
     assert analysis(command) == 0
     said = "".join(capsys.readouterr())
     assert r"about: a\x1b[2J\x07" in said

@@ -13,7 +13,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from analysis.__main__ import main as analysis
-from experiments import ablate, cancel, collect, evaluate, export, inspect, patch
+from experiments import cancel, collect, evaluate, export, inspect
 from experiments.adapters.library import lora_library
 from experiments.adapters.storage import save_library
 from experiments.points.planning import make_point
@@ -179,10 +179,12 @@ class Place:
     def ablate(self):
         text = self.folder / "text.txt"
         text.write_text("the cat sat on a mat . " * 200)
-        self.call(ablate, self.run_dir, "experts=[1]", "draws=2", f"texts={text}", self.cache)
+        words = (self.run_dir, "experts=[1]", "draws=2", f"texts={text}", self.cache)
+        self.call(inspect, "ablate", *words)
 
     def patch(self):
-        self.call(patch, self.run_dir, self.run_dir / "p" / "p.json", "remove=[1]", self.cache)
+        words = (self.run_dir, self.run_dir / "p" / "p.json", "remove=[1]", self.cache)
+        self.call(inspect, "patch", *words)
 
     def export(self):
         self.call(export, self.run_dir, self.run_dir / "hf", self.cache)

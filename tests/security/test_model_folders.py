@@ -28,10 +28,6 @@ ODD = (
 )  # fmt: skip
 
 
-def odd_changes(values):
-    return [(key, odd) for key in values for odd in ODD]
-
-
 def read(tmp_path, values, reader):
     """One change is refused in one line, or read; and neither takes long."""
     (tmp_path / "config.json").write_text(json.dumps(values))

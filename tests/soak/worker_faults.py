@@ -26,7 +26,7 @@ _FOREIGN: dict[str, tuple[Any, str]] = {  # functions that call such code, by wh
     "data: tokens": (packing, "_encode_chunk"),
     "a model": (starting, "build_model"),
     "a first step": (LanguageModel, "losses"),
-    "scores": (execute, "_scores"),
+    "scores": (execute, "_scored"),
     "the end": (execute, "forget_previous"),
 }
 

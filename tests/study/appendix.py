@@ -12,7 +12,7 @@ from collections import defaultdict
 
 from analysis.numbers import flops
 from experiments.records.files import find_records, read_record
-from tests.study.committed import RESULTS, ROOT
+from tests.study.records import RESULTS, ROOT
 
 DOCUMENT = ROOT / "results" / "study" / "appendix.md"
 RUNS = RESULTS / "runs.csv"

@@ -1,28 +1,24 @@
-"""One difference of two layers by three estimators: `python -m tests.study.estimators`.
-
-All are of the isoFLOP sweep's runs, in nats/token:
+"""One difference of two layers by three estimators, of the isoFLOP sweep's runs, in nats/token:
 
 - means over seeds at dense's best size, with own noise (the answer of results/study/first.md);
 - lowest points of the curves in results/study/isoflop/fits.json, the stars of its figure. The
   interval takes the two curves as independent: half-widths are added in quadrature;
-- lowest points of curves that are fitted together, by `python -m analysis contrast` with the words
+- lowest points of curves that are fitted together, by `python -m analysis compare` with the words
   of JOINT: one curvature for all layers and budgets, sizes of three blocks and more. In smaller
   ones the layer is in the first block. `moe` is left out, for its evaluation is not causal.
 """
 
 import json
 import math
-from dataclasses import dataclass
+from functools import cache
 
-import numpy as np
 from scipy import stats
 
 from analysis.contrast.compute import contrast
 from analysis.table.load import load_table
-from tests.study.committed import RESULTS, SEEDED, Difference, isoflop
+from tests.study.records import MODELS, RESULTS, SEEDED, Interval, seeds, student
 
 PAIRS = (("peer", "dense"), ("peer", "none"), ("peer", "pkm"), ("none", "dense"))
-ESTIMATORS = ("means at one size", "minima of the curves", "one joint fit")
 JOINT = {
     "n_layers": ["3", "4", "5", "6", "7"],
     "model": ["dense", "none", "moe_fine", "pkm", "peer"],
@@ -30,60 +26,30 @@ JOINT = {
 CLASSES = {"sparse": ["peer", "moe_fine", "pkm"], "rest": ["dense", "none"]}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimated:
-    """A difference in nats/token with its 95 % interval, of any shape, and two-sided p."""
-
-    value: float
-    lower: float
-    upper: float
-    p: float
-
-    def __str__(self):
-        return f"{self.value:.3f} ({self.lower:.3f} to {self.upper:.3f})"
+@cache
+def fits():
+    return json.loads((RESULTS / "isoflop" / "fits.json").read_text())
 
 
-def paired(of, other):
-    """Mean difference of two {seed: loss} over the seeds of both, by a paired t test."""
-    seeds = sorted(of.keys() & other.keys())
-    apart = np.array([of[seed] - other[seed] for seed in seeds])
-    n = len(apart)
-    error = apart.std(ddof=1) / math.sqrt(n)
-    half = stats.t.ppf(0.975, n - 1) * error
-    value = float(apart.mean())
-    p = float(2 * stats.t.sf(abs(value) / error, n - 1))
-    return Estimated(value=value, lower=value - half, upper=value + half, p=p)
+def curve(model, budget):
+    """Its fit: loss_opt, loss_interval."""
+    return next(
+        c
+        for c in fits()["isoflop"]["curves"]
+        if c["model"] == model and abs(c["budget"] / budget - 1) < 0.1
+    )
 
 
-def by_means(seeds):
-    """(model, other, budget): their Difference."""
-    return {(m, o, b): seeds.by_own(m, o, b) for m, o in PAIRS for b in SEEDED}
+def by_curves(model, other, budget):
+    mine, theirs = curve(model, budget), curve(other, budget)
+    halves = [(c["loss_interval"][1] - c["loss_interval"][0]) / 2 for c in (mine, theirs)]
+    sd = math.hypot(*halves) / stats.norm.ppf(0.975)
+    return student(mine["loss_opt"] - theirs["loss_opt"], sd, math.inf)
 
 
-def by_curves():
-    fits = json.loads((RESULTS / "isoflop" / "fits.json").read_text())
-    curves = {(c["model"], _near(c["budget"])): c for c in fits["isoflop"]["curves"]}
-
-    def half(curve):
-        low, high = curve["loss_interval"]
-        return (high - low) / 2
-
-    found = {}
-    for m, o in PAIRS:
-        for b in SEEDED:
-            mine, other = curves[m, b], curves[o, b]
-            sd = math.hypot(half(mine), half(other)) / stats.norm.ppf(0.975)
-            value = mine["loss_opt"] - other["loss_opt"]
-            found[m, o, b] = Difference(
-                value=value,
-                half=float(stats.norm.ppf(0.975) * sd),
-                p=float(2 * stats.norm.sf(abs(value) / sd)),
-            )
-    return found
-
-
+@cache
 def joint_fit(**options):
-    """options: of analysis.contrast."""
+    """By analysis.contrast. options: of it."""
     table = load_table(RESULTS / "isoflop", where=JOINT)
     asked = [f"{m}-{o}@{b:.0e}" for m, o in PAIRS for b in SEEDED]
     return contrast(
@@ -91,37 +57,62 @@ def joint_fit(**options):
     )
 
 
-def by_joint_fit(**options):
-    compared = joint_fit(**options)
-    found = {(d.layer, d.baseline, _near(d.budgets[0])): d for d in compared.differences}
-    return {
-        (m, o, b): Estimated(value=d.value.value, lower=d.value.lower, upper=d.value.upper, p=d.p)
-        for m, o in PAIRS
-        for b in SEEDED
-        for d in [found[m, o, b]]
-    }
+def by_joint_fit(model, other, budget, **options):
+    return _interval(_difference(joint_fit(**options), model, other, budget))
 
 
-def estimates(seeds):
-    """Name of the estimator: its differences."""
-    found = by_means(seeds), by_curves(), by_joint_fit()
-    return dict(zip(ESTIMATORS, found, strict=True))
+def _difference(fit, model, other, budget):
+    return next(
+        d
+        for d in fit.differences
+        if (d.layer, d.baseline) == (model, other) and abs(d.budgets[0] / budget - 1) < 0.1
+    )
 
 
-def rows(seeds):
-    """Document's: what, estimator, and a cell a budget."""
-    names = {"peer": "PEER", "none": "no layer", "pkm": "PKM", "dense": "dense"}
-    return [
-        [f"{names[m]} minus {names[o]}", estimator, *(str(found[m, o, b]) for b in SEEDED)]
-        for m, o in PAIRS
-        for estimator, found in estimates(seeds).items()
-    ]
+def _interval(d):
+    return Interval(value=d.value.value, lower=d.value.lower, upper=d.value.upper, p=d.p)
 
 
-def _near(budget):
-    return min(SEEDED, key=lambda b: abs(b - budget))
+def three(model, other, budget):
+    """Difference by each estimator."""
+    return [each(model, other, budget) for each in (seeds.by_own, by_curves, by_joint_fit)]
 
 
-if __name__ == "__main__":
-    for cells in rows(isoflop()):
-        print("| " + " | ".join(cells) + " |")
+def significant_by(model, other, budget):
+    return [each.p < 0.05 for each in three(model, other, budget)]
+
+
+def largest():
+    """Budget of PEER's largest lead over dense by each estimator."""
+    of = {b: [d.value for d in three("peer", "dense", b)] for b in SEEDED}
+    return [min(SEEDED, key=lambda b, i=i: of[b][i]) for i in range(3)]
+
+
+def warned(start):
+    """A warning of the joint fit that begins so."""
+    (found,) = (text for text in joint_fit().warnings if text.startswith(start))
+    return found
+
+
+def lowest_of_curve(model):
+    """Of its curve at 3e12."""
+    return curve(model, 3e12)["loss_opt"]
+
+
+def multipliers_of_laws():
+    """PEER's of the report's figure."""
+    assert fits()["multipliers"]["slopes"] == "own"
+    return [each for each in fits()["multipliers"]["at"] if each["model"] == "peer"]
+
+
+@cache
+def together():
+    """Baseline and budget: PEER's difference, by curves of all layers."""
+    table = load_table(RESULTS / "isoflop", where=JOINT)
+    found = contrast(table, layers=["peer"], classes=CLASSES)
+    return {(d.baseline, round(d.budgets[0], -10)): d for d in found.differences}
+
+
+def below_by_curves(model):
+    """Layers whose curve is lower at 3e12."""
+    return {m for m in MODELS if lowest_of_curve(m) < lowest_of_curve(model)}

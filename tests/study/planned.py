@@ -1,15 +1,17 @@
 """Points that an experiment's yaml plans."""
 
 import sys
+from functools import cache
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from experiments.points.planning import make_point
 from experiments.run import main
-from tests.study.committed import ROOT
+from tests.study.records import ROOT
 
 
+@cache
 def planned(experiment):
     """In the order of its grids; nothing is trained."""
     raws = []

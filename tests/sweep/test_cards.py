@@ -2,7 +2,6 @@
 
 import multiprocessing.forkserver
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,6 +15,7 @@ from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.queues.local import Local
 from experiments.sweep.states import read_states
 from experiments.system import interruption
+from tests.conftest import python
 
 EMULATED = Path(__file__).parent / "emulated"
 
@@ -170,5 +170,4 @@ import experiments.training.execute
 import experiments.sweep.workers
 print(asked)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert python("-c", code).stdout == "[]\n"

@@ -1,7 +1,6 @@
 """`collect`: a sweep's records as one table."""
 
 import os
-import sys
 import time
 
 import pandas as pd
@@ -37,28 +36,24 @@ def test_collect_writes_both_tables_or_neither(make, sweep, monkeypatch):
     assert not list(sweep.glob(".table-*"))
 
 
-def test_a_history_without_its_last_rows_is_said_with_the_remedy(tmp_path, monkeypatch, capsys):
+def test_a_history_without_its_last_rows_is_said_with_the_remedy(tmp_path, command):
     whole, cut = tmp_path / "sweep" / "whole", tmp_path / "sweep" / "cut"
     for run_dir in (whole, cut):
         write_record(run_dir, record(run_id=run_dir.name))
         (run_dir / "last.ckpt").touch()
         (run_dir / "history.csv").write_text(f"step,loss\n{record().n_steps},3.0\n")
     (cut / "history.csv").write_bytes(b"")  # as a loss of power leaves it
-    monkeypatch.setattr(sys, "argv", ["collect", "sweep", "--results", str(tmp_path)])
-    collect.main()
-    assert capsys.readouterr().err == (
+    assert command(collect, "sweep", "--results", tmp_path)[2] == (
         "warning: history.csv lacks its last rows in 1 finished runs (cut); the command that "
         "started the sweep, or retry, writes them from last.ckpt\n"
     )
 
 
-def test_records_of_uncommitted_code_are_counted(tmp_path, monkeypatch, capsys):
+def test_records_of_uncommitted_code_are_counted(tmp_path, command):
     for name, changed in {"a": True, "b": False, "c": None}.items():
         made = record(run_id=name, environment={"git_dirty": changed})
         write_record(tmp_path / "sweep" / name, made)
-    monkeypatch.setattr(sys, "argv", ["collect", "sweep", "--results", str(tmp_path)])
-    collect.main()
-    assert capsys.readouterr().err == (
+    assert command(collect, "sweep", "--results", tmp_path)[2] == (
         "note: of 3 records: 1 of a working tree with uncommitted changes (git_dirty); "
         "1 of an unknown commit\n"
     )

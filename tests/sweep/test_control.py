@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 import pytest
 
-from experiments import collect, status
+from experiments import cancel, collect, retry, status
 from experiments.records.files import read_record
 from experiments.sweep.control import FOLDER, controlling, stop_controllers
 from experiments.sweep.states import read_states
@@ -140,31 +140,25 @@ def test_the_file_lasts_as_long_as_the_sweep(tmp_path):
     assert not path.exists()
 
 
-def test_a_live_sweep_is_cancelled_and_retried_by_commands(tmp_path, monkeypatch, capsys):
+def test_a_live_sweep_is_cancelled_and_retried_by_commands(tmp_path, command):
     """Off Slurm: run, cancel (and a second TERM while it waits), retry, status, collect."""
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}"}
     sweep = tmp_path / "results" / "s"
-
-    def command(module, *words):
-        arguments = [sys.executable, "-m", f"experiments.{module}", *words]
-        arguments += [] if module == "run" else ["--results", str(sweep.parent)]
-        return subprocess.Popen(
-            arguments, env=environment, cwd=REPOSITORY, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    first = command(
-        "run", "-m", "size=1", "sweep=s", "budget=1e10", "seed=0,1", "hydra.launcher.n_workers=1",
+    words = (
+        "size=1", "sweep=s", "budget=1e10", "seed=0,1", "hydra.launcher.n_workers=1",
         "trainer.checkpoint_minutes=1e-3", *TINY,
         f"paths.results={sweep.parent}", f"paths.cache={tmp_path / 'cache'}",
+    )  # fmt: skip
+    path = f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'src'}"
+    first = subprocess.Popen(
+        [sys.executable, "-m", "experiments.run", "-m", *words], cwd=REPOSITORY, text=True,
+        env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     while not list(sweep.glob("*/last.ckpt")):
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
     (running,) = {path.parent for path in sweep.glob("*/last.ckpt")}
-    cancel = command("cancel", "s")
-    out, err = cancel.communicate(timeout=PATIENCE)
-    assert (cancel.returncode, err) == (0, "")
+    code, out, err = command(cancel, "s", "--results", sweep.parent)
+    assert (code, err) == (0, "")
     assert "1 local sweeps were asked to end" in out
     if first.poll() is None:
         first.send_signal(signal.SIGTERM)
@@ -176,13 +170,10 @@ def test_a_live_sweep_is_cancelled_and_retried_by_commands(tmp_path, monkeypatch
     assert list(states.values()) == ["waiting"]
     assert list((sweep / FOLDER).iterdir()) == []
 
-    retry = command("retry", "s")
-    out, err = retry.communicate(timeout=PATIENCE)
-    assert retry.returncode == 0, err
-    for name, module in (("status", status), ("collect", collect)):  # in this process, to be quick
-        monkeypatch.setattr(sys, "argv", [name, "s", "--results", str(sweep.parent)])
-        module.main()
-    assert "2 done" in capsys.readouterr().out
+    code, _, err = command(retry, "s", "--results", sweep.parent)
+    assert code == 0, err
+    assert "2 done" in command(status, "s", "--results", sweep.parent)[1]
+    assert command(collect, "s", "--results", sweep.parent)[0] == 0
     assert {read_record(p).status for p in sweep.glob("*/record.json")} == {"done"}
     with (sweep / "records.csv").open(newline="") as file:
         assert {row["seed"] for row in csv.DictReader(file)} == {"0", "1"}

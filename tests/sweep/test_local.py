@@ -21,30 +21,17 @@ from experiments.sweep.queues.local import Local
 from experiments.sweep.snapshot import take_snapshot
 from experiments.system.claims import claimed, read_events
 from experiments.system.environment import PACKAGE, git_state, usable_cores
-from tests.conftest import REPOSITORY, TINY
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
-def raws(compose_raw, tmp_path):
-    def make(*overrides, models=("dense", "peer"), seeds=(0,)):
-        out = []
-        for model in models:
-            for seed in seeds:
-                raw = compose_raw(
-                    f"model={model}",
-                    f"seed={seed}",
-                    "size=1",
-                    "budget=1e9",
-                    "sweep=s",
-                    *TINY,
-                    f"paths.results={tmp_path / 'results'}",
-                    f"paths.cache={tmp_path / 'cache'}",
-                    *overrides,
-                )
-                out.append(raw)
-        return out
+def raws(make):
+    """raws("seed=1", ..., models=("dense",)): the config of a point of each model."""
 
-    return make
+    def of(*overrides, models=("dense", "peer")):
+        return [make(f"model={model}", *overrides).raw for model in models]
+
+    return of
 
 
 def records(tmp_path):
@@ -141,10 +128,7 @@ def test_a_killed_worker_is_tried_again_within_the_same_sweep(raws, tmp_path, ca
 
 def test_a_worker_that_is_always_killed_is_given_up(raws, tmp_path, capsys):
     points = raws("trainer.max_retries=1", models=("dense",))
-    with (
-        killing(tmp_path / "results" / "s", every_try=True),
-        pytest.raises(SystemExit) as end,
-    ):
+    with killing(tmp_path / "results" / "s", every_try=True), pytest.raises(SystemExit) as end:
         run_sweep(points, Local(n_workers=1))
     assert end.value.code == 1
     assert [k for k in kinds(tmp_path) if k != "started"] == ["tried again", "given up"]
@@ -157,10 +141,7 @@ def test_a_worker_that_is_always_killed_is_given_up(raws, tmp_path, capsys):
 
 def test_an_interrupted_run_is_no_failure(raws, tmp_path, capsys):
     points = raws("trainer.checkpoint_minutes=1e-3", "budget=5e9", models=("dense",))
-    with (
-        killing(tmp_path / "results" / "s", signal.SIGUSR2),
-        pytest.raises(SystemExit) as end,
-    ):
+    with killing(tmp_path / "results" / "s", signal.SIGUSR2), pytest.raises(SystemExit) as end:
         run_sweep(points, Local(n_workers=1))
     assert end.value.code == 130
     captured = capsys.readouterr()

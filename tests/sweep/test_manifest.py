@@ -133,21 +133,12 @@ def test_the_sweep_itself_names_damaged_lines(make, sweep, capsys):
     assert list(manifest.load(sweep).entries) == [make().run_id]
 
 
-def run(command, *arguments, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, arguments)])
-    try:
-        command.main()
-    except SystemExit as end:
-        return end.code
-    return 0
-
-
 def contents(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.night
-def test_a_moved_or_copied_folder_works_where_it_is(make, sweep, tmp_path, monkeypatch, capfd):
+def test_a_moved_or_copied_folder_works_where_it_is(make, sweep, tmp_path, monkeypatch, command):
     points = [make(), make("seed=1")]
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("PYTHONPATH", "")
@@ -157,15 +148,15 @@ def test_a_moved_or_copied_folder_works_where_it_is(make, sweep, tmp_path, monke
     moved.parent.mkdir()
     sweep.rename(moved)
     before = contents(moved)
-    assert run(retry, moved, monkeypatch=monkeypatch) == 0
-    assert "sweep renamed: 2 of 2 runs are done already" in capfd.readouterr().out
+    code, out, _ = command(retry, moved)
+    assert (code, "sweep renamed: 2 of 2 runs are done already" in out) == (0, True)
     assert not sweep.exists()
     assert {p for p in contents(moved).items() if p[0].name == "record.json"} <= set(before.items())
 
     shutil.copytree(moved, copied)
     (copied / points[1].run_id / "record.json").unlink()
     before = contents(moved)
-    assert run(retry, copied, monkeypatch=monkeypatch) == 0
+    assert command(retry, copied)[0] == 0
     assert (copied / points[1].run_id / "record.json").exists()
     assert contents(moved) == before
     assert not sweep.exists()

@@ -25,17 +25,14 @@ def test_runs_are_named_by_the_start_of_their_ids(sweep):
 @pytest.mark.parametrize(
     ("name", "what"), [("x", "is not a run of"), ("a", "names 3 runs of"), ("", "names 3 runs of")]
 )
-def test_what_names_no_single_run_is_an_error(sweep, monkeypatch, capsys, name, what):
-    monkeypatch.setattr("sys.argv", ["retry", str(sweep), "--run", name])
-    with pytest.raises(SystemExit) as end:
-        retry.main()
-    assert end.value.code == 2
-    err = capsys.readouterr().err
+def test_what_names_no_single_run_is_an_error(sweep, command, name, what):
+    code, _, err = command(retry, sweep, "--run", name)
+    assert code == 2
     assert err.startswith(f"error: --run {name!r} {what} {sweep}, and must name one; ")
     assert err.count("\n") == 1
 
 
-def test_it_is_the_only_one_that_runs(sweep, monkeypatch):
+def test_it_is_the_only_one_that_runs(sweep, command, monkeypatch):
     asked = []
 
     def raws_of(folder, run_ids):
@@ -43,6 +40,5 @@ def test_it_is_the_only_one_that_runs(sweep, monkeypatch):
 
     monkeypatch.setattr("experiments.sweep.restore.raws_of", raws_of)
     monkeypatch.setattr(many_runs, "run_sweep", lambda raws, n, stored: asked.extend(raws))
-    monkeypatch.setattr("sys.argv", ["retry", str(sweep), "--run", "abc", "--run", "abd"])
-    retry.main()
+    command(retry, sweep, "--run", "abc", "--run", "abd")
     assert [raw["run"] for raw in asked] == ["abc123", "abd456"]

@@ -2,15 +2,15 @@
 
 import json
 import signal
-import sys
 import time
 
 import pytest
 
+from experiments import status
 from experiments.records.files import read_record
-from experiments.status import main as status
 from experiments.sweep.search_table import read_cells
-from tests.sweep.searches import FIXED, command, events
+from tests.sweep.searches import FIXED, events
+from tests.sweep.searches import command as search
 
 pytest.importorskip("optuna")
 FIVE = "1.1,1.2,1.3,1.4,1.5"
@@ -32,14 +32,8 @@ FIVE = "1.1,1.2,1.3,1.4,1.5"
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.n_trials=null"], "n_trials is not set"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.sampler=x"], "sampler=x is not one of tpe,"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.seed=-1"], "hydra.sweeper.seed=-1 must be"),
-        (
-            ["{ladder.lr: 'log(1, 2)'}", "ladder.lr=3"],
-            "lr=3 of the grid is to be tried",
-        ),
-        (
-            ["{ladder.lr: 'log(1, 2)'}", f"ladder.lr={FIVE}"],
-            "and the grid has 5 values",
-        ),
+        (["{ladder.lr: 'log(1, 2)'}", "ladder.lr=3"], "lr=3 of the grid is to be tried"),
+        (["{ladder.lr: 'log(1, 2)'}", f"ladder.lr={FIVE}"], "and the grid has 5 values"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.objective=loss"], "objective=loss is no"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.per=size"], "per=size must be a list of keys"),
         (["{ladder.lr: 'log(1, 2)'}", "hydra.sweeper.per=[sizes]"], "per: sizes is not a key"),
@@ -70,7 +64,7 @@ def test_a_dry_run_prints_the_plan_of_a_search_and_writes_nothing(run, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_search_trains_and_status_shows_it(run, tmp_path, monkeypatch, capsys):
+def test_a_search_trains_and_status_shows_it(run, tmp_path, command):
     one = ("hydra.launcher.n_workers=1", "model=dense,none", "ladder.lr=8e-3")
     code, out, err = run("-m", *FIXED, *one, "hydra.sweeper.n_trials=2")
     assert code == 0, err
@@ -91,12 +85,8 @@ def test_a_search_trains_and_status_shows_it(run, tmp_path, monkeypatch, capsys)
         assert found.trials[0].params == {"ladder.lr": 8e-3}  # the grid's value is tried first
         assert found.trials[1].params != {"ladder.lr": 8e-3}
         assert best.value == min(r.val_loss for r in records if r.model == record.model)
-    monkeypatch.setattr(sys, "argv", ["status", "s"])
-    status()
-    out = capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["status", "s", "--json"])
-    status()
-    *points, dense, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    out = command(status, "s")[1]
+    *points, dense, _ = map(json.loads, command(status, "s", "--json")[1].splitlines())
     assert {p["run_id"] for p in points} == {r.run_id for r in records}
     assert (dense["cell"], dense["done"]) == ("model=dense budget=2e+08 size=1", 2)
     assert dense["best"]["value"] == min(r.val_loss for r in records if r.model == "dense")
@@ -114,17 +104,17 @@ def test_a_killed_search_goes_on_and_ends_as_the_one_that_was_not(tmp_path):
     one = ("hydra.launcher.n_workers=1", "hydra.sweeper.n_trials=4")
     for name in ("killed", "whole"):
         (tmp_path / name).mkdir()
-    assert command(tmp_path / "whole", *one).wait() == 0
+    assert search(tmp_path / "whole", *one).wait() == 0
     killed = tmp_path / "killed"
     for n_done in (1, 2):
-        process = command(killed, *one)
+        process = search(killed, *one)
         while len(list(killed.glob("results/s/*/record.json"))) < n_done:
             assert process.poll() is None, (killed / "log.txt").read_text()
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)  # its worker may live on, and hold its run
         process.wait()
     deadline = time.monotonic() + 300
-    while (code := command(killed, *one).wait()) != 0:
+    while (code := search(killed, *one).wait()) != 0:
         assert code == 3, (killed / "log.txt").read_text()
         assert time.monotonic() < deadline
     trials = [
@@ -140,7 +130,7 @@ def test_a_killed_search_goes_on_and_ends_as_the_one_that_was_not(tmp_path):
 @pytest.mark.night
 def test_two_searches_at_once_share_the_trials(tmp_path):
     both = [
-        command(tmp_path, "hydra.launcher.n_workers=1", "hydra.sweeper.n_trials=6") for _ in "ab"
+        search(tmp_path, "hydra.launcher.n_workers=1", "hydra.sweeper.n_trials=6") for _ in "ab"
     ]
     codes = sorted(process.wait() for process in both)
     assert codes[0] == 0, (tmp_path / "log.txt").read_text()

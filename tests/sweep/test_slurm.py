@@ -1,7 +1,6 @@
 """What is asked of sbatch; with real daemons: tests/slurm."""
 
 import json
-import os
 import re
 from dataclasses import asdict, replace
 
@@ -42,21 +41,11 @@ def submit(sweep_dir, **settings):
 
 
 @pytest.fixture
-def slurm_commands(tmp_path, monkeypatch):
+def slurm_commands(programs):
     """Programs: sbatch keeps its arguments, squeue prints the file `out`, sacct fails."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    texts = {
-        "sbatch": f'printf "%s\\n" "$@" >{folder}/asked; env >{folder}/environment; echo 28',
-        "squeue": f"cat {folder}/out",
-        "sacct": "exit 1",
-    }
-    for name, text in texts.items():
-        path = folder / name
-        path.write_text(f"#!/bin/sh\n{text}\n")
-        path.chmod(0o755)
+    keep = 'cd "$(dirname "$0")"; printf "%s\\n" "$@" >asked; env >environment; echo 28'
+    folder = programs(sbatch=keep, squeue='cat "$(dirname "$0")/out"', sacct="exit 1")
     (folder / "out").write_text("")
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return folder
 
 

@@ -2,8 +2,6 @@
 
 import json
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from experiments.sweep.snapshot import take_snapshot
 from experiments.system import code_copy
 from experiments.system.code_copy import DIFF_NAME, STATE_NAME
 from experiments.system.environment import git_diff
+from tests.conftest import python
 
 
 def test_a_snapshot_is_the_code_and_runs(sweep):
@@ -27,14 +26,8 @@ def test_a_snapshot_is_the_code_and_runs(sweep):
         "here = pathlib.Path(experiments.__file__).parent\n"
         "print(here, p.conf_dir(), p.sbatch_dir(), e.git_state(here)['git_commit'])"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONPATH": str(folder / "src"), "PATH": "/usr/bin:/bin"},
-        cwd=sweep,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.split()
+    environment = {"PYTHONPATH": str(folder / "src"), "PATH": "/usr/bin:/bin"}
+    out = python("-c", code, env=environment, cwd=sweep).stdout.split()
     commit = json.loads((folder / STATE_NAME).read_text())["git_commit"]
     assert out == [str(p) for p in (copy.parent, folder / "conf", folder / "sbatch", commit)]
 
@@ -121,12 +114,9 @@ def test_a_link_to_a_copy_is_not_followed(sweep, tmp_path, capsys):
 def test_a_task_does_not_run_a_damaged_copy(sweep):
     copy = take_snapshot(sweep)
     why = plant(copy, "emptied")
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.sweep.task", str(sweep / "slurm" / "now.json"), "0"],
-        env={"PYTHONPATH": str(copy / "src"), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-    )
+    environment = {"PYTHONPATH": str(copy / "src"), "PATH": "/usr/bin:/bin"}
+    words = ("-m", "experiments.sweep.task", sweep / "slurm" / "now.json", "0")
+    done = python(*words, env=environment)
     assert done.returncode == 2
     assert done.stderr == (
         f"error: the copy of the code {copy} is damaged ({why}); the command that started the "

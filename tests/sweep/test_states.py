@@ -2,10 +2,8 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,15 +12,14 @@ import pytest
 from experiments import cancel, collect, retry, status
 from experiments.benchmarks.core.made_sweep import make_sweep
 from experiments.points.planning import make_point
-from experiments.records.files import read_record, write_record
+from experiments.records.files import read_record
 from experiments.sweep import manifest, progress, states
 from experiments.sweep.planning import choose
 from experiments.sweep.progress import Heartbeat, read_progress
 from experiments.sweep.states import read_states, read_sweep
 from experiments.sweep.status_table import status_text
 from experiments.system.claims import claimed, log_event
-from experiments.training.execute import execute
-from tests.conftest import TINY
+from tests.conftest import TINY, python
 
 
 @pytest.fixture(scope="module")
@@ -167,19 +164,8 @@ def test_lost_lines_are_noted_and_their_runs_shown(made, tmp_path):
     assert found.points[-1] == whole[0]
 
 
-def main(monkeypatch, capsys, *arguments, command=status):
-    monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, arguments)])
-    try:
-        command.main()
-        code = 0
-    except SystemExit as end:
-        code = end.code
-    out = capsys.readouterr()
-    return code, out.out, out.err
-
-
-def test_status_says_the_sum_first_and_filters(made, monkeypatch, capsys):
-    code, out, _ = main(monkeypatch, capsys, made)
+def test_status_says_the_sum_first_and_filters(made, command):
+    code, out, _ = command(status, made)
     first, *rest = out.splitlines()
     assert code == 0
     assert first.startswith("sweep made: 100 points, 92 done, 2 waiting, 1 interrupted, 1 killed")
@@ -189,14 +175,14 @@ def test_status_says_the_sum_first_and_filters(made, monkeypatch, capsys):
     ]  # fmt: skip
     assert [int(line.split()[-1]) for line in table[1:5]] == [25] * 4
     assert sum(line.startswith("done ") for line in rest) == 92
-    _, out, _ = main(monkeypatch, capsys, made, "--state", "failed,killed")
+    _, out, _ = command(status, made, "--state", "failed,killed")
     points = out.rpartition("\n\n")[2].splitlines()[1:]
     assert [line.split()[0] for line in points] == ["killed", "failed"]
-    _, out, _ = main(monkeypatch, capsys, made, "--json", "--state", "damaged")
+    _, out, _ = command(status, made, "--json", "--state", "damaged")
     assert [json.loads(line)["state"] for line in out.splitlines()] == ["damaged"] * 2
 
 
-def test_on_a_terminal_what_needs_no_attention_is_left_out(made, monkeypatch, capsys):
+def test_on_a_terminal_what_needs_no_attention_is_left_out(made, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     text = status.status_text("made", read_sweep(made), (), shorten=True)
     assert "94 points that are done or waiting are not shown; --all shows them" in text
@@ -207,43 +193,43 @@ def test_on_a_terminal_what_needs_no_attention_is_left_out(made, monkeypatch, ca
     assert len(status.status_text("made", read_sweep(made), (), shorten=False).splitlines()) > 100
 
 
-def test_bad_options_are_one_line(made, monkeypatch, capsys):
+def test_bad_options_are_one_line(made, command):
     for arguments, words in (
         (("--every", 0), "--every 0 must be above 0 seconds"),
         (("--every", "nan"), "--every nan must be above 0 seconds"),
         (("--state", "broken"), "--state 'broken' is not one of done, running"),
         (("--state", ""), "--state '' is not one of done, running"),
     ):
-        code, _, err = main(monkeypatch, capsys, made, *arguments)
+        code, _, err = command(status, made, *arguments)
         assert code == 2
         assert err.startswith(f"error: {words}")
 
 
-def test_without_a_name_status_lists_the_sweeps(made, monkeypatch, capsys, tmp_path):
+def test_without_a_name_status_lists_the_sweeps(made, command, tmp_path):
     (tmp_path / "group").mkdir()
     (tmp_path / "group" / "a").symlink_to(made)
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "manifest.jsonl").touch()
     (tmp_path / "other").mkdir()
-    code, out, _ = main(monkeypatch, capsys, "--results", tmp_path)
+    code, out, _ = command(status, "--results", tmp_path)
     _, a, torn = out.splitlines()
     assert code == 0
     assert a.split()[:3] == ["group/a", "100", "92"]
     assert "1 failed, 2 damaged" in a
     assert "manifest.jsonl has no points: it is empty" in torn
-    code, _, err = main(monkeypatch, capsys, "nope", "--results", tmp_path)
+    code, _, err = command(status, "nope", "--results", tmp_path)
     assert (code, err) == (2, f"error: no sweep 'nope' in {tmp_path}; it has group/a, torn\n")
-    code, _, err = main(monkeypatch, capsys, "--results", tmp_path / "other")
+    code, _, err = command(status, "--results", tmp_path / "other")
     assert (code, err) == (
         2, f"error: no sweep in {tmp_path / 'other'}; --results names another folder\n"
     )  # fmt: skip
 
 
-def test_a_name_that_begins_with_a_dash_goes_behind_two(made, monkeypatch, capsys, tmp_path):
+def test_a_name_that_begins_with_a_dash_goes_behind_two(made, command, tmp_path):
     (tmp_path / "-x").symlink_to(made)
-    code, out, _ = main(monkeypatch, capsys, "--results", tmp_path, "--", "-x")
+    code, out, _ = command(status, "--results", tmp_path, "--", "-x")
     assert (code, out.partition(":")[0]) == (0, "sweep -x")
-    code, out, _ = main(monkeypatch, capsys, "--help")
+    code, out, _ = command(status, "--help")
     assert "put -- before one that begins with a dash" in " ".join(out.split())
 
 
@@ -289,48 +275,23 @@ def test_what_needs_no_torch_has_none(made, code):
         code.format(made=str(made)),
         f"print([m for m in {heavy} if m in sys.modules], file=sys.stderr)",
     )
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)],
-        capture_output=True, text=True, check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(cancel.__file__).parents[1])},
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(Path(cancel.__file__).parents[1])}
+    done = python("-c", "\n".join(lines), env=environment)
     assert done.stderr.splitlines()[-1] == "[]"
 
 
-def test_states_come_from_the_files(make, sweep):
-    names = ("waiting", "done", "diverged", "failed", "running", "interrupted", "killed")
-    points = {name: make(f"seed={i}") for i, name in enumerate(names)}
-    manifest.add(sweep, [manifest.make_entry(p, None) for p in points.values()])
-    done = execute(points["done"])
-    for name in ("diverged", "failed"):
-        record = replace(done, run_id=points[name].run_id, status=name, error="Traceback\nOops: x")
-        write_record(points[name].run_dir, record)
-    for name in ("interrupted", "killed"):
-        points[name].run_dir.mkdir()
-        log_event(points[name].run_dir, "started")
-    log_event(points["interrupted"].run_dir, "interrupted", why="SIGTERM at step 9", step=9)
-    with claimed(points["running"].run_dir):
-        (points["running"].run_dir / "progress.json").write_text(
-            json.dumps(
-                {"step": 40, "n_tokens": 40 * 128, "tokens_per_second": 128.0, "updated": 9e9}
-            )
-        )
-        whole = read_sweep(sweep)
-        found = {p.run_id: p for p in whole.points}
-    assert {n: found[p.run_id].state for n, p in points.items()} == {n: n for n in names}
-    running = found[points["running"].run_id]
-    assert running.seconds_left == pytest.approx(running.n_steps - 40)
-    assert found[points["failed"].run_id].detail == "Oops: x"
-    assert found[points["interrupted"].run_id].n_stops == 1
+def test_a_running_run_is_at_its_step_and_says_how_long_it_takes(run):
+    row = {"step": 4, "n_tokens": 4 * 128, "tokens_per_second": 128.0, "updated": 9e9}
+    (run / "progress.json").write_text(json.dumps(row))
+    with claimed(run):
+        whole = read_sweep(run.parent)
+    assert whole.points[0].seconds_left == pytest.approx(10 - 4)
     table = status_text("s", whole, (), shorten=False)
-    assert "sweep s: 7 points, 1 done, 1 running, 1 waiting, 1 interrupted, 1 killed" in table
-    assert f"40/{running.n_steps}" in table
+    assert "sweep s: 1 points, 1 running" in table
+    assert "4/10" in table
 
 
-@pytest.mark.parametrize("command", [status, cancel, retry, collect], ids=lambda c: c.__name__)
-def test_the_commands_name_what_they_cannot_find(tmp_path, monkeypatch, capsys, command):
-    monkeypatch.setattr(sys, "argv", [command.__name__, "nope", "--results", str(tmp_path)])
-    with pytest.raises(SystemExit) as end:
-        command.main()
-    assert end.value.code == 2
-    assert capsys.readouterr().err == f"error: no sweep 'nope' in {tmp_path}; it has none\n"
+@pytest.mark.parametrize("module", [status, cancel, retry, collect], ids=lambda m: m.__name__)
+def test_the_commands_name_what_they_cannot_find(tmp_path, command, module):
+    code, _, err = command(module, "nope", "--results", tmp_path)
+    assert (code, err) == (2, f"error: no sweep 'nope' in {tmp_path}; it has none\n")

@@ -2,8 +2,6 @@
 refused, what Slurm gets, and what its task says where there is no card.
 """
 
-import os
-
 import pytest
 import torch
 
@@ -17,7 +15,7 @@ from experiments.sweep.planning import assumed_rate, check_planned
 from experiments.sweep.queues.local import Local
 from experiments.sweep.queues.slurm import Slurm
 from experiments.system.text_table import duration
-from experiments.training.execute import _planned_record
+from experiments.training.execute import planned_record
 
 PAPER = ("ladder=paper", "model=peer", "n_experts=1048576", "size=8", "budget=6e18", "data=c4")
 
@@ -87,19 +85,10 @@ def test_a_plan_that_a_card_has_no_room_for_is_refused(paper, slurm, capsys):
 
 
 @pytest.fixture
-def slurm(tmp_path, monkeypatch):
+def slurm(programs):
     """Folder of programs in Slurm's place; sbatch keeps its arguments in the file `asked`."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name, text in {
-        "sbatch": f'printf "%s\\n" "$@" >{folder}/asked; echo 28',
-        "squeue": "true",
-        "sacct": "exit 1",
-    }.items():
-        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    return folder
+    keep = 'printf "%s\\n" "$@" >"$(dirname "$0")/asked"; echo 28'
+    return programs(sbatch=keep, squeue="true", sacct="exit 1")
 
 
 def test_a_login_node_without_a_card_submits_for_cards(make, sweep, slurm, capsys):
@@ -121,12 +110,12 @@ def test_a_record_says_what_auto_became(make, monkeypatch):
     planned = make("cluster=h100")
     for what, answer in (("is_available", True), ("get_device_name", "NVIDIA H100 80GB HBM3")):
         monkeypatch.setattr(torch.cuda, what, lambda *_, answer=answer: answer)
-    row = flat_row(_planned_record(planned))
+    row = flat_row(planned_record(planned))
     names = ("accelerator", "precision", "device", "planned_card", "kernel")
     assert tuple(row[name] for name in names) == (
         "cuda", "bf16-mixed", "NVIDIA H100 80GB HBM3", "H100", None,
     )  # fmt: skip
-    here = flat_row(_planned_record(make("trainer.accelerator=cpu", "model=peer", "n_experts=64")))
+    here = flat_row(planned_record(make("trainer.accelerator=cpu", "model=peer", "n_experts=64")))
     assert (here["accelerator"], here["precision"], here["planned_card"]) == (
         "cpu", "32-true", None,
     )  # fmt: skip

@@ -66,10 +66,7 @@ def test_points_that_differ_in_budget_and_decay_share_a_trunk(branch):
 
 
 BAD = [
-    (
-        "optim.decay_tokens=12800",
-        r"is 20 steps of 128.*5 steps of warm-up and 100 of decay;",
-    ),
+    ("optim.decay_tokens=12800", r"is 20 steps of 128.*5 steps of warm-up and 100 of decay;"),
     ("optim.warmup_tokens=12800", r"and optim.warmup_tokens=12800 ask for 100 steps.* 4 of decay;"),
     ("optim.decay=1", r"5 steps of warm-up and 164 of decay; lower them, or raise budget"),
     ("optim.branch_from=results/s/0123456789ab", "is not the trunk of this point, whose run id is"),

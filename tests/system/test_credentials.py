@@ -1,7 +1,6 @@
 """Credentials: what is found, what is not taken for one, and that nothing of them is stored."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -11,7 +10,7 @@ from experiments.system.credentials import cut, refuse_credentials
 from experiments.system.environment import describe
 from experiments.training.execute import execute
 from experiments.training.module import LanguageModel
-from tests.conftest import REPOSITORY, TINY
+from tests.conftest import REPOSITORY, TINY, python
 
 # made up, and put together here so that no scanner takes them for real
 KEYS = (
@@ -72,12 +71,7 @@ def test_a_config_with_one_is_refused_and_says_where_without_showing_it(compose_
 
 def test_a_command_line_with_one_is_refused(tmp_path):
     argument = f"hydra.launcher.setup=[export HF_TOKEN={KEYS[0]}]"
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.run", "dry_run=true", argument],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    done = python("-m", "experiments.run", "dry_run=true", argument, cwd=tmp_path)
     assert done.returncode == 2
     assert "error: the command line holds what looks like a password or key (hydra.l" in done.stderr
     assert KEYS[0] not in done.stderr + done.stdout

@@ -3,8 +3,6 @@
 import errno
 import os
 import stat
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from experiments.system.disk import (
 )
 from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute
-from tests.conftest import REPOSITORY, TINY
+from tests.conftest import REPOSITORY, TINY, python
 
 
 @pytest.fixture(scope="module")
@@ -195,15 +193,10 @@ def test_a_worker_without_a_log_says_why_on_the_terminal(make):
     point.run_dir.write_text("a file where the run's folder should be")
     code = f"from experiments.sweep.workers import _work; _work({dict(point.raw)!r}, 1, None)"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-    )
+    done = python("-c", code, env=environment)
     assert done.returncode == 1
-    assert (
-        done.stderr.strip()
-        .splitlines()[-1]
-        .startswith(f"error: {point.run_dir / 'log.txt'} can't be written: File exists")
-    )
+    line = f"error: {point.run_dir / 'log.txt'} can't be written: File exists"
+    assert done.stderr.strip().splitlines()[-1].startswith(line)
     assert "Traceback" not in done.stderr
 
 
@@ -215,8 +208,7 @@ def test_a_folder_that_was_moved_away_is_not_made_again(tmp_path):
 
 def killed_in(folder, code):
     """Runs Python that ends itself by kill -9, with `folder` as sys.argv[1]."""
-    process = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY)
-    assert process.returncode == -9
+    assert python("-c", code, folder, cwd=REPOSITORY).returncode == -9
 
 
 WRITE = """

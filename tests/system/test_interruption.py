@@ -10,6 +10,7 @@ import pytest
 
 from experiments.system import interruption
 from experiments.system.processes import identity
+from tests.conftest import python
 
 # Python calls what is registered before its exit; torch's libraries are undone there.
 PROGRAM = """
@@ -30,8 +31,7 @@ with exit_codes():
 
 
 def run(outcome: str, late: str) -> subprocess.CompletedProcess[str]:
-    program = PROGRAM.format(outcome=outcome, late=late)
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    return python("-c", PROGRAM.format(outcome=outcome, late=late))
 
 
 @pytest.mark.parametrize("late", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
@@ -118,7 +118,7 @@ with exit_codes():
 
 def test_an_interruption_in_a_finalizer_comes_after_it():
     """Python drops what is raised there, and would print a traceback and go on."""
-    ended = subprocess.run([sys.executable, "-c", FINALIZER], capture_output=True, text=True)
+    ended = python("-c", FINALIZER)
     assert (ended.returncode, ended.stdout) == (130, "")
     assert "Traceback" not in ended.stderr
 

@@ -44,14 +44,10 @@ def test_none_is_none(tmp_path):
 
 
 @pytest.fixture
-def scontrol(tmp_path, monkeypatch):
+def scontrol(programs, tmp_path, monkeypatch):
     """A scontrol that keeps what it was asked; calls() lists it. In task 3 of array 28."""
     log = tmp_path / "asked"
-    path = tmp_path / "bin" / "scontrol"
-    path.parent.mkdir()
-    path.write_text(f'#!/bin/sh\necho "$@" >>{log}\n')
-    path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+    programs(scontrol=f'echo "$@" >>{log}')
     for name, value in {
         "SLURM_JOB_ID": "28", "SLURM_ARRAY_JOB_ID": "28", "SLURM_ARRAY_TASK_ID": "1",
         "SLURM_JOB_END_TIME": f"{time.time() + 100:.0f}",

@@ -3,8 +3,6 @@
 import multiprocessing as mp
 import os
 import stat
-import subprocess
-import sys
 import tempfile
 from multiprocessing import connection, util
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.system import sockets
-from tests.conftest import REPOSITORY, TINY
+from tests.conftest import REPOSITORY, TINY, python
 
 
 def _of_length(n: int, parent: Path) -> str:
@@ -62,19 +60,9 @@ def test_without_a_short_place_it_says_what_to_do(place, monkeypatch):
 
 @pytest.mark.night
 def test_a_sweep_runs_with_a_TMPDIR_of_120_characters(tmp_path):
-    words = [sys.executable, "-m", "experiments.run", "-m", *TINY, "size=1", "budget=2e8"]
-    done = subprocess.run(
-        [*words, "seed=0,1", "sweep=s"],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "TMPDIR": _of_length(120, tmp_path),
-            "EXPERIMENTS_CACHE": str(tmp_path / "cache"),
-            "PYTHONPATH": str(REPOSITORY),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = ("-m", "experiments.run", "-m", *TINY, "size=1", "budget=2e8", "seed=0,1", "sweep=s")
+    places = {"TMPDIR": _of_length(120, tmp_path), "EXPERIMENTS_CACHE": str(tmp_path / "cache")}
+    environment = {**os.environ, **places, "PYTHONPATH": str(REPOSITORY)}
+    done = python(*words, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert len([*tmp_path.glob("results/s/*/record.json")]) == 2

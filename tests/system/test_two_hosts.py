@@ -18,12 +18,7 @@ import torch
 from experiments.points.planning import make_point
 from experiments.records.files import read_record
 from experiments.system import claims, processes
-from experiments.system.claims import (
-    RunningElsewhereError,
-    claimed,
-    is_claimed,
-    read_events,
-)
+from experiments.system.claims import RunningElsewhereError, claimed, is_claimed, read_events
 from experiments.system.processes import identity
 from experiments.training.execute import execute
 from tests.conftest import REPOSITORY, TINY
@@ -39,7 +34,7 @@ def make(compose_raw, tmp_path_factory):
 
     def point(folder):
         paths = (f"paths.results={top / folder}", f"paths.cache={top / 'cache'}")
-        fixed = ("model=dense", "size=2", "budget=1e10", "logger=csv")
+        fixed = ("model=dense", "size=2", "budget=5e9", "logger=csv")
         often = ("logger.log_every_n_steps=2", "trainer.checkpoint_minutes=1e-3")
         return make_point(compose_raw(*fixed, *TINY, *often, "trainer.n_threads=1", *paths))
 

@@ -10,9 +10,8 @@ from experiments.evaluate import evaluate_run
 from experiments.tasks import facts
 from experiments.tasks.choice import choose
 from experiments.tasks.facts import NAMES, facts_tasks
-from tests.conftest import Nursery
+from tests.conftest import Nursery, run_cache
 from tests.data.facts_wheel import small_wheel
-from tests.tasks.conftest import cache_of
 
 CORPUS = Facts(n_facts=60, kinds=("technique", "software"))
 
@@ -58,7 +57,7 @@ def test_a_corpus_without_facts_is_asked_for_those_of_conf(tmp_path, monkeypatch
 
 def test_a_run_is_scored_by_name(run_dir, monkeypatch):
     monkeypatch.setattr(facts, "_facts_of", lambda corpus: [CORPUS])
-    words = ["tasks=[facts_held_in,facts_held_out]", cache_of(run_dir)]
+    words = ["tasks=[facts_held_in,facts_held_out]", run_cache(run_dir)]
     record = evaluate_run(run_dir, words)
     for name in NAMES:
         score = record.evaluations[f"tasks/{name}"]

@@ -19,9 +19,8 @@ from experiments.tasks import harness
 from experiments.tasks.harness import load_tasks
 from experiments.tasks.harness_names import check_extra
 from experiments.training.execute import execute
-from tests.conftest import TINY, WORDS, Nursery
+from tests.conftest import TINY, WORDS, Nursery, run_cache
 from tests.rounding import relative
-from tests.tasks.conftest import cache_of
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None,
@@ -32,7 +31,7 @@ installed = pytest.mark.skipif(
 def test_without_the_extra_one_line_says_what_to_install(run_dir, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"tasks=\[arc_easy\]: cloze, .* and .jsonl") as e:
-        evaluate_run(run_dir, ["tasks=[arc_easy]", cache_of(run_dir)])
+        evaluate_run(run_dir, ["tasks=[arc_easy]", run_cache(run_dir)])
     assert "not installed: pip install -e '.[lm-eval]' in a clone" in str(e.value)
     with pytest.raises(RuntimeError, match=r"this is lm-evaluation-harness', which is not inst"):
         check_extra()
@@ -86,7 +85,7 @@ def test_accuracy_through_the_harness_is_ours_exactly(run_dir, tmp_path):
     for name in ("cloze", "grammar"):
         write_yaml(tmp_path, f"their_{name}", committed(name), **CHOICE)
     words = ["tasks=[cloze,grammar,their_cloze,their_grammar]", f"tasks_folder={tmp_path}"]
-    record = evaluate_run(run_dir, [*words, cache_of(run_dir)])
+    record = evaluate_run(run_dir, [*words, run_cache(run_dir)])
     for name in ("cloze", "grammar"):
         ours, theirs = (record.evaluations[f"tasks/{prefix}{name}"] for prefix in ("", "their_"))
         for metric in ("acc", "acc_norm", "acc_bytes"):
@@ -96,10 +95,10 @@ def test_accuracy_through_the_harness_is_ours_exactly(run_dir, tmp_path):
     assert record == read_record(run_dir / "record.json")
     # scored once: nothing is read again, until the data changes
     (run_dir / "last.ckpt").write_bytes(b"no longer a checkpoint")
-    assert evaluate_run(run_dir, [*words, cache_of(run_dir)]) == record
+    assert evaluate_run(run_dir, [*words, run_cache(run_dir)]) == record
     write_yaml(tmp_path, "their_cloze", committed("cloze")[:-1], **CHOICE)
     with pytest.raises(ValueError, match=r"last.ckpt is damaged"):
-        evaluate_run(run_dir, [*words, cache_of(run_dir)])
+        evaluate_run(run_dir, [*words, run_cache(run_dir)])
 
 
 @installed
@@ -112,7 +111,7 @@ def test_a_group_is_its_tasks_and_their_mean(run_dir, tmp_path):
         "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}],
     }
     (tmp_path / "both.yaml").write_text(json.dumps(group))
-    words = [f"tasks_folder={tmp_path}", cache_of(run_dir)]
+    words = [f"tasks_folder={tmp_path}", run_cache(run_dir)]
     record = evaluate_run(run_dir, ["tasks=[both]", *words])
     both, cloze, grammar = (
         record.evaluations[f"tasks/{name}"] for name in ("both", "their_cloze", "their_grammar")
@@ -142,10 +141,10 @@ def test_simple_evaluate_takes_the_model_and_finds_the_same(run_dir, tmp_path):
 
     write_yaml(tmp_path, "their_cloze", committed("cloze"), **CHOICE, num_fewshot=2,
                fewshot_split="test")  # fmt: skip
-    words = ["tasks=[their_cloze]", f"tasks_folder={tmp_path}", cache_of(run_dir)]
+    words = ["tasks=[their_cloze]", f"tasks_folder={tmp_path}", run_cache(run_dir)]
     ours = evaluate_run(run_dir, words).evaluations["tasks/their_cloze"]
     manager = TaskManager(include_path=tmp_path, include_defaults=False)
-    lm = harness_model(run_dir, [cache_of(run_dir)])
+    lm = harness_model(run_dir, [run_cache(run_dir)])
     found = simple_evaluate(lm, tasks=["their_cloze"], task_manager=manager, bootstrap_iters=100)
     theirs = found["results"]["their_cloze"]
     for metric in ("acc", "acc_norm", "acc_bytes", "acc_stderr"):
@@ -163,7 +162,7 @@ def test_the_harness_s_own_model_scores_an_export_as_the_run(run_dir, tmp_path):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    export_run(run_dir, tmp_path / "export", [cache_of(run_dir)])
+    export_run(run_dir, tmp_path / "export", [run_cache(run_dir)])
     theirs = HFLM(
         pretrained=str(tmp_path / "export"), trust_remote_code=True, device="cpu", dtype="float32"
     )
@@ -171,7 +170,7 @@ def test_the_harness_s_own_model_scores_an_export_as_the_run(run_dir, tmp_path):
     write_yaml(tmp_path, "own", texts, **ROLLING)
     manager = TaskManager(include_path=tmp_path, include_defaults=False)
     found = []
-    for lm in (harness_model(run_dir, [cache_of(run_dir)]), theirs):
+    for lm in (harness_model(run_dir, [run_cache(run_dir)]), theirs):
         result = simple_evaluate(lm, tasks=["own"], task_manager=manager, bootstrap_iters=0)
         found.append(result["results"]["own"]["bits_per_byte,none"])
     assert found[0] == pytest.approx(found[1], rel=relative(1))
@@ -180,7 +179,7 @@ def test_the_harness_s_own_model_scores_an_export_as_the_run(run_dir, tmp_path):
 @installed
 def test_loglikelihood_is_a_slow_reference_s(run_dir):
     """float64, one request at a time, by torch alone; 1e-4 nats for the batch's float32."""
-    lm = harness_model(run_dir, [cache_of(run_dir)])
+    lm = harness_model(run_dir, [run_cache(run_dir)])
     pairs = [
         ("the cat sat", " on a mat"),
         ("the cat sat ", "on a mat"),
@@ -207,7 +206,7 @@ def test_loglikelihood_is_a_slow_reference_s(run_dir):
 def test_encodes_pairs_as_the_harness_does(run_dir):
     from lm_eval.api.model import TemplateLM
 
-    lm = harness_model(run_dir, [cache_of(run_dir)])
+    lm = harness_model(run_dir, [run_cache(run_dir)])
     rng = np.random.default_rng(0)
     letters = list("the cat sat on dogs seven  \n\té")
     for _ in range(300):
@@ -259,7 +258,7 @@ def test_perplexity_of_a_text_is_experiments_evaluate_s(compose_raw, tmp_path, s
 
 @installed
 def test_generates_greedily_up_to_a_stop(run_dir):
-    lm = harness_model(run_dir, [cache_of(run_dir)])
+    lm = harness_model(run_dir, [run_cache(run_dir)])
     whole, cut = lm.generate_until(
         instances(
             ("the cat", {"until": [], "max_gen_toks": 40}),
@@ -282,7 +281,7 @@ def test_generates_greedily_up_to_a_stop(run_dir):
 
 @installed
 def test_draws_by_temperature_where_a_task_asks_for_it(run_dir):
-    lm = harness_model(run_dir, [cache_of(run_dir)])
+    lm = harness_model(run_dir, [run_cache(run_dir)])
 
     def texts(n=1, **settings):
         asked = instances(*[("the", {"until": [], "max_gen_toks": 20, **settings})] * n,
@@ -309,7 +308,7 @@ def test_a_task_whose_data_is_out_of_reach_is_one_line(run_dir, tmp_path, monkey
     values |= {"dataset_path": "nobody/has-this", "dataset_kwargs": {}}
     (tmp_path / "far.yaml").write_text(json.dumps(values))
     with pytest.raises(RuntimeError, match=r"tasks=\[far\]: its data is on a hub that can't") as e:
-        evaluate_run(run_dir, ["tasks=[far]", f"tasks_folder={tmp_path}", cache_of(run_dir)])
+        evaluate_run(run_dir, ["tasks=[far]", f"tasks_folder={tmp_path}", run_cache(run_dir)])
     assert "\n" not in str(e.value)
 
 

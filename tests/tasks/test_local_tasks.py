@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import sys
 
 import pytest
 
@@ -14,7 +13,7 @@ from experiments.tasks.items import Item, read_task
 from experiments.tasks.local import numbers
 from experiments.tasks.scoring import Scored
 from experiments.tasks.table import tasks_table
-from tests.tasks.conftest import cache_of
+from tests.conftest import run_cache
 
 LN2 = math.log(2)
 
@@ -68,7 +67,7 @@ def items_file(folder, name="own.jsonl"):
 
 def test_a_run_is_scored_once(run_dir, tmp_path):
     before, path = read_record(run_dir / "record.json"), items_file(tmp_path)
-    record = evaluate_run(run_dir, [f"tasks=[{path},cloze]", cache_of(run_dir)])
+    record = evaluate_run(run_dir, [f"tasks=[{path},cloze]", run_cache(run_dir)])
     assert record == read_record(run_dir / "record.json")
     assert set(record.evaluations) == {*before.evaluations, "tasks/own", "tasks/cloze"}
     own = record.evaluations["tasks/own"]
@@ -78,15 +77,15 @@ def test_a_run_is_scored_once(run_dir, tmp_path):
     table = tasks_table(record.evaluations)
     assert f"{own['bits_per_byte']:.4f}" in table
     (run_dir / "last.ckpt").write_bytes(b"no longer a checkpoint")
-    again = evaluate_run(run_dir, [f"tasks=[cloze,{path}]", cache_of(run_dir)])
+    again = evaluate_run(run_dir, [f"tasks=[cloze,{path}]", run_cache(run_dir)])
     assert again == record
     path.write_text(path.read_text().replace("seven", "the"))
     with pytest.raises(ValueError, match=r"last.ckpt is damaged"):
-        evaluate_run(run_dir, [f"tasks=[{path}]", cache_of(run_dir)])
+        evaluate_run(run_dir, [f"tasks=[{path}]", run_cache(run_dir)])
 
 
 def test_batches_change_nothing(run_dir, tmp_path):
-    command = [f"tasks=[{items_file(tmp_path)}]", cache_of(run_dir)]
+    command = [f"tasks=[{items_file(tmp_path)}]", run_cache(run_dir)]
     one = evaluate_run(run_dir, command).evaluations["tasks/own"]
     shutil.copy(tmp_path / "own.jsonl", tmp_path / "other.jsonl")
     command[0] = f"tasks=[{tmp_path / 'other.jsonl'}]"
@@ -103,7 +102,7 @@ def test_a_trained_model_prefers_what_it_was_trained_on(run_dir, tmp_path):
         {"context": "", "choices": ["the cat sat", "QQQQ ZZZZ XXXX"], "answer": 0},
     ]
     path.write_text("\n".join(map(json.dumps, items)))
-    record = evaluate_run(run_dir, [f"tasks=[{path}]", cache_of(run_dir)])
+    record = evaluate_run(run_dir, [f"tasks=[{path}]", run_cache(run_dir)])
     assert record.evaluations["tasks/order"]["acc"] == 1.0
 
 
@@ -121,7 +120,7 @@ def test_a_trained_model_prefers_what_it_was_trained_on(run_dir, tmp_path):
 def test_refuses_before_anything_is_built(run_dir, words, message):
     (run_dir / "last.ckpt").write_bytes(b"not read")
     with pytest.raises(ValueError, match=message) as error:
-        evaluate_run(run_dir, [*words, cache_of(run_dir)])
+        evaluate_run(run_dir, [*words, run_cache(run_dir)])
     assert "\n" not in str(error.value)
 
 
@@ -131,32 +130,25 @@ def test_names_the_line_of_an_answer_that_the_window_can_t_hold(run_dir, tmp_pat
         file.write('{"context": "the", "answer": "' + " cat" * 40 + '"}\n')
     (run_dir / "last.ckpt").write_bytes(b"not read")
     with pytest.raises(ValueError, match=r"own.jsonl, line 4: a continuation has \d+ tokens, more"):
-        evaluate_run(run_dir, [f"tasks=[{path}]", cache_of(run_dir)])
+        evaluate_run(run_dir, [f"tasks=[{path}]", run_cache(run_dir)])
     assert len(read_task(path).items) == 4
 
 
-def test_expert_choice_is_refused_with_the_reason(train, tmp_path):
-    run_dir = train("model=moe", "n_experts=4")
+def test_expert_choice_is_refused_with_the_reason(trained, tmp_path):
+    run_dir = shutil.copytree(trained("model=moe", "n_experts=4"), tmp_path / "run")
     (run_dir / "last.ckpt").write_bytes(b"not read")
     with pytest.raises(ValueError, match="expert choice, which routes by later tokens too"):
         evaluate_run(run_dir, [f"tasks=[{items_file(tmp_path)}]"])
 
 
-def test_the_command_prints_a_table_and_refuses_in_one_line(run_dir, tmp_path, monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["experiments.evaluate", str(run_dir), *words])
-        try:
-            evaluate.main()
-        except SystemExit as end:
-            return end.code, *capsys.readouterr()
-        return 0, *capsys.readouterr()
-
-    code, out, err = call("tasks=[none.jsonl]")
+def test_the_command_prints_a_table_and_refuses_in_one_line(run_dir, tmp_path, command):
+    code, out, err = command(evaluate, run_dir, "tasks=[none.jsonl]")
     assert (code, out) == (2, "")
     assert err == (
         "error: tasks=[none.jsonl]: none.jsonl does not exist; name a .jsonl file of items\n"
     )
-    code, out, err = call(f"tasks={items_file(tmp_path)}", cache_of(run_dir))
+    words = (f"tasks={items_file(tmp_path)}", run_cache(run_dir))
+    code, out, err = command(evaluate, run_dir, *words)
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "scoring own"

@@ -15,8 +15,7 @@ from experiments.sweep.entering import enter_branches
 from experiments.sweep.trunks import make_trunks
 from experiments.system.interruption import Interrupted
 from experiments.training.checkpoints import LAST
-from experiments.training.execute import _planned_record as planned_record
-from experiments.training.execute import execute
+from experiments.training.execute import execute, planned_record
 from experiments.training.starting import find_checkpoint
 from tests.conftest import Killed, kill_at
 

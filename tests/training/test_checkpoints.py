@@ -13,7 +13,7 @@ import torch
 
 from experiments.points.planning import make_point
 from experiments.records.files import read_record
-from experiments.records.finished import is_finished
+from experiments.records.finished import ended_record
 from experiments.system import interruption
 from experiments.system.claims import read_events
 from experiments.training import checkpoints
@@ -220,7 +220,7 @@ def test_a_damaged_record_is_set_aside_and_written_again(finished, damage):
     damaged = text[:1000] if damage == "torn" else flipped
     assert damaged != text
     path.write_text(damaged)
-    assert not is_finished(point.run_dir)
+    assert ended_record(point.run_dir) is None
     with pytest.warns(UserWarning, match=r"record.json is damaged .*kept as record.json.damaged"):
         result = execute(point)
     assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
@@ -242,7 +242,7 @@ def test_kill_minus_nine_at_random_moments_changes_nothing(make):
     context.set_forkserver_preload(["experiments.training.execute"])
     moments = random.Random(0)
     n_kills = 0
-    while not is_finished(point.run_dir):
+    while ended_record(point.run_dir) is None:
         process = context.Process(target=_execute_raw, args=(dict(point.raw),))
         process.start()
         # each turn is longer: it must end one day, on a busy machine too

@@ -74,7 +74,7 @@ def _cells(values: Sequence[Any], chosen: Format | None, best: str | None) -> li
         if _is_absent(value)
         else _number_cell(value, show(value), is_best=first is not None and _key(value) == first)
         if is_numeric
-        else _text_cell(show(value))
+        else Cell(text=show(value), is_long=len(show(value)) > _LONG)
         for value in values
     ]
 
@@ -92,10 +92,6 @@ def _number_cell(value: Any, shown: str, *, is_best: bool) -> Cell:
         title=in_full,
         is_best=is_best,
     )
-
-
-def _text_cell(shown: str) -> Cell:
-    return Cell(text=shown, is_long=len(shown) > _LONG)
 
 
 def _key(value: Any) -> Any:

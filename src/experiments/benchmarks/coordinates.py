@@ -31,7 +31,8 @@ from experiments.benchmarks.core.arguments import parse_numbers, takes_overrides
 from experiments.benchmarks.core.drafts import drafted
 from experiments.benchmarks.core.loop import Loop
 from experiments.config.optim import Optim
-from experiments.models.transformer import Block, Transformer, TransformerConfig
+from experiments.models.residuals.residual import Block
+from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.optim.groups import build_optimizer
 from experiments.points.planning import peak_rate
 from experiments.system.command import at_least

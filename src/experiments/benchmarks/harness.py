@@ -111,7 +111,7 @@ def _compare(point: Point, name: str) -> tuple[list[float], list[float]]:
             shown.update(every)
             began = time.process_time()
 
-        fit(point, begun.module, begun.data, (loop,), Guards(), None)
+        fit(point, begun, (loop,), Guards())
     return whole[1:], bare[1:]
 
 

@@ -200,15 +200,16 @@ def trunk_cost(
     ffns: Sequence[FFNConfig],
     attention: Sequence[Term],
     norm_params: int | None = None,
+    n_norms: int = 2,
     trained_blocks: Sequence[int] | None = None,
     tables_alone: bool = False,
 ) -> Cost:
     """Whole model: one entry of `ffns` per block, in order. attention: the terms of a block's.
 
     Equal layers are summed into one term, so that the shares stay readable. norm_params: those of
-    one norm; None for d_model, as RMS norm has. trained_blocks: those
-    whose layer alone is trained, nothing else of the model; None: all is trained. tables_alone: of
-    these layers, the tables alone.
+    one norm; None for d_model, as RMS norm has. n_norms: of a block. trained_blocks: those whose
+    layer alone is trained, nothing else of the model; None: all is trained. tables_alone: of these
+    layers, the tables alone.
     """
     n_layers = len(ffns)
     vocabulary = [
@@ -220,7 +221,7 @@ def trunk_cost(
         ),
     ]
     norm_params = d_model if norm_params is None else norm_params
-    norms = Term(name="norms", n_params=(2 * n_layers + 1) * norm_params)
+    norms = Term(name="norms", n_params=(n_norms * n_layers + 1) * norm_params)
     if trained_blocks is not None:
         vocabulary = [term.frozen(THROUGH_PASSES) for term in vocabulary]
         norms = norms.frozen(THROUGH_PASSES)

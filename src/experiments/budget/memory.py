@@ -63,6 +63,7 @@ def plan_memory(
     n_models: int = 1,
     table_ranks: int = 1,
     recompute: bool = False,
+    n_norms: int = 1,
 ) -> Memory:
     """Memory of a process whose forward passes are of micro_tokens, n_micro of them a step.
 
@@ -74,7 +75,7 @@ def plan_memory(
     table_ranks: processes that have the columns of each table between them, each of as many tokens:
     it holds that share of tables, their gradients and moments, and the indices and weights of their
     tokens, and its columns of them. recompute: of halves of blocks that can be computed again their
-    inputs alone are kept.
+    inputs alone are kept. n_norms: on the way through a half.
     """
     product = 2 if precision == "bf16-mixed" else 4
     norm = (_NORM + product) * d_model  # and in the type of the product that takes it
@@ -122,7 +123,7 @@ def plan_memory(
         """Bytes of the larger one of these halves, while its backward pass needs them."""
         return max((of_terms(half, 1) for half in halves(block)), default=0)
 
-    def of_terms(terms: list[Term], n_norms: int) -> float:
+    def of_terms(terms: list[Term], n_halves: int) -> float:
         """Bytes of their activations, and of their weights in the products' type."""
         if not terms:
             return 0
@@ -134,7 +135,7 @@ def plan_memory(
             pairs = sum(_row_pairs(t, d_model) for t in for_all)
             a_token += table_ranks * _OF_ALL * pairs
             a_token += 4 * max((t.d_row or d_model for t in for_all), default=0)
-        return micro_tokens * (a_token + n_norms * norm) + cast
+        return micro_tokens * (a_token + n_halves * n_norms * norm) + cast
 
     gradients = sum(map(gradient, cost.terms))
     logits = _LOGITS * micro_tokens * vocab_size

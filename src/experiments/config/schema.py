@@ -39,13 +39,14 @@ from experiments.config.trainer import Cluster, Trainer
 
 # what each part that a `_target_` names must be able to do: costs.FFNConfig, data.corpus.Corpus,
 # data.tokenizer.TokenizerConfig, optim.optimizer.OptimizerConfig,
-# attention.AttentionConfig, norm.NormConfig and positions.Positions
+# attention.AttentionConfig, norm.NormConfig, positions.Positions and residual.Residual
 _LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
 _OPTIMIZER = ("takes", "moments", "step")
-_OF_TRUNK = {
+OF_TRUNK: Mapping[str, tuple[str, ...]] = {
     "attention": ("terms", "build"),
     "norm": ("build", "n_params"),
     "positions": ("angles", "bias"),
+    "residual": ("attention_half", "ffn_half"),
 }
 _WEIGHTS, _PART = ("shape", "digest", "tokenizer", "state"), ("start", "training")
 
@@ -116,6 +117,7 @@ class Trunk:
     positions: Any
     norm: Any
     attention: Any
+    residual: Any
     beside: bool = added(False, Drawn())  # weights to start from have init.how=beside
 
     def __post_init__(self) -> None:
@@ -291,6 +293,7 @@ class RunConfig:
     continual: Continual | None = added(None, If(_keeps, "without a way to keep"), varies=True)
     parts: Mapping[str, Any] | None = added(None)
     cluster: Cluster | None = None  # the cards to plan for; None: this machine
+    verbose: bool = False  # of a plan; records from before it have none
 
     @property
     def d_model(self) -> int:
@@ -318,7 +321,7 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     trunk, data = dict(raw.get("trunk") or {}), dict(raw.get("data") or {})
     trunk = former_trunk.today(trunk)
     trunk["base_ffn"] = _base_ffn(trunk.get("base_ffn"))
-    for part, needs in _OF_TRUNK.items():
+    for part, needs in OF_TRUNK.items():
         trunk[part] = build(trunk[part], f"trunk.{part}", needs)
     if raw.get("init") is not None:
         weights = build(raw["init"].get("weights"), "init.weights", _WEIGHTS)

@@ -65,35 +65,30 @@ def pack(
     document, DamagedError if the folder is not as it was written, RuntimeError for a full disk.
     """
     folder = reached(folder)
-    if folder.exists():
-        return _checked(open_verified(folder), vocabulary)
-    with full_disk_explained(folder), locked(folder):
-        if not folder.exists():
-            partial = folder.with_name(f".{folder.name}.partial")
-            make_folder(partial)
-            shards = _fill(partial, corpus, split, vocabulary, cache, max_tokens)
-            if not shards:
-                remove_tree(partial)
-                raise ValueError(f"the {split} split of {find_name(corpus)} has no text")
-            write_index(partial, vocabulary.n_entries, shards, vocabulary.sha256)
-            sync_tree(partial)  # its index too
-            rename(partial, folder)
-            sync_file(folder.parent)
-            remove(folder / _JOURNAL)
-            stamp(PackedText(folder))  # each shard was read again when it was written
-    return _checked(open_verified(folder), vocabulary)
-
-
-def _checked(text: PackedText, vocabulary: Vocabulary) -> PackedText:
-    """Tokens, if they are this vocabulary's. Raises DamagedError if not."""
+    if not folder.exists():
+        with full_disk_explained(folder), locked(folder):
+            if not folder.exists():
+                partial = folder.with_name(f".{folder.name}.partial")
+                make_folder(partial)
+                shards = _fill(partial, corpus, split, vocabulary, cache, max_tokens)
+                if not shards:
+                    remove_tree(partial)
+                    raise ValueError(f"the {split} split of {find_name(corpus)} has no text")
+                write_index(partial, vocabulary.n_entries, shards, vocabulary.sha256)
+                sync_tree(partial)  # its index too
+                rename(partial, folder)
+                sync_file(folder.parent)
+                remove(folder / _JOURNAL)
+                stamp(PackedText(folder))  # each shard was read again when it was written
+    text = open_verified(folder)
     if text.vocab_size != vocabulary.n_entries or text.tokenizer_sha256 not in (
         None,
         vocabulary.sha256,
     ):
         raise DamagedError(
-            text.folder / INDEX_NAME,
+            folder / INDEX_NAME,
             f"its tokens were made by another tokenizer than {vocabulary.folder}",
-            f"delete {text.folder}, and the same command makes it again",
+            f"delete {folder}, and the same command makes it again",
         )
     return text
 

@@ -1,7 +1,7 @@
 """All that a run reads, made ready before it starts: vocabulary, tokens, held-out sets."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from experiments.data.folders import identity, packed_folder, vocabulary_folder
 from experiments.data.packed import PackedText
 from experiments.data.packing import pack
 from experiments.data.staged import Stage, StagedBatches
-from experiments.data.stream import DomainStream
+from experiments.data.stream import BASE, DomainStream
 from experiments.data.streaming import StreamedBatches
 from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
 
@@ -88,28 +88,39 @@ def prepare_data(data: Data, cache: Path) -> PreparedData:
     """
     corpus = base_corpus(data.corpus)
     vocabulary = prepare_vocabulary(data.tokenizer, corpus, cache)
-
-    def text(part: Corpus, split: str, name: str) -> PackedText:
-        limit = data.max_train_tokens if split == TRAIN else data.max_validation_tokens
-        folder = packed_folder(part, split, data.tokenizer, corpus, cache, limit)
-        tokens = pack(part, split, vocabulary, folder, cache, limit)
-        _check_length(tokens, name, data.seq_len)
-        return tokens
-
     stream = data.corpus if isinstance(data.corpus, DomainStream) else None
     learnt, domains = (stream.order, stream.domains) if stream is not None else ((), {})
+    every: dict[str, Corpus] = {} if data.streaming else {"": corpus}
+    every |= {name: domain for name, domain in domains.items() if name in learnt}
+    trained = EvalSet(corpus=None, splits=(TRAIN,), max_tokens=data.max_train_tokens)
+    sets = {name: replace(trained, corpus=own) for name, own in every.items()}
+    train = prepare_sets(data, sets, vocabulary, cache)
+    first, *held_out = prepare_sets(data, held_out_sets(data), vocabulary, cache).values()
+    validation = {"": first, **dict(zip(domains, held_out, strict=True))}
+    for split, texts in ((TRAIN, train), (VALIDATION, validation)):
+        for name, text in texts.items():
+            if n_windows(len(text), data.seq_len) < 1:
+                what = f"{name}'s {split}" if name else split
+                raise ValueError(
+                    f"the {what} split has {len(text)} tokens, fewer than one window of "
+                    f"seq_len={data.seq_len}; use a longer text or a shorter ladder.seq_len"
+                )
     return PreparedData(
         vocabulary=vocabulary,
-        train=None if data.streaming else text(corpus, TRAIN, TRAIN),
-        validation=text(corpus, VALIDATION, VALIDATION),
-        domains={
-            name: (
-                text(domain, TRAIN, f"{name}'s {TRAIN}") if name in learnt else None,
-                text(domain, VALIDATION, f"{name}'s {VALIDATION}"),
-            )
-            for name, domain in domains.items()
-        },
+        train=train.get(""),
+        validation=first,
+        domains={name: (train.get(name), validation[name]) for name in domains},
     )
+
+
+def held_out_sets(data: Data) -> dict[str, EvalSet]:
+    """Return the validation split as a set to score; of a stream its base's, and each domain's."""
+    domains = data.corpus.domains if isinstance(data.corpus, DomainStream) else {}
+    own = EvalSet(corpus=None, splits=(VALIDATION,), max_tokens=data.max_validation_tokens)
+    return {
+        BASE if domains else VALIDATION: own,
+        **{name: replace(own, corpus=domain) for name, domain in domains.items()},
+    }
 
 
 def prepare_sets(
@@ -118,14 +129,25 @@ def prepare_sets(
     """Named sets in the run's own tokens: `name`, or `name/split` of a set with several."""
     packed = {}
     for name, chosen in sets.items():
-        base = base_corpus(data.corpus)
-        corpus = base if chosen.corpus is None else chosen.corpus
+        corpus = base_corpus(data.corpus) if chosen.corpus is None else chosen.corpus
         for split in chosen.splits:
-            limit = chosen.max_tokens
-            folder = packed_folder(corpus, split, data.tokenizer, base, cache, limit)
             label = name if len(chosen.splits) == 1 else f"{name}/{split}"
-            packed[label] = pack(corpus, split, vocabulary, folder, cache, limit)
+            packed[label] = _packed(data, corpus, split, chosen.max_tokens, vocabulary, cache)
     return packed
+
+
+def _packed(
+    data: Data,
+    corpus: Corpus,
+    split: str,
+    limit: int | None,
+    vocabulary: Vocabulary,
+    cache: Path,
+) -> PackedText:
+    """Tokens of a split by the run's tokenizer, at least `limit` of them if it has as many."""
+    base = base_corpus(data.corpus)
+    folder = packed_folder(corpus, split, data.tokenizer, base, cache, limit)
+    return pack(corpus, split, vocabulary, folder, cache, limit)
 
 
 def training_batches(
@@ -170,11 +192,3 @@ def _stages(
         shares = tuple(stream.domain_shares.values())
         return [Stage(n_steps=stage_steps[0], sources=texts, shares=shares)]
     return [Stage(n_steps=n, sources=(text,)) for n, text in zip(stage_steps, texts, strict=True)]
-
-
-def _check_length(tokens: PackedText, split: str, seq_len: int) -> None:
-    if n_windows(len(tokens), seq_len) < 1:
-        raise ValueError(
-            f"the {split} split has {len(tokens)} tokens, fewer than one window of "
-            f"seq_len={seq_len}; use a longer text or a shorter ladder.seq_len"
-        )

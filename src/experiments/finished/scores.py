@@ -5,13 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from experiments.data.prepare import prepare_data, prepare_sets
-from experiments.data.vocabulary import Vocabulary
+from experiments.config.words import SCORING
+from experiments.data.prepare import prepare_sets
 from experiments.finished.library import attach_library, library_label
-from experiments.finished.model import Change, run_vocabulary, scored_point, trained_model
-from experiments.points.point import Point
+from experiments.finished.model import Change, Finished, read_run, trained_model
 from experiments.records.files import RECORD_NAME, read_record, write_record
 from experiments.records.finished import finished_record
 from experiments.records.record import RunRecord
@@ -50,31 +47,26 @@ def score_run(
     mark += "" if change is None else change.label
     if chosen:
         _check_causal(run_dir, record)
-    point = scored_point(run_dir, record, overrides)
-    rule = point.config.evaluation
+    run = read_run(run_dir, record, overrides, SCORING)
+    config, rule = run.config, run.config.evaluation
     harness = load_tasks(chosen.harness, chosen.folder, rule.stride)
     scored = _marked(record.evaluations, mark)
     harness = harness.without_scored(scored)
-    missing = {}
-    if point.config.eval:
-        vocabulary = prepare_data(point.config.data, point.cache).vocabulary
-        sets = prepare_sets(point.config.data, point.config.eval, vocabulary, point.cache)
-        known = {name: r.get("tokens_digest") for name, r in scored.items()}
-        suffix = rule_suffix(rule)
-        missing = {n: text for n, text in sets.items() if known.get(n + suffix) != text.digest}
-    else:
-        vocabulary = run_vocabulary(run_dir, record, point)
-    encoder = Encoder.of(vocabulary)
-    made = facts_tasks(chosen.facts, point.config.data.corpus, point.cache)
+    sets = prepare_sets(config.data, config.eval, run.vocabulary, run.cache)
+    known = {name: r.get("tokens_digest") for name, r in scored.items()}
+    suffix = rule_suffix(rule)
+    missing = {n: text for n, text in sets.items() if known.get(n + suffix) != text.digest}
+    encoder = Encoder.of(run.vocabulary)
+    made = facts_tasks(chosen.facts, config.data.corpus, run.cache)
     local = [
-        encode_task(task, encoder, point.config.data.seq_len)
+        encode_task(task, encoder, config.data.seq_len)
         for task in (*chosen.local, *made)
         if not is_scored(task, scored)
     ]
     if not (missing or local or harness.named):
         return record
     check_writable(run_dir, "where the scores go into its record")
-    scorer = make_scorer(run_dir, point, vocabulary)
+    scorer = make_scorer(run)
     if change is not None:
         change.change(scorer.model)
     if library is not None:
@@ -82,10 +74,10 @@ def score_run(
     scores = score_sets(
         scorer.model,
         missing,
-        vocabulary,
+        run.vocabulary,
         rule,
         seq_len=scorer.seq_len,
-        batch_size=point.config.ladder.batch_size,
+        batch_size=config.ladder.batch_size,
         device=scorer.device,
         started=_announce,
     )
@@ -109,10 +101,9 @@ def harness_model(run_dir: Path, overrides: Sequence[str] = ()) -> "HarnessLM":
 
     record = finished_record(run_dir)
     _check_causal(run_dir, record)
-    point = scored_point(run_dir, record, overrides)
-    vocabulary = run_vocabulary(run_dir, record, point)
-    stride = point.config.evaluation.stride
-    return HarnessLM(make_scorer(run_dir, point, vocabulary), Encoder.of(vocabulary), stride)
+    run = read_run(run_dir, record, overrides, SCORING)
+    encoder = Encoder.of(run.vocabulary)
+    return HarnessLM(make_scorer(run), encoder, run.config.evaluation.stride)
 
 
 def tables(record: RunRecord) -> list[str]:
@@ -130,13 +121,13 @@ def _check_causal(run_dir: Path, record: RunRecord) -> None:
         )
 
 
-def make_scorer(run_dir: Path, point: Point, vocabulary: Vocabulary) -> Scorer:
-    """A finished run's model as a scorer, on the point's device."""
+def make_scorer(run: Finished) -> Scorer:
+    """A finished run's model as a scorer, on its device."""
     return Scorer(
-        model=trained_model(run_dir, point, vocabulary),
-        seq_len=point.config.data.seq_len,
-        batch_size=point.config.evaluation.batch_size or point.config.ladder.batch_size,
-        device=torch.device(point.device.accelerator),
+        model=trained_model(run),
+        seq_len=run.config.data.seq_len,
+        batch_size=run.batch_size,
+        device=run.device,
     )
 
 

@@ -14,8 +14,7 @@ from experiments.data import packed
 from experiments.data.packed import PackedText
 from experiments.data.prepare import prepare_data, prepare_sets
 from experiments.finished.library import take_off
-from experiments.finished.model import run_config, trained_model
-from experiments.points.planning import make_point
+from experiments.finished.model import read_finished, read_run
 from experiments.records.finished import finished_record
 
 
@@ -66,9 +65,9 @@ def read_adapter(
     Raises ValueError for a run without adapters, and a split that has not so many windows.
     """
     lora = read_lora(run_dir, domain_name(run_dir) if name is None else name)
-    point = make_point(run_config(finished_record(run_dir), overrides))
-    data = point.config.data
-    prepared = prepare_data(data, point.cache)
+    run = read_run(run_dir, finished_record(run_dir), overrides)
+    data = run.config.data
+    prepared = prepare_data(data, run.cache)
     if prepared.train is None:
         raise ValueError(f"{run_dir} was trained on streamed text; its windows can't be read again")
     return AdapterRun(
@@ -82,10 +81,7 @@ def read_adapter(
 
 def read_base(run_dir: Path, overrides: Sequence[str]) -> nn.Module:
     """Model that a run of init.train=lora began with."""
-    record = finished_record(run_dir)
-    point = make_point(run_config(record, overrides))
-    vocabulary = prepare_data(point.config.data, point.cache).vocabulary
-    model = trained_model(run_dir, point, vocabulary)
+    model = read_finished(run_dir, overrides)[2]
     take_off(model)
     return model
 
@@ -94,10 +90,9 @@ def read_sets(
     run_dir: Path, overrides: Sequence[str], n_windows: int, **n_of: int
 ) -> dict[str, Tensor]:
     """Windows of named sets, eval=[...], in the run's tokens. n_of: of some sets, how many."""
-    point = make_point(run_config(finished_record(run_dir), overrides, ("eval", *PLACES)))
-    data = point.config.data
-    vocabulary = prepare_data(data, point.cache).vocabulary
-    sets = prepare_sets(data, point.config.eval, vocabulary, point.cache)
+    run = read_run(run_dir, finished_record(run_dir), overrides, ("eval", *PLACES))
+    data = run.config.data
+    sets = prepare_sets(data, run.config.eval, run.vocabulary, run.cache)
     return {
         name: cut_windows(text, data.seq_len, n_of.get(name, n_windows), name)
         for name, text in sets.items()

@@ -1,1 +1,1 @@
-"""What `python -m experiments.gpu_check` measures, a file a part; torch, triton and numpy alone."""
+"""What `python -m experiments.bench gpu` measures, a file a part; torch, triton and numpy alone."""

@@ -1,7 +1,7 @@
 """Triton kernels' values against float64, written out: the cases that tests and cards share.
 
 Each check makes its inputs, runs a kernel, and says how far each result is from the obvious form.
-The tests run those of small() on a CPU, interpreted, or on a GPU; gpu_check runs them all.
+The tests run those of small() on a CPU, interpreted, or on a GPU; `bench gpu` runs them all.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,6 +1,6 @@
 """Report on a card: report.json, and report.md made from it, after each measurement.
 
-One process writes at a time: a part's own while it runs, and gpu_check between parts.
+One process writes at a time: a part's own while it runs, and the command between parts.
 """
 
 import json

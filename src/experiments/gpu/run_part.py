@@ -1,4 +1,4 @@
-"""Runs one part in this process: `python -m experiments.gpu.run_part NAME ...`, for gpu_check."""
+"""Runs one part in this process: `python -m experiments.gpu.run_part NAME ...`, for the command."""
 
 import argparse
 import os

@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments.config.constraints import AtLeast1, checked, shown
 from experiments.config.reading import build, check_chosen
+from experiments.config.schema import OF_TRUNK
 from experiments.data.stream import DomainStream
 from experiments.init.finished_run import FinishedRun
 from experiments.init.how import find_how
@@ -80,7 +81,7 @@ def _check_whole(raw: Mapping[str, Any]) -> None:
             "model=weights is the layer of the weights of init, and init=none has none; give "
             "another model, or set init=run, hf or smollm2"
         )
-    for part in ("attention", "norm", "positions"):
+    for part in OF_TRUNK:
         if (raw.get("trunk") or {}).get(part, 0) is None:
             raise ValueError(
                 f"{part}=weights is for the weights of init, and init=none has none; give another "
@@ -104,9 +105,7 @@ def _values(shape: Shape) -> tuple[tuple[str, str, Any], ...]:
         ("ladder", "d_head", shape.d_head),
         ("ladder", "vocab_size", shape.vocab_size),
         ("ladder", "tie_head", shape.tie_head),
-        ("trunk", "positions", dict(shape.positions)),
-        ("trunk", "norm", dict(shape.norm)),
-        ("trunk", "attention", dict(shape.attention)),
+        *(("trunk", part, dict(getattr(shape, part))) for part in OF_TRUNK),
         ("trunk", "base_ffn", distinct[0] if same else distinct),
     )
 

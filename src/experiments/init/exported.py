@@ -16,6 +16,7 @@ from experiments.budget.costs import FFNConfig
 from experiments.config import former_trunk
 from experiments.config.constraints import Within, checked
 from experiments.config.reading import build
+from experiments.config.schema import OF_TRUNK
 from experiments.init.safetensors_files import WEIGHTS, load_tensors, stored_tensors
 from experiments.init.source import Shape, make_node
 from experiments.models.ffn._base import second_names
@@ -23,12 +24,7 @@ from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.system.json_files import read_json
 
 MODEL_TYPE = "expert_isoflops"
-_LAYER = ("cost", "build")  # what a config of a layer can do, and those of other parts
-_PARTS = {
-    "attention": ("terms", "build"),
-    "norm": ("build", "n_params"),
-    "positions": ("angles", "bias"),
-}
+_LAYER = ("cost", "build")  # what a config of a layer can do
 _EARLIER = {  # names of layers in exports from before they were named as in conf/
     "dense": "DenseConfig",
     "none": "NoneConfig",
@@ -69,11 +65,11 @@ def _read_layer(node: Any) -> dict[str, Any]:
     return layer_node(build(node, "ffns", _LAYER))
 
 
-def _read_parts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _read_parts(values: Mapping[str, Any]) -> dict[str, Any]:
     """Nodes of the trunk's parts; of an earlier export, which had a number of each. Raises
     ValueError.
     """
-    given = {name: values[name] for name in (*_PARTS, "rope_base") if name in values}
+    given = {name: values[name] for name in (*OF_TRUNK, "rope_base") if name in values}
     if "norm" not in given:
         eps = checked(values["rms_norm_eps"], Annotated[float, Within(0, 1)], "rms_norm_eps")
         given["norm_eps"] = None if eps == FLOAT_EPS else eps
@@ -81,7 +77,7 @@ def _read_parts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         n_kv_heads = checked(values["num_key_value_heads"], _SIZE, "num_key_value_heads")
         given["n_kv_heads"] = n_kv_heads
     nodes = former_trunk.today(given)
-    return {name: make_node(build(nodes[name], name, needs)) for name, needs in _PARTS.items()}
+    return {name: make_node(build(nodes[name], name, needs)) for name, needs in OF_TRUNK.items()}
 
 
 def is_export(settings: Mapping[str, Any]) -> bool:
@@ -102,16 +98,13 @@ def exported_shape(folder: Path) -> Shape:
         )
         if len(nodes) != n_layers:
             raise ValueError(f"num_hidden_layers={n_layers}, and ffns are {len(nodes)}")
-        parts = _read_parts(values)
         return Shape(
             n_layers=n_layers,
             d_model=d_model,
             d_head=d_head,
             vocab_size=vocab_size,
             tie_head=checked(values["tie_word_embeddings"], bool, "tie_word_embeddings"),
-            attention=parts["attention"],
-            norm=parts["norm"],
-            positions=parts["positions"],
+            **_read_parts(values),
             ffns=nodes,
             name=values.get("model_name", "dense"),
         )
@@ -155,7 +148,7 @@ def _make_trunk(shape: Shape) -> Transformer:
     """Without values."""
     with torch.device("meta"):
         ffns = tuple(build(node, "ffns", _LAYER) for node in shape.ffns)
-        parts = {name: build(getattr(shape, name), name, needs) for name, needs in _PARTS.items()}
+        parts = {name: build(getattr(shape, name), name, needs) for name, needs in OF_TRUNK.items()}
         names = ("d_model", "d_head", "vocab_size", "tie_head")
         sizes = {name: getattr(shape, name) for name in names}
         return TransformerConfig(seq_len=1, ffns=ffns, **parts, **sizes).build()

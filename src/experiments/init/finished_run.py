@@ -47,6 +47,7 @@ class FinishedRun:
             tie_head=config.ladder.tie_head,
             positions=make_node(config.trunk.positions),
             norm=make_node(config.trunk.norm),
+            residual=make_node(config.trunk.residual),
             ffns=tuple(make_node(ffn) for ffn in placed(config)),
             name=record.model,
         )

@@ -16,6 +16,7 @@ from experiments.init.source import Shape, make_node
 from experiments.models.attention.gqa import GQAConfig
 from experiments.models.norms.rms import RMSNormConfig
 from experiments.models.positions.rope import RoPE
+from experiments.models.residuals.pre_norm import PreNorm
 
 DENSE = "experiments.models.ffn.dense.DenseConfig"
 _SHOWN = 3  # names in a message
@@ -64,6 +65,7 @@ def llama_shape(
         tie_head=tie_head,
         positions=make_node(RoPE(base=rope_theta)),
         norm=make_node(RMSNormConfig(eps=norm_eps)),
+        residual=make_node(PreNorm()),
         ffns=(ffn,) * n_layers,
         max_seq_len=max_seq_len,
     )

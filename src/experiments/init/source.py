@@ -13,8 +13,8 @@ from torch import Tensor
 class Shape:
     """Trunk that carries some weights: models.transformer.TransformerConfig's fields.
 
-    attention, norm, positions: their config nodes, with `_target_`. ffns: that of each block's
-    layer.
+    attention, norm, positions, residual: their config nodes, with `_target_`. ffns: that of each
+    block's layer.
     name: what conf/model calls the layer of most blocks, for tables.
     max_seq_len: longer sequences are another function in the model that the weights are of, whose
         attention has a window, or none that they were trained on; None: it says neither.
@@ -28,6 +28,7 @@ class Shape:
     attention: Mapping[str, Any]
     norm: Mapping[str, Any]
     positions: Mapping[str, Any]
+    residual: Mapping[str, Any]
     ffns: tuple[Mapping[str, Any], ...]
     name: str = "dense"
     max_seq_len: int | None = None

@@ -1,27 +1,80 @@
-"""Additions to an inspection that is done: texts that were typed, and strings that were found.
+"""Additions to an inspection: texts that were typed, strings that were looked for, the run before.
 
-Its statistics stay. A text or a string that is added again takes its own place.
+The statistics of the run's own texts stay. A text or a string that is added again takes its own
+place.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from experiments.data.vocabulary import Vocabulary
-from experiments.inspection.before import with_before
+from experiments.inspection.before import Before, open_before, with_before
 from experiments.inspection.contributions import Contributions, contributions
 from experiments.inspection.excerpts import explained
 from experiments.inspection.interface import Inspected
 from experiments.inspection.opened import Opened
 from experiments.inspection.results import TRAINING, Inspection
 from experiments.inspection.strings import Occurrences, fired_on, occurrences
-from experiments.inspection.tables import shares_of_tokens
 from experiments.models.transformer import Transformer
 
 TYPED = "typed"  # 'typed 1': the name of a text
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Wanted:
+    """Additions that are to be made. sought: by string, where it occurs. training: lines of that
+    table.
+    """
+
+    typed: Sequence[str]
+    sought: Mapping[str, Sequence[Occurrences]]
+    before: Before | None
+    training: pd.DataFrame | None
+
+
+def wanted(
+    run: Opened, lost: Inspection | None, find: str | None, before: Path | None, places: list[str]
+) -> Wanted:
+    """Collect what is asked for now, and what an inspection that is made again had been added.
+
+    places: overrides of PLACES. Raises ValueError as occurrences and open_before do, so before
+    anything is read, and if the run before is not there any more.
+    """
+    strings = [] if lost is None else [one for one in lost.strings if one != find]
+    strings += [] if find is None else [find]
+    if before is None and lost is not None and lost.before:
+        before = Path(lost.before)
+    return Wanted(
+        typed=[] if lost is None else list(lost.typed.values()),
+        sought={string: occurrences(string, run.reading, run.tokenizer) for string in strings},
+        before=None if before is None else open_before(before, run, places),
+        training=None if lost is None else lost.tables.get(TRAINING),
+    )
+
+
+def added(found: Inspection, run: Opened, more: Wanted, folder: Path) -> Inspection:
+    """Add all of it to an inspection; what it has already takes its own place."""
+    for text in more.typed:
+        ids, parts = typed_parts(run.model, run.layers, text, run.run.vocabulary)
+        found = with_typed(found, text, explained("", ids, parts, run.tokenizer))
+    overall: dict[str, np.ndarray] = {}  # shares of the tokens that read an expert
+    experts = found.tables["experts"]
+    for card in found.cards if more.sought else ():
+        own = experts[experts["layer"] == card.name]
+        overall[card.name] = np.zeros(card.n_experts)
+        overall[card.name][own["expert"]] = own["n_tokens"] / card.n_tokens
+    for string, sought in more.sought.items():
+        found = with_strings(found, string, fired_on(run, sought, overall))
+    if more.before is not None:
+        found = with_before(found, run, more.before, folder)
+    if more.training is not None:
+        found = replace(found, tables={**found.tables, TRAINING: more.training})
+    return found
 
 
 def typed_parts(
@@ -64,33 +117,3 @@ def with_strings(found: Inspection, string: str, table: pd.DataFrame) -> Inspect
     both = pd.concat([kept, table], ignore_index=True) if len(kept) else table
     strings = (*(own for own in found.strings if own != string), string)
     return replace(found, tables={**found.tables, "strings": both}, strings=strings)
-
-
-def looked_for(
-    found: Inspection, run: Opened, string: str, sought: Sequence[Occurrences]
-) -> Inspection:
-    """With the experts that fire on a string where it occurs."""
-    overall, tokenizer = shares_of_tokens(found), run.vocabulary.tokenizer()
-    table = fired_on(run.model, run.layers, run.reading, sought, overall, tokenizer)
-    return with_strings(found, string, table)
-
-
-def added_again(
-    found: Inspection, there: Inspection, run: Opened, overrides: Sequence[str], folder: Path
-) -> Inspection:
-    """An inspection that was made again, with what was added to the one that was there: texts and
-    strings, the run before, and the checkpoints of its training, if their table is as it was.
-
-    overrides: of PLACES. Raises ValueError if the run before is not there any more.
-    """
-    tokenizer = run.vocabulary.tokenizer()
-    for text in there.typed.values():
-        ids, parts = typed_parts(run.model, run.layers, text, run.vocabulary)
-        found = with_typed(found, text, explained("", ids, parts, tokenizer))
-    for string in there.strings:
-        found = looked_for(found, run, string, occurrences(string, run.reading, tokenizer))
-    if there.before:
-        found = with_before(found, run, Path(there.before), overrides, folder)
-    if TRAINING in there.tables:
-        found = replace(found, tables={**found.tables, TRAINING: there.tables[TRAINING]})
-    return found

@@ -1,6 +1,7 @@
-"""Keys, and their usage, that all commands have which read texts with a finished run."""
+"""Questions about a finished run as commands of words, and the keys of those that read texts."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from experiments.config.hydra_hints import choice_names
 from experiments.config.words import SCORING, Words
@@ -18,10 +19,22 @@ _KEYS = """\
 """
 
 
-def run_on_texts(usage: str, run: Callable[[Words], None], keys: Collection[str]) -> None:
-    """A command of words. usage: with {texts} and {keys} where these lines go; keys: its own."""
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """usage: with {texts} and {keys} where the lines above go. keys: its own; nodes: those of
+    Hydra's config that may be changed.
+    """
 
-    def whole() -> str:
-        return usage.format(texts=_TEXTS.format(sets=", ".join(choice_names("eval"))), keys=_KEYS)
+    usage: str
+    run: Callable[[Words], None]
+    keys: Collection[str]
+    nodes: Collection[str] = SCORING
 
-    run_words(whole, run, keys=keys, nodes=SCORING)
+    def ask(self, given: Sequence[str]) -> None:
+        """Answer the words of a command line, or show the usage."""
+
+        def usage() -> str:
+            texts = _TEXTS.format(sets=", ".join(choice_names("eval")))
+            return self.usage.format(texts=texts, keys=_KEYS)
+
+        run_words(usage, self.run, keys=self.keys, nodes=self.nodes, given=given)

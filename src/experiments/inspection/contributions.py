@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from experiments.inspection.interface import Inspected, final_norm, find_device, seen
 from experiments.models.ffn._slots import Slots
 from experiments.models.tokens import Tokens
-from experiments.models.transformer import Transformer, get_block
+from experiments.models.transformer import Transformer
 
 _NUMBERS = 2**24  # of slots' outputs that are held at once
 
@@ -45,8 +45,14 @@ def contributions(
     """Those of each layer; the model is in evaluation mode.
 
     ids: (T,) of one text, at most as long as the model reads. targets: (T,), by default the next
-    ids, and at the end the likeliest.
+    ids, and at the end the likeliest. Raises ValueError for a residual path that norms outputs.
     """
+    residual = model.config.residual
+    if not residual.adds_outputs:
+        raise ValueError(
+            f"{type(residual).__name__} norms what a layer writes: what an expert adds to a logit "
+            "is known where it is added as it is (residual=pre_norm or parallel)"
+        )
     heard: dict[str, tuple[Tensor, Tokens | None, Tensor]] = {}
     stream: list[Tensor] = []
 
@@ -71,19 +77,28 @@ def contributions(
     found = []
     for layer in layers:
         x, tokens, y = heard[layer.name]
-        times = get_block(model, layer.block).multiplier
-        slots = layer.layer.slots(x, tokens)
-        beside = layer.layer.beside(x, tokens)
-        no_part = torch.zeros(len(ids), dtype=torch.float64, device=device)
+        slots, beside = layer.layer.slots(x, tokens), layer.layer.beside(x, tokens)
+        # a slot's output is as wide as the model: a few tokens at a time
+        parts: list[Tensor] = []
+        step = max(1, _NUMBERS // (slots.experts.shape[1] * x.shape[1]))
+        for start in range(0, len(x), step):
+            at = slice(start, start + step)
+            few = Slots(experts=slots.experts[at], gates=slots.gates[at], weights=slots.weights[at])
+            written = layer.layer.written(x[at], few).double()
+            parts.append((written * towards[at].unsqueeze(1)).sum(-1))
+        of_layer = layer.multiplier * (y.double() * towards).sum(-1)
+        rest = torch.zeros_like(of_layer)
+        if beside is not None:
+            rest = layer.multiplier * (beside.double() * towards).sum(-1)
         found.append(
             Contributions(
                 layer_name=layer.name,
                 targets=targets,
                 logits=logits.gather(1, targets.unsqueeze(1))[:, 0].double(),
-                layer=times * _dot(y, towards),
+                layer=of_layer,
                 slots=slots,
-                of_slots=times * _of_slots(layer, x, slots, towards),
-                beside=no_part if beside is None else times * _dot(beside, towards),
+                of_slots=layer.multiplier * torch.cat(parts),
+                beside=rest,
             )
         )
     return found
@@ -98,19 +113,3 @@ def directions(model: Transformer, x: Tensor, targets: Tensor) -> Tensor:
     scale = (x.double().square().mean(-1, keepdim=True) + eps).rsqrt()
     rows = model.head.weight[targets].double() * norm.weight.double()
     return model.multiplier * scale * rows
-
-
-def _of_slots(layer: Inspected, x: Tensor, slots: Slots, towards: Tensor) -> Tensor:
-    """(T, J), a few tokens at a time."""
-    step = max(1, _NUMBERS // (slots.experts.shape[1] * x.shape[1]))
-    parts = []
-    for start in range(0, len(x), step):
-        at = slice(start, start + step)
-        few = Slots(experts=slots.experts[at], gates=slots.gates[at], weights=slots.weights[at])
-        written = layer.layer.written(x[at], few).double()
-        parts.append((written * towards[at].unsqueeze(1)).sum(-1))
-    return torch.cat(parts)
-
-
-def _dot(written: Tensor, towards: Tensor) -> Tensor:
-    return (written.double() * towards).sum(-1)

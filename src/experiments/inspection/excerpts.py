@@ -14,29 +14,27 @@ import pandas as pd
 import torch
 from tokenizers import Tokenizer
 
-from experiments.data.vocabulary import Vocabulary
 from experiments.inspection.contributions import Contributions, contributions
 from experiments.inspection.documents import find_ends
-from experiments.inspection.interface import Inspected
-from experiments.inspection.texts import Text
-from experiments.models.transformer import Transformer
+from experiments.inspection.opened import Opened
 
 LENGTH = 48  # tokens of an excerpt
 N_PARTS = 16  # experts of a token that are named
 _COLUMNS = ("layer", "text", "position")
 
 
-def excerpts(
-    model: Transformer, layers: Sequence[Inspected], texts: Sequence[Text], vocabulary: Vocabulary
-) -> dict[str, pd.DataFrame]:
+def excerpts(run: Opened) -> dict[str, pd.DataFrame]:
     """Both tables, of a document's first LENGTH tokens of each text, the document in its middle."""
-    tokenizer = vocabulary.tokenizer()
     tables: list[dict[str, pd.DataFrame]] = []
-    for text in texts:
-        ids = [vocabulary.end_of_text, *_excerpt(text, vocabulary.end_of_text)]
-        ids = ids[: model.config.seq_len]
-        found = contributions(model, list(layers), torch.tensor(ids))
-        tables.append(explained(text.name, ids, found, tokenizer))
+    end = run.reading.end_of_text
+    for text in run.texts:
+        ends = find_ends(text.tokens, end)
+        # a document that begins within the text, if there are several
+        start = int(ends[(len(ends) - 1) // 2]) + 1 if len(ends) > 1 else 0
+        own = np.asarray(text.tokens[start : min(start + LENGTH, len(text.tokens))]).tolist()
+        ids = [end, *(own[: own.index(end)] if end in own else own)][: run.model.config.seq_len]
+        found = contributions(run.model, list(run.layers), torch.tensor(ids))
+        tables.append(explained(text.name, ids, found, run.tokenizer))
     return {name: pd.concat([own[name] for own in tables], ignore_index=True) for name in tables[0]}
 
 
@@ -44,10 +42,14 @@ def explained(
     name: str, ids: Sequence[int], found: Sequence[Contributions], tokenizer: Tokenizer
 ) -> dict[str, pd.DataFrame]:
     """Both tables, of a text of these ids. name: of the text."""
-    shown = [_decoded(tokenizer, token) for token in ids]
+
+    def strings(ids: Sequence[int]) -> list[str]:
+        return [str(tokenizer.decode([token], skip_special_tokens=False)) for token in ids]
+
+    shown = strings(ids)
     lines, parts = [], []
     for own in found:
-        following = [_decoded(tokenizer, token) for token in own.targets.tolist()]
+        following = strings(own.targets.tolist())
         for t, token in enumerate(shown):
             at = own.layer_name, name, t
             experts, place = np.unique(own.slots.experts[t].cpu().numpy(), return_inverse=True)
@@ -65,15 +67,3 @@ def explained(
         "excerpts": pd.DataFrame(lines, columns=[*_COLUMNS, "token", "next", *numbers_of]),
         "parts": pd.DataFrame(parts, columns=[*_COLUMNS, "expert", "gate", "part"]),
     }
-
-
-def _decoded(tokenizer: Tokenizer, token: int) -> str:
-    return str(tokenizer.decode([token], skip_special_tokens=False))
-
-
-def _excerpt(text: Text, end_of_text: int) -> list[int]:
-    ends = find_ends(text.tokens, end_of_text)
-    # a document that begins within the text, if there are several
-    start = int(ends[(len(ends) - 1) // 2]) + 1 if len(ends) > 1 else 0
-    own = np.asarray(text.tokens[start : min(start + LENGTH, len(text.tokens))]).tolist()
-    return own[: own.index(end_of_text)] if end_of_text in own else own

@@ -17,11 +17,14 @@ from experiments.models.transformer import Transformer, get_block
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inspected:
-    """A layer in its place. name: `blocks.1.ffn`, as its parameters' names begin; block: from 0."""
+    """A layer in its place. name: `blocks.1.ffn`, as its parameters' names begin; block: from 0.
+    multiplier: of what its block adds to the residual stream.
+    """
 
     name: str
     block: int
     module: FFN
+    multiplier: float = 1.0
 
     @property
     def layer(self) -> Slotted:
@@ -47,12 +50,22 @@ def inspected_layers(model: Transformer, names: Sequence[str] | None = None) -> 
     """
     found: dict[str, Inspected] = {}
     refused: dict[str, str] = {}
-    for name, block, module in _layers(model):
-        why = _why_not(module)
-        if why is None:
-            found[name] = Inspected(name=name, block=block, module=module)
-        else:
-            refused[name] = why
+    for number in range(len(model.blocks)):
+        block = get_block(model, number)
+        own = list(block.ffn.layers())  # of a block that holds several, each
+        for path, module in block.ffn.named_modules():
+            if not (isinstance(module, FFN) and any(module is layer for layer in own)):
+                continue
+            name = ".".join(filter(None, (f"blocks.{number}.ffn", path)))
+            why: str | None = f"{type(module).__name__} does not say which experts a token reads"
+            if isinstance(module, Slotted):
+                why = module.why_no_slots()
+            if why is None:
+                found[name] = Inspected(
+                    name=name, block=number, module=module, multiplier=block.multiplier
+                )
+            else:
+                refused[name] = why
     if names is None:
         if not found:
             each = "; ".join(f"{name}: {why}" for name, why in refused.items())
@@ -99,22 +112,6 @@ def final_norm(model: Transformer) -> RMSNorm:
             "RMS norm alone (norm=rms)"
         )
     return norm
-
-
-def _layers(model: Transformer) -> Iterator[tuple[str, int, FFN]]:
-    """Name, block and module of each feed-forward layer; of a block that holds several, each."""
-    for block in range(len(model.blocks)):
-        ffn = get_block(model, block).ffn
-        own = list(ffn.layers())
-        for path, module in ffn.named_modules():
-            if isinstance(module, FFN) and any(module is layer for layer in own):
-                yield ".".join(filter(None, (f"blocks.{block}.ffn", path))), block, module
-
-
-def _why_not(module: FFN) -> str | None:
-    if not isinstance(module, Slotted):
-        return f"{type(module).__name__} does not say which experts a token reads"
-    return module.why_no_slots()
 
 
 @contextmanager

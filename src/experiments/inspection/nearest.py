@@ -56,17 +56,17 @@ def _key_measure(layer: Inspected) -> Callable[[int], Tensor] | None:
     if isinstance(module, Omni):
         first, second = module.router.detach().view(2, module.side, -1)
         return partial(_value_cosines, _sums(first.unsqueeze(1), second.unsqueeze(1)))
-    if isinstance(module, Sgatlin):
-        # (C, S, d) of each half; rows of the table are (a, channel, b)
+    if isinstance(module, Sgatlin) or (
+        isinstance(module, ProductKeyFFN)
+        and not isinstance(module, UltraMem)
+        and module.config.n_groups == 1
+    ):
         first, second = split_halves(module.sub_keys.detach(), module.config)
-        return partial(_value_cosines, _sums(first.transpose(0, 1), second.transpose(0, 1)))
-    if not isinstance(module, ProductKeyFFN) or isinstance(module, UltraMem):
-        return None
-    if module.config.n_groups > 1:
-        return None
-    halves = split_halves(module.sub_keys.detach(), module.config)
-    first, second = (half.movedim(-2, 0).flatten(1) for half in halves)  # of all heads
-    return partial(_key_cosines, first, second)
+        if isinstance(module, Sgatlin):  # (C, S, d) of each; rows of the table: (a, channel, b)
+            return partial(_value_cosines, _sums(first.transpose(0, 1), second.transpose(0, 1)))
+        first, second = (half.movedim(-2, 0).flatten(1) for half in (first, second))  # of all heads
+        return partial(_key_cosines, first, second)
+    return None
 
 
 def _sums(first: Tensor, second: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -46,6 +48,7 @@ class Pass:
     bounds: Bounds
     identity: dict[str, Any]
 
+    @cached_property
     def windows(self) -> list[ScoredWindows]:
         """Each text's, as an evaluation has them."""
         return [
@@ -63,7 +66,7 @@ class Pass:
         numbers of their documents in the text. What ends a document is a token of it.
         """
         first = 0
-        for number, windows in enumerate(self.windows()):
+        for number, windows in enumerate(self.windows):
             ends = find_ends(windows.tokens, self.end_of_text)
             for i, batch in enumerate(windows):
                 places = windows.places(i) - 1  # targets' are one on
@@ -71,11 +74,11 @@ class Pass:
             first += len(windows.tokens)
 
     def n_batches(self) -> int:
-        return sum(map(len, self.windows()))
+        return sum(map(len, self.windows))
 
     def n_tokens(self) -> int:
         """That are read."""
-        return sum(len(w.starts) * self.seq_len + w.tail for w in self.windows())
+        return sum(len(w.starts) * self.seq_len + w.tail for w in self.windows)
 
     def n_bytes(self, layers: Sequence[Inspected]) -> int:
         """Memory of all statistics, at most."""
@@ -102,55 +105,38 @@ def read_through(
     }
     path = folder / file
     done = _load(path, found, reading.identity)
-    place: dict[str, Any] = {}
+    now: tuple[Any, ...] = ()
 
     def hear(layer: Inspected, x: Tensor, tokens: Tokens | None) -> None:
-        slots = layer.layer.slots(x, tokens)
-        found[layer.name].add(
-            slots, place["ids"], place["places"], place["text"], place["documents"]
-        )
+        found[layer.name].add(layer.layer.slots(x, tokens), *now)
 
-    device, saved = find_device(model), time.monotonic()
+    device, saved, n_batches = find_device(model), time.monotonic(), reading.n_batches()
     bar = tqdm(
-        total=reading.n_batches(), initial=done, desc="reading", unit="batch", leave=False,
+        total=n_batches, initial=done, desc="reading", unit="batch", leave=False,
         disable=not sys.stderr.isatty(),
     )  # fmt: skip
     exact = torch.autocast(device.type, enabled=False)
     with bar, torch.no_grad(), exact, listening(layers, hear):
-        for i, (text, ids, places, documents) in enumerate(reading.batches()):
-            if i < done:
-                continue
-            place = {
-                "ids": ids.numpy().ravel(),
-                "places": places.ravel(),
-                "text": text,
-                "documents": documents.ravel(),
-            }
+        rest = islice(enumerate(reading.batches(), 1), done, None)
+        for i, (text, ids, places, documents) in rest:
+            now = ids.numpy().ravel(), places.ravel(), text, documents.ravel()
             model(ids.to(device))
             bar.update()
-            if time.monotonic() - saved >= SECONDS:
-                _save(path, found, reading.identity, i + 1)
+            if i == n_batches or time.monotonic() - saved >= SECONDS:
+                arrays: dict[str, Any] = {
+                    f"{name}/{key}": value
+                    for name, statistics in found.items()
+                    for key, value in statistics.state().items()
+                }
+                about = json.dumps({"identity": reading.identity, "done": i}).encode()
+                with whole_file(path, _OTHER) as out:
+                    np.savez(out, about=np.frombuffer(about, np.uint8), **arrays)
                 saved = time.monotonic()
-    _save(path, found, reading.identity, reading.n_batches())
     return found
 
 
 class _OtherPass(Exception):
     """A state is of a pass over something else."""
-
-
-def _save(
-    path: Path, found: dict[str, LayerStatistics], identity: dict[str, Any], done: int
-) -> None:
-    """Whole or not at all."""
-    arrays: dict[str, Any] = {
-        f"{name}/{key}": value
-        for name, statistics in found.items()
-        for key, value in statistics.state().items()
-    }
-    about = np.frombuffer(json.dumps({"identity": identity, "done": done}).encode(), np.uint8)
-    with whole_file(path, _OTHER) as file:
-        np.savez(file, about=about, **arrays)
 
 
 def _load(path: Path, found: dict[str, LayerStatistics], identity: dict[str, Any]) -> int:

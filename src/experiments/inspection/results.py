@@ -1,6 +1,5 @@
 """Findings of an inspection: cards and tables, in a folder as card.json and CSV."""
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -13,13 +12,7 @@ from experiments.inspection.cards import LayerCard
 from experiments.system.csv_text import to_csv, unguarded
 from experiments.system.json_files import read_json
 from experiments.system.regular_files import MOST, regular
-from experiments.system.several_files import (
-    Listed,
-    NotWholeError,
-    read_list,
-    settle,
-    write_together,
-)
+from experiments.system.several_files import NotWholeError, read_list, settle, write_together
 
 CARD = "card.json"
 PAGE = "inspect.html"
@@ -109,14 +102,12 @@ def read_inspection(folder: Path) -> Inspection:
     if not (folder / CARD).exists():
         raise ValueError(f"{folder} has no {CARD}: python -m experiments.inspect RUN writes one")
     try:
-        listed = read_list(folder / CARD)
-        found = _of_card(listed)
+        found, wrong = _read(folder / CARD)
     except (OSError, ValueError) as error:
         raise NotWholeError(folder, {CARD: _not_card(error)}, _AGAIN) from None
-    tables, wrong = _tables(listed, found)
     if wrong:
         raise NotWholeError(folder, wrong, _AGAIN)
-    return replace(found, tables=tables)
+    return found
 
 
 def fitting(folder: Path, identity: Mapping[str, Any]) -> tuple[Inspection | None, dict[str, str]]:
@@ -129,43 +120,36 @@ def fitting(folder: Path, identity: Mapping[str, Any]) -> tuple[Inspection | Non
     settle(path)
     if not path.exists():
         return None, {}
-    _check_same(folder, identity)
-    try:
-        listed = read_list(path)
-        found = _of_card(listed)
-    except (OSError, ValueError) as error:
-        return None, {CARD: _not_card(error)}
-    tables, wrong = _tables(listed, found)
-    return replace(found, tables=tables), wrong
-
-
-def _check_same(folder: Path, identity: Mapping[str, Any]) -> None:
-    """By what the card says, whether it is as it was written or not; else by the statistics, which
-    have their own identity.
-    """
-    theirs: Any = None
-    own = json.loads(json.dumps(identity))
+    theirs: Any = None  # by what the card says, whether it is as it was written or not
     with suppress(OSError, ValueError):
-        theirs = read_json(folder / CARD).get("identity")
-    if isinstance(theirs, dict) and theirs != own:
-        differ = [key for key in own if theirs.get(key) != own[key]]
+        theirs = read_json(path).get("identity")
+    if isinstance(theirs, dict) and theirs != identity:
+        differ = [key for key in identity if theirs.get(key) != identity[key]]
         raise ValueError(
             f"{folder} has the results of another inspection (other {', '.join(differ)}); name "
             "another folder by out=..., or delete it"
         )
     if not isinstance(theirs, dict) and not (folder / STATISTICS).exists():
-        raise ValueError(
-            f"{folder / CARD} can't be read, and nothing there says which texts its tables are of; "
+        raise ValueError(  # the statistics have their own identity
+            f"{path} can't be read, and nothing there says which texts its tables are of; "
             "name another folder by out=..., or delete it"
         )
+    try:
+        return _read(path)
+    except (OSError, ValueError) as error:
+        return None, {CARD: _not_card(error)}
 
 
 def _not_card(error: Exception) -> str:
     return f"is no card of an inspection ({getattr(error, 'strerror', None) or error})"
 
 
-def _of_card(listed: Listed) -> Inspection:
-    """Inspection without its tables. Raises ValueError, in words, where a value is missing."""
+def _read(path: Path) -> tuple[Inspection, dict[str, str]]:
+    """Read the inspection of a card, with the tables that are as they were written; and of each
+    other file the reason, in words. Raises ValueError, in words, where a value is missing.
+    """
+    listed = read_list(path)
+    wrong = listed.wrong()
     try:
         identity, layers, about, typed, strings, before = (listed.values[key] for key in _OF_CARD)
         cards = tuple(LayerCard(**card) for card in layers)
@@ -178,30 +162,20 @@ def _of_card(listed: Listed) -> Inspection:
         files = {PAGE, *(f"{name}.csv" for name in TABLES)}
         if missing := files - listed.files.keys():
             raise ValueError(f"it lists no {min(missing)}")
-        typed, strings, before = dict(typed), tuple(map(str, strings)), str(before)
+        found = Inspection(
+            identity=identity, cards=cards, about=about, tables={}, typed=dict(typed),
+            strings=tuple(map(str, strings)), before=str(before),
+        )  # fmt: skip
     except (LookupError, TypeError) as error:
         raise ValueError(f"a value is missing or of another kind: {error}") from None
-    return Inspection(
-        identity=identity,
-        cards=cards,
-        about=about,
-        tables={},
-        typed=typed,
-        strings=strings,
-        before=before,
-    )
-
-
-def _tables(listed: Listed, of: Inspection) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """Tables that are as they were written; and of each other file the reason, in words."""
-    wrong, tables = listed.wrong(), {}
+    tables = {}
     for name in TABLES:
         if (file := f"{name}.csv") not in wrong:
             try:
-                tables[name] = _table(listed.path.with_name(file), of)
+                tables[name] = _table(path.with_name(file), found)
             except ValueError as error:
                 wrong[file] = str(error)
-    return tables, wrong
+    return replace(found, tables=tables), wrong
 
 
 def _table(path: Path, of: Inspection) -> pd.DataFrame:

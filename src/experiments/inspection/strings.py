@@ -9,7 +9,7 @@ in the same batches, and that of all tokens: what fires on the token anyway says
 string.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from experiments.data.packed import Tokens as Packed
 from experiments.inspection.interface import Inspected, find_device, listening
+from experiments.inspection.opened import Opened
 from experiments.inspection.reading import Pass
 from experiments.inspection.results import TABLES
 from experiments.inspection.statistics import counted
 from experiments.models.tokens import Tokens
-from experiments.models.transformer import Transformer
 
 LEVEL = 0.95
 MOST = 2000  # occurrences of a string that are read, spread evenly
@@ -61,7 +61,7 @@ def occurrences(string: str, reading: Pass, tokenizer: Tokenizer) -> list[Occurr
         )
     ways = {tuple(tokenizer.encode(text).ids) for text in (string, f" {string}")}
     found, first = {ids: [np.zeros(0, np.int64)] for ids in sorted(ways) if ids}, 0
-    for windows in reading.windows():
+    for windows in reading.windows:
         every = {ids: _starts(windows.tokens, ids) for ids in found}
         for i in range(len(windows)):
             rows = windows.places(i) - 1  # of inputs
@@ -177,21 +177,17 @@ def share_interval(totals: np.ndarray, sizes: np.ndarray, level: float) -> tuple
 
 
 def fired_on(
-    model: Transformer,
-    layers: Sequence[Inspected],
-    reading: Pass,
-    sought: Sequence[Occurrences],
-    overall: dict[str, np.ndarray],
-    tokenizer: Tokenizer,
+    run: Opened, sought: Sequence[Occurrences], overall: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
     """A line a layer, a string, a token of it and an expert that fires on it (TABLES).
 
     overall: of each layer the share (N,) of all tokens that read an expert. Batches without the
-    string are not read. The model is in evaluation mode.
+    string are not read.
     """
+    model, reading = run.model, run.reading
     firings = {
         (layer.name, s, j): Firing(layer.n_experts)
-        for layer in layers
+        for layer in run.layers
         for s, one in enumerate(sought)
         for j in range(len(one.ids))
     }
@@ -206,7 +202,7 @@ def fired_on(
     device = find_device(model)
     n_before = np.cumsum([0, *(len(text.tokens) for text in reading.texts)])
     exact = torch.autocast(device.type, enabled=False)
-    with torch.no_grad(), exact, listening(layers, hear):
+    with torch.no_grad(), exact, listening(run.layers, hear):
         for number, ids, places, documents in reading.batches():
             flat, own = places.ravel(), ids.numpy().ravel()
             now = {}
@@ -222,6 +218,6 @@ def fired_on(
     lines = []
     for (name, s, j), firing in firings.items():
         table = firing.table(overall[name])
-        word = tokenizer.decode([sought[s].ids[j]], skip_special_tokens=False)
+        word = run.tokenizer.decode([sought[s].ids[j]], skip_special_tokens=False)
         lines.append(table.assign(layer=name, string=sought[s].string, position=j, token=word))
     return pd.concat(lines, ignore_index=True)[["layer", *TABLES["strings"]]]

@@ -8,56 +8,45 @@ import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer
 
-from experiments.data.vocabulary import Vocabulary
-from experiments.inspection.cards import LayerCard
+from experiments.inspection.cards import layer_card
 from experiments.inspection.chosen import chosen_experts
 from experiments.inspection.classes import CLASSES
 from experiments.inspection.documents import DocumentMoments
 from experiments.inspection.excerpts import excerpts
-from experiments.inspection.interface import Inspected
 from experiments.inspection.lifts import Lifts, lifts
 from experiments.inspection.maps import MassMap, mass_map
 from experiments.inspection.nearest import nearest
-from experiments.inspection.over_training import training_table
+from experiments.inspection.opened import Opened
 from experiments.inspection.promoted import promoted
 from experiments.inspection.results import TABLES, TRAINING, Inspection
 from experiments.inspection.statistics import LayerStatistics
 from experiments.inspection.texts import Text
 from experiments.inspection.written import written_in_contexts
-from experiments.models.transformer import Transformer
 
 N_TOKENS = 10  # ids of each expert in `tokens`
 N_SHOWN = 1000  # experts of a layer with contexts, tokens and lifts: those of the largest mass
 _BEFORE, _AFTER = 24, 8  # tokens of a context
 
 
-def make_inspection(
-    model: Transformer,
-    layers: Sequence[Inspected],
-    cards: Sequence[LayerCard],
-    found: Mapping[str, LayerStatistics],
-    texts: Sequence[Text],
-    vocabulary: Vocabulary,
-    identity: Mapping[str, Any],
-) -> Inspection:
+def make_inspection(run: Opened, found: Mapping[str, LayerStatistics]) -> Inspection:
     """All tables. Experts that no token read have no line; contexts, tokens and lifts are of the
     N_SHOWN of the largest mass and of those that are chosen for the page.
     """
     parts: dict[str, list[pd.DataFrame]] = {}
     about: dict[str, Any] = {}
+    texts, tokenizer = run.texts, run.tokenizer
     names = [text.name for text in texts]
-    tokenizer = vocabulary.tokenizer()
-    for layer in layers:
+    for layer in run.layers:
         own = found[layer.name]
-        moments = own.documents.moments()
-        lifted, cells = lifts(own.mass, moments), mass_map(own.mass, layer.layer.grid())
-        class_moments = own.classes.moments()
-        by_class = lifts(own.classes.mass, class_moments)
-        chosen = chosen_experts(own.mass.sum(0), lifted)
+        moments, class_moments = own.documents.moments(), own.classes.moments()
+        lifted, by_class = lifts(own.mass, moments), lifts(own.classes.mass, class_moments)
+        cells, total = mass_map(own.mass, layer.layer.grid()), own.mass.sum(0)
+        chosen = chosen_experts(total, lifted)
         experts = np.unique(chosen["expert"]).tolist()
+        largest = np.argsort(-total, kind="stable")[:N_SHOWN]
+        shown = np.union1d(largest[own.n_slots[largest] > 0], chosen["expert"])
         signs = np.where(own.weights[experts] < 0, -1, 1)
-        in_contexts = partial(written_in_contexts, model, layer, own, texts)
-        shown = np.union1d(_largest(own), chosen["expert"])
+        in_contexts = partial(written_in_contexts, run.model, layer, own, texts)
         for name, table in (
             ("experts", experts_table(own, moments, names)),
             ("chosen", chosen),
@@ -67,14 +56,16 @@ def make_inspection(
             ("lifts", _lifts(lifted, moments, shown, "text", names)),
             ("classes", _lifts(by_class, class_moments, shown, "class", CLASSES)),
             ("map", map_table(cells, names)),
-            ("promoted", promoted(model, layer, experts, signs, tokenizer, in_contexts)),
+            ("promoted", promoted(run.model, layer, experts, signs, tokenizer, in_contexts)),
             ("nearest", nearest(layer, experts)),
         ):
             table.insert(0, "layer", layer.name)
             parts.setdefault(name, []).append(table)
         about[layer.name] = {
-            "lifts": _tests(lifted),
-            "classes": _tests(by_class),
+            **{
+                name: {key: getattr(tests, key) for key in ("level", "n_tested", "n_significant")}
+                for name, tests in (("lifts", lifted), ("classes", by_class))
+            },
             "map": {
                 "rows": cells.mass.shape[1],
                 "columns": cells.mass.shape[2],
@@ -84,29 +75,23 @@ def make_inspection(
                 "sub_keys": cells.sub_keys,
             },
         }
+    whole = {  # one after another; without lines it has its columns
+        name: pd.concat([own for own in each if len(own)] or each[:1], ignore_index=True)
+        for name, each in parts.items()
+    }
     return Inspection(
-        identity=identity,
-        cards=tuple(cards),
+        identity=run.reading.identity,
+        cards=tuple(layer_card(layer, found[layer.name]) for layer in run.layers),
         about=about,
         tables={
-            **{name: _together(own) for name, own in parts.items()},
-            **excerpts(model, layers, texts, vocabulary),
+            **whole,
+            **excerpts(run),
             "strings": pd.DataFrame(columns=["layer", *TABLES["strings"]]),
-            "before": _empty_table(parts["experts"]),
-            "before_map": _empty_table(parts["map"]),
-            TRAINING: training_table(0, 0, []),
+            "before": parts["experts"][0][:0],
+            "before_map": parts["map"][0][:0],
+            TRAINING: pd.DataFrame(columns=["layer", *TABLES[TRAINING]]),
         },
     )
-
-
-def _empty_table(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Their columns, without lines."""
-    return tables[0][:0]
-
-
-def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """One after another; without lines it has its columns."""
-    return pd.concat([own for own in tables if len(own)] or tables[:1], ignore_index=True)
 
 
 def experts_table(
@@ -130,12 +115,6 @@ def experts_table(
     return pd.DataFrame({**columns, **by_text})
 
 
-def _largest(found: LayerStatistics) -> np.ndarray:
-    """The N_SHOWN experts of the largest mass that were read."""
-    largest = np.argsort(-found.mass.sum(0), kind="stable")[:N_SHOWN]
-    return largest[found.n_slots[largest] > 0]
-
-
 def _contexts(
     found: LayerStatistics, shown: np.ndarray, texts: Sequence[Text], tokenizer: Tokenizer
 ) -> pd.DataFrame:
@@ -146,7 +125,12 @@ def _contexts(
     ends = np.cumsum([len(text.tokens) for text in texts])
     number = np.searchsorted(ends, place, side="right")
     offset = place - np.concatenate([[0], ends])[number]
-    around = [_around(texts[n], int(at), tokenizer) for n, at in zip(number, offset, strict=True)]
+    around = []
+    for n, at in zip(number, offset.tolist(), strict=True):
+        tokens = texts[n].tokens
+        start, end = max(0, at - _BEFORE), min(len(tokens), at + 1 + _AFTER)
+        parts = (tokens[start:at], tokens[at : at + 1], tokens[at + 1 : end])
+        around.append([decoded(tokenizer, part) for part in parts])
     return pd.DataFrame(
         {
             "expert": expert,
@@ -160,13 +144,6 @@ def _contexts(
             "after": [after for _, _, after in around],
         }
     )
-
-
-def _around(text: Text, at: int, tokenizer: Tokenizer) -> tuple[str, str, str]:
-    start, end = max(0, at - _BEFORE), min(len(text.tokens), at + 1 + _AFTER)
-    parts = (text.tokens[start:at], text.tokens[at : at + 1], text.tokens[at + 1 : end])
-    before, token, after = (decoded(tokenizer, part) for part in parts)
-    return before, token, after
 
 
 def _tokens(found: LayerStatistics, shown: np.ndarray, tokenizer: Tokenizer) -> pd.DataFrame:
@@ -199,14 +176,6 @@ def _bigrams(found: LayerStatistics, shown: np.ndarray, tokenizer: Tokenizer) ->
     )
 
 
-def _tests(lifted: Lifts) -> dict[str, float]:
-    return {
-        "level": lifted.level,
-        "n_tested": lifted.n_tested,
-        "n_significant": lifted.n_significant,
-    }
-
-
 def _lifts(
     lifted: Lifts,
     moments: DocumentMoments,
@@ -237,16 +206,6 @@ def map_table(cells: MassMap, texts: Sequence[str]) -> pd.DataFrame:
             "mass": cells.mass[text, row, column],
         }
     )
-
-
-def shares_of_tokens(found: Inspection) -> dict[str, np.ndarray]:
-    """Share (N,) of the tokens that read an expert, for each layer."""
-    shares, experts = {}, found.tables["experts"]
-    for card in found.cards:
-        own = experts[experts["layer"] == card.name]
-        shares[card.name] = np.zeros(card.n_experts)
-        shares[card.name][own["expert"]] = own["n_tokens"] / card.n_tokens
-    return shares
 
 
 def decoded(tokenizer: Tokenizer, ids: np.ndarray) -> str:

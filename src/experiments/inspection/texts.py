@@ -4,18 +4,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from experiments.config.hydra_hints import choice_names
 from experiments.config.words import split_key
-from experiments.data.packed import INDEX_NAME, PackedText, Tokens, open_verified
-from experiments.data.prepare import prepare_data, prepare_sets
-from experiments.data.stream import BASE
-from experiments.data.vocabulary import Vocabulary
-from experiments.finished.model import run_vocabulary, scored_point
-from experiments.points.point import Point
-from experiments.records.record import RunRecord
+from experiments.data.packed import INDEX_NAME, Tokens, open_verified
+from experiments.data.prepare import held_out_sets, prepare_sets
+from experiments.finished.model import Finished
 from experiments.system.regular_files import read_regular_text
 
 
@@ -30,64 +27,23 @@ class Text:
     digest: str
     max_tokens: int | None = None
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Name, content and limit, in plain values."""
+        return {"name": self.name, "digest": self.digest, "max_tokens": self.max_tokens}
 
-def split_names(given: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Which of the names are sets of conf/eval, and which files or folders.
 
-    Raises ValueError for one that is neither.
+def with_sets(names: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Add eval=[...] of the named sets to the overrides, which are of SCORING.
+
+    Raises ValueError for a name that is no file and no set, and for a key of a set that is not
+    named.
     """
-    sets, files = [], []
     known = choice_names("eval")
-    for name in given:
-        if name in known:
-            sets.append(name)
-        elif Path(name).expanduser().exists():
-            files.append(Path(name).expanduser())
-        else:
+    sets = [name for name in names if name in known]
+    for name in names:
+        if name not in known and not Path(name).expanduser().exists():
             raise ValueError(f"texts={name} is no file, and no set; sets are {', '.join(known)}")
-    return sets, files
-
-
-def read_texts(
-    run_dir: Path, record: RunRecord, names: Sequence[str], overrides: Sequence[str]
-) -> tuple[list[Text], Vocabulary, Point]:
-    """Named texts; without a name, the run's own validation split as it scored it itself, and
-    of a stream those of its domains. overrides: of SCORING; of eval, keys of the named sets.
-
-    Raises ValueError for a text of another tokenizer, one too short to read, and a key of a set
-    that is not named.
-    """
-    sets, files = split_names(names)
-    _check_sets(overrides, sets)
-    words = [*overrides, f"eval=[{','.join(sets)}]"] if sets else list(overrides)
-    point = scored_point(run_dir, record, words)
-    data, cache = point.config.data, point.cache
-    rule = point.config.evaluation
-    texts = []
-    if names and not sets:
-        vocabulary = run_vocabulary(run_dir, record, point)
-    else:
-        prepared = prepare_data(data, cache)
-        vocabulary = prepared.vocabulary
-        chosen: dict[str, PackedText] = {}
-        if sets:
-            chosen = prepare_sets(data, point.config.eval, vocabulary, cache)
-        else:
-            domains = {name: held_out for name, (_, held_out) in prepared.domains.items()}
-            chosen = {BASE if domains else "validation": prepared.validation, **domains}
-        limit = rule.max_tokens if names else rule.max_tokens or data.n_eval_tokens
-        texts += [
-            Text(name=name, tokens=text, digest=text.digest, max_tokens=limit)
-            for name, text in chosen.items()
-        ]
-    texts += [_of_file(path, run_dir, vocabulary, rule.max_tokens) for path in files]
-    for i, text in enumerate(texts):
-        if text.name in [other.name for other in texts[:i]]:
-            raise ValueError(f"two texts are named {text.name}; rename a file")
-    return texts, vocabulary, point
-
-
-def _check_sets(overrides: Sequence[str], sets: Sequence[str]) -> None:
     for word in overrides:
         node, _, rest = split_key(word).partition(".")
         name = rest.partition(".")[0]
@@ -96,16 +52,40 @@ def _check_sets(overrides: Sequence[str], sets: Sequence[str]) -> None:
                 f"{word} is of no set that is read ({', '.join(sets) or 'texts= names none'}); "
                 f"give texts={name or 'NAME'}"
             )
+    return [*overrides, f"eval=[{','.join(sets)}]"] if sets else [*overrides]
 
 
-def _of_file(path: Path, run_dir: Path, vocabulary: Vocabulary, limit: int | None) -> Text:
+def read_texts(run: Finished, names: Sequence[str]) -> list[Text]:
+    """Read the named texts; without a name, the run's own validation split as it scored it itself,
+    and of a stream those of its domains. run: with_sets.
+
+    Raises ValueError for a text of another tokenizer, and one too short to read.
+    """
+    data, limit = run.config.data, run.config.evaluation.max_tokens
+    chosen = run.config.eval if names else held_out_sets(data)
+    packed = prepare_sets(data, chosen, run.vocabulary, run.cache)
+    limit = limit if names else limit or data.n_eval_tokens
+    texts = [
+        Text(name=name, tokens=text, digest=text.digest, max_tokens=limit)
+        for name, text in packed.items()
+    ]
+    files = [Path(name).expanduser() for name in names if name not in chosen]
+    texts += [_of_file(path, run, limit) for path in files]
+    for i, text in enumerate(texts):
+        if text.name in [other.name for other in texts[:i]]:
+            raise ValueError(f"two texts are named {text.name}; rename a file")
+    return texts
+
+
+def _of_file(path: Path, run: Finished, limit: int | None) -> Text:
+    vocabulary = run.vocabulary
     if (path / INDEX_NAME).exists():
         packed = open_verified(path)
         if packed.tokenizer_sha256 != vocabulary.sha256:
             theirs = (packed.tokenizer_sha256 or "unknown")[:8]
             raise ValueError(
                 f"{path} holds tokens of another tokenizer ({theirs}) "
-                f"than {run_dir}'s ({vocabulary.sha256[:8]}); give the text itself"
+                f"than {run.run_dir}'s ({vocabulary.sha256[:8]}); give the text itself"
             )
         return Text(name=path.name, tokens=packed, digest=packed.digest, max_tokens=limit)
     try:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.config.schema import OF_TRUNK
 from experiments.data.vocabulary import Vocabulary
 from experiments.interchange.forms import Form, are_equal
 from experiments.interchange.place import MARKER, check_folder
@@ -34,7 +35,11 @@ _FORMAT = 1
 _TEMPLATE = Path(__file__).parent / "template"
 _CODE = ("configuration_experts.py", "modeling_experts.py", "tokens_experts.py")
 # which the modeling file imports too
-_USED = ("experiments.models.batch_norm", "experiments.models.positions.positions")
+_USED = (
+    "experiments.models.batch_norm",
+    "experiments.models.positions.positions",
+    "experiments.models.residuals.residual",
+)
 
 
 def write_export(
@@ -85,8 +90,7 @@ def _texts(form: Form, vocabulary: Vocabulary, record: RunRecord, card: str) -> 
 
 def _code(form: Form) -> dict[str, str]:
     """Modeling file, and the source of the layers that the model has."""
-    parts = ("ffns", "attention", "norm", "positions")
-    targets = set(_targets([form.config[part] for part in parts]))
+    targets = set(_targets([form.config[part] for part in ("ffns", *OF_TRUNK)]))
     texts = flat_sources([*_USED, *sorted({t.rpartition(".")[0] for t in targets})])
     texts["layers_experts.py"] = format_table(targets)
     texts |= {name: (_TEMPLATE / name).read_text(encoding="utf-8") for name in _CODE}

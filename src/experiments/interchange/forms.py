@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.config.schema import OF_TRUNK
 from experiments.init.exported import FLOAT_EPS, MODEL_TYPE, layer_node
 from experiments.init.llama import from_trunk
 from experiments.init.slots import evaluating
@@ -18,6 +19,7 @@ from experiments.models.folded import folded
 from experiments.models.lora import merged
 from experiments.models.norms.rms import RMSNormConfig
 from experiments.models.positions.rope import RoPE
+from experiments.models.residuals.pre_norm import PreNorm
 from experiments.models.transformer import Transformer, TransformerConfig
 
 _OURS = "ExpertsForCausalLM"
@@ -50,8 +52,9 @@ class Form:
 def find_form(model: Transformer, model_name: str, end_of_text: int) -> Form:
     """Model as transformers loads it.
 
-    A Llama where positions are rotary, norms are RMS norms and all blocks hold the same dense layer
-    with a gate, an Arcee where it has none: the arithmetic is theirs. Otherwise our modeling file.
+    A Llama where positions are rotary, the path is pre-norm by RMS norms and all blocks hold the
+    same dense layer with a gate, an Arcee where it has none: the arithmetic is theirs. Otherwise
+    our modeling file.
     A parametrization's multipliers are put into the weights. Raises ValueError for a layer without
     a form.
     """
@@ -83,6 +86,7 @@ def find_form(model: Transformer, model_name: str, end_of_text: int) -> Form:
         and isinstance(attention, GQAConfig)
         and isinstance(norm, RMSNormConfig)
         and isinstance(positions, RoPE)
+        and isinstance(config.residual, PreNorm)
     ):
         kind = "Llama" if first.glu else "Arcee"
         native = {
@@ -117,9 +121,7 @@ def find_form(model: Transformer, model_name: str, end_of_text: int) -> Form:
             ),
         },
         **common,
-        "attention": make_node(config.attention.explicit(config.n_heads)),
-        "norm": make_node(config.norm),
-        "positions": make_node(config.positions),
+        **{part: getattr(shape, part) for part in OF_TRUNK},
         "hidden_act": f"{MODEL_TYPE}: see ffns",  # other architectures fail on it, and should
         "ffns": [layer_node(ffn) for ffn in config.ffns],
         "causal": causal,
@@ -157,6 +159,7 @@ def _shape(config: TransformerConfig, model_name: str) -> Shape:
         tie_head=config.tie_head,
         positions=make_node(config.positions),
         norm=make_node(config.norm),
+        residual=make_node(config.residual),
         ffns=tuple(layer_node(ffn) for ffn in config.ffns),
         name=model_name,
     )

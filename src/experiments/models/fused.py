@@ -5,6 +5,7 @@ the head, is computed. What has no fused form runs as it is written, and is name
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,8 @@ from experiments.models.documents import first_seen
 from experiments.models.ffn._base import beside_input
 from experiments.models.norms.rms import RMSNorm
 from experiments.models.positions.positions import Seen
-from experiments.models.transformer import Transformer, TransformerConfig, get_block
+from experiments.models.residuals.residual import Block
+from experiments.models.transformer import Transformer, TransformerConfig
 
 HEAD = "head"
 
@@ -31,7 +33,7 @@ class Fused:
     def __init__(self, model: Transformer) -> None:
         self.model = model
         self.eager = eager_parts(model)
-        self._called = [is_hooked(get_block(model, i)) for i in range(len(model.blocks))]
+        self._called = [is_hooked(block) for block in model.blocks]
         self._turns: dict[int, tuple[Tensor, Tensor]] = {}  # of the last length
 
     def look_again(self) -> None:
@@ -79,22 +81,22 @@ class Fused:
         seen: Seen | None = None
         handed = model.handed(tokens)
         x = model.embedding(tokens)
-        for i in range(len(model.blocks)):
-            block = get_block(model, i)
+        for i, block in enumerate(model.blocks):
+            assert isinstance(block, Block)
             if self._called[i]:
                 x = block(x, seen := seen or model.seen(tokens), None, handed)
                 continue
+            path, times = block.residual, block.multiplier
             if f"attention {i}" in self.eager:
-                x = block.attention_half(x, seen := seen or model.seen(tokens))
+                attended = path.attention_half(block, x, seen := seen or model.seen(tokens), None)
             else:
-                norm = _known(block.attention_norm)
-                turns = self._turns[seq]
-                x = block.attention.fused_half(x, norm, turns, first, block.multiplier)
+                norm, turns = _norms(block)[0], self._turns[seq]
+                attended = block.attention.fused_half(x, norm, turns, first, times)
             if f"ffn {i}" in self.eager:
-                x = block.ffn_half(x, handed)
+                x = path.ffn_half(block, x, attended, handed)
             else:
                 rest = beside_input(block.ffn, handed)
-                x = block.ffn.fused_half(x, _known(block.ffn_norm), block.multiplier, *rest)
+                x = block.ffn.fused_half(attended, _norms(block)[1], times, *rest)
         return x
 
 
@@ -126,16 +128,20 @@ def _eager(model: Transformer) -> Iterator[tuple[str, str]]:
         heads = f"{type(positions).__name__} adds to scores"
     elif d_head % UNIT or d_head > MOST_D_HEAD:
         heads = f"d_head={d_head} is no multiple of {UNIT} up to {MOST_D_HEAD}"
-    for i in range(len(model.blocks)):
-        block = get_block(model, i)
+    for i, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
         whole = called or is_hooked(block)
-        why = width or heads or _why_not_norm(block.attention_norm)
-        why = why or block.attention.why_not_fused()
-        why = why or _hooked(whole, block.attention_norm, block.attention)
+        path = width or block.residual.why_not_fused()
+        if path is not None:
+            yield from ((f"attention {i}", path), (f"ffn {i}", path))
+            continue
+        attention_norm, ffn_norm = _norms(block)
+        why = heads or _why_not_norm(attention_norm) or block.attention.why_not_fused()
+        why = why or _hooked(whole, attention_norm, block.attention)
         if why is not None:
             yield f"attention {i}", why
-        why = width or _why_not_norm(block.ffn_norm) or block.ffn.why_not_fused()
-        why = why or _hooked(whole, block.ffn_norm, block.ffn)
+        why = _why_not_norm(ffn_norm) or block.ffn.why_not_fused()
+        why = why or _hooked(whole, ffn_norm, block.ffn)
         if why is not None:
             yield f"ffn {i}", why
     why = width or _why_not_norm(model.norm) or why_not_linear(model.head)
@@ -148,6 +154,13 @@ def _why_not_norm(norm: nn.Module) -> str | None:
     if type(norm) is not RMSNorm:
         return f"{type(norm).__name__} is not RMSNorm"
     return why_not_weights(_known(norm).weight)
+
+
+def _norms(block: Block) -> tuple[Any, Any]:
+    """Norms of attention's half and of the layer's, of a form that has fused halves."""
+    assert block.residual.fused_norms is not None
+    attention, ffn = map(block.norm, block.residual.fused_norms)
+    return attention, ffn
 
 
 def _known(norm: nn.Module) -> RMSNorm:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from experiments.models.fused import is_hooked
-from experiments.models.transformer import Transformer, get_block
+from experiments.models.residuals.residual import Block
+from experiments.models.transformer import Transformer
 
 
 class Recomputed:
@@ -22,11 +23,12 @@ class Recomputed:
 
     def __init__(self, model: Transformer) -> None:
         self.model, self._again = model, []
-        for i in range(len(model.blocks)):
-            block = get_block(model, i)
-            attends = _runs_alone(block.attention_norm, block.attention)
+        for block in model.blocks:
+            assert isinstance(block, Block)
             recomputes = "recomputes" in vars(type(block.ffn))
-            self._again.append((attends, recomputes and _runs_alone(block.ffn_norm, block.ffn)))
+            norms = [block.norm(name) for name in block.residual.norms]
+            attends, feeds = _runs_alone(*norms, block.attention), _runs_alone(*norms, block.ffn)
+            self._again.append((attends, recomputes and feeds))
 
     def describe(self) -> str:
         """How the trunk is computed, as a record says it."""
@@ -40,13 +42,13 @@ class Recomputed:
             return whole
         seen, handed = model.seen(tokens), model.handed(tokens)
         x = model.embedding(tokens)
-        for i, (attends, feeds) in enumerate(self._again):
-            block = get_block(model, i)
+        for block, (attends, feeds) in zip(model.blocks, self._again, strict=True):
+            assert isinstance(block, Block)
             if is_hooked(block):
                 x = block(x, seen, None, handed)
                 continue
-            x = _half(block.attention_half, attends, x, seen)
-            x = _half(block.ffn_half, feeds, x, handed)
+            attended = _half(block.residual.attention_half, attends, block, x, seen, None)
+            x = _half(block.residual.ffn_half, feeds, block, x, attended, handed)
         return model.logits(x)
 
 

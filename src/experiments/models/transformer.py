@@ -1,7 +1,8 @@
-"""Trunk: a pre-norm decoder that is handed its feed-forward layers and knows none by name.
+"""Trunk: a decoder that is handed its feed-forward layers and knows none by name.
 
-No biases, a tied or untied head, the same for every feed-forward variant. Its attention, its norms
-and what attention knows of positions are handed to it too. The paper gives its trunk's sizes alone.
+No biases, a tied or untied head, the same for every feed-forward variant. Its attention, its norms,
+its residual path and what attention knows of positions are handed to it too. The paper gives its
+trunk's sizes alone.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 from experiments.budget.costs import Cost, FFNConfig, block_costs, trunk_cost
 from experiments.kernels.interface import Columns
 from experiments.kernels.ops import Execution
-from experiments.models.attention.attention import Attention, AttentionConfig, Past
+from experiments.models.attention.attention import AttentionConfig
 from experiments.models.attention.gqa import GQAConfig
 from experiments.models.cache import Cache
 from experiments.models.documents import document_mask, seen_before
-from experiments.models.ffn._base import FFN, beside_input, share
+from experiments.models.ffn._base import FFN, share
 from experiments.models.ffn._rows import whole_tables
 from experiments.models.lora import add_lora, lora_term
 from experiments.models.norms.norm import NormConfig
@@ -26,10 +27,12 @@ from experiments.models.norms.rms import RMSNormConfig
 from experiments.models.parametrization import Base, Multipliers, Scale, scales
 from experiments.models.positions.positions import Positions, Seen, seen_at
 from experiments.models.positions.rope import RoPE
+from experiments.models.residuals.pre_norm import PreNorm
+from experiments.models.residuals.residual import Block, Residual
 from experiments.models.roles import ROWS, Role, check_declared, declared_roles
 from experiments.models.tokens import Tokens, check_vocabulary
 
-_GQA, _ROPE, _RMS = GQAConfig(), RoPE(), RMSNormConfig()
+_GQA, _ROPE, _RMS, _PRE_NORM = GQAConfig(), RoPE(), RMSNormConfig(), PreNorm()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ class TransformerConfig:
     positions: Positions = _ROPE
     norm: NormConfig = _RMS
     attention: AttentionConfig = _GQA
+    residual: Residual = _PRE_NORM
     trained_blocks: tuple[int, ...] | None = None
     tables_alone: bool = False
     lora_rank: int | None = None
@@ -108,6 +112,7 @@ class TransformerConfig:
             ffns=self.ffns,
             attention=self.attention.terms(self.d_model, self.d_head, self.seq_len),
             norm_params=self.norm.n_params(self.d_model),
+            n_norms=len(self.residual.norms),
             trained_blocks=self.trained_blocks,
             tables_alone=self.tables_alone,
         )
@@ -149,7 +154,7 @@ class Transformer(nn.Module):
         check_vocabulary(config.ffns, config.vocab_size, exactly=False)
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, d_model)
-        self.blocks = nn.ModuleList(Block(config, ffn) for ffn in config.ffns)
+        self.blocks = nn.ModuleList(_block(config, ffn) for ffn in config.ffns)
         share(self.ffn_layers())
         self.norm = config.norm.build(d_model)
         self.head = nn.Linear(d_model, config.vocab_size, bias=False)
@@ -168,8 +173,7 @@ class Transformer(nn.Module):
         written: dict[int, Tensor] = {}  # those that blocks share are scaled once
         for block in self.blocks:
             assert isinstance(block, Block)
-            for weight in (*block.attention.output_weights(), *block.ffn.output_weights()):
-                written[id(weight)] = weight
+            written |= {id(weight): weight for weight in block.residual.written(block)}
         with torch.no_grad():
             for weight in written.values():
                 weight.mul_((2 * n_layers) ** -0.5)
@@ -230,7 +234,8 @@ class Transformer(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model), after the last block, to (batch, seq, vocab_size)."""
-        logits: Tensor = self.head(_times(self.multiplier, self.norm(x)))
+        x = self.norm(x)
+        logits: Tensor = self.head(x if self.multiplier == 1 else self.multiplier * x)
         return logits
 
     def new_cache(self) -> Cache:
@@ -263,35 +268,11 @@ class Transformer(nn.Module):
             layer.execution = execution
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x))."""
-
-    def __init__(self, config: TransformerConfig, ffn: FFNConfig) -> None:
-        super().__init__()
-        self.attention_norm = config.norm.build(config.d_model)
-        scores = config.multipliers.attention
-        self.attention: Attention = config.attention.build(config.d_model, config.d_head, scores)
-        self.ffn_norm = config.norm.build(config.d_model)
-        self.ffn: FFN = ffn.build(config.d_model)
-        self.multiplier = config.multipliers.residual
-
-    def forward(
-        self,
-        x: Tensor,
-        seen: Seen,
-        past: Past | None = None,
-        tokens: Tokens | None = None,
-    ) -> Tensor:
-        return self.ffn_half(self.attention_half(x, seen, past), tokens)
-
-    def attention_half(self, x: Tensor, seen: Seen, past: Past | None = None) -> Tensor:
-        """x + attention(norm(x)); seen and past as Attention has them."""
-        return x + _times(self.multiplier, self.attention(self.attention_norm(x), seen, past))
-
-    def ffn_half(self, x: Tensor, tokens: Tokens | None = None) -> Tensor:
-        """x + ffn(norm(x)). tokens: those of x, for a layer that looks at them."""
-        y = self.ffn(self.ffn_norm(x), *beside_input(self.ffn, tokens))
-        return x + _times(self.multiplier, y)
+def _block(config: TransformerConfig, ffn: FFNConfig) -> Block:
+    d_model, multipliers = config.d_model, config.multipliers
+    attention = config.attention.build(d_model, config.d_head, multipliers.attention)
+    norms = (config.norm.build(d_model) for _ in config.residual.norms)
+    return Block(config.residual, attention, ffn.build(d_model), norms, multipliers.residual)
 
 
 def get_block(model: Transformer, i: int) -> Block:
@@ -299,7 +280,3 @@ def get_block(model: Transformer, i: int) -> Block:
     block = model.blocks[i]
     assert isinstance(block, Block)
     return block
-
-
-def _times(multiplier: float, x: Tensor) -> Tensor:
-    return x if multiplier == 1 else multiplier * x

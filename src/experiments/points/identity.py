@@ -15,8 +15,8 @@ from experiments.points.point import Draft, Point
 from experiments.system.distributed import Ranks
 
 NOT_IDENTITY = (
-    "sweep", "dry_run", "retry", "kernel", "eval", "evaluation", "trainer", "cluster", "logger",
-    "paths", "model_name",
+    "sweep", "dry_run", "verbose", "retry", "kernel", "eval", "evaluation", "trainer", "cluster",
+    "logger", "paths", "model_name",
 )  # fmt: skip
 
 

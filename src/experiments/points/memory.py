@@ -14,9 +14,12 @@ from experiments.optim.groups import optimizers, taker, trained_parameters
 from experiments.points.point import Draft
 
 
-def estimate_memory(draft: Draft, table_ranks: int = 1) -> Memory:
-    """Bytes of one process. table_ranks: how many have the columns of its tables between them."""
+def estimate_memory(draft: Draft, table_ranks: int = 1, precision: str | None = None) -> Memory:
+    """Bytes of one process. table_ranks: how many have the columns of its tables between them.
+    precision: Lightning's name; None: that of the draft's device.
+    """
     config, transformer, ranks = draft.config, draft.transformer, draft.ranks
+    moments = moment_bytes(config.optim, transformer, table_ranks)
     return plan_memory(
         draft.cost,
         transformer.block_costs(),
@@ -25,13 +28,14 @@ def estimate_memory(draft: Draft, table_ranks: int = 1) -> Memory:
         micro_tokens=ranks.n_sequences * config.data.seq_len,
         n_micro=ranks.n_micro,
         n_ranks=ranks.world_size,
-        precision=draft.device.precision,
+        precision=precision or draft.device.precision,
         table_gradient=config.optim.table_gradient,
         table_dtype=getattr(config.model, "table_dtype", "float32"),
         n_models=1 + sum(part.n_models for part in draft.parts),
-        moments=moment_bytes(config.optim, transformer, table_ranks),
+        moments=moments,
         table_ranks=table_ranks,
         recompute=config.trainer.recompute,
+        n_norms=max(1, len(transformer.residual.norms) // 2),
     )
 
 

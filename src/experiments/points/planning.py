@@ -12,8 +12,7 @@ from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
 from experiments.config import former_trunk
 from experiments.config.effects import Ineffective, Run, ineffective
 from experiments.config.optim import Optim
-from experiments.config.schema import RunConfig, read_run_config
-from experiments.config.trainer import StrategyChoice
+from experiments.config.schema import OF_TRUNK, RunConfig, read_run_config
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, train_folder
 from experiments.init.place import drawn
@@ -44,7 +43,7 @@ def make_point(raw: Mapping[str, Any]) -> Point:
 
 def read_point(raw: Mapping[str, Any]) -> Draft:
     """Raises ValueError for all that would fail later, but for steps that miss the budget."""
-    draft = _read(raw)
+    draft = read_draft(raw)
     config, ranks, transformer = draft.config, draft.ranks, draft.transformer
     _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
     check_vocabulary(transformer.ffns, transformer.vocab_size, exactly=True)
@@ -52,7 +51,13 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     check_tables(config, ranks)
     _check_shared(config, transformer)
     check_stopping(config, ranks)
-    _check_strategy(config.trainer.strategy)
+    if config.trainer.strategy == "fsdp":  # which Lightning has (docs/ranks.md)
+        raise ValueError(
+            "trainer.strategy=fsdp is not supported: scores, parts of a run and the kernels of "
+            "tables take whole weights, and FSDP leaves a process shards of them; set "
+            "trainer.table_ranks=all, which shares what is large, the tables, and "
+            "trainer.recompute=true for activations"
+        )
     accelerator = draft.device.accelerator
     check_kernel(config.kernel, accelerator)
     if config.trainer.trunk == "fused":
@@ -60,17 +65,6 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     for part in draft.parts:
         part.refuse(draft)
     return draft
-
-
-def _check_strategy(strategy: StrategyChoice) -> None:
-    """Raises ValueError for what Lightning has and a run can't be trained by (docs/ranks.md)."""
-    if strategy == "fsdp":
-        raise ValueError(
-            "trainer.strategy=fsdp is not supported: scores, parts of a run and the kernels of "
-            "tables take whole weights, and FSDP leaves a process shards of them; set "
-            "trainer.table_ranks=all, which shares what is large, the tables, and "
-            "trainer.recompute=true for activations"
-        )
 
 
 def _check_trunk(draft: Draft, accelerator: str) -> None:
@@ -93,8 +87,8 @@ def _check_trunk(draft: Draft, accelerator: str) -> None:
         raise ValueError(f"trainer.trunk=fused: {why}; use auto or eager")
 
 
-def _read(raw: Mapping[str, Any]) -> Draft:
-    """Raises ValueError for a bad config, wherever it is to run."""
+def read_draft(raw: Mapping[str, Any]) -> Draft:
+    """Raises ValueError for a bad config, wherever it is to run, if it is."""
     refuse_credentials("the config", dict(raw))
     raw = completed(raw)
     config = read_run_config(raw)
@@ -108,9 +102,7 @@ def _read(raw: Mapping[str, Any]) -> Draft:
         seq_len=config.data.seq_len,
         tie_head=ladder.tie_head,
         ffns=drawn(config),
-        positions=trunk.positions,
-        norm=trunk.norm,
-        attention=trunk.attention,
+        **{part: getattr(trunk, part) for part in OF_TRUNK},
     )
     for part in parts:
         transformer = part.shape(config, transformer)
@@ -119,7 +111,7 @@ def _read(raw: Mapping[str, Any]) -> Draft:
 
 def compute_run_id(raw: Mapping[str, Any]) -> str:
     """Run id of a resolved config, without planning it. Raises ValueError for a bad one."""
-    draft = _read(raw)
+    draft = read_draft(raw)
     return compute_id(draft.raw, draft)
 
 
@@ -153,8 +145,10 @@ def here(point: Point) -> Point:
     if card is None:
         return point
     found = replace(point, device=device_here(point.config))
-    if found.device.precision != point.device.precision:  # memory is another then
-        found = replace(found, plan=make_point({**point.raw, "cluster": None}).plan)
+    precision = found.device.precision
+    if precision != point.device.precision:
+        memory = estimate_memory(point.draft, point.table_ranks, precision)
+        found = replace(found, plan=replace(point.plan, memory=memory))
     check_card(card, found.device, found.plan.memory.total)
     return found
 
@@ -298,13 +292,6 @@ def peak_rate(optim: Optim, transformer: TransformerConfig) -> float:
     return peak_lr(lr, optim.lr_d_model, optim.lr_width_exponent, transformer.d_model)
 
 
-def _stage_steps(name: str, budget: float, flops_per_token: float, batch_tokens: int) -> int:
-    try:
-        return plan_steps(budget, flops_per_token, batch_tokens)
-    except OffBudgetError as error:
-        raise OffBudgetError(f"the share of stage {name}: {error}", error.short) from None
-
-
 def make_plan(draft: Draft) -> Plan:
     """Raises OffBudgetError if whole steps miss the budget by more than 1 %, and ValueError for a
     schedule that they are too few for. The rate of a law is nan: its part says it.
@@ -312,10 +299,13 @@ def make_plan(draft: Draft) -> Plan:
     config, ranks = draft.config, draft.ranks
     cost, optim = draft.cost, config.optim
     batch_tokens = ranks.batch_size * config.data.seq_len
-    stage_steps = tuple(
-        _stage_steps(name, share * config.budget, cost.training_flops, batch_tokens)
-        for name, share in draft.stages.items()
-    )
+    stage_steps: tuple[int, ...] = ()
+    for name, share in draft.stages.items():
+        try:
+            n = plan_steps(share * config.budget, cost.training_flops, batch_tokens)
+        except OffBudgetError as error:
+            raise OffBudgetError(f"the share of stage {name}: {error}", error.short) from None
+        stage_steps += (n,)
     n_steps = sum(stage_steps) or plan_steps(config.budget, cost.training_flops, batch_tokens)
     for n in stage_steps or (n_steps,):
         check_steps(optim, config.budget, n, batch_tokens)

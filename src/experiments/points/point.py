@@ -104,6 +104,17 @@ class Point:
         return Path(self.config.paths.cache).expanduser()
 
     @property
+    def draft(self) -> Draft:
+        """Point without its steps."""
+        return Draft(
+            raw=self.raw,
+            config=self.config,
+            ranks=self.ranks,
+            transformer=self.transformer,
+            parts=self.parts,
+        )
+
+    @property
     def name(self) -> str:
         """describe() without setting and trunk."""
         experts = "" if self.config.n_experts is None else f" N={self.config.n_experts}"
@@ -270,12 +281,12 @@ class TrainingPart(nn.Module):
     def take(self, kept: dict[str, Any]) -> None:
         """Takes those of a checkpoint."""
 
-    def saves(self, checkpoint: dict[str, Any]) -> None:
+    def before_save(self, checkpoint: dict[str, Any]) -> None:
         """In each process, before rank 0 writes a checkpoint: takes out what it has written itself.
         Raises RuntimeError in all of them if one of them could not.
         """
 
-    def loads(self, checkpoint: dict[str, Any]) -> None:
+    def before_load(self, checkpoint: dict[str, Any]) -> None:
         """In each process, before weights and moments are taken from a checkpoint: what is to be
         taken is put in. Raises ValueError for one that lacks it.
         """

@@ -18,7 +18,7 @@ from experiments.budget.memory import Memory
 from experiments.budget.traffic import step_bytes
 from experiments.config.trainer import Cluster
 from experiments.points.memory import estimate_memory, moment_bytes
-from experiments.points.point import Draft, Point
+from experiments.points.point import Point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def find_share(point: Point, n_ranks: int) -> Share:
         by_memory = moved / card.bandwidth
     return Share(
         n_ranks=n_ranks,
-        memory=estimate_memory(make_draft(point), n_ranks),
+        memory=estimate_memory(point.draft, n_ranks),
         sent=sent,
         by_ddp=by_ddp,
         sending=sending,
@@ -116,17 +116,6 @@ def cheapest(point: Point, found: Sequence[Share]) -> Share | None:
     """
     able = [share for share in found if fits(point, share)]
     return min(able, key=lambda s: (s.seconds or 0.0, s.n_sent), default=None)
-
-
-def make_draft(point: Point) -> Draft:
-    """Point without its steps."""
-    return Draft(
-        raw=point.raw,
-        config=point.config,
-        ranks=point.ranks,
-        transformer=point.transformer,
-        parts=point.parts,
-    )
 
 
 def _links(cluster: Cluster | None) -> Links | None:

@@ -1,6 +1,7 @@
 """Whether a run's folder is finished: its record, its checkpoint and its last rows. Stdlib only."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from experiments.records.files import (
     find_records,
     read_outcome,
     read_record,
+    set_aside,
 )
 from experiments.records.record import RunRecord
 from experiments.system.claims import is_claimed
@@ -35,15 +37,24 @@ def find_outcome(run_dir: Path) -> Outcome | None:
         return None
 
 
-def is_finished(run_dir: Path) -> bool:
-    """Whether the run in this folder needs no more work: done, or cut short as it would be again.
+def ended_record(run_dir: Path, *, aside: bool = False) -> RunRecord | None:
+    """Record of a run that needs no more work: done, or cut short as it would be again.
 
-    A damaged record says nothing: the run goes on from its checkpoint, and writes it again.
+    A damaged record says nothing: the run goes on from its checkpoint, and writes it again. aside:
+    it then gets another name, with a warning, unless it can't be read; for who holds the run.
     """
+    path = run_dir / RECORD_NAME
     try:
-        return read_record(run_dir / RECORD_NAME).status != "failed"
-    except (FileNotFoundError, NotADirectoryError, DamagedError):
-        return False
+        record = read_record(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except DamagedError as error:
+        if aside and isinstance(error.__cause__, OSError):
+            raise  # it may be whole, and of somebody else
+        if aside:
+            warnings.warn(f"{error}; it is kept as {set_aside(path).name}", stacklevel=2)
+        return None
+    return None if record.status == "failed" else record
 
 
 def finished_record(run_dir: Path) -> RunRecord:

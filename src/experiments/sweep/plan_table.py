@@ -1,5 +1,6 @@
 """Dry run's table: the cost of every point."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -18,26 +19,17 @@ _COLUMNS = (
 
 
 def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
-    """One line a point, then each point's largest FLOP terms, then the sum; above all that the
-    cluster's card, if there is one to plan for. Of a branch the time is that of its own steps, and
-    its trunk has a line. Seeds are shown where lines would be alike. flops_per_second: of a device.
+    """A line for each cell of points that differ in the seed alone, then the sum; above all that
+    the cluster's card, if there is one to plan for, and what all points share. Of a branch the time
+    is that of its own steps, and its trunk has a line. With `verbose` the largest shares of FLOPs
+    and of memory too. flops_per_second: of a device.
     """
     trunks = with_settings(make_trunks(points))
     points = [*trunks, *points]
-    rows = [_COLUMNS, *(_row(point, flops_per_second) for point in points)]
-    settings = ["", *(_note(point) + point.setting.strip() for point in points)]
-    lines = [f"{line}  {setting}".rstrip() for line, setting in zip(aligned(rows), settings)]
-    alike = Counter(lines)
-    lines[1:] = [
-        f"{line}  seed={point.config.seed}" if alike[line] > 1 else line
-        for line, point in zip(lines[1:], points, strict=True)
-    ]
-    lines += ["", "Share of the FLOPs:"]
-    lines += _by_layer(points, lambda p: format_shares(p.plan.cost.shares(), 6))
-    small = all(point.plan.memory.total < 2**30 for point in points)
-    unit, name = (2**20, "MiB") if small else (2**30, "GiB")
-    lines += ["", f"Memory of one process, {name}:"]
-    lines += _by_layer(points, lambda p: format_memory(p.plan.memory, unit))
+    verbose = points[-1].config.verbose
+    lines = _table(points, flops_per_second)
+    if verbose:
+        lines += _shares(points)
     lines += _too_large(points)
     lines += _of_parts(points)
     lines += savings_text(points)
@@ -57,7 +49,67 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
         ]
     if any(p.config.data.streaming for p in points):
         lines += ["epochs: not counted where the text is streamed"]
+    if not verbose:
+        lines += ["verbose=true: with the shares of FLOPs and of memory"]
     return "\n".join(lines)
+
+
+def _table(points: Sequence[Point], flops_per_second: float) -> list[str]:
+    """Lines of the cells, in the order of their first points. A column that is the same in all of
+    them is said once, above.
+    """
+    seeds: dict[tuple[str, ...], list[int]] = {}
+    for point in points:
+        row = (*_row(point, flops_per_second), (_note(point) + _other_settings(point)).strip())
+        seeds.setdefault(row, []).append(point.config.seed)
+    shared = {name for name, *cells in zip(_COLUMNS, *seeds) if len(cells) > 1 and _same(cells)}
+    rows = [tuple(name for name in _COLUMNS if name not in shared)]
+    rows += [
+        tuple(cell for name, cell in zip(_COLUMNS, row) if name not in shared) for row in seeds
+    ]
+    notes = [""] + [
+        "  ".join(filter(None, (row[-1], f"seed={_listed(own)}" if len(own) > 1 else "")))
+        for row, own in seeds.items()
+    ]
+    lines = [f"{line}  {note}".rstrip() for line, note in zip(aligned(rows), notes, strict=True)]
+    first = next(iter(seeds))
+    said = ", ".join(
+        f"{name} {cell}"
+        for name, cell in zip(_COLUMNS, first)
+        if name in shared and cell not in ("", "?")
+    )
+    return [f"all: {said}", *lines] if said else lines
+
+
+def _same(cells: Sequence[str]) -> bool:
+    return len({*cells}) == 1
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    """0,1,2 as 0-2."""
+    first, last = min(seeds), max(seeds)
+    whole = sorted(seeds) == [*range(first, last + 1)] and len(seeds) > 2
+    return f"{first}-{last}" if whole else ",".join(map(str, seeds))
+
+
+def _other_settings(point: Point) -> str:
+    """Settings that no column has, but for those that are null."""
+    words = re.split(r" (?=[\w.]+=)", point.setting.strip())
+    pairs = [(word, *word.partition("=")[::2]) for word in words]
+    return " ".join(word for word, name, value in pairs if name not in _COLUMNS and value != "None")
+
+
+def _shares(points: Sequence[Point]) -> list[str]:
+    small = all(point.plan.memory.total < 2**30 for point in points)
+    unit, name = (2**20, "MiB") if small else (2**30, "GiB")
+    return [
+        "",
+        "Share of the FLOPs:",
+        *_by_layer(points, lambda p: format_shares(p.plan.cost.shares(), 6)),
+        "",
+        f"Memory of one process, {name}:",
+        *_by_layer(points, lambda p: format_memory(p.plan.memory, unit)),
+    ]
 
 
 def _seconds(point: Point, flops_per_second: float) -> float:

@@ -7,7 +7,7 @@ from experiments.points.parts.branch import trunk_raw
 from experiments.points.planning import make_point
 from experiments.points.point import Point
 from experiments.records import kept
-from experiments.records.finished import is_finished
+from experiments.records.finished import ended_record
 
 
 def make_trunks(points: Sequence[Point]) -> list[Point]:
@@ -46,7 +46,7 @@ def check_places(points: Sequence[Point]) -> None:
         branch, place = point.branch, point.config.optim.branch_from
         if branch is None or place == TRUNK or (point.run_dir / "last.ckpt").exists():
             continue
-        if not kept.usable(branch.folder, branch.n_steps) and not is_finished(point.run_dir):
+        if not kept.usable(branch.folder, branch.n_steps) and ended_record(point.run_dir) is None:
             there = ", ".join(map(str, sorted(kept.kept(branch.folder)))) or "none"
             raise ValueError(
                 f"optim.branch_from={place}: no checkpoint of step {branch.n_steps}, where "

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -153,11 +153,12 @@ def run_words(
     *,
     keys: Collection[str] = (),
     nodes: Collection[str] = (),
+    given: Sequence[str] | None = None,
 ) -> None:
     """A command of words (config/words.py): its usage for --help or no word at all, the versions
-    for --version, else what it does with them.
+    for --version, else what it does with them. given: the words, if not all of the command line.
     """
-    given = sys.argv[1:]
+    given = sys.argv[1:] if given is None else given
     with exit_codes():
         if asks_for(given, "-h", "--help") or not given:
             print(usage())

@@ -21,14 +21,15 @@ class Module:
 
 def find_modules(folder: Path) -> list[Module]:
     """In the order of their names; none that begins with an underscore."""
-    paths = sorted(folder.glob("[!_]*.py"))
-    return [_read(path.stem, ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
+    return [read_module(path) for path in sorted(folder.glob("[!_]*.py"))]
 
 
-def _read(name: str, tree: ast.Module) -> Module:
+def read_module(path: Path) -> Module:
+    """Read the module of a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     first = (ast.get_docstring(tree) or "").partition("\n")[0]
     constants: dict[str, Any] = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
             constants |= {t.id: node.value.value for t in node.targets if isinstance(t, ast.Name)}
-    return Module(name=name, about=first.removesuffix("."), constants=constants)
+    return Module(name=path.stem, about=first.removesuffix("."), constants=constants)

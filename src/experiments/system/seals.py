@@ -32,13 +32,10 @@ def find_damage(path: Path, share: Share = (0, 1)) -> str | None:
     that this share of their columns is in must be whole, and be the ones that it was written with;
     others are not looked at. Raises RuntimeError if it may not be read.
     """
-    return _damage_of_file(path) or _damage_of_tables(path, share)
-
-
-def _damage_of_tables(path: Path, share: Share) -> str | None:
-    manifest = read_manifest(path)
+    why = _damage_of_file(path)
+    manifest = read_manifest(path) if why is None else None
     if manifest is None:
-        return None
+        return why
     try:
         seals, files = manifest["seals"], list_files(manifest, path.parent)
         needed = {files[i]: seals[i] for i in read_by(share, len(files))}
@@ -72,7 +69,15 @@ def _damage_of_file(path: Path) -> str | None:
             if seal.startswith(MARK):
                 right = _hash(file, size - SEAL) == seal.removeprefix(MARK)
                 return None if right else "its checksum is not that of its content"
-        return _damage_of_unsealed(path) if size else "it is empty"
+            if not size:
+                return "it is empty"
+            with zipfile.ZipFile(file) as archive:
+                bad = archive.testzip()
+        if bad is not None:
+            return f"its part {bad} has another checksum"
+        loaded = load_plain(path, mmap=True)
+        missing = [name for name in _NEEDED if not isinstance(loaded, dict) or name not in loaded]
+        return f"it has no {', '.join(missing)}" if missing else None
     except PermissionError as error:
         raise RuntimeError(f"{path} can't be read: {error.strerror}; make it readable") from error
     except FileRefusedError as error:
@@ -95,16 +100,6 @@ def _hash(file: BinaryIO, size: int) -> bytes:
     counted = file.read(2) == SEAL.to_bytes(2, "little")
     digest.update(b"\0\0" if counted else b"")
     return digest.hexdigest().encode()
-
-
-def _damage_of_unsealed(path: Path) -> str | None:
-    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-        bad = archive.testzip()
-    if bad is not None:
-        return f"its part {bad} has another checksum"
-    loaded = load_plain(path, mmap=True)
-    missing = [name for name in _NEEDED if not isinstance(loaded, dict) or name not in loaded]
-    return f"it has no {', '.join(missing)}" if missing else None
 
 
 def save_sealed(checkpoint: dict[str, Any], path: Path) -> None:

@@ -74,25 +74,23 @@ def write_together(path: Path, values: Mapping[str, Any], files: Mapping[str, st
     The folder is made. What is there already as it is to be stays. Raises RuntimeError as
     explained(): then the results of before are there.
     """
+    listed = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
+    content = json.loads(json.dumps({**values, _FILES: listed}))
+    sealed = {**content, _SEAL: _seal(content)}
+    new = temporary_name(path, _WAITING)
     with explained(path, OTHER_FOLDER):
         make_folder(path.parent)
-    settle(path)
-    listed = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
-    new = temporary_name(path, _WAITING)
-    try:
-        with explained(path, OTHER_FOLDER):
+        settle(path)
+        try:
             make_folder(new)
-        for name, text in files.items():
-            if _sha256(path.with_name(name)) != listed[name]:
-                write_text_atomically(new / name, text, then=OTHER_FOLDER)
-        content = json.loads(json.dumps({**values, _FILES: listed}))
-        sealed = {**content, _SEAL: _seal(content)}
-        write_text_atomically(path, json.dumps(sealed, indent=1) + "\n", then=OTHER_FOLDER)
-    except BaseException:
-        with suppress(OSError):
-            _move(path, new)
-        raise
-    with explained(path, OTHER_FOLDER):
+            for name, text in files.items():
+                if _sha256(path.with_name(name)) != listed[name]:
+                    write_text_atomically(new / name, text, then=OTHER_FOLDER)
+            write_text_atomically(path, json.dumps(sealed, indent=1) + "\n", then=OTHER_FOLDER)
+        except BaseException:
+            with suppress(OSError):
+                _move(path, new)
+            raise
         _move(path, new)
 
 

@@ -131,11 +131,11 @@ def drop_unnamed(folder: Path, checkpoints: Iterable[str]) -> None:
     folder's only writer.
     """
     place = folder / FOLDER
-    refuse_links(place)
-    if not place.is_dir():
+    if not place.is_dir() and not place.is_symlink():
         return
     manifests = (read_manifest(folder / name) for name in checkpoints)
     named = {manifest["folder"] for manifest in manifests if manifest is not None}
+    refuse_links(place)
     for found in place.iterdir():
         if found.name not in named:
             remove_tree(found)

@@ -190,11 +190,11 @@ def forget_previous(folder: Path) -> None:
     """Removes the checkpoint before the last: a finished run needs one. Where it went on from
     previous.ckpt without a step, for it was killed between two renames, that is the one.
     """
-    previous, last = folder / PREVIOUS, folder / LAST
+    previous, last, others = folder / PREVIOUS, folder / LAST, _kept(folder)
     if previous.exists() and not last.exists():
         rename(previous, last)
     remove(previous)
-    drop_unnamed(folder, (LAST, *_kept(folder)))
+    drop_unnamed(folder, (LAST, *others))
 
 
 def _kept(folder: Path) -> list[str]:

@@ -5,12 +5,10 @@ import math
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +18,8 @@ from experiments.config.fields import list_columns
 from experiments.kernels.select import resolve_kernel
 from experiments.points.planning import here
 from experiments.points.point import DivergedError, Point
-from experiments.records.files import (
-    RECORD_NAME,
-    DamagedError,
-    read_record,
-    set_aside,
-    write_record,
-)
-from experiments.records.finished import is_finished
+from experiments.records.files import RECORD_NAME, write_record
+from experiments.records.finished import ended_record
 from experiments.records.record import RunRecord
 from experiments.system import distributed, environment, interruption
 from experiments.system.claims import Claim, RunningElsewhereError, claimed, log_event
@@ -35,15 +27,11 @@ from experiments.system.credentials import cut
 from experiments.system.device import peak_memory
 from experiments.system.disk import remove, remove_leftovers, write_text_atomically
 from experiments.training.checkpoints import forget_previous
-from experiments.training.evaluation import Evaluation
-from experiments.training.fit import Fit, Sink, fit, leave_group, rates, set_up_process
-from experiments.training.hopeless import of_point
-from experiments.training.module import LanguageModel
+from experiments.training.fit import Fit, Sink, fit, leave_group, set_up_process
+from experiments.training.hopeless import Hopeless
 from experiments.training.starting import Begun, begin, with_columns
 from experiments.training.tracking import WandbRun
 from experiments.training.watchdog import Guards
-
-_STREAM_WORKERS = 2  # they tokenize; more where the cores are there, by trainer.n_loader_workers
 
 
 @environment.without_denormals()
@@ -67,17 +55,18 @@ def execute(
     Of several ranks, rank 0 writes; the others return its record as planned.
     """
     point = here(point)
-    if distributed.is_other_rank(point.ranks):
-        if is_finished(point.run_dir):
-            record = read_record(point.run_dir / RECORD_NAME)
-            if not _goes_on(point, record):
-                return record
-        return _other_rank(point, n_threads)
-    with claimed(point.run_dir) as claim:
-        finished = _finished(point.run_dir)
-        if finished is not None and not _goes_on(point, finished):
-            return finished
-        if finished is not None:
+    other = distributed.is_other_rank(point.ranks)
+    held: AbstractContextManager[Claim | None] = nullcontext() if other else claimed(point.run_dir)
+    with held as claim:
+        ended = ended_record(point.run_dir, aside=not other)
+        if ended is not None:
+            more = ended.status == "done" and ended.n_steps < point.plan.n_steps
+            if not (point.is_trunk and more):  # one that ended where branches asked for goes on
+                return ended
+        if claim is None:
+            set_up_process(point, n_threads)
+            return _run(point, None)
+        if ended is not None:
             remove(point.run_dir / RECORD_NAME)  # its state is running now
         remove_leftovers(point.run_dir)
         log_event(point.run_dir, "started")
@@ -87,54 +76,50 @@ def execute(
             step = getattr(error, "step", None)
             log_event(point.run_dir, "interrupted", why=str(error), step=step)
 
+        def stalled(why: str) -> None:
+            log_event(point.run_dir, "stalled", why=why)
+            on_stall(why)
+
+        guards = Guards(check=claim.check, on_stall=stalled)
         with interruption.told(tell):
-            record = _run(point, progress, n_threads, claim, on_stall)
+            set_up_process(point, n_threads)
+            record = _run(point, _First(guards=guards, progress=progress))
         log_event(point.run_dir, record.status)
         return record
 
 
-def _finished(run_dir: Path) -> RunRecord | None:
-    """Record of a run that needs no more work. One that is damaged is set aside."""
-    path = run_dir / RECORD_NAME
+@dataclass(frozen=True, kw_only=True)
+class _First:
+    """Duties of the first process of a run, which alone writes and tells; others have none."""
+
+    guards: Guards
+    progress: Sink
+
+
+def _run(point: Point, first: _First | None) -> RunRecord:
+    """Train, evaluate and, as the first process, write the record. Another one takes its share of
+    training, and of scoring where none can do that alone; its record is as planned.
+    """
+    started, record = time.perf_counter(), planned_record(point)
     try:
-        record = read_record(path)
-    except FileNotFoundError:
-        return None
-    except DamagedError as error:
-        if isinstance(error.__cause__, OSError):
-            raise  # it may be whole, and of somebody else
-        warnings.warn(f"{error}; it is kept as {set_aside(path).name}", stacklevel=2)
-        return None
-    return None if record.status == "failed" else record
-
-
-def _goes_on(point: Point, finished: RunRecord) -> bool:
-    """Whether it is a trunk that ended where the branches before asked for, and is to go on."""
-    done = finished.status == "done"
-    return point.is_trunk and done and finished.n_steps < point.plan.n_steps
-
-
-def _run(
-    point: Point,
-    progress: Sink,
-    n_threads: int | None,
-    claim: Claim,
-    on_stall: Callable[[str], object],
-) -> RunRecord:
-    started = time.perf_counter()
-    set_up_process(point, n_threads)  # before the record, which says how many threads there are
-    record = _planned_record(point)
-    try:
-        _write_surroundings(point)
-        guards = Guards(check=claim.check, on_stall=partial(_stalled, point.run_dir, on_stall))
-        record = _train_and_evaluate(point, record, progress, guards)
+        if first is not None:
+            found = environment.snapshot_environment(point.device.accelerator)
+            config = OmegaConf.to_yaml(OmegaConf.create(dict(point.raw)))
+            write_text_atomically(point.run_dir / "config.yaml", config)
+            text = json.dumps(found, indent=1) + "\n"
+            write_text_atomically(point.run_dir / "environment.json", text, mode=0o600)
+        record = _train_and_evaluate(point, record, first)
     except DivergedError as error:
         n_tokens = error.n_steps * point.plan.batch_tokens
         record = replace(record, status="diverged", n_tokens=n_tokens, error=str(error))
     except Exception:
-        claim.check()  # if the folder is gone, that is why
+        if first is None:
+            raise
+        first.guards.check()  # if the folder is gone, that is why
         record = replace(record, status="failed", error=cut(traceback.format_exc()))
-    claim.check()
+    if first is None:
+        return record
+    first.guards.check()
     record = replace(
         record,
         wall_seconds=time.perf_counter() - started,
@@ -152,38 +137,13 @@ def _run(
     return record
 
 
-def _write_surroundings(point: Point) -> None:
-    """config.yaml and environment.json."""
-    accelerator, config = point.device.accelerator, OmegaConf.create(dict(point.raw))
-    surroundings = environment.snapshot_environment(accelerator)
-    write_text_atomically(point.run_dir / "config.yaml", OmegaConf.to_yaml(config))
-    text = json.dumps(surroundings, indent=1) + "\n"
-    write_text_atomically(point.run_dir / "environment.json", text, mode=0o600)
-
-
-def _stalled(run_dir: Path, on_stall: Callable[[str], object], why: str) -> None:
-    log_event(run_dir, "stalled", why=why)
-    on_stall(why)
-
-
-def _other_rank(point: Point, n_threads: int | None) -> RunRecord:
-    """A rank's share of the training, and of scoring where none can do that alone."""
-    set_up_process(point, n_threads)
-    record = _planned_record(point)
-    try:
-        begun = begin(point, scores=False)
-    except DivergedError:
-        return replace(record, status="diverged")
-    trained = fit(point, begun.module, begun.data, (), Guards(), begun.resumed)
-    if point.scored_by_all and not point.is_trunk and _is_whole(point, begun, trained):
-        _scores(point, begun)
-    leave_group()
-    return replace(record, status="done")  # its own share is
-
-
-def _planned_record(point: Point) -> RunRecord:
+def planned_record(point: Point) -> RunRecord:
     """All that is known beforehand. Its status is failed until the run has earned another."""
-    plan, cost, kernel = point.plan, point.plan.cost, _kernel(point)
+    plan, cost = point.plan, point.plan.cost
+    reads = None  # the run's expert tables, e.g. 'cpp avx512'
+    if any(term.n_tables for term in cost.terms):
+        kernel = resolve_kernel(point.config.kernel, point.device.accelerator, torch.float32)
+        reads = "reference" if kernel is None else f"{kernel.name} {kernel.variant}".strip()
     return RunRecord(
         run_id=point.run_id,
         sweep=point.config.sweep,
@@ -210,108 +170,109 @@ def _planned_record(point: Point) -> RunRecord:
         precision=point.device.precision,
         planned_card=None if point.config.cluster is None else point.config.cluster.card,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment={
-            **environment.describe(point.device.accelerator),
-            "kernel": kernel,
-        },
+        environment={**environment.describe(point.device.accelerator), "kernel": reads},
         config=dict(point.raw),
         layer=list_columns(point.config.model),
     )
 
 
-def _kernel(point: Point) -> str | None:
-    """What reads the run's expert tables, e.g. 'cpp avx512'; None if it has none."""
-    if not any(term.n_tables for term in point.plan.cost.terms):
-        return None
-    kernel = resolve_kernel(point.config.kernel, point.device.accelerator, torch.float32)
-    return "reference" if kernel is None else f"{kernel.name} {kernel.variant}".strip()
-
-
-def _trunk(module: LanguageModel) -> str:
-    """Says how the trunk was computed in training, e.g. 'fused avx512'."""
-    if module.trunk is not None:
-        return module.trunk.describe()
-    return "compiled" if module.is_compiled else "eager"
-
-
-def _train_and_evaluate(
-    point: Point, record: RunRecord, progress: Sink, guards: Guards
-) -> RunRecord:
-    config, begun = point.config, begin(point, scores=True)
-    record = with_columns(record, begun.columns)
-    wandb_run = WandbRun(
-        config.logger,
-        run_id=point.run_id,
-        sweep=config.sweep,
-        model=config.model_name,
-        folder=point.run_dir,
-        config=dict(point.raw),
-    )
+def _train_and_evaluate(point: Point, record: RunRecord, first: _First | None) -> RunRecord:
+    """first: it scores the model, alone unless none can, and its record says what is found."""
+    config, begun = point.config, begin(point, scores=first is not None)
+    wandb_run: WandbRun | None = None
+    hopeless: Hopeless | None = None
+    sinks, guards = tuple[Sink, ...](), Guards()
+    if first is not None:
+        record = with_columns(record, begun.columns)
+        wandb_run = WandbRun(
+            config.logger,
+            run_id=point.run_id,
+            sweep=config.sweep,
+            model=config.model_name,
+            folder=point.run_dir,
+            config=dict(point.raw),
+        )
+        sinks, guards = (wandb_run.log, first.progress), first.guards
+        if (within := config.trainer.stop_hopeless) is not None:
+            hopeless = Hopeless(point.run_dir.parent, record, within)
     try:
-        sinks = (wandb_run.log, progress)
-        hopeless = of_point(point, record)
-        trained = fit(point, begun.module, begun.data, sinks, guards, begun.resumed, hopeless)
+        trained = fit(point, begun, sinks, guards, hopeless)
         if not point.scored_by_all:
             leave_group()
-        record = replace(record, environment={**record.environment, "trunk": _trunk(begun.module)})
-        n_tokens, own = trained.n_steps * point.plan.batch_tokens, begun.prepared.train
-        record = replace(
-            record,
-            n_tokens=n_tokens,
-            achieved_flops=n_tokens * point.plan.cost.training_flops,
-            epochs=None if own is None else n_tokens / own.n_tokens,
-            tokenizer_sha256=begun.prepared.vocabulary.sha256,
-            train_digest=None if own is None else own.digest,
-            train_loss=_finite(begun.module.recent_loss(trained.n_steps)),
-            train_seconds=trained.seconds,
-            compile_seconds=trained.compile_seconds,
-            **rates(point, trained),
-        )
-        for training in begun.module.parts:
-            record = with_columns(record, training.columns())
-        whole = _is_whole(point, begun, trained)
-        if whole and not point.is_trunk:
-            held_out, documents, evaluations = _scores(point, begun)
-            record = replace(record, **_results(held_out), documents=documents)
-            record = replace(record, evaluations=evaluations)
+        loss = begun.module.recent_loss(trained.n_steps)
+        whole = trained.n_steps == point.plan.n_steps and math.isfinite(loss)
+        if first is not None:
+            record = _trained(point, begun, trained, record, loss)
+        if whole and not point.is_trunk and (first is not None or point.scored_by_all):
+            record = _scored(point, begun, record)
         leave_group()
+        if first is None:
+            return replace(record, status="done")  # its own share is
         if trained.hopeless is not None:
             return replace(record, status="hopeless", error=trained.hopeless)
         done = whole if point.is_trunk else record.val_loss is not None
         return replace(record, status="done" if done else "diverged")
     finally:
-        summary = asdict(record)
-        del summary["config"], summary["documents"]
-        if isinstance(sys.exception(), KeyboardInterrupt | RunningElsewhereError):
-            del summary["status"]  # it goes on later, so that failed would be wrong
-        wandb_run.finish(summary)
+        if wandb_run is not None:
+            summary = asdict(record)
+            del summary["config"], summary["documents"]
+            if isinstance(sys.exception(), KeyboardInterrupt | RunningElsewhereError):
+                del summary["status"]  # it goes on later, so that failed would be wrong
+            wandb_run.finish(summary)
 
 
-def _is_whole(point: Point, begun: Begun, trained: Fit) -> bool:
-    """Whether it has come to the end of its plan, with a loss that is a number."""
-    loss = begun.module.recent_loss(trained.n_steps)
-    return trained.n_steps == point.plan.n_steps and math.isfinite(loss)
+def _trained(point: Point, begun: Begun, trained: Fit, record: RunRecord, loss: float) -> RunRecord:
+    """Record with what training came to, and the speed of the steps taken in this process."""
+    module, own = begun.module, begun.prepared.train
+    trunk = "compiled" if module.is_compiled else "eager"
+    if module.trunk is not None:
+        trunk = module.trunk.describe()
+    n_tokens, speeds = trained.n_steps * point.plan.batch_tokens, dict[str, Any]()
+    if trained.n_steps_here:
+        tokens_per_second = trained.n_steps_here * point.plan.batch_tokens / trained.seconds
+        flops_per_second = tokens_per_second * point.plan.cost.training_flops
+        peak = point.peak_flops() * point.ranks.world_size
+        speeds = {
+            "tokens_per_second": tokens_per_second,
+            "flops_per_second": flops_per_second,
+            "peak_flops_per_second": peak,
+            "mfu": flops_per_second / peak,
+        }
+    record = replace(
+        record,
+        environment={**record.environment, "trunk": trunk},
+        n_tokens=n_tokens,
+        achieved_flops=n_tokens * point.plan.cost.training_flops,
+        epochs=None if own is None else n_tokens / own.n_tokens,
+        tokenizer_sha256=begun.prepared.vocabulary.sha256,
+        train_digest=None if own is None else own.digest,
+        train_loss=_finite(loss),
+        train_seconds=trained.seconds,
+        compile_seconds=trained.compile_seconds,
+        **speeds,
+    )
+    for training in module.parts:
+        record = with_columns(record, training.columns())
+    return record
 
 
-def _scores(
-    point: Point, begun: Begun
-) -> tuple[Evaluation, dict[str, Any], dict[str, dict[str, Any]]]:
-    """Scores of the validation split, of its documents, and of the named sets."""
+def _scored(point: Point, begun: Begun, record: RunRecord) -> RunRecord:
+    """Record with scores of the validation split, of its documents, and of the named sets."""
     begun.module.model.to(torch.device(point.device.accelerator))
-    return *begun.scores.validation_by_document(), begun.scores.of_sets()
-
-
-def _results(result: Evaluation) -> dict[str, Any]:
-    return {
-        "val_loss": _finite(result.loss),
-        "perplexity": _finite(result.perplexity),
-        "bits_per_byte": _finite(result.bits_per_byte),
-        "bytes_per_token": result.n_bytes / result.n_tokens,
-        "n_eval_tokens": result.n_tokens,
-        "usage": result.usage,
-        "unevenness": result.unevenness,
-        "causal_eval": result.causal,
-    }
+    result, documents = begun.scores.validation_by_document()
+    return replace(
+        record,
+        val_loss=_finite(result.loss),
+        perplexity=_finite(result.perplexity),
+        bits_per_byte=_finite(result.bits_per_byte),
+        bytes_per_token=result.n_bytes / result.n_tokens,
+        n_eval_tokens=result.n_tokens,
+        usage=result.usage,
+        unevenness=result.unevenness,
+        causal_eval=result.causal,
+        documents=documents,
+        evaluations=begun.scores.of_sets(),
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -6,14 +6,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from experiments.data.module import TokenDataModule
 from experiments.points.point import Point
 from experiments.records.files import HISTORY_NAME
 from experiments.records.kept import Starts
@@ -24,10 +21,10 @@ from experiments.training.compiled import CompileClock
 from experiments.training.deterministic import set_deterministic
 from experiments.training.history import History
 from experiments.training.hopeless import Hopeless
-from experiments.training.module import LanguageModel
 from experiments.training.part_steps import PartSteps
 from experiments.training.precision import TurnPrecision
 from experiments.training.seal import SealedCheckpoints
+from experiments.training.starting import Begun
 from experiments.training.watchdog import Guards, every_second
 
 Sink = Callable[[dict[str, float]], None]
@@ -68,17 +65,14 @@ def set_up_process(point: Point, n_threads: int | None) -> None:
 
 def fit(
     point: Point,
-    module: LanguageModel,
-    data: TokenDataModule,
+    begun: Begun,
     sinks: Sequence[Sink],
     guards: Guards,
-    resumed: Path | None,
     hopeless: Hopeless | None = None,
 ) -> Fit:
     """Trains to the end of the plan, or until the run is hopeless. History and checkpoints go to
     the run's folder.
 
-    resumed: the checkpoint to go on from (checkpoints.to_resume_from); None: from the start.
     Raises Interrupted if a signal asked to stop before the end, once the checkpoint is written.
     """
 
@@ -86,6 +80,7 @@ def fit(
         for sink in sinks:
             sink(row)
 
+    module, resumed = begun.module, begun.resumed
     trainer_config, device, ranks = point.config.trainer, point.device, point.ranks
     every, clock = point.config.logger.log_every_n_steps, CompileClock()
     rank = started.rank() if ranks.world_size > 1 else 0
@@ -100,7 +95,8 @@ def fit(
         guards.check,
         is_trunk=point.is_trunk,
     )
-    starts = Starts(point.run_dir) if point.is_trunk else kept_steps(point)
+    keep_at = (max(1, round(share * point.plan.n_steps)) for share in trainer_config.keep_at)
+    starts = Starts(point.run_dir) if point.is_trunk else frozenset(keep_at)
     checkpoint = Checkpoint(
         point.run_dir, trainer_config.checkpoint_minutes, resumed, starts, guards.check
     )
@@ -153,7 +149,7 @@ def fit(
     try:
         watching = watchdog.watching() if watchdog else nullcontext()
         with interruption.deferred(), watching, clock.counted():
-            trainer.fit(module, data, ckpt_path=resumed)
+            trainer.fit(module, begun.data, ckpt_path=resumed)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
     why = interruption.received()  # at the last step too: what comes then would take its time
@@ -168,30 +164,9 @@ def fit(
     )
 
 
-def kept_steps(point: Point) -> frozenset[int]:
-    """Steps whose checkpoints are kept, by trainer.keep_at: at least the first."""
-    n_steps = point.plan.n_steps
-    return frozenset(max(1, round(share * n_steps)) for share in point.config.trainer.keep_at)
-
-
 def leave_group() -> None:
     """Ends communication between ranks, so that rank 0 can score the model alone."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
         agreement.forget()
-
-
-def rates(point: Point, result: Fit) -> dict[str, Any]:
-    """Speeds of the steps taken in this process, and their share of the device's measured peak."""
-    if not result.n_steps_here:
-        return {}
-    tokens_per_second = result.n_steps_here * point.plan.batch_tokens / result.seconds
-    flops_per_second = tokens_per_second * point.plan.cost.training_flops
-    peak = point.peak_flops() * point.ranks.world_size
-    return {
-        "tokens_per_second": tokens_per_second,
-        "flops_per_second": flops_per_second,
-        "peak_flops_per_second": peak,
-        "mfu": flops_per_second / peak,
-    }

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments.points.point import Point
 from experiments.records.files import HISTORY_NAME, DamagedError, find_records, read_record
 from experiments.records.record import RunRecord
 from experiments.system.regular_files import read_regular_text
@@ -128,9 +127,3 @@ def _mean(rows: Sequence[Row], step: float, length: float) -> tuple[float, float
         return math.nan, math.nan
     sd = float(np.sqrt(np.mean(np.diff(losses) ** 2) / 2))
     return float(losses.mean()), sd / math.sqrt(len(losses))
-
-
-def of_point(point: Point, own: RunRecord) -> Hopeless | None:
-    """None without trainer.stop_hopeless."""
-    within = point.config.trainer.stop_hopeless
-    return None if within is None else Hopeless(point.run_dir.parent, own, within)

@@ -218,7 +218,7 @@ class LanguageModel(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lets the parts take out what is not for rank 0 to write."""
         for part in self.parts:
-            part.saves(checkpoint)
+            part.before_save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lets the parts put in what is theirs, and puts tables together that none of them takes.
@@ -226,7 +226,7 @@ class LanguageModel(pl.LightningModule):
         the number of steps where Lightning looks for it: before a turn held several, elsewhere.
         """
         for part in self.parts:
-            part.loads(checkpoint)
+            part.before_load(checkpoint)
         join(checkpoint)
         steps = dict.fromkeys(("ready", "completed"), checkpoint["global_step"])
         place = "epoch_loop.manual_optimization.optim_step_progress"

@@ -14,7 +14,7 @@ from experiments.data.vocabulary import Vocabulary
 from experiments.init.freeze import freeze
 from experiments.kernels.ops import Execution
 from experiments.models.transformer import Transformer
-from experiments.points.point import BuiltRun, Point
+from experiments.points.point import BuiltRun, Draft, Point
 from experiments.records.record import RunRecord
 from experiments.system.disk import write_text_atomically
 from experiments.system.json_files import read_json
@@ -111,7 +111,7 @@ def begin(point: Point, *, scores: bool) -> Begun:
     )
 
 
-def build_model(point: Point, vocabulary: Vocabulary) -> Transformer:
+def build_model(point: Point | Draft, vocabulary: Vocabulary) -> Transformer:
     """Point's model for these tokens: masked at the ends of documents, if it is to be; its
     tables are read by the config's kernel.
     """

@@ -12,6 +12,7 @@ from analysis.__main__ import main
 from tests.analysis.contrast import simulated
 from tests.analysis.contrast.reference import Reference
 
+CONTRAST = ("compare", "--question", "contrast")
 STUDY = Path(__file__).resolve().parents[3] / "results/study/isoflop"
 CLASSES = {"sparse": ["peer", "moe_fine", "pkm"], "rest": ["dense", "none"]}
 OF = {layer: name for name, layers in CLASSES.items() for layer in layers}
@@ -266,7 +267,7 @@ def test_what_no_curve_allows_is_said():
 def test_the_command_prints_tables_and_writes_the_result(tmp_path, capsys):
     where = ["--where", "n_layers=3,4,5,6,7", "--where", f"model={','.join(OF)}"]
     typed = ["--classes", "sparse: peer moe_fine pkm; rest: dense none", "--layer", "peer"]
-    command = ["contrast", str(STUDY), "--out", str(tmp_path), *where, *typed]
+    command = [*CONTRAST, str(STUDY), "--out", str(tmp_path), *where, *typed]
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "rest = dense, none; sparse = moe_fine, peer, pkm" in " ".join(out.split())
@@ -332,7 +333,7 @@ def test_a_law_of_few_cells_and_frontiers_that_are_powers():
 
 @pytest.mark.parametrize("text", ["peer", "a: peer; a: dense", "a:", ": peer"])
 def test_classes_that_are_none_are_one_line(text, capsys):
-    assert main(["contrast", str(STUDY), "--classes", text]) == 2
+    assert main([*CONTRAST, str(STUDY), "--classes", text]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: --classes {text!r} must be")
     assert error.count("\n") == 1
@@ -340,7 +341,7 @@ def test_classes_that_are_none_are_one_line(text, capsys):
 
 @pytest.mark.parametrize("text", ["1.65 1.91", "a: 1.65", "a: 2 1", "a: 0 1", "a: one two"])
 def test_marks_that_are_none_are_one_line(text, capsys):
-    assert main(["contrast", str(STUDY), "--mark", text]) == 2
+    assert main([*CONTRAST, str(STUDY), "--mark", text]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: --mark {text!r} must be 'NAME: LOW HIGH'")
     assert error.count("\n") == 1

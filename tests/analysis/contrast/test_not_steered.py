@@ -2,12 +2,16 @@
 named in every line.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from analysis import hold_to, read_registration
-from analysis.options import as_typed, check_options
+from analysis.compare.question import find_questions
+from analysis.options import as_option, check_options, declared
 from analysis.parser import make_parser
+from analysis.settings import settings_named
 from tests.analysis.contrast.test_contrast import made
 from tests.analysis.contrast.test_parts import rates_file
 
@@ -45,8 +49,11 @@ GIVEN = {
     "level": ["0.5"],
     "mark": ["a: 1 2"],
 }
-MARKED = {"column", "unit", "series", "separator", "budgets", "budget_tolerance", "flops", "rates"}
+OF_TABLE = {"column", "unit", "separator", "budgets", "budget_tolerance", "flops"}
+MARKED = {*OF_TABLE, "series", "rates"}
 FREE = {"json", "out", "mark", "layer", "baseline"}
+OTHERS = {name for one in find_questions().values() for name in one.known}
+OTHERS -= find_questions()["contrast"].known
 PARSER = make_parser("")
 
 
@@ -66,10 +73,19 @@ def here(tmp_path_factory):
 def held(here, monkeypatch, *words, file="registered.yaml"):
     """What the command prints and saves, without drawing it."""
     monkeypatch.chdir(here)
-    options = PARSER.parse_args(["contrast", "runs.csv", "--preregistered", file, *words])
-    check_options(options)
-    options.chosen.check(options)
-    return options.chosen.compute(options, options.chosen.read(options))
+    options = PARSER.parse_args(["compare", "runs.csv", "--preregistered", file, *words])
+    with settings_named(partial(as_option, declared(options))):
+        check_options(options)
+        options.chosen.check(options)
+        return options.chosen.compute(options, options.chosen.read(options))
+
+
+def typed(name):
+    """Words that give an option its value of GIVEN."""
+    if name in OF_TABLE:
+        nested = name in ("column", "unit")
+        return ["--table", f"{name}{'.' if nested else '='}{GIVEN[name][0]}"]
+    return [f"--{name}", *GIVEN[name]]
 
 
 def numbers(found):
@@ -81,8 +97,19 @@ def numbers(found):
 
 
 def test_each_option_of_the_command_is_here():
-    known = vars(PARSER.parse_args(["contrast", "runs.csv"]))
-    assert set(known) - {"path", "preregistered", "command", "chosen", "version"} == set(GIVEN)
+    known = {*vars(PARSER.parse_args(["compare", "runs.csv"]))} - OTHERS
+    free = {"path", "preregistered", "question", "command", "chosen", "version", "table"}
+    assert known - free == set(GIVEN) - OF_TABLE
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_an_option_of_another_question_is_refused_by_name(here, monkeypatch, name):
+    flag = f"--{name.replace('_', '-')}"
+    value = {"holm": (), "method": ["akima"], "slopes": ["one"]}.get(name, ["5"])
+    with pytest.raises(ValueError, match=f"no question takes .*{flag}"):
+        held(here, monkeypatch, flag, *value)
+    with pytest.raises(ValueError, match=f"^{flag} is for .*, and not for contrast; leave it out"):
+        held(here, monkeypatch, flag, *value, "--question", "contrast")
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +121,13 @@ def plain(here):
 @pytest.mark.parametrize("name", sorted(GIVEN.keys() - MARKED - FREE))
 def test_an_option_that_is_not_registered_is_refused_by_name(here, monkeypatch, name):
     with pytest.raises(ValueError, match=r"is not registered in registered\.yaml") as refused:
-        held(here, monkeypatch, f"--{name}", *GIVEN[name])
-    assert as_typed(str(refused.value)).startswith(f"--{name} ")
+        held(here, monkeypatch, *typed(name))
+    assert str(refused.value).startswith(f"--{name} ")
 
 
 @pytest.mark.parametrize("name", sorted(FREE))
 def test_an_option_that_chooses_lines_moves_no_number(here, monkeypatch, plain, name):
-    found = held(here, monkeypatch, f"--{name}", *GIVEN[name])
+    found = held(here, monkeypatch, *typed(name))
     own = numbers(found)
     shared = own.keys() & plain.keys()
     assert {"gain", "trend"} <= shared
@@ -113,7 +140,7 @@ def test_what_no_file_can_say_is_named_in_every_line(here, monkeypatch, name):
     if name == "rates":
         rates_file(here / "rates.json")
     shown = name.replace("_", "-")
-    found = held(here, monkeypatch, f"--{shown}", *GIVEN[name])
+    found = held(here, monkeypatch, *typed(name))
     assert f"\nnot as registered: {shown} {GIVEN[name][0]}" in found.text
     every = found.values["every"]
     n = sum(len(every[kind]) for kind in ("noises", "minima", "differences", "slopes"))
@@ -131,12 +158,11 @@ def test_what_the_file_says_moves_a_number_and_nothing_else_does(here, monkeypat
         (here / "other.yaml").write_text(f"{name}: {value}\n{FILE}")
         own = held(here, monkeypatch, file="other.yaml")
         assert numbers(own)["gain"] != plain["gain"], name
-        words = [f"--{name}", *GIVEN[name]]
-        again = held(here, monkeypatch, *words, file="other.yaml")
+        again = held(here, monkeypatch, *typed(name), file="other.yaml")
         assert again.values == own.values
         assert own.values["moved"] == []
     (here / "other.yaml").write_text(f"level: 0.5\n{FILE}")
-    with pytest.raises(ValueError, match=r"level=0\.9 is not what other\.yaml registered: 0\.5"):
+    with pytest.raises(ValueError, match=r"--level 0\.9 is not what other\.yaml registered: 0\.5"):
         held(here, monkeypatch, "--level", "0.9", file="other.yaml")
 
 

@@ -10,7 +10,7 @@ import pytest
 from analysis import check_table, contrast, contrast_parts, fit_rates
 from analysis.__main__ import main
 from experiments.records.files import write_record
-from tests.analysis.contrast.test_contrast import made
+from tests.analysis.contrast.test_contrast import CONTRAST, made
 from tests.analysis.contrast.test_documents import N_TOKENS, runs, scored, with_repeated
 from tests.records.test_record import record
 
@@ -124,7 +124,7 @@ def test_what_has_no_domains_is_refused():
 
 
 def test_the_command_reads_documents_and_writes_table_and_figure(folder, capsys, tmp_path):
-    assert main(["contrast", str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert main([*CONTRAST, str(folder), "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert "which documents were held out, 12 (2,590 tokens)" in out
     assert "share_documents" in out
@@ -137,13 +137,13 @@ def test_the_command_reads_documents_and_writes_table_and_figure(folder, capsys,
         [d["shares"]["documents"] for d in values["differences"]]
     )
     assert (tmp_path / "out/contrast.png").read_bytes().startswith(b"\x89PNG")
-    assert main(["contrast", str(folder), "--by", "domain", "--out", str(tmp_path / "out")]) == 0
+    assert main([*CONTRAST, str(folder), "--by", "domain", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert "Holm's correction for the 3 domains of a difference" in out
     table = pd.read_csv(tmp_path / "out/domains.csv")
     assert set(table["domain"]) == {"all", *DOMAINS}
     assert (tmp_path / "out/domains.png").read_bytes().startswith(b"\x89PNG")
-    assert main(["contrast", str(folder), "--by", "targets", "--out", str(tmp_path / "out")]) == 0
+    assert main([*CONTRAST, str(folder), "--by", "targets", "--out", str(tmp_path / "out")]) == 0
     assert "Holm's correction for the 2 kinds of a difference" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "out/targets.csv")
     assert set(table["targets"]) == {"all", "repeated", "new"}

@@ -170,7 +170,7 @@ def test_a_file_with_what_is_unknown_is_one_line(tmp_path, capsys, old, new, mes
     path.write_text(FILE.replace(old, new, 1))
     if "&a" in new:
         path.write_text(path.read_text().replace("errors: seeds", "errors: *a"))
-    assert main(["contrast", str(STUDY), "--preregistered", str(path)]) == 2
+    assert main(["compare", str(STUDY), "--preregistered", str(path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
@@ -181,13 +181,13 @@ def test_a_file_that_is_absent_or_huge_is_one_line(tmp_path, capsys):
     path = tmp_path / "registered.yaml"
     for option in ("--preregistered", "--rates"):
         with pytest.raises(SystemExit) as stopped:
-            main(["contrast", str(STUDY), option, str(path)])
+            main(["compare", str(STUDY), option, str(path)])
         assert stopped.value.code == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: argument {option}: '{path}' is no file; see ")
         assert error.count("\n") == 1
     path.write_text("a" * 100_001)
-    assert main(["contrast", str(STUDY), "--preregistered", str(path)]) == 2
+    assert main(["compare", str(STUDY), "--preregistered", str(path)]) == 2
     assert "it has 100,001 bytes, and 100,000 are the most" in capsys.readouterr().err
 
 
@@ -204,7 +204,7 @@ def test_a_value_that_no_run_has_yet_is_no_error(tmp_path):
 
 
 def test_the_second_edition_s_file_says_what_is_missing_of_each_primary(capsys, tmp_path):
-    command = ["contrast", str(STUDY), "--preregistered", str(EDITION_2), "--out", str(tmp_path)]
+    command = ["compare", str(STUDY), "--preregistered", str(EDITION_2), "--out", str(tmp_path)]
     assert main(command) == 0
     out = capsys.readouterr().out
     for name in ("gain", "mechanism", "trend"):
@@ -225,7 +225,7 @@ where: {n_layers: [3, 4, 5, 6, 7]}
 primaries:
 - {name: gain, kind: difference, layer: peer, baseline: none, budgets: [3e13], refuted_if: holds 0}
 """)
-    command = ["contrast", str(STUDY), "--preregistered", str(path), "--out", str(tmp_path)]
+    command = ["compare", str(STUDY), "--preregistered", str(path), "--out", str(tmp_path)]
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "not registered, so in no fit: moe, moe_fine, pkm" in out

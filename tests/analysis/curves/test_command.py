@@ -34,7 +34,7 @@ def table(tmp_path):
 
 
 def test_a_table_is_fitted_held_out_and_predicted(table, capsys):
-    words = ["--hold-out", "each", "--predict", "cosine", "--steps", "3000"]
+    words = ["--hold-out", "each", "--predict", "cosine:3000"]
     assert main(["curves", str(table), *FAST, *words]) == 0
     out = capsys.readouterr().out
     assert "L = L0 + A S1^-alpha - C S2" in out
@@ -109,7 +109,10 @@ def test_a_sweep_without_histories_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.drop(columns="lr"), "no column lr; found run, step, loss; .*--column lr="),
+        (
+            lambda t: t.drop(columns="lr"),
+            "no column lr; found run, step, loss; .*column.lr=MY_NAME",
+        ),
         (lambda t: t.assign(loss=t["loss"].where(t.index != 7)), "line 9: loss=nan is no finite"),
         (lambda t: t.assign(lr=-t["lr"]), "rates must be 0 or more"),
         (lambda t: t.assign(lr=0.0), "some rates above 0"),
@@ -129,14 +132,13 @@ def test_a_bad_table_is_one_line(table, capsys, change, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--unit", "loss=bit"], "--unit is not for curves"),
-        (["--predict", "cosine"], "--predict cosine without --steps"),
-        (["--predict", "linear"], "--predict 'linear' is not cosine, wsd, constant, and no file"),
-        (["--steps", "100"], "--steps 100 is of --predict"),
-        (["--decay", "2"], "--decay 2 must be a share"),
+        (["--table", "unit.loss=bit"], "--table unit is not for curves"),
+        (["--predict", "cosine"], "--predict 'cosine' is not {cosine,wsd,constant}:STEPS"),
+        (["--predict", "linear"], "--predict 'linear' is not {cosine,wsd,constant}:STEPS"),
+        (["--predict", "wsd:9,decay=2"], "shares from 0 to 1, and no file"),
         (["--hold-out", "nothing"], "--hold-out 'nothing' is in no run's name"),
         (["--where", "run=x"], "no row has run=x"),
-        (["--predict", "cosine", "--steps", "20"], "no longer than the warm-up"),
+        (["--predict", "cosine:20"], "no longer than the warm-up"),
     ],
 )
 def test_options_that_don_t_go_are_one_line(table, capsys, words, message):

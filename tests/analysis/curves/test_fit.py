@@ -44,7 +44,7 @@ def test_two_schedules_predict_the_third_better_than_steps_alone():
     rng = np.random.default_rng(0)
     how = {"noise": 0.01, "rng": rng}
     third = annealed("constant", 2000, **how)
-    found = compare_curves([*two(**how), third], hold_out=["constant"], n_draws=60)
+    found = compare_curves([*two(**how), third], hold_out=["constant"], n_draws=20)
     by_law = {p.law: p for p in found.held}
     assert list(by_law) == ["annealing", "multi-power", BOTH, "steps", NEAREST]
     assert by_law["annealing"].inside

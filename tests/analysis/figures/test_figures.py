@@ -4,7 +4,7 @@ import functools
 import io
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -23,6 +23,9 @@ from analysis.figures.scales import LogTicks, MinorTicks
 mpl.use("Agg")
 from tests.analysis.figures.drawn import (
     ALL,
+    BUDGETS,
+    contrasts,
+    isoflop,
     surface,
     sweep,
 )
@@ -147,6 +150,18 @@ def test_axes_name_their_quantity_and_unit(name):
             lambda: figures.draw_contours(surface()[0], pd.DataFrame({"n_params": [1.0]})),
             "draw_contours needs n_tokens and loss",
         ),
+        (
+            lambda: figures.draw_laws(isoflop(sweep(BUDGETS[:1], {("dense", None): 0.0}))),
+            r"draw_laws: the fit has no laws of compute: .*needs 2",
+        ),
+        (
+            lambda: figures.draw_experts(sweep(BUDGETS[:1])),
+            "draws one model, got moe, peer; name it: model=",
+        ),
+        (
+            lambda: figures.draw_contrast_multipliers(replace(contrasts(), differences=())),
+            "no layer has a multiplier",
+        ),
     ],
 )
 def test_what_is_missing_is_named(draw, message):
@@ -230,6 +245,8 @@ def test_a_colour_that_already_replaces_another_moves_by_one_step():
     assert schemes.dark_shade(moved) == pytest.approx(moved)
 
 
+# By night: a report in a copy of the checkout, as how-tos of parts are
+@pytest.mark.night
 def test_a_figure(tmp_path):
     printed = follow("A figure", tmp_path)
     assert "drawing: spread" in printed

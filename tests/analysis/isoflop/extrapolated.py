@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis.isoflop.fit import fit_isoflop
-from analysis.planner import plan
+from analysis.planning.size import plan
 from tests.analysis.isoflop import truths
 from tests.analysis.isoflop.simulated import FIRST, SD
 

@@ -214,43 +214,33 @@ def test_resampled_minima_are_those_of_each_draw():
         assert np.isnan(found) if at_end[0] else found == place[0]
 
 
-def test_a_clean_curve_has_no_flags():
-    for method in ("parabola", "akima"):
-        assert flags(bowl(), method=method) == set()
-        assert flags(bowl(U[1:5]), U[1:5], method=method) == set()
-
-
 @pytest.mark.parametrize(
-    ("losses", "u", "expected"),
+    ("losses", "how", "expected"),
     [
-        (bowl(U[1:6:2]), U[1:6:2], {Flag.FEW_POINTS}),
-        (-bowl() + 9, U, {Flag.WRONG_CURVATURE}),
-        (bowl(at=np.log(1e4)), U, {Flag.OUTSIDE, Flag.EDGE}),
-        (bowl(at=np.log(2.5e6)), U, {Flag.OUTSIDE, Flag.EDGE}),
-        (bowl(at=np.log(5.5e4)), U, {Flag.EDGE}),
-        (bowl(at=np.log(8e4)), U, {Flag.OFF_CENTRE}),
-        (bowl(at=np.log(1.3e6)), U, {Flag.OFF_CENTRE}),
-        (bowl() + 0.01 * (np.arange(7) == 5), U, {Flag.OUTLIER}),
-        (bowl() - 0.2 * (np.arange(7) == 3), U, {Flag.OUTLIER}),
+        *((bowl(), {"method": method}, set()) for method in ("parabola", "akima")),
+        *((bowl(U[1:5]), {"u": U[1:5], "method": m}, set()) for m in ("parabola", "akima")),
+        (bowl(U[1:6:2]), {"u": U[1:6:2]}, {Flag.FEW_POINTS}),
+        (-bowl() + 9, {}, {Flag.WRONG_CURVATURE}),
+        (bowl(at=np.log(1e4)), {}, {Flag.OUTSIDE, Flag.EDGE}),
+        (bowl(at=np.log(2.5e6)), {}, {Flag.OUTSIDE, Flag.EDGE}),
+        (bowl(at=np.log(5.5e4)), {}, {Flag.EDGE}),
+        (np.linspace(5, 4, 7), {"method": "akima"}, {Flag.EDGE}),
+        (bowl(at=np.log(8e4)), {}, {Flag.OFF_CENTRE}),
+        (bowl(at=np.log(1.3e6)), {}, {Flag.OFF_CENTRE}),
+        (bowl() + 0.01 * (np.arange(7) == 5), {}, {Flag.OUTLIER}),
+        (bowl() - 0.2 * (np.arange(7) == 3), {}, {Flag.OUTLIER}),
+        (bowl(), {"interval": (-np.inf, np.inf)}, {Flag.WEAK_CURVATURE}),
+        (bowl(), {"interval": (-np.inf, U[-2])}, {Flag.WEAK_CURVATURE}),
+        (bowl(), {"interval": (U[0], U[-1])}, set()),
+        (bowl(), {"interval": (U[0] - 0.1, U[-2])}, {Flag.WIDE}),
+        (bowl(), {"interval": (U[1], U[-1] + 0.1)}, {Flag.WIDE}),
     ],
 )
-def test_each_flag_has_its_curve(losses, u, expected):
-    assert flags(losses, u) == expected
+def test_each_flag_has_its_curve(losses, how, expected):
+    assert flags(losses, **how) == expected
 
 
-def test_weak_curvature_is_passed_on():
-    assert flags(bowl(), interval=(-np.inf, np.inf)) == {Flag.WEAK_CURVATURE}
-    assert flags(bowl(), interval=(-np.inf, U[-2])) == {Flag.WEAK_CURVATURE}
-
-
-def test_an_interval_beyond_the_sizes_is_a_warning():
-    assert flags(bowl(), interval=(U[0], U[-1])) == set()
-    for interval in ((U[0] - 0.1, U[-2]), (U[1], U[-1] + 0.1)):
-        assert flags(bowl(), interval=interval) == {Flag.WIDE}
-
-
-def test_akima_knows_edges_too():
-    assert flags(np.linspace(5, 4, 7), method="akima") == {Flag.EDGE}
+def test_akima_knows_a_place_off_centre_too():
     assert Flag.OFF_CENTRE in flags(bowl(at=np.log(8e4)), method="akima")
 
 

@@ -270,12 +270,3 @@ def test_runs_drawn_again_are_fitted_at_the_curve_s_exponents():
             # A step of the grid
             assert place - u.mean() == pytest.approx(v[at], abs=v[1] - v[0])
             assert value == pytest.approx(curve_of[at], abs=1e-7)
-
-
-def test_draws_follow_the_seed():
-    table = noisy(runs(), 0.01)
-    one, same, other = (fit_isoflop(table, n_draws=50, seed=seed) for seed in (0, 0, 1))
-    assert one.to_dict() == same.to_dict()
-    assert one.to_dict() != other.to_dict()
-    assert [c.x_opt for c in one.curves] == [c.x_opt for c in other.curves]
-    assert "draws" not in json.dumps(one.to_dict())

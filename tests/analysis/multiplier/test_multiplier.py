@@ -13,7 +13,6 @@ from analysis.fits import find_multipliers
 from analysis.fitting.status import FitError, FitStatus
 from analysis.isoflop.fit import fit_isoflop
 from analysis.multiplier.fit import compute_multipliers, lowest_points
-from analysis.multiplier.result import make_frame
 from analysis.synthetic import ChinchillaSurface, simulate_isoflop
 
 C = np.geomspace(1e17, 1e21, 5)
@@ -340,7 +339,7 @@ def test_it_is_plain():
     assert values["at"][0]["value"] == found.at()[0].value
     assert set(values["over_loss"]) == {"peer", "moe"}
     assert "profile" not in values
-    assert list(make_frame(found.at())["model"]) == ["peer"] * 5 + ["moe"] * 5
+    assert list(found.to_frame()["model"]) == ["peer"] * 5 + ["moe"] * 5
 
 
 def test_points_may_be_the_lowest_loss_of_each_budget():

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.fitting.status import FitError
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.shape import columns, compute_gradient
 from analysis.rates.curves import _moved
@@ -255,13 +254,6 @@ def test_a_law_s_intervals_hold_what_the_cells_share():
     expected = np.linalg.inv(X.T @ X) * 0.05**2 + H @ shared[:9, :9] @ H.T
     np.testing.assert_allclose(law.covariance, expected, rtol=1e-4)
     assert "and from the shape that the cells share" in law.interval
-
-
-def test_bad_method():
-    with pytest.raises(ValueError, match="method='akima' is not one of slice, parabola"):
-        fit_rates(SKEWED.table(np.random.default_rng(0)), method="akima")
-    with pytest.raises(FitError, match="2 rates, and a curve needs 3"):
-        fit_rates(check_table(tuned(0.01, (0.01, 0.02))))
 
 
 # Coverage

@@ -229,6 +229,7 @@ def test_cells_of_few_rates_are_named():
         ({"horizon": "days"}, "horizon='days' is not one of n_tokens, n_steps"),
         ({"batch": "bs"}, "batch='bs' is no column; found series"),
         ({"batch": "model"}, "batch='model' has values that are no numbers above 0"),
+        ({"method": "akima"}, "method='akima' is not one of slice, parabola"),
         ({"n_nearest": 2}, "n_nearest=2 must be 3 or more"),
         ({"noise": 0.0}, "noise=0.0 must be finite and above 0"),
         ({"width": "d_model"}, "rates needs d_model: the table has none"),
@@ -287,7 +288,7 @@ def test_the_figure_has_each_cell_and_the_law():
 
 def test_points_of_models_at_one_place_stand_side_by_side_in_one_order():
     frame = pd.concat([grid_of(model=model) for model in ("dense", "peer", "pkm")])
-    found = fit_rates(check_table(frame))
+    found = fit_rates(check_table(frame), method="parabola")
     axis = draw_rates(found).axes[0]
     points = [
         line.get_xdata()[0]

@@ -9,19 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import processes
 from analysis.__main__ import main
 from analysis.differences.models import compare_models
 from analysis.experts.fit import fit_runs
-from analysis.figures.plot import Plot
 from analysis.fitting.power_law import fit_frontier, fit_power_law
 from analysis.isoflop.fit import fit_isoflop
 from analysis.multiplier.fit import compute_multipliers
 from analysis.parametric import fit_parametric
-from analysis.report import write
-from analysis.report.page.blocks import Section
-from experiments.records.files import read_record, write_record
-from tests.records.test_record import record
+from experiments.records.files import read_record
+from tests.analysis.hand_made import write_run
 
 FITS = (
     compare_models,
@@ -47,23 +43,11 @@ def sweep(tmp_path):
                 for i, n_experts in enumerate(experts if k == 0 else experts[:1]):
                     for seed in (0, 1) if size == 3 else (0,):
                         loss = 2 + 3 * 0.8**k - gain - 0.02 * i + rng.normal(0, 0.002)
-                        run_id = f"{model}{k}{size}{i}{seed}"
-                        made = record(
-                            run_id=run_id,
-                            model=model,
-                            seed=seed,
-                            budget=budget,
-                            n_layers=size,
-                            d_model=16 * size,
-                            n_params=round(active) + 100 * (n_experts or 0),
-                            n_active_params=round(active),
-                            n_non_embedding_params=round(active - 1000 * (1 + gain)),
-                            n_tokens=round(budget / (6 * active)),
-                            val_loss=loss + 0.08 * ((active / x_opt) ** 0.5 - 1) ** 2,
-                            n_experts=n_experts,
-                            perplexity=None,
-                        )
-                        write_record(tmp_path / "sweep" / run_id, made)
+                        loss += 0.08 * ((active / x_opt) ** 0.5 - 1) ** 2
+                        more = {"run_id": f"{model}{k}{size}{i}{seed}", "seed": seed}
+                        more |= {"n_experts": n_experts, "tables": 100 * (n_experts or 0)}
+                        more["n_non_embedding_params"] = round(active - 1000 * (1 + gain))
+                        write_run(tmp_path / "sweep", model, budget, size, active, loss, **more)
     return tmp_path / "sweep"
 
 
@@ -78,7 +62,7 @@ def plain(value):
 
 
 @pytest.fixture
-def calls(monkeypatch):
+def calls(monkeypatch, undrawn):
     """(function, arguments) -> how often, wherever in the package it is called from."""
     found = Counter()
 
@@ -101,17 +85,7 @@ def calls(monkeypatch):
             for name, value in list(vars(module).items()):
                 if value is function:
                     monkeypatch.setattr(module, name, counted(function))
-    monkeypatch.setattr(write, "draw_all", undrawn)
-    monkeypatch.setattr(processes, "_cores", lambda: 1)  # calls of other processes are not counted
     return found
-
-
-def undrawn(drafts, *_):
-    """Sections without their figures."""
-    return [
-        Section(title=draft.title, blocks=[p for p in draft.parts if not isinstance(p, Plot)])
-        for draft in drafts
-    ]
 
 
 def report(folder, *options):

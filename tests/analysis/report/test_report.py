@@ -10,6 +10,7 @@ import pytest
 from analysis import FitError, load_table
 from analysis.__main__ import main
 from experiments.records.files import write_record
+from tests.analysis.hand_made import write_run
 from tests.records.test_record import record
 
 
@@ -25,24 +26,13 @@ def report(tmp_path_factory, few_draws):
                 x_opt = 2.5e5 * 3 ** (0.5 * k)
                 wobble = 0.002 * ((size * 7 + k * 3) % 5 - 2)
                 loss = 5 - 0.3 * k - gain + 0.08 * ((active / x_opt) ** 0.5 - 1) ** 2 + wobble
-                run_id = f"{model}{k}{size}"
-                values = {
-                    "run_id": run_id,
-                    "model": model,
-                    "budget": budget,
-                    "n_layers": size,
-                    "d_model": 16 * size,
-                    "n_params": round(active + tables),
-                    "n_active_params": round(active),
-                    "n_tokens": round(budget / (6 * active)),
-                    "val_loss": loss,
-                    "perplexity": None,
+                more = {
                     "causal_eval": model != "moe",
                     "n_experts": None if model == "dense" else 64,
                     "config": {"optim": {"schedule": "cosine"}, "ladder": {"vocab_size": 2048}},
                     "environment": {"command": ["/x/experiments/run.py", "experiment=demo"]},
                 }
-                write_record(folder / run_id, record(**values))
+                write_run(folder, model, budget, size, active, loss, tables=tables, **more)
     write_record(
         folder / "broken",
         record(run_id="<script>alert(1)</script>", status="failed", val_loss=None),

@@ -6,8 +6,7 @@ import re
 import pytest
 
 from analysis.__main__ import main
-from experiments.records.files import write_record
-from tests.records.test_record import record
+from tests.analysis.hand_made import write_run
 
 
 @pytest.fixture(scope="module")
@@ -16,20 +15,10 @@ def report(tmp_path_factory, few_draws):
     folder = tmp_path_factory.mktemp("sweep")
     for model, lr in (("dense", 0.125), ("peer", 0.375)):
         for size in (1, 2, 3):
-            write_record(
-                folder / f"{model}{size}",
-                record(
-                    run_id=f"{model}{size}",
-                    model=model,
-                    budget=6e11,
-                    n_params=size * 100_000,
-                    n_active_params=size * 100_000,
-                    n_tokens=1_000_000 // size,
-                    val_loss=4 + 0.1 * math.log(size / 2) ** 2,
-                    config={"optim": {"lr": lr}},
-                    environment={"command": ["run.py", f"model={model}"], "device": f"of {model}"},
-                ),
-            )
+            loss = 4 + 0.1 * math.log(size / 2) ** 2
+            more = {"config": {"optim": {"lr": lr}}, "run_id": f"{model}{size}"}
+            more["environment"] = {"command": ["run.py", f"model={model}"], "device": f"of {model}"}
+            write_run(folder, model, 6e11, size, size * 100_000, loss, **more)
     (folder / "peer3" / "record.json").write_text("{")
     capture = pytest.MonkeyPatch()
     said = []

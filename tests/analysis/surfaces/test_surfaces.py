@@ -14,7 +14,7 @@ from analysis.laws.average import akaike, akaike_of_huber
 from analysis.laws.forms import SURFACES
 from analysis.laws.law import Variables
 from analysis.parametric import fit_parametric
-from analysis.planner import plan
+from analysis.planning.size import plan
 from analysis.surfaces.compare import HELD_OUT, compare_surfaces
 from analysis.surfaces.fit import fit_surface
 from analysis.surfaces.models import unique_tokens
@@ -309,10 +309,7 @@ def test_where_only_forms_that_bend_are_left_a_warning_says_so():
 # Compared
 
 
-@pytest.mark.parametrize(
-    "hold_out",
-    [pytest.param(h, marks=pytest.mark.long if h != "compute" else ()) for h in HELD_OUT],
-)
+@pytest.mark.parametrize("hold_out", HELD_OUT)
 def test_what_made_the_runs_predicts_those_held_out(hold_out):
     found = compare_surfaces(N, D, runs("farseer", 0.001), FORMS, hold_out=hold_out, n_draws=0)
     held = {one.form_name: one.held_out_rmse for one in found.surfaces}

@@ -105,7 +105,7 @@ def test_two_losses_are_asked_for(tmp_path, capsys):
     runs().assign(**{"smooth loss": 3.0}).to_csv(path, index=False)
     assert main(["isoflop", str(path)]) == 2
     error = capsys.readouterr().err
-    assert "loss may be any of loss, smooth loss; say which, e.g. --column loss=loss" in error
+    assert "loss may be any of loss, smooth loss; say which, e.g. --table column.loss=loss" in error
     assert load_table(path, columns={"loss": "smooth loss"})["loss"].eq(3.0).all()
     assert "smooth loss" in load_table(path, columns={"loss": "loss"})
     held_out = runs().assign(**{"smooth loss": 3.0, "val_loss": 2.0})
@@ -113,7 +113,8 @@ def test_two_losses_are_asked_for(tmp_path, capsys):
 
 
 TABLES = [RESULTS / "study/experts/table.csv", RESULTS / "study/isoflop/table.csv"]
-TABLES += sorted({path.parents[1] for path in RESULTS.rglob("record.json")})
+SWEEPS = sorted({path.parents[1] for path in RESULTS.rglob("record.json")})
+TABLES += [pytest.param(path, marks=pytest.mark.night) for path in SWEEPS]  # 1,200 records
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: str(path.relative_to(RESULTS)))

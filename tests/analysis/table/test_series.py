@@ -21,36 +21,31 @@ def ladder(names, sizes=SIZES, budgets=(1e18, 4e18)):
     return pd.DataFrame(rows)
 
 
-def test_several_columns_name_one_series():
-    frame = runs(dataset=["c4", "c4", "pile"], condition=["a", "b", "a"], model="llama")
-    table = check_table(frame, series=["dataset", "condition"])
-    assert table["series"].tolist() == ["c4 a", "c4 b", "pile a"]
-    assert table["model"].tolist() == ["llama"] * 3
-
-
-def test_a_number_has_its_columns_name_and_nothing_is_left_out():
-    frame = runs(dataset=["c4", None, None], bs=[512, 1024.0, None])
-    table = check_table(frame, series=["dataset", "bs"])
-    assert table["series"].tolist() == ["c4 bs=512", "bs=1024", "none"]
-
-
-def test_a_series_may_be_named_by_our_name_or_theirs():
-    frame = runs(num_experts=[1, 4, 4])
-    assert check_table(frame, series=["num_experts"])["series"][0] == "num_experts=1"
-    assert check_table(frame, series=["n_experts"])["series"][0] == "n_experts=1"
-    with pytest.raises(ValueError, match="series: 'condition' is no column; found series, model"):
-        check_table(frame, series=["condition"])
-
-
-def test_none_makes_all_runs_one_series():
-    table = check_table(runs(model=["a", "b", "c"], n_experts=[1, 2, 4]), series=[])
-    assert set(table["series"]) == {"all"}
-    assert set(keep_rows(table, {"model": ["a", "b"]})["series"]) == {"all"}
-
-
-def test_series_are_named_once():
-    with pytest.raises(ValueError, match="both name the series; give one"):
-        check_table(runs(a="x"), columns={"series": "a"}, series=["a"])
+@pytest.mark.parametrize(
+    ("columns", "by", "series"),
+    [
+        (
+            {"dataset": ["c4", "c4", "pile"], "condition": ["a", "b", "a"], "model": "llama"},
+            ["dataset", "condition"],
+            ["c4 a", "c4 b", "pile a"],
+        ),
+        (  # a number has its column's name, and nothing is left out
+            {"dataset": ["c4", None, None], "bs": [512, 1024.0, None]},
+            ["dataset", "bs"],
+            ["c4 bs=512", "bs=1024", "none"],
+        ),
+        # by our name or theirs
+        *(
+            ({"num_experts": [1, 4, 4]}, [name], [f"{name}={n}" for n in (1, 4, 4)])
+            for name in ("num_experts", "n_experts")
+        ),
+        ({"model": ["a", "b", "c"], "n_experts": [1, 2, 4]}, [], ["all"] * 3),
+    ],
+)
+def test_columns_that_are_asked_for_name_the_series(columns, by, series):
+    table = check_table(runs(**columns), series=by)
+    assert table["series"].tolist() == series
+    assert by or set(keep_rows(table, {"model": ["a", "b"]})["series"]) == {"all"}
 
 
 # Models that are sizes

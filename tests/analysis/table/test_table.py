@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from analysis.table.load import COLUMNS, check_table, keep_rows, load_table
+from analysis.table.load import COLUMNS, check_table, load_table
 from experiments.records.files import read_record, write_record
 from tests.analysis.hand_made import runs
 from tests.records.test_record import record
@@ -26,10 +26,6 @@ def test_a_sweep_is_every_run_in_order(sweep):
     assert table["n_experts"].isna().sum() == 10  # dense has none
     assert list(table.index) == list(range(31))
     assert table.attrs["notes"] == ()
-
-
-def test_a_records_loss_is_its_val_loss(sweep):
-    table = load_table(sweep)
     run = table[table["run_id"] == "peer2000000000003"].iloc[0]
     values = read_record(sweep / "peer2000000000003" / "record.json")
     assert run["loss"] == values.val_loss
@@ -61,9 +57,10 @@ def test_a_record_may_be_read_by_the_loss_on_another_text(tmp_path):
     assert "given_perplexity: it is of another loss" in table.attrs["notes"][0]
 
 
-def test_every_column_is_there_in_its_type():
-    table = check_table(runs())
-    assert tuple(table.columns) == COLUMNS
+def test_every_column_is_there_in_its_type_and_those_of_no_meaning_here_last():
+    table = check_table(runs(colour="blue", loss=[4.2, 4.1, 4.0]))
+    assert tuple(table.columns) == (*COLUMNS, "colour")
+    assert table["colour"].tolist() == ["blue"] * 3
     whole = ("n_experts", "n_heads", "top_k", "seed", "n_layers", "d_model", "n_steps")
     assert {str(table[name].dtype) for name in whole} == {"Int64"}
     assert {str(table[n].dtype) for n in ("run_id", "sweep")} == {"string"}
@@ -73,92 +70,68 @@ def test_every_column_is_there_in_its_type():
     assert table["usage"].isna().all()
 
 
-def test_columns_of_no_meaning_here_are_kept_last():
-    table = check_table(runs(colour="blue", loss=[4.2, 4.1, 4.0]))
-    assert tuple(table.columns) == (*COLUMNS, "colour")
-    assert table["colour"].tolist() == ["blue"] * 3
-
-
-def test_a_checked_table_passes_again_unchanged(sweep):
+def test_a_checked_table_passes_again_and_the_given_frame_is_left_as_it_was(sweep):
     for table in (load_table(sweep), check_table(runs(n_experts=[1, 2, 4], colour="blue"))):
         again = check_table(table)
         pd.testing.assert_frame_equal(again, table)
         assert again.attrs == table.attrs
-
-
-def test_the_given_frame_is_left_as_it_was():
     frame = runs(budget=None)
     before = frame.copy()
     check_table(frame, flops="6nd")
     pd.testing.assert_frame_equal(frame, before)
 
 
-def test_numbers_may_be_written_as_text():
-    table = check_table(runs(seed=["0", " 1 ", "2"], lr=["1e-3", None, "nan"], n_experts=""))
+def test_numbers_and_truth_may_be_written_as_text_and_an_index_be_of_any_kind():
+    lrs, truth = ["1e-3", None, "nan"], ["True", "false", None]
+    table = check_table(runs(seed=["0", " 1 ", "2"], lr=lrs, n_experts="", causal_eval=truth))
     assert table["seed"].tolist() == [0, 1, 2]
     assert table["lr"].tolist()[0] == 1e-3
     assert table["lr"].isna().sum() == 2
     assert table["n_experts"].isna().all()
-
-
-def test_truth_may_be_written_as_text():
-    table = check_table(runs(causal_eval=["True", "false", None]))
     assert table["causal_eval"].tolist() == [True, False, pd.NA]
-
-
-def test_an_index_of_any_kind_will_do():
     doubled = pd.concat([runs(1, model="a"), runs(1, model="b")])
     assert check_table(doubled)["model"].tolist() == ["a", "b"]
     assert len(check_table(runs().set_index(pd.Index(["x", "y", "z"])))) == 3
 
 
-# Names
+# Which column is which
+
+N, LOSSES = [1e6, 2e6, 4e6], [4.0, 4.1, 4.2]
+OTHER, HELD_OUT = [7e6, 8e6, 9e6], [4.5, 4.6, 4.7]
 
 
-def test_common_names_are_known():
-    frame = runs().rename(
-        columns={"n_params": "params", "n_tokens": "tokens", "budget": "flops", "loss": "val_loss"}
-    )
-    pd.testing.assert_frame_equal(check_table(frame), check_table(runs()))
-    assert check_table(frame.rename(columns={"flops": "compute"}))["budget"].notna().all()
-
-
-def test_columns_says_which_is_which_and_beats_the_common_names():
-    frame = runs(params=[7e6, 8e6, 9e6]).rename(columns={"n_params": "N", "loss": "loss_c4"})
-    table = check_table(frame, columns={"n_params": "N", "loss": "loss_c4"})
-    assert table["n_params"].tolist() == [1e6, 2e6, 4e6]
-    assert table["loss"].tolist() == [4.0, 4.1, 4.2]
-    assert table["params"].tolist() == [7e6, 8e6, 9e6]
-
-
-def test_one_column_may_stand_for_two():
-    frame = runs(n_non_embedding_params=[5e5, 6e5, 7e5])
-    table = check_table(frame, columns={"n_params": "n_non_embedding_params"})
-    assert table["n_params"].tolist() == table["n_non_embedding_params"].tolist()
-    assert table["given_n_params"].tolist() == [1e6, 2e6, 4e6]
-
-
-def test_a_column_taken_by_hand_is_not_taken_again_by_alias():
-    frame = runs(total=[8e6, 8e6, 8e6]).rename(columns={"n_params": "params"})
-    table = check_table(frame, columns={"n_active_params": "params", "n_params": "total"})
-    assert table["n_active_params"].tolist() == [1e6, 2e6, 4e6]
-    assert table["n_params"].tolist() == [8e6] * 3
-
-
-def test_a_held_out_loss_goes_before_one_that_may_be_the_trainings():
-    table = check_table(runs(val_loss=[4.5, 4.6, 4.7]))
-    assert table["loss"].tolist() == [4.5, 4.6, 4.7]
-    assert table["given_loss"].tolist() == [4.0, 4.1, 4.2]
-    assert "the column named loss is kept as given_loss: loss is val_loss" in table.attrs["notes"]
-    by_hand = check_table(runs(val_loss=[4.5, 4.6, 4.7]), columns={"loss": "loss"})
-    assert by_hand["loss"].tolist() == [4.0, 4.1, 4.2]
-
-
-def test_a_perplexity_beside_the_only_loss_is_of_it():
-    frame = runs(perplexity=50.0, bits_per_byte=1.0).rename(columns={"loss": "nll"})
-    table = check_table(frame, columns={"loss": "nll"})
-    assert table["perplexity"].tolist() == [50.0] * 3
-    assert table["bits_per_byte"].tolist() == [1.0] * 3
+@pytest.mark.parametrize(
+    ("given", "names", "columns", "expected"),
+    [
+        (  # what is said beats the common names
+            {"params": OTHER}, {"n_params": "N", "loss": "c4"}, {"n_params": "N", "loss": "c4"},
+            {"n_params": N, "loss": LOSSES, "params": OTHER},
+        ),
+        (  # one column may stand for two
+            {"n_non_embedding_params": OTHER}, {}, {"n_params": "n_non_embedding_params"},
+            {"n_params": OTHER, "n_non_embedding_params": OTHER, "given_n_params": N},
+        ),
+        (  # one that was taken by hand is not taken again by its name
+            {"total": [8e6] * 3}, {"n_params": "params"},
+            {"n_active_params": "params", "n_params": "total"},
+            {"n_active_params": N, "n_params": [8e6] * 3},
+        ),
+        (  # a held-out loss goes before one that may be the training's
+            {"val_loss": HELD_OUT}, {}, None, {"loss": HELD_OUT, "given_loss": LOSSES},
+        ),
+        ({"val_loss": HELD_OUT}, {}, {"loss": "loss"}, {"loss": LOSSES}),
+        (  # a perplexity beside the only loss is of it
+            {"perplexity": 50.0, "bits_per_byte": 1.0}, {"loss": "nll"}, {"loss": "nll"},
+            {"perplexity": [50.0] * 3, "bits_per_byte": [1.0] * 3},
+        ),
+    ],
+)  # fmt: skip
+def test_columns_says_which_is_which(given, names, columns, expected):
+    table = check_table(runs(**given).rename(columns=names), columns=columns)
+    assert {name: table[name].tolist() for name in expected} == expected
+    if columns is None:
+        kept = "the column named loss is kept as given_loss: loss is val_loss"
+        assert kept in table.attrs["notes"]
 
 
 def test_a_loaded_table_is_plain_json_and_csv(sweep, tmp_path):
@@ -166,43 +139,3 @@ def test_a_loaded_table_is_plain_json_and_csv(sweep, tmp_path):
     table.to_csv(tmp_path / "table.csv", index=False)
     pd.testing.assert_frame_equal(load_table(tmp_path / "table.csv"), table)
     json.loads(table.to_json(orient="records"))
-
-
-def peer_runs():
-    frame = pd.DataFrame(
-        {
-            "model": "peer",
-            "budget": [1e12, 1e12, 3e12, 3e12],
-            "n_params": [1e5, 2e5, 1e5, 2e5],
-            "n_active_params": 1e5,
-            "n_experts": [64, 256, 64, 256],
-            "query_norm": ["batch", "none", "batch", None],
-            "loss": [4.0, 3.9, 3.8, 3.7],
-        }
-    )
-    return check_table(frame)
-
-
-def test_only_the_runs_that_are_wanted_and_named_by_what_still_varies():
-    table = peer_runs()
-    assert "n_experts=64" in table["series"][0]
-    kept = keep_rows(table, {"query_norm": ["batch"], "budget": ["1e12", "3e12"]})
-    assert kept["loss"].tolist() == [4.0, 3.8]
-    assert set(kept["series"]) == {"peer"}
-    assert keep_rows(table, {"n_experts": ["256"], "query_norm": [""]})["loss"].tolist() == [3.7]
-    given = table.assign(series="mine")
-    assert set(keep_rows(given, {"budget": ["1e12"]})["series"]) == {"mine"}
-
-
-@pytest.mark.parametrize(
-    ("where", "message"),
-    [
-        ({"norm": ["batch"]}, "'norm' is no column; found series, model"),
-        ({"query_norm": ["layer"]}, "no run has layer.query_norm=layer; they have , batch, none"),
-        ({"budget": ["much"]}, "budget='much' is not a number"),
-        ({"budget": ["2e12"]}, "no run has budget=2e12; they have 1000000000000.0, 3000"),
-    ],
-)
-def test_rows_that_can_not_be_kept_are_reported(where, message):
-    with pytest.raises(ValueError, match=message):
-        keep_rows(peer_runs(), where)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import sys
 
 import pandas as pd
 import pytest
@@ -64,52 +63,6 @@ def test_large_integers_and_ids_are_read_as_what_they_are(tmp_path):
     run = load_table(tmp_path / "runs.csv").iloc[0]
     assert run["budget"] == 5.76e24
     assert run["run_id"] == "0123456789e5"
-
-
-def test_an_error_names_the_line_of_the_file(tmp_path):
-    (tmp_path / "runs.csv").write_text("params,loss\n1e6,4.0\n\n2e6,-1\n")
-    with pytest.raises(ValueError, match=r"^line 4: loss=-1\.0 must be above 0"):
-        load_table(tmp_path / "runs.csv")
-
-
-@needs_pyarrow
-def test_an_error_names_the_row_of_a_parquet(tmp_path):
-    runs(n_experts=[1, 0, 1]).to_parquet(tmp_path / "runs.parquet")
-    with pytest.raises(ValueError, match=r"^row 2: n_experts=0 must be 1 or more"):
-        load_table(tmp_path / "runs.parquet")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("nowhere", None, "nowhere: no such file or folder; wanted: a sweep's folder, a .csv,"),
-        ("runs.csv", None, "runs.csv: no such file or folder"),
-        ("runs.xlsx", b"PK", "runs.xlsx: its suffix is not .csv, .tsv or .parquet; save it"),
-        ("runs.csv", b"", "runs.csv is empty"),
-        ("runs.csv", b"params,loss\n", "runs.csv has no rows"),
-        ("runs.csv", b"params,loss\n,\n", "runs.csv has no rows"),
-        ("runs.csv", b"a,b\n1,2\n1,2,3\n", "runs.csv: line 3 has 3 fields, its head 2: put texts"),
-        ("runs.csv", b"params,loss\n\xff\xfe,1\n", "runs.csv is not a CSV in UTF-8"),
-        pytest.param(
-            "runs.parquet", b"no", "runs.parquet is not a Parquet file", marks=needs_pyarrow
-        ),
-    ],
-)
-def test_a_file_that_will_not_do_is_one_line(tmp_path, name, content, message):
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        load_table(tmp_path / name)
-    assert "\n" not in str(caught.value)
-
-
-def test_parquet_without_pyarrow_names_the_remedy(tmp_path, monkeypatch):
-    (tmp_path / "runs.parquet").write_bytes(b"PAR1")
-    for name in ("pyarrow", "pyarrow.parquet", "fastparquet"):
-        monkeypatch.setitem(sys.modules, name, None)
-    message = re.escape("Parquet needs pyarrow: pip install -e '.[parquet]'")
-    with pytest.raises(ValueError, match=message):
-        load_table(tmp_path / "runs.parquet")
 
 
 # Published runs

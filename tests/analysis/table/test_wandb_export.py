@@ -66,6 +66,17 @@ def write_api_export(path, rows, text):
 
 
 @pytest.fixture
+def exported(tmp_path):
+    """exported(rows, ...): the table of such an export."""
+
+    def load(rows, *prefixes, **how):
+        write_ui_export(tmp_path / "export.csv", rows, *prefixes)
+        return load_table(tmp_path / "export.csv", **how)
+
+    return load
+
+
+@pytest.fixture
 def wandb_rows(sweep):
     """Every run of the sweep, as W&B has it: (state, config, summary)."""
     rows = []
@@ -92,9 +103,8 @@ def same_runs(table, sweep):
 
 
 @pytest.mark.parametrize("prefixes", [("", ""), ("config.", "summary.")])
-def test_the_runs_table_of_wandb_is_the_sweep(sweep, wandb_rows, tmp_path, prefixes):
-    write_ui_export(tmp_path / "wandb_export.csv", wandb_rows, *prefixes)
-    table = load_table(tmp_path / "wandb_export.csv")
+def test_the_runs_table_of_wandb_is_the_sweep(sweep, wandb_rows, exported, prefixes):
+    table = exported(wandb_rows, *prefixes)
     assert same_runs(table, sweep)
     assert table["given_loss"].eq(9.0).all()  # the last training loss of the history
     assert {"Name", "State", "Created", "optim.lr"} <= set(table.columns)
@@ -113,11 +123,10 @@ def test_the_public_apis_table_is_the_sweep(sweep, wandb_rows, tmp_path, text):
     assert same_runs(table, sweep)
 
 
-def test_states_of_wandb(tmp_path):
+def test_states_of_wandb(exported):
     ends = ("finished", "crashed", "failed", "killed", "running", "Pending")
     rows = [(state, {"params": 1e6 + i}, {"val/loss": 4.0}) for i, state in enumerate(ends)]
-    write_ui_export(tmp_path / "export.csv", rows)
-    table = load_table(tmp_path / "export.csv").sort_values("n_params")
+    table = exported(rows).sort_values("n_params")
     assert table["status"].tolist() == ["done", "failed", "failed", "failed"]
     assert table["run_id"].tolist() == ["0e0", "1e1", "2e2", "3e3"]
     assert "left out: 2 runs that W&B calls pending, running" in table.attrs["notes"]
@@ -134,7 +143,7 @@ def test_a_column_named_as_the_status_may_say_wandbs_states():
         check_table(pd.DataFrame(rows), {"status": "State"})
 
 
-def test_a_status_of_ours_goes_before_wandbs_state(tmp_path):
+def test_a_status_of_ours_goes_before_wandbs_state(exported):
     summary = {"val_loss": 4.0, "n_params": 1e6}
     rows = [
         ("finished", {"lr": 1e-3}, {**summary, "status": "diverged"}),
@@ -142,15 +151,13 @@ def test_a_status_of_ours_goes_before_wandbs_state(tmp_path):
         ("crashed", {"lr": 3e-3}, {**summary}),
         ("finished", {"lr": 4e-3}, {**summary, "status": "fine"}),  # not ours
     ]
-    write_ui_export(tmp_path / "export.csv", rows)
-    table = load_table(tmp_path / "export.csv").sort_values("lr")
+    table = exported(rows).sort_values("lr")
     assert table["status"].tolist() == ["diverged", "done", "failed", "done"]
 
 
-def test_a_crash_before_the_summary_is_a_failed_run_of_its_model(wandb_rows, tmp_path):
+def test_a_crash_before_the_summary_is_a_failed_run_of_its_model(wandb_rows, exported):
     wandb_rows[-1] = ("crashed", wandb_rows[-1][1], {})
-    write_ui_export(tmp_path / "export.csv", wandb_rows)
-    table = load_table(tmp_path / "export.csv")
+    table = exported(wandb_rows)
     assert len(table) == 31
     crashed = table[table["State"] == "crashed"].iloc[0]
     assert (crashed["status"], crashed["series"]) == ("failed", "peer")
@@ -159,39 +166,44 @@ def test_a_crash_before_the_summary_is_a_failed_run_of_its_model(wandb_rows, tmp
     assert math.isnan(crashed["n_params"])
 
 
-def test_only_running_runs_are_no_table(tmp_path):
-    write_ui_export(tmp_path / "export.csv", [("running", {"params": 1}, {"loss": 4.0})])
-    with pytest.raises(ValueError, match="no row is left: left out: 1 run that W&B calls running"):
-        load_table(tmp_path / "export.csv")
+@pytest.mark.parametrize(
+    ("states", "losses", "message"),
+    [
+        (["running"], [4.0], "no row is left: left out: 1 run that W&B calls running"),
+        (
+            ["finished"] * 2,
+            [4.0, None],
+            "run 1e1: loss=nan must be above 0 if done, and finite",
+        ),
+    ],
+)
+def test_a_finished_run_with_a_loss_is_needed(exported, states, losses, message):
+    rows = [
+        (state, {"params": 1e6}, {} if loss is None else {"loss": loss})
+        for state, loss in zip(states, losses, strict=True)
+    ]
+    with pytest.raises(ValueError, match=message):
+        exported(rows)
 
 
-def test_a_run_that_wandb_calls_finished_must_have_a_loss(tmp_path):
-    rows = [("finished", {"params": 1e6}, {"loss": 4.0}), ("finished", {"params": 2e6}, {})]
-    write_ui_export(tmp_path / "export.csv", rows)
-    with pytest.raises(ValueError, match="run 1e1: loss=nan must be above 0 if done, and finite"):
-        load_table(tmp_path / "export.csv")
-
-
-def test_the_summary_goes_before_the_config(tmp_path):
+def test_the_summary_goes_before_the_config(exported):
     rows = [("finished", {"params": 5e6, "seed": 3}, {"loss": 4.0, "params": 1e6})]
     for prefixes in (("config.", "summary."), ("config.", ""), ("", "summary.")):
-        write_ui_export(tmp_path / "export.csv", rows, *prefixes)
-        run = load_table(tmp_path / "export.csv").iloc[0]
+        run = exported(rows, *prefixes).iloc[0]
         assert (run["n_params"], run["seed"]) == (1e6, 3)
 
 
-def test_others_metrics_are_named_as_in_the_export(tmp_path):
+def test_others_metrics_are_named_as_in_the_export(exported):
     rows = [("finished", {"m": {"size": 1e6}}, {"valid": {"nll": 4.0}})]
-    write_ui_export(tmp_path / "export.csv", rows, "config.", "summary.")
     for size, loss in (("m.size", "valid.nll"), ("config.m.size", "summary.valid.nll")):
         columns = {"n_params": size, "loss": loss}
-        assert load_table(tmp_path / "export.csv", columns=columns)["loss"].tolist() == [4.0]
+        table = exported(rows, "config.", "summary.", columns=columns)
+        assert table["loss"].tolist() == [4.0]
 
 
-def test_heads_of_others_are_attentions(tmp_path):
+def test_heads_of_others_are_attentions(exported):
     rows = [("finished", {"params": 1e6, "model": {"n_heads": 12}}, {"loss": 4.0})]
-    write_ui_export(tmp_path / "export.csv", rows)
-    table = load_table(tmp_path / "export.csv")
+    table = exported(rows)
     assert table["n_heads"].isna().all()
     assert table["model.n_heads"].tolist() == [12]
 

@@ -49,6 +49,11 @@ def runs(n_budgets=5, n_sizes=9, **options):
     return simulated(n_budgets, n_sizes, **options).copy()
 
 
+@functools.cache
+def compared(**options):
+    return compare_approaches(runs(**options))
+
+
 def rows(found, model="dense"):
     frame = found.to_frame()
     return frame[frame["model"] == model].set_index("approach")
@@ -75,26 +80,19 @@ def test_porian_s_exponents(published):
     assert found.budget == 2.56e19
 
 
-def test_porian_s_best_runs_by_hand(published):
+def test_porian_s_best_runs_by_hand_and_rows_with_warnings(published):
     path = published("porian_rw_tuned_121.csv")
     raw = pd.read_csv(path)
     best = raw.loc[raw.groupby("budget")["loss"].idxmin()]
     slope = np.polyfit(np.log(best["budget"]), np.log(best["params"]), 1)[0]
-    row = rows(on_porian(path), "model").loc["1 (best run)"]
+    frame = rows(on_porian(path), "model")
+    row = frame.loc["1 (best run)"]
     assert row["a"] == pytest.approx(slope, rel=1e-9)
     assert (row["loss"], row["tokens"]) == tuple(best.iloc[-1][["loss", "tokens"]])
     assert row["note"].startswith("sizes of the grid only")
-
-
-def test_porian_s_surface_says_what_it_is(published):
     # P2: these runs are not of Chinchilla's form; a bound is hit and the row says so
-    row = rows(on_porian(published("porian_rw_tuned_121.csv")), "model").loc["3 (parametric)"]
-    assert row["status"] == "bound hit"
-    assert "E stopped at the lowest loss" in row["note"]
-
-
-def test_a_row_with_warnings_says_why(published):
-    frame = rows(on_porian(published("porian_rw_tuned_121.csv")), "model")
+    assert frame.loc["3 (parametric)", "status"] == "bound hit"
+    assert "E stopped at the lowest loss" in frame.loc["3 (parametric)", "note"]
     flagged = frame[frame["status"] != "converged"]
     assert "2 (parabola)" in flagged.index
     assert (flagged["note"] != "").all()
@@ -104,7 +102,7 @@ def test_a_row_with_warnings_says_why(published):
 
 
 def test_all_agree_on_a_known_law():
-    found = compare_approaches(runs())
+    found = compared()
     frame = rows(found)
     assert list(frame.index) == APPROACHES
     # Curves of one shape at each budget: whatever finds their minima, all grow alike
@@ -125,7 +123,7 @@ def test_all_agree_on_a_known_law():
 
 def test_each_row_is_that_approach_s_fit():
     table = runs(noise=0.005)
-    frame = rows(compare_approaches(table))
+    frame = rows(compared(noise=0.005))
     for approach, method in (("2 (parabola)", "parabola"), ("2 (akima)", "akima")):
         laws = fit_isoflop(table, method=method, n_draws=0).law().laws
         row = frame.loc[approach]
@@ -161,7 +159,7 @@ def test_the_window_and_noise_are_those_of_the_curves_on_the_same_page():
         .laws["n_params"]
     )
     assert frame.loc["2 (parabola)", "a"] == pytest.approx(law.exponent)
-    assert frame.loc["2 (parabola)", "a"] != rows(compare_approaches(table))["a"]["2 (parabola)"]
+    assert frame.loc["2 (parabola)", "a"] != rows(compared(noise=0.005))["a"]["2 (parabola)"]
 
 
 def test_the_size_is_the_one_asked_for():
@@ -177,10 +175,10 @@ def test_the_size_is_the_one_asked_for():
 
 def test_sizes_of_one_rank_have_no_interval():
     # Each grid is laid about the optimum, so that the fifth is always best: nothing is measured
-    row = rows(compare_approaches(runs())).loc["1 (best run)"]
+    row = rows(compared()).loc["1 (best run)"]
     assert row[["a_lower", "a_upper", "size_lower", "size_upper"]].isna().all()
     assert row["note"].startswith("sizes of the grid only: no interval")
-    noisy = rows(compare_approaches(runs(noise=0.02))).loc["1 (best run)"]  # other ranks are best
+    noisy = rows(compared(noise=0.02)).loc["1 (best run)"]  # other ranks are best
     assert noisy["a_lower"] < noisy["a"] < noisy["a_upper"]
     assert "no interval" not in noisy["note"]
 
@@ -238,8 +236,7 @@ def test_noise_is_no_dispute(seed):
 def test_models_do_not_dispute_with_each_other():
     dense = runs()
     moe = simulate_isoflop(ChinchillaSurface(alpha=0.5), BUDGETS, 9, span=8.0)
-    moe = moe.assign(model="moe", series="moe", run_id=None)
-    found = compare_approaches(pd.concat([dense, moe], ignore_index=True))
+    found = compare_approaches(beside(dense, moe))
     assert [row["model"] for row in found.rows] == ["dense"] * 5 + ["moe"] * 5
     assert rows(found, "moe")["a"].to_numpy() == pytest.approx(0.28 / 0.78, rel=1e-6)
     assert [text.partition(" by approach")[0] for text in found.warnings] == [
@@ -251,67 +248,65 @@ def test_models_do_not_dispute_with_each_other():
 # What can't be fitted
 
 
+def beside(first, other):
+    """A table of two models; the other, moe, has its own runs."""
+    other = other.assign(model="moe", series="moe", run_id=None)
+    return pd.concat([first, other], ignore_index=True)
+
+
 def test_without_tokens_a_row_says_why():
     frame = rows(compare_approaches(runs().assign(n_tokens=np.nan)))
-    assert frame.loc["3 (parametric)", "status"] == "no fit"
-    assert frame.loc["3 (parametric)", "note"].startswith("the surface needs n_tokens")
-    assert math.isnan(frame.loc["3 (parametric)", "a"])
-    for approach in APPROACHES[:4]:
-        assert frame.loc[approach, "a"] == pytest.approx(SURFACE.exponent, rel=1e-6)
-        assert math.isnan(frame.loc[approach, "tokens"])
+    row, others = frame.loc["3 (parametric)"], frame.loc[APPROACHES[:4]]
+    assert row["status"] == "no fit"
+    assert row["note"].startswith("the surface needs n_tokens")
+    assert "np.float64" not in row["note"]
+    assert "failed runs" not in row["note"]
+    assert math.isnan(row["a"])
+    assert others["a"].to_numpy() == pytest.approx(SURFACE.exponent, rel=1e-6)
+    assert others["tokens"].isna().all()
 
 
-def test_the_reason_is_the_reason():
-    note = rows(compare_approaches(runs().assign(n_tokens=np.nan))).loc["3 (parametric)", "note"]
-    assert "np.float64" not in note
-    assert "failed runs" not in note
-
-
-def test_without_curves_the_surface_is_left():
-    # Two sizes a budget: no parabola, yet ten runs
-    frame = rows(compare_approaches(runs(n_sizes=2)))
-    assert frame.loc["2 (parabola)", "status"] == frame.loc["2 (akima)", "status"] == "no fit"
-    assert "two sizes" in frame.loc["2 (parabola)", "note"]
-    assert frame.loc["3 (parametric)", "a"] == pytest.approx(SURFACE.exponent, rel=1e-3)
-
-
-def test_a_model_s_reason_is_its_own():
-    dense, moe = runs(n_sizes=2), runs(n_sizes=2).assign(model="moe", series="moe", run_id=None)
-    note = rows(compare_approaches(pd.concat([dense, moe], ignore_index=True)), "moe")["note"]
-    assert note["2 (akima)"].startswith("no curve to fit: moe: 5 budgets with two sizes each")
-    assert "dense" not in note["2 (akima)"]
+def test_without_curves_the_surface_is_left_and_a_model_s_reason_is_its_own():
+    two = runs(n_sizes=2)  # sizes a budget: no parabola, yet ten runs
+    found = compare_approaches(beside(two, two))
+    for model, other in (("dense", "moe"), ("moe", "dense")):
+        frame = rows(found, model)
+        for approach in ("2 (parabola)", "2 (akima)"):
+            row = frame.loc[approach]
+            assert row["status"] == "no fit"
+            reason = f"no curve to fit: {model}: 5 budgets with two sizes each"
+            assert row["note"].startswith(reason)
+            assert other not in row["note"]
+        assert frame.loc["3 (parametric)", "a"] == pytest.approx(SURFACE.exponent, rel=1e-3)
 
 
 def test_a_model_with_one_budget_has_rows_that_say_so():
-    dense = runs()
-    late = dense[dense["budget"] == 1e21].assign(model="moe", series="moe", run_id=None)
-    frame = rows(compare_approaches(pd.concat([dense, late], ignore_index=True)), "moe")
+    late = runs()[lambda table: table["budget"] == 1e21]
+    frame = rows(compare_approaches(beside(runs(), late)), "moe")
     assert (frame.loc[APPROACHES[:3], "status"] == "no fit").all()
     assert "1 distinct budgets" in frame.loc["1 (best run)", "note"]
 
 
-def test_one_budget_is_no_table_to_compare_on():
-    with pytest.raises(FitError, match=r"1 budget.* needs 2 or more"):
-        compare_approaches(runs(1))
-    with pytest.raises(FitError, match=r"0 budgets.* needs 2 or more"):
-        compare_approaches(runs().assign(budget=np.nan))
-
-
-def test_tokens_are_no_size():
-    with pytest.raises(ValueError, match="x='n_tokens': the approaches are compared in a size"):
-        compare_approaches(runs(), "n_tokens")
-
-
-@pytest.mark.parametrize("x", ["size", "loss"])
-def test_what_is_no_size_is_refused(x):
-    with pytest.raises(ValueError, match=f"x='{x}' is not one of n_params"):
-        compare_approaches(runs(), x)
+@pytest.mark.parametrize(
+    ("table", "x", "message"),
+    [
+        (lambda: runs(1), "n_params", r"1 budget.* needs 2 or more"),
+        (lambda: runs().assign(budget=np.nan), "n_params", r"0 budgets.* needs 2 or more"),
+        (runs, "n_tokens", "x='n_tokens': the approaches are compared in a size"),
+        (runs, "size", "x='size' is not one of n_params"),
+        (runs, "loss", "x='loss' is not one of n_params"),
+    ],
+)
+def test_what_can_not_be_compared_is_refused(table, x, message):
+    kind = FitError if "budget" in message else ValueError
+    with pytest.raises(kind, match=message):
+        compare_approaches(table(), x)
 
 
 def test_a_model_without_the_largest_budget_is_compared_all_the_same():
     dense = runs()
-    early = dense[dense["budget"] < 1e21].assign(model="moe", series="moe", run_id=None)
-    found = compare_approaches(pd.concat([dense, early], ignore_index=True))
+    early = dense[dense["budget"] < 1e21]
+    found = compare_approaches(beside(dense, early))
     frame = rows(found, "moe")
     assert frame["a"].to_numpy() == pytest.approx(SURFACE.exponent, rel=1e-6)
     last = early[early["budget"] == BUDGETS[3]]

@@ -64,34 +64,26 @@ def test_porian_s_frontier_drifts(published):
         "approach 2 (akima): the error of loss* drifts with the budget, +0.20% to +1.31%" in text
         for text in found.warnings
     )
-
-
-def test_porian_s_frontier_by_hand(published):
-    table = load_table(published("porian_rw_tuned_121.csv"))
     curves = fit_isoflop(table, method="akima", n_draws=0).curves
     C = np.array([c.budget for c in curves])
     L = np.array([c.loss_opt for c in curves])
     law = fit_frontier(C[:6], L[:6])
-    found = errors(hold_out_budgets(table, method="akima"), "2 (akima)", "loss*")
-    assert found.to_numpy() == pytest.approx(law.predict(C[6:]).value / L[6:] - 1, rel=1e-6)
+    assert off.to_numpy() == pytest.approx(law.predict(C[6:]).value / L[6:] - 1, rel=1e-6)
 
 
-def test_ten_per_cent_off_is_drift_wherever_it_starts(published):
+def test_ten_per_cent_off_is_drift_and_the_law_s_own_warnings_are_reported(published):
     # By parabolas the error goes from +0.2 % steadily down to -9.8 %
-    found = hold_out_budgets(load_table(published("porian_rw_tuned_121.csv")), method="parabola")
+    table = load_table(published("porian_rw_tuned_121.csv"))
+    found = hold_out_budgets(table, method="parabola")
     off = errors(found, "2 (parabola)", "loss*").to_numpy()
     assert np.all(np.diff(off) < 0)
     assert off[-1] < -0.09
     assert any("loss* drifts" in text for text in found.warnings)
-
-
-def test_the_warnings_of_a_law_that_predicts_are_reported(published):
     # Both laws of these six budgets stop at a bound: no floor, and no surface of this form
-    table = load_table(published("porian_rw_tuned_121.csv"))
     small = table[table["budget"] < 5e17]
     law = fit_isoflop(small, method="parabola", n_draws=0).law()
     assert law.warnings
-    text = "; ".join(hold_out_budgets(table, method="parabola").warnings)
+    text = "; ".join(found.warnings)
     assert all(warning.partition(": ")[2] in text for warning in law.warnings)
 
 
@@ -248,39 +240,34 @@ def test_held_out_runs_are_not_seen():
     assert after[sizes_and_losses].tolist() == pytest.approx(before[sizes_and_losses].tolist())
 
 
-@pytest.mark.parametrize(("n_held", "n_fitted"), [(None, 4), (1, 7), (3, 5), (6, 2)])
-def test_how_many_are_held_out(n_held, n_fitted):
-    found = hold_out_budgets(runs(n_sizes=5), n_held)
-    assert (found.n_fitted, found.n_held) == (n_fitted, 8 - n_fitted)
-    assert sorted(set(found.to_frame()["budget"])) == pytest.approx(BUDGETS[n_fitted:].tolist())
+@pytest.mark.parametrize(
+    ("n_budgets", "n_held", "n_fitted"),
+    [(8, None, 4), (8, 1, 7), (8, 3, 5), (8, 6, 2), (3, None, 2), (7, None, 4)],
+)
+def test_how_many_are_held_out(n_budgets, n_held, n_fitted):
+    """By default half, of an odd number the smaller one."""
+    found = hold_out_budgets(runs(n_budgets, 5), n_held)
+    assert (found.n_fitted, found.n_held) == (n_fitted, n_budgets - n_fitted)
+    held = BUDGETS[n_fitted:n_budgets].tolist()
+    assert sorted(set(found.to_frame()["budget"])) == pytest.approx(held)
 
 
-@pytest.mark.parametrize(("n_budgets", "text"), [(1, "1 budget"), (2, "2 budgets")])
-def test_too_few_budgets_are_refused(n_budgets, text):
-    with pytest.raises(FitError, match=f"{text}: at least 3 are needed"):
-        hold_out_budgets(runs(n_budgets))
+RULE = "n_held={} must be 1 to {} of {} budgets: two are left to fit"
 
 
-@pytest.mark.parametrize(("n_budgets", "n_held"), [(3, 2), (5, 0), (5, -1), (5, 4)])
-def test_two_budgets_are_left_and_one_is_held_out(n_budgets, n_held):
-    rule = f"n_held={n_held} must be 1 to {n_budgets - 2} of {n_budgets} budgets: two are left"
-    with pytest.raises(FitError, match=rule):
-        hold_out_budgets(runs(n_budgets), n_held)
-
-
-def test_a_bad_number_to_hold_out_is_named():
-    with pytest.raises(FitError, match="n_held=4 must be 1 to 3 of 5 budgets: two are left to fit"):
-        hold_out_budgets(runs(5), 4)
-
-
-def test_half_of_an_odd_number_is_the_smaller_half():
-    for n_budgets, n_held in ((3, 1), (7, 3)):
-        assert hold_out_budgets(runs(n_budgets, 5)).n_held == n_held
-
-
-def test_no_budget_is_none():
-    with pytest.raises(FitError, match="0 budgets"):
-        hold_out_budgets(runs().assign(budget=np.nan))
+@pytest.mark.parametrize(
+    ("table", "n_held", "message"),
+    [
+        (lambda: runs(1), None, "1 budget: at least 3 are needed"),
+        (lambda: runs(2), None, "2 budgets: at least 3 are needed"),
+        (lambda: runs().assign(budget=np.nan), None, "0 budgets"),
+        (lambda: runs(3), 2, RULE.format(2, 1, 3)),
+        *((lambda: runs(5), n, RULE.format(n, 3, 5)) for n in (0, -1, 4)),
+    ],
+)
+def test_two_budgets_are_left_and_one_is_held_out(table, n_held, message):
+    with pytest.raises(FitError, match=message):
+        hold_out_budgets(table(), n_held)
 
 
 # Choices

@@ -45,18 +45,22 @@ def assert_text_goes_on_as_without_a_cache(run_dir):
 
 
 def assert_a_broken_run_goes_on_to_the_bit(compose_raw, tmp_path, *overrides, at=10):
-    """A run that is killed at a step and taken up again has the losses of one that is not."""
+    """A run that is killed at a step and taken up again has the losses of one that is not, which
+    is returned.
+    """
 
     def make(folder, *more):
         paths = (f"paths.results={tmp_path / folder}", f"paths.cache={tmp_path / 'cache'}")
-        return make_point(compose_raw("size=2", *TINY, *overrides, *paths, *more))
+        return make_point(compose_raw("size=2", "budget=1e9", *TINY, *overrides, *paths, *more))
 
-    expected = execute(make("whole"))
+    whole = make("whole")
+    expected = execute(whole)
     assert expected.status == "done", expected.error
     with pytest.raises(Killed):
         execute(make("broken", "trainer.checkpoint_minutes=0"), kill_at(at))
     result = execute(make("broken"))
     assert (result.val_loss, result.train_loss) == (expected.val_loss, expected.train_loss)
+    return whole
 
 
 def exported_as_it_is(run_dir, tmp_path, monkeypatch):

@@ -48,6 +48,17 @@ def tokens_of(ids, end=None):
     return Tokens(ids, seen_before(ids, end))
 
 
+class Told(nn.Module):
+    """A layer that is called with these tokens."""
+
+    def __init__(self, layer: nn.Module, tokens: Tokens) -> None:
+        super().__init__()
+        self.layer, self.tokens = layer, tokens
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x, self.tokens)
+
+
 def with_tokens(layer):
     """Layer, which is handed some tokens where it looks at them and is called as layer(x)."""
 

@@ -1,6 +1,7 @@
 """What every conf/model/*.yaml owes; a new one is tested without a new test."""
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from experiments.config.reading import build
 from experiments.kernels.ops import Execution
 from experiments.models.ffn.engram import EngramConfig
 from experiments.models.ffn.omni import OmniConfig
+from experiments.models.ffn.peer_narrow import PeerNarrowConfig
 from experiments.models.ffn.sgatlin import SgatlinConfig
 from experiments.models.ffn.stem import StemConfig
 from experiments.models.ffn.ultramem import UltraMemConfig
-from tests.models.ffn.reference import with_tokens
+from tests.models.ffn.reference import assert_as_by_reference, with_tokens
 
 NAMES = [name for name in choice_names("model") if name != "weights"]
 D_MODEL, SEQ = 32, 64
@@ -69,6 +71,9 @@ STARTS = {
         "query.weight": D**-0.5, "sub_keys": (-0.25, 0.25),
         "values": 48**-0.5, "w_out.weight": 48**-0.5,
     },
+    PeerNarrowConfig(n_experts=1024, d_value=48, d_key=16): {
+        "w_in.weight": D**-0.5, "w_out.weight": 48**-0.5, "w_up": 48**-0.5,
+    },
     SgatlinConfig(n_experts=1024, n_channels=4, top_k=2, d_key=16): {
         "query.weight": D**-0.5, "sub_keys": (-0.25, 0.25),
         "w_down": D**-0.5, "w_up": (8 * D) ** -0.5,
@@ -88,7 +93,11 @@ def test_parameters_start_by_the_laws_that_are_written(config):
         assert low <= weights.min() <= weights.max() <= high, name
 
 
-@pytest.fixture(params=VARIANTS, ids=lambda v: " ".join([v[0], *map(str, v[1].items())]))
+def variant_id(variant):
+    return " ".join([variant[0], *map(str, variant[1].items())])
+
+
+@pytest.fixture(params=VARIANTS, ids=variant_id)
 def variant(request):
     return request.param
 
@@ -99,8 +108,7 @@ def config(variant, compose_raw):
     return build({**compose_raw(f"model={name}")["model"], **options}, "model")
 
 
-@pytest.fixture
-def layer(config):
+def built(config):
     layer = with_tokens(config.build(D_MODEL))
     with torch.no_grad():
         zeros = (p for p in layer.parameters() if not p.any())
@@ -109,18 +117,17 @@ def layer(config):
     return layer
 
 
+@pytest.fixture
+def layer(config):
+    return built(config)
+
+
 def test_keeps_the_shape(layer):
     assert layer(torch.randn(2, SEQ, D_MODEL)).shape == (2, SEQ, D_MODEL)
 
 
-def has_weights(variant):
-    return variant[0] != "none"
-
-
 only_layers_with_weights = pytest.mark.parametrize(
-    "variant",
-    [v for v in VARIANTS if has_weights(v)],
-    ids=lambda v: " ".join([v[0], *map(str, v[1].items())]),
+    "variant", [v for v in VARIANTS if v[0] != "none"], ids=variant_id
 )
 
 
@@ -131,6 +138,18 @@ def test_every_parameter_gets_a_finite_gradient(layer):
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
         assert parameter.grad.abs().sum() > 0, parameter_name
+
+
+@only_layers_with_weights
+@pytest.mark.parametrize("gradient", ["dense", "rows"])
+@pytest.mark.parametrize("kernel", ["torch", "auto"])
+def test_kernels_and_gradients_of_rows_are_the_references(config, kernel, gradient):
+    """Tables of 16 bits too: their rows are read as they are, and summed in float32."""
+    dtypes = ("float32", "bfloat16") if hasattr(config, "table_dtype") else (None,)
+    for dtype in dtypes:
+        layer = built(replace(config, table_dtype=dtype) if dtype else config)
+        how = Execution(kernel=kernel, gradient=gradient)
+        assert_as_by_reference(layer, how, torch.randn(2, 9, D_MODEL))
 
 
 def test_parameters_are_counted_exactly(config, layer):

@@ -3,16 +3,8 @@
 import pytest
 import torch
 
-from experiments.benchmarks.coordinates import made_text
-from experiments.kernels.ops import Execution
-from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.engram import EngramConfig
-from experiments.models.fused import Fused
-from experiments.models.transformer import TransformerConfig
-from experiments.points.planning import make_point
-from tests.conftest import TINY
-from tests.models.ffn.reference import assert_as_by_reference, assert_same, tokens_of
-from tests.rounding import assert_rounding
+from tests.models.ffn.reference import Told, assert_same, tokens_of
 
 D, END = 12, 3
 SMALL = {"n_experts": 60, "n_hashes": 2, "d_row": 5, "kernel_size": 3}
@@ -82,17 +74,6 @@ def written_out(layer, x, ids, end):
     return out
 
 
-class Told(torch.nn.Module):
-    """A layer that is called with these tokens."""
-
-    def __init__(self, layer, ids, end):
-        super().__init__()
-        self.layer, self.tokens = layer, tokens_of(ids, end)
-
-    def forward(self, x):
-        return self.layer(x, self.tokens)
-
-
 @pytest.mark.parametrize("end", [None, END])
 @pytest.mark.parametrize(
     "options",
@@ -110,7 +91,8 @@ class Told(torch.nn.Module):
 def test_output_and_gradients_are_those_written_out(options, end):
     layer, x = made(**options).double(), torch.randn(2, 9, D, dtype=torch.float64)
     ids = torch.randint(0, 8, (2, 9))
-    assert_same(Told(layer, ids, end), lambda x: written_out(layer, x, ids, end), x)
+    told = Told(layer, tokens_of(ids, end))
+    assert_same(told, lambda x: written_out(layer, x, ids, end), x)
 
 
 def test_the_hash_is_the_documented_formula_and_stays_what_it_is():
@@ -134,31 +116,6 @@ def test_rows_of_n_grams_are_spread_evenly():
         assert counts.var() < 2 * counts.mean()  # Poisson's is once the mean
     together = rows[:, 0] * 512 + rows[:, 1]
     assert len(together.unique()) > 0.97 * len(pairs)  # what one table joins another keeps apart
-
-
-@torch.no_grad()
-def test_another_earlier_document_changes_nothing_and_an_earlier_token_does():
-    layer, x = made().double(), torch.randn(1, 8, D, dtype=torch.float64)
-    ids = torch.tensor([[1, 2, 4, END, 5, 6, 7, 4]])
-    other = torch.tensor([[6, 7, 1, END, 5, 6, 7, 4]])
-    changed = x.clone()
-    changed[:, :4] += 1
-    y = layer(x, tokens_of(ids, END))
-    assert torch.equal(layer(changed, tokens_of(other, END))[:, 4:], y[:, 4:])
-    free = layer(changed, tokens_of(other))[:, 4:] != layer(x, tokens_of(ids))[:, 4:]
-    assert free.any(-1)[0].tolist() == [True, True, True, False]  # a trigram, 2 positions on
-    later = torch.tensor([[1, 2, 4, END, 5, 6, 1, 1]])
-    assert torch.equal(layer(x, tokens_of(later, END))[:, :6], y[:, :6])
-
-
-@pytest.mark.parametrize("gradient", ["dense", "rows"])
-@pytest.mark.parametrize("kernel", ["torch", "auto"])
-def test_kernels_and_gradients_of_rows_are_the_references(kernel, gradient):
-    ids = tokens_of(torch.randint(0, 8, (2, 9)))
-    for dtype in ("float32", "bfloat16"):
-        layer, x = made(table_dtype=dtype), torch.randn(2, 9, D)
-        how = Execution(kernel=kernel, gradient=gradient)
-        assert_as_by_reference(layer, how, x, ids)
 
 
 def test_a_gate_at_nothing_is_a_half_and_finite():
@@ -196,57 +153,3 @@ def test_a_zero_table_writes_zeros_and_learns_alone():
     (y - torch.randn_like(y)).square().sum().backward()
     assert layer.values.grad.isfinite().all()
     assert layer.values.grad.any()
-
-
-def test_a_trunk_of_it_learns_fused_as_it_is_written():
-    torch.manual_seed(0)
-    sizes = {"d_model": 32, "d_head": 16, "vocab_size": 16, "seq_len": 16, "tie_head": False}
-    ffns = (EngramConfig(**SMALL), DenseConfig())
-    model, text = TransformerConfig(**sizes, ffns=ffns, document_end=END).build(), made_text(0)
-    awake(model.blocks[0].ffn)
-    fused = Fused(model)
-    assert fused.eager == {"ffn 0": "Engram has no fused form"}
-    assert_rounding(fused.logits(text), model(text), n_blocks=2)
-    optimizer, losses = torch.optim.Adam(model.parameters(), lr=1e-2), []
-    for _ in range(20):
-        loss, _ = fused.losses(text[:, :-1], text[:, 1:])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
-    assert losses[-1] > 0
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n_experts": 61}, "n_experts=61 must be a multiple of the 4 tables .*nearest: 60, 64"),
-        ({"n_experts": 4 * (2**31 - 1)}, "a hash has 2147483647 values; lower n_experts"),
-        ({"max_order": 1}, "max_order=1 must be at least 2"),
-        ({"n_hashes": 0}, "n_hashes=0 must be at least 1"),
-        ({"d_row": 0}, "d_row=0 must be at least 1"),
-        ({"kernel_size": 0}, "kernel_size=0 must be at least 1"),
-        ({"dilation": 0}, "dilation=0 must be at least 1"),
-        ({"value_init": "ones"}, "value_init='ones' is not one of"),
-        ({"table_dtype": "int8"}, "table_dtype='int8' is not one of"),
-    ],
-)
-def test_refuses_what_it_cannot_be(options, message):
-    with pytest.raises(ValueError, match=message) as refusal:
-        made(**options)
-    assert "\n" not in str(refusal.value)
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (("n_experts=1001",), "must be a multiple of the 4 tables"),
-        (("n_experts=64", "trainer.trunk=fused"), "Engram has no fused form"),
-        (("n_experts=64", "model.max_order=1"), "model.max_order=1 must be at least 2"),
-    ],
-)
-def test_a_run_that_can_not_be_is_one_line_before_compute(compose_raw, words, line):
-    with pytest.raises(ValueError, match=line) as refusal:
-        make_point(compose_raw("model=engram", "budget=2e9", "size=2", *TINY, *words))
-    assert "\n" not in str(refusal.value)

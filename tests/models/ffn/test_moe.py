@@ -75,30 +75,6 @@ def test_output_and_gradients_are_the_loops(options, naive):
     assert_same(layer, lambda x: naive(layer, x), x)
 
 
-def test_one_expert_is_the_dense_layer():
-    layer = MoEConfig(n_experts=1, routing="token_choice").build(D_MODEL)
-    x = torch.randn(1, 5, D_MODEL)
-    dense = F.gelu(x @ layer.w_in[0]) @ layer.w_out[0]
-    torch.testing.assert_close(layer(x), dense)
-
-
-def test_expert_choice_gives_every_expert_the_same_number_of_tokens():
-    layer = MoEConfig(n_experts=8, gate="sigmoid").build(D_MODEL).eval()
-    with metered([layer]) as (meter,), torch.no_grad():
-        layer(torch.randn(2, 32, D_MODEL))
-    assert (meter.weight > 0).all()
-    assert meter.weight.max() <= 64 / 8  # capacity times a gate of at most 1
-
-
-def test_expert_choice_depends_on_the_rest_of_the_batch_and_token_choice_does_not():
-    for routing, depends in (("expert_choice", True), ("token_choice", False)):
-        layer = MoEConfig(n_experts=4, routing=routing).build(D_MODEL).eval()
-        x = torch.randn(4, 8, D_MODEL)
-        with torch.no_grad():
-            alone, together = layer(x[:1]), layer(x)[:1]
-        assert torch.allclose(alone, together, atol=1e-5) != depends
-
-
 def balance_loss(logits_TE, gate, **options):
     """Auxiliary loss, at rate 1, of a layer whose router gives these logits."""
     n_experts = logits_TE.shape[-1]
@@ -181,23 +157,6 @@ def test_bias_evens_out_the_load():
     assert spread[0] > 1.8
     assert min(spread[-10:]) < 1.25
     assert layer.load.sum() == 0
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n_experts": 4, "routing": "token_choice", "top_k": 5}, "top_k=5 must be at most"),
-        ({"top_k": 2}, "expert_choice is balanced by construction"),
-        ({"balance": "loss", "balance_rate": 0.1}, "expert_choice is balanced by construction"),
-        ({"routing": "token_choice", "balance": "bias"}, "give a rate above 0"),
-        ({"routing": "tokens"}, "routing='tokens' is not one of"),
-        ({"n_experts": 4, "capacity_factor": 5.0}, "capacity_factor=5.0 must be at most"),
-        ({"n_shared_experts": -1}, "n_shared_experts=-1 must be at least 0"),
-    ],
-)
-def test_refuses_what_it_cannot_be(options, message):
-    with pytest.raises(ValueError, match=message):
-        MoEConfig(**options)
 
 
 def test_refuses_a_batch_that_cannot_be_shared_out():

@@ -7,7 +7,7 @@ from experiments.benchmarks.core.products import Products
 from experiments.config.reading import build
 from experiments.kernels.ops import Execution
 from tests.models.ffn.reference import with_tokens
-from tests.models.ffn.test_contract import D_MODEL, SEQ, VARIANTS
+from tests.models.ffn.test_contract import D_MODEL, SEQ, VARIANTS, variant_id
 
 EXACT = ("router", "keys")  # terms of a cost whose products choose experts
 NO_MATRICES = (
@@ -19,11 +19,7 @@ NO_MATRICES = (
 )  # nor have terms with tables
 
 
-def ids(variant):
-    return " ".join([variant[0], *map(str, variant[1].items())])
-
-
-@pytest.mark.parametrize("variant", VARIANTS, ids=ids)
+@pytest.mark.parametrize("variant", VARIANTS, ids=variant_id)
 def test_all_products_are_bfloat16_but_those_that_choose_experts(compose_raw, variant):
     name, options = variant
     config = build({**compose_raw(f"model={name}")["model"], **options}, "model")

@@ -21,6 +21,7 @@ from experiments.models.ffn.ultramem import UltraMemConfig
 from experiments.models.lora import LoRALinear
 from experiments.models.tokens import Tokens
 from experiments.models.usage import ExpertUsage
+from tests.models.ffn.test_product_keys import retrieved
 
 D, T, VOCAB = 16, 12, 7
 KEYED = {"n_experts": 64, "n_heads": 2, "top_k": 3, "d_key": 8, "query_norm": "layer"}
@@ -133,33 +134,14 @@ def test_gates_are_those_that_usage_sums(layer, x):
 
 
 @torch.no_grad()
-def test_peer_by_the_papers_formula(x):
-    """Alg. 1 of arXiv:2407.04153 with loops: a token, a head, an expert at a time."""
-    config = CONFIGS["peer"]
-    layer = config.build(D).double().eval()
+@pytest.mark.parametrize("name", ["peer", "peer gated", "peer own experts", "pkm", "peer_narrow"])
+def test_slots_are_the_experts_of_a_scan_and_their_gates(name, x):
+    layer = CONFIGS[name].build(D).double().eval()
     slots = layer.slots(x)
-    side, half = 8, 4
-    norm = nn.functional.layer_norm
-    for t in range(T):
-        for head in range(2):
-            query = layer.query.weight[8 * head : 8 * head + 8] @ x[t]
-            own = layer.query_norm.norm
-            query = norm(query, (8,), own.weight, own.bias, own.eps)
-            scores = [
-                (float(query[:half] @ layer.sub_keys[0, i] + query[half:] @ layer.sub_keys[1, j]))
-                for i in range(side)
-                for j in range(side)
-            ]
-            best = sorted(range(64), key=lambda n: -scores[n])[:3]
-            shares = torch.tensor([scores[n] for n in best], dtype=torch.float64).softmax(0)
-            for k, n in enumerate(best):
-                slot = 3 * head + k
-                assert slots.experts[t, slot] == n
-                gate = float(shares[k])
-                assert float(slots.gates[t, slot]) == pytest.approx(gate, rel=1e-9)
-                hidden = float(nn.functional.gelu(layer.w_down[n] @ x[t]))
-                written = layer.written(x[t : t + 1], layer.slots(x[t : t + 1]))[0, slot]
-                torch.testing.assert_close(written, gate * hidden * layer.w_up[n])
+    for t, found in enumerate(retrieved(layer, x)):
+        assert slots.experts[t].tolist() == [int(row) for _, row in found]
+        gates = [float(gate) for gate, _ in found]
+        assert slots.gates[t].tolist() == pytest.approx(gates, rel=1e-9)
 
 
 @torch.no_grad()

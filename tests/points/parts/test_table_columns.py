@@ -87,7 +87,7 @@ def columns_of(checkpoint, rank, size):
     """A process's share, as the run's part takes it."""
     own = _copied(checkpoint)
     if size > 1:
-        OwnColumns(built("peer"), optim_of(), Together(size).of(rank), None).loads(own)
+        OwnColumns(built("peer"), optim_of(), Together(size).of(rank), None).before_load(own)
     return own
 
 
@@ -98,7 +98,7 @@ def save(checkpoint, size, folder, name=LAST, n_groups=1):
     def run(process):
         own = columns_of(checkpoint, process % size, size)
         model = built("peer", process % size, size, torch.float32)
-        OwnColumns(model, optim_of(), together.of(process), folder).saves(own)
+        OwnColumns(model, optim_of(), together.of(process), folder).before_save(own)
         written[process] = own
 
     threads = [threading.Thread(target=run, args=(p,)) for p in range(size * n_groups)]
@@ -136,7 +136,7 @@ def test_any_number_of_processes_reads_what_any_has_written(tmp_path, size, othe
             loaded = placed(loaded, tmp_path / LAST)
             if n > 1:
                 model = built("peer", rank, n, torch.float32)
-                OwnColumns(model, optim_of(), Together(n).of(rank), None).loads(loaded)
+                OwnColumns(model, optim_of(), Together(n).of(rank), None).before_load(loaded)
                 model.load_state_dict(
                     {k.removeprefix("model."): v for k, v in loaded["state_dict"].items()}
                 )
@@ -306,7 +306,7 @@ def test_files_that_lack_columns_are_refused(tmp_path):
     one, other = sorted(tmp_path.glob(f"{FOLDER}/3-*/*.ckpt"))
     other.write_bytes(one.read_bytes())
     with pytest.raises(ValueError, match=r"w_down do not have each of its 32 columns once"):
-        OwnColumns(built("peer"), optim_of(), Together(2).of(1), None).loads(loaded)
+        OwnColumns(built("peer"), optim_of(), Together(2).of(1), None).before_load(loaded)
 
 
 def _step_4_follows(folder, checkpoint):

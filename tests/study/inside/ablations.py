@@ -1,9 +1,9 @@
 """Does a domain need its experts? `python -m tests.study.inside.ablations NAME RUN`.
 
-For each domain in turn, what experiments.ablate finds without a sixteenth of the layer's experts,
+For each domain in turn, what `inspect ablate` finds without a sixteenth of the layer's experts,
 those of the highest lift there:
 
-    python -m experiments.ablate RUN texts=packages domain=DOMAIN top=N draws=3 layer=LAYER ...
+    python -m experiments.inspect ablate RUN texts=packages domain=DOMAIN top=N draws=3 ...
 
 Here the whole model is scored once for all domains. Writes results/study/inspect/ablation_NAME.csv:
 the change of the target's loss and the specificity, without the chosen, without random ones of

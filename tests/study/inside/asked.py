@@ -2,7 +2,7 @@
 
 What this says of each run, N being 64 of PEER's experts, 2 of moe_fine's and 8 of dense units:
 
-    python -m experiments.ablate RUN layer=LAYER facts=tests/study/inside/facts.jsonl top=N
+    python -m experiments.inspect ablate RUN layer=LAYER facts=tests/study/inside/facts.jsonl top=N
 
 And p of a difference of 0. Rows "... elsewhere" are of the same experts with each fact's own target
 after its siblings' prompts as its siblings: whether what is lost is the fact, or a token.
@@ -13,9 +13,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.ablate import ablate_run
 from experiments.inspection.ablation.choosing import Choice
 from experiments.inspection.ablation.facts import read_facts
+from experiments.inspection.questions.ablate import ablate_run
 from tests.study.inside.files import FACTS, columns_of, write_rows
 from tests.study.inside.texts import BLOCK
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.finished.model import run_vocabulary, scored_point
+from experiments.finished.model import read_run
 from experiments.finished.scores import make_scorer
 from experiments.records.files import read_record
 from experiments.tasks.scoring import Encoder
@@ -73,12 +73,10 @@ def known(scorer, encoder, pairs):
 
 def main():
     run_dir = Path(sys.argv[1])
-    record = read_record(run_dir / "record.json")
-    point = scored_point(run_dir, record, [])
-    vocabulary = run_vocabulary(run_dir, record, point)
-    scorer, encoder = make_scorer(run_dir, point, vocabulary), Encoder.of(vocabulary)
+    run = read_run(run_dir, read_record(run_dir / "record.json"))
+    scorer, encoder = make_scorer(run), Encoder.of(run.vocabulary)
     found = defaultdict(list)
-    for relation, prompt, target in candidates(point.config.data.corpus, point.cache):
+    for relation, prompt, target in candidates(run.config.data.corpus, run.cache):
         found[relation].append((prompt, target))
     lines = []
     for relation, pairs in found.items():

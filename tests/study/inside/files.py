@@ -3,8 +3,8 @@
 import csv
 from pathlib import Path
 
-from tests.study.committed import ROOT
 from tests.study.inside.naming import averaged, p_of
+from tests.study.records import ROOT
 
 FOLDER = ROOT / "results" / "study" / "inspect"
 FACTS = Path(__file__).with_name("facts.jsonl")

@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.finished.model import run_vocabulary, scored_point
+from experiments.finished.model import read_run
 from experiments.inspection.interface import inspected_layers
-from experiments.kernels.ops import Execution
 from experiments.models.batch_norm import BatchNorm
 from experiments.training.starting import build_model
 from tests.study.inside.files import write_named, write_rows
@@ -59,11 +58,9 @@ def pairs(names):
 
 def untrained(run_dir, record):
     """Run's model before its first step."""
-    point = scored_point(run_dir, record, [])
-    torch.manual_seed(point.config.seed)
-    model = build_model(point, run_vocabulary(run_dir, record, point))
-    model.set_execution(Execution(kernel=point.config.kernel))
-    return model.eval()
+    run = read_run(run_dir, record)
+    torch.manual_seed(run.config.seed)
+    return build_model(run.draft, run.vocabulary).eval()
 
 
 def settle(model, layer, reading):

@@ -16,7 +16,7 @@ BLOCK = "blocks.1.ffn"  # the middle one of four, which has the layer under stud
 
 
 def words(splits, n_tokens):
-    """Overrides of experiments.inspect and experiments.ablate, for texts=packages."""
+    """Overrides of experiments.inspect, for texts=packages."""
     return [
         f"eval.packages.splits=[{','.join(splits)}]",
         f"eval.packages.corpus.validation_every={EVERY}",
@@ -35,7 +35,7 @@ def opened(run_dir, overrides, layers=None, texts=("packages",)):
 
 
 def units(run, *, halved=False):
-    """Of each text its documents (experiments.ablate)."""
+    """Of each text its documents (inspect ablate)."""
     reading = run.reading
     return make_units(
         run.texts, reading.seq_len, reading.batch_size, reading.end_of_text, halved=halved

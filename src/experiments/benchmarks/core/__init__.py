@@ -1,1 +1,1 @@
-"""Parts that the benchmarks and gpu_check share; torch and numpy alone."""
+"""Parts that the benchmarks and the check of a GPU share; torch and numpy alone."""

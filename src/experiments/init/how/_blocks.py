@@ -17,8 +17,8 @@ def ffn_inputs(model: Transformer, tokens: Tensor, i: int) -> Tensor:
     for block in model.blocks[:i]:
         x = block(x, seen, None, handed)
     block = get_block(model, i)
-    x = x + block.attention(block.attention_norm(x), seen)
-    return block.ffn_norm(x).flatten(0, 1)
+    attended = block.residual.attention_half(block, x, seen, None)
+    return block.residual.ffn_input(block, x, attended).flatten(0, 1)
 
 
 @torch.no_grad()

@@ -60,7 +60,9 @@ def encode_facts(facts: Facts, encoder: Encoder, seq_len: int, seed: int) -> lis
         encoded.append(pairs)
     rng, found = np.random.default_rng([seed, 1]), []
     for i, fact in enumerate(facts.facts):
-        others = [j for j in range(len(encoded)) if j != i and _are_apart(fact, facts.facts[j])]
+        # facts of one family have a pair in common: they are each other's siblings
+        apart = (set(fact.pairs).isdisjoint(other.pairs) for other in facts.facts)
+        others = [j for j, far in enumerate(apart) if far]
         chosen = rng.permutation(others)[:N_CONTROLS].tolist()
         found.append(
             Asked(
@@ -73,11 +75,6 @@ def encode_facts(facts: Facts, encoder: Encoder, seq_len: int, seed: int) -> lis
     if not all(one.controls for one in found):  # then none: a mean is of the same facts
         found = [replace(one, controls=()) for one in found]
     return found
-
-
-def _are_apart(one: Fact, other: Fact) -> bool:
-    """Whether they have no pair in common: facts of one family are each other's siblings."""
-    return set(one.pairs).isdisjoint(other.pairs)
 
 
 @without_denormals()

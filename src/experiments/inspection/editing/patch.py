@@ -32,7 +32,7 @@ _OF_FILE = {"format": int, "run_id": str, "weights": str, "layers": list}
 _OF_LAYER = {"name": str, "kind": str, "n_experts": int, "remove": list, "swap": list, "add": list}
 _OF_ADDED = {"expert": int, "rows": dict}
 _MOST = 2**31  # experts of a layer
-_REMEDY = "make the patch again (python -m experiments.patch)"
+_REMEDY = "make the patch again (python -m experiments.inspect patch)"
 _Parsed = TypeVar("_Parsed")
 
 

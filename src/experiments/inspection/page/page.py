@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from experiments.inspection.page.data import Size, layer_data
-from experiments.inspection.results import TRAINING, Inspection
+from experiments.inspection.results import TRAINING, Inspection, write_results
 from experiments.system.page.shell import Part, document, environment, resource
 
 LIMIT = 5_000_000  # bytes
@@ -20,17 +21,23 @@ _SIZES = (
 )
 
 
+def save(found: Inspection, folder: Path, *, name: str) -> None:
+    """Write an inspection and its page, as write_results does. name: of the model."""
+    page = render_page(found, name=name)
+    write_results(folder, found, page)
+
+
 def render_page(found: Inspection, *, name: str, limit: int = LIMIT) -> str:
     """The page. name: of the model. Where all of it would be too large, maps become coarser and
     experts fewer, and then the last layers are left out; the tables have all of them.
     """
-    for size in _SIZES:
-        layers = [layer_data(found, card, size) for card in found.cards]
-        page = _document(found, name, layers, size)
-        if len(page.encode()) <= limit:
-            return page
-    while len(layers) > 1:
-        layers = layers[: (len(layers) + 1) // 2]
+    n = len(found.cards)
+    sizes = [(size, n) for size in _SIZES]
+    while n > 1:
+        n = (n + 1) // 2
+        sizes.append((_SIZES[-1], n))
+    for size, n in sizes:
+        layers = [layer_data(found, card, size) for card in found.cards[:n]]
         page = _document(found, name, layers, size)
         if len(page.encode()) <= limit:
             return page

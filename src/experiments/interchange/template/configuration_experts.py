@@ -6,11 +6,11 @@ from transformers import PretrainedConfig
 
 
 class ExpertsConfig(PretrainedConfig):
-    """A pre-norm decoder: causal attention, no biases.
+    """A decoder: causal attention, no biases.
 
     ffns: for each block the settings of its feed-forward layer; `kind` is dense, none, moe, pkm,
-        peer or beside. attention, norm, positions: the settings of attention, of the norms, and of
-        what attention knows of where a token is.
+        peer or beside. attention, norm, positions, residual: the settings of attention, of the
+        norms, of what attention knows of where a token is, and of the residual path.
     causal: False if a layer routes by later tokens (expert choice); such a model scores texts but
         can't generate.
     freeze_batch_norm: running statistics of queries are used in training too, and not changed.
@@ -32,6 +32,7 @@ class ExpertsConfig(PretrainedConfig):
         attention: dict[str, Any] | None = None,
         norm: dict[str, Any] | None = None,
         positions: dict[str, Any] | None = None,
+        residual: dict[str, Any] | None = None,
         ffns: list[dict[str, Any]] | None = None,
         causal: bool = True,
         freeze_batch_norm: bool = True,
@@ -49,6 +50,7 @@ class ExpertsConfig(PretrainedConfig):
         self.attention = attention
         self.norm = norm
         self.positions = positions
+        self.residual = residual
         self.ffns = ffns if ffns is not None else [{"kind": "none"}] * num_hidden_layers
         self.causal = causal
         self.freeze_batch_norm = freeze_batch_norm

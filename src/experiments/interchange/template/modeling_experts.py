@@ -16,11 +16,12 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutputWithPast,
 )
 
-from ._base import beside_input, second_names, share
+from ._base import second_names, share
 from .batch_norm import BatchNorm
 from .configuration_experts import ExpertsConfig
 from .layers_experts import CONFIGS
 from .positions import Seen, seen_at
+from .residual import Block as PlainBlock
 from .tokens import Tokens
 from .tokens_experts import make_tokens
 
@@ -59,15 +60,19 @@ class Past:
         return self.cache.update(key, value, self.block)
 
 
-class Block(GradientCheckpointingLayer):
-    """x + attention(norm(x)), then x + ffn(norm(x))."""
+class Block(GradientCheckpointingLayer, PlainBlock):
+    """Attention and a feed-forward layer, with transformers' cache."""
 
     def __init__(self, config: ExpertsConfig, block: int) -> None:
-        super().__init__()
-        self.block, d, norm = block, config.hidden_size, _read_config(config.norm)
-        self.attention_norm, self.ffn_norm = norm.build(d), norm.build(d)
-        self.attention = _read_config(config.attention).build(d, config.head_dim, 1.0)
-        self.ffn = make_layer(d, config.ffns[block])
+        d, norm, residual = (
+            config.hidden_size,
+            _read_config(config.norm),
+            _read_config(config.residual),
+        )
+        attention = _read_config(config.attention).build(d, config.head_dim, 1.0)
+        norms = [norm.build(d) for _ in residual.norms]
+        super().__init__(residual, attention, make_layer(d, config.ffns[block]), norms)
+        self.block = block
 
     def forward(
         self,
@@ -77,8 +82,7 @@ class Block(GradientCheckpointingLayer):
         tokens: Tokens | None = None,
     ) -> Tensor:
         past = None if cache is None else Past(cache, self.block)
-        x = x + self.attention(self.attention_norm(x), seen, past)
-        return x + self.ffn(self.ffn_norm(x), *beside_input(self.ffn, tokens))
+        return PlainBlock.forward(self, x, seen, past, tokens)
 
 
 class ExpertsModel(PreTrainedModel):

@@ -138,21 +138,28 @@ class BranchSteps(RunPart):
             _check_trunk(branch)
         there = {path.name: n for n, path in kept.usable(branch.folder, branch.n_steps)}
         # rank 0's list: a file may come to the others' disks a little later
+        other, taken = distributed.is_other_rank(point.ranks), 0
+        found: Path | None = None
         for name, n_steps in json.loads(told_by_all(point.ranks, json.dumps(there))[0]).items():
             path = branch.folder / name
             why = point.look_at(path).why
             if why is None:
-                _note(point, n_steps)
-                return path
-            if not distributed.is_other_rank(point.ranks):
+                found, taken = path, n_steps
+                break
+            if not other:
                 warnings.warn(f"{path} is damaged ({why}); it is ignored", stacklevel=2)
-        if self.place != TRUNK:
+        if found is None and self.place != TRUNK:
             raise RuntimeError(
                 f"{branch.folder} has no whole checkpoint of step {branch.n_steps} or before; set "
                 "optim.branch_from=trunk, or null to train all the steps here"
             )
-        _note(point, 0)
-        return None
+        if taken and not other:  # in the branch's folder, before its first own step
+            text = json.dumps({"trunk": branch.trunk_id, "n_steps": taken})
+            write_text_atomically(point.run_dir / BRANCH_NAME, text + "\n")
+            log_event(point.run_dir, "branched", trunk=branch.trunk_id, step=taken)
+        elif not other:
+            remove(point.run_dir / BRANCH_NAME)
+        return found
 
     def columns(self, point: Point) -> dict[str, Any]:
         """Its trunk, and the steps and FLOPs of both parts."""
@@ -175,19 +182,6 @@ class BranchSteps(RunPart):
 def _find_branch(point: Point) -> Branch:
     assert point.branch is not None
     return point.branch
-
-
-def _note(point: Point, n_steps: int) -> None:
-    """Leaves in the branch's folder how many steps it took over; before its first own one."""
-    if distributed.is_other_rank(point.ranks):
-        return
-    if not n_steps:
-        remove(point.run_dir / BRANCH_NAME)
-        return
-    trunk = _find_branch(point).trunk_id
-    text = json.dumps({"trunk": trunk, "n_steps": n_steps})
-    write_text_atomically(point.run_dir / BRANCH_NAME, text + "\n")
-    log_event(point.run_dir, "branched", trunk=trunk, step=n_steps)
 
 
 def _noted(point: Point) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from experiments.config.schema import RunConfig
 from experiments.points.parts.table_columns import TableColumns
 from experiments.points.point import Point, RunPart
-from experiments.points.table_shares import Share, cheapest, find_share, fits, make_draft
+from experiments.points.table_shares import Share, cheapest, find_share, fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def choices(point: Point) -> list[Share]:
     """Shares of every number of processes that the run's tables can be shared by, 1 first. Other
     settings stay as they are.
     """
-    n, draft, config = point.ranks.world_size, make_draft(point), point.config
+    n, draft, config = point.ranks.world_size, point.draft, point.config
     possible = [1] if config.optim.table_gradient == "dense" else []
     for size in range(2, n + 1):
         if n % size:

@@ -233,7 +233,7 @@ class OwnColumns(TrainingPart):
         found = {"ranks": exchange.size, "replicas": exchange.n_replicas}
         return {"table_columns": {**found, "sent_bytes_per_step": self._sent}}
 
-    def saves(self, checkpoint: dict[str, Any]) -> None:
+    def before_save(self, checkpoint: dict[str, Any]) -> None:
         """Writes this process's columns to a file of a new folder, of which the checkpoint says
         what is in it; the first group does. Nobody names that folder before all have written.
         """
@@ -282,7 +282,7 @@ class OwnColumns(TrainingPart):
             sync_file(above)
         return seal_path(path)
 
-    def loads(self, checkpoint: dict[str, Any]) -> None:
+    def before_load(self, checkpoint: dict[str, Any]) -> None:
         """Takes this process's columns, of whichever files have them."""
         if KEY in checkpoint:
             join(checkpoint, (self._exchange.rank, self._exchange.size))

@@ -1,1 +1,0 @@
-"""Runs that shrink a named interval most per FLOP, before they are run."""

@@ -1,1 +1,0 @@
-"""How many seeds a difference between models needs, by the noise of pairs of one seed."""
