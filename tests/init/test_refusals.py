@@ -15,7 +15,11 @@ REFUSED = [
     ("dense", "size=3", "size=3, and the weights of init have 2; leave size out"),
     ("dense", "ladder=cpu", "ladder.d_head=32, and the weights of init have 16"),
     ("dense", "positions=alibi", "trunk.positions=ALiBi(), and the weights of init have RoPE"),
-    ("dense", "residual=parallel", "trunk.residual=Parallel(), and the weights of init have PreNorm"),
+    (
+        "dense",
+        "residual=parallel",
+        "trunk.residual=Parallel(), and the weights of init have PreNorm",
+    ),
     ("dense", "tokenizer=gpt2", "data.tokenizer has 50257 entries"),
     ("dense", f"{PEER} model.query_norm=batch", "model.query_norm=batch with init"),
     ("dense", "model=dense trunk.ffn_blocks=[2]", "blocks of size=2 are 0 to 1"),
