@@ -313,8 +313,9 @@ def as_option(declared: Iterable[Option], name: str, value: object) -> str:
         if isinstance(value, Mapping):
             return " ".join(f"--table {name}.{ours}={_word(its)}" for ours, its in value.items())
         return f"--table {name}{_after('=', value)}"
-    flags = (option.flag for option in declared if option.dest == name)
-    flag = next(flags, f"--{name.replace('_', '-')}")
+    flag = next((option.flag for option in declared if option.dest == name), None)
+    if flag is None:  # as in Python, where no option says it
+        return name if value is NOT_SAID else f"{name}={value!r}"
     if isinstance(value, Mapping):
         return " ".join(f"{flag} {column}={_word(its)}" for column, its in value.items())
     return f"{flag}{_after(' ', value)}"

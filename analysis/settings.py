@@ -8,11 +8,12 @@ Named = Callable[[str, object], str]
 NOT_SAID = object()  # a value that a message leaves open
 
 
-def _in_python(name: str, value: object) -> str:
+def in_python(name: str, value: object) -> str:
+    """A setting as an argument, and as registrations have it."""
     return name if value is NOT_SAID else f"{name}={value!r}"
 
 
-_named: ContextVar[Named] = ContextVar("how a message names a setting", default=_in_python)
+_named: ContextVar[Named] = ContextVar("how a message names a setting", default=in_python)
 
 
 def setting(name: str, value: object = NOT_SAID) -> str:

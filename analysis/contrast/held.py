@@ -23,6 +23,7 @@ from analysis.contrast.stopping import seeds_needed
 from analysis.differences.correction import corrected
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.text import format_status, join_first
+from analysis.settings import in_python, settings_named
 from analysis.table.checks import finished
 from analysis.table.documents import Documents
 from analysis.table.load import has_value, rows_with
@@ -231,7 +232,8 @@ def _of_design(registered: Registered, table: pd.DataFrame) -> tuple[pd.DataFram
     """Runs that it names, and in words the layers and budgets that it does not."""
     if registered.where:
         try:
-            table = rows_with(table, _that_there_are(registered, table))
+            with settings_named(in_python):
+                table = rows_with(table, _that_there_are(registered, table))
         except ValueError as error:
             raise ValueError(f"{registered.path}: {error}") from None
     done = finished(table)

@@ -97,7 +97,7 @@ def check_runs(table: pd.DataFrame) -> None:
     refuse(table, "n_params", no_size, "and n_active_params are both missing; give one")
     for name in ("budget", "n_tokens"):
         if table.loc[done, name].notna().any():
-            rule = f"is missing, and other runs have it; {_REMEDIES[name]}"
+            rule = f"is missing, and other runs have it; {_remedy(name)}"
             refuse(table, name, done & table[name].isna(), rule)
     _check_loss(table, done)
     too_many = table["n_active_params"] > table["n_params"]
@@ -201,6 +201,10 @@ def require(table: pd.DataFrame, names: Sequence[str], what: str) -> None:
         else:
             first = _row_name(done, int(unknown.to_numpy().argmax()))
             why = f"{unknown.sum()} of {len(done)} finished runs have none, e.g. {first}"
-        remedy = _REMEDIES.get(name, f"load with {setting('columns', {name: 'MY_NAME'})}")
-        remedy = remedy.replace("{}", setting("flops", "6nd"))
-        raise ValueError(f"{what} needs {name}: {why}; {remedy}")
+        raise ValueError(f"{what} needs {name}: {why}; {_remedy(name)}")
+
+
+def _remedy(name: str) -> str:
+    """What to give for a column that lacks."""
+    remedy = _REMEDIES.get(name, f"load with {setting('columns', {name: 'MY_NAME'})}")
+    return remedy.replace("{}", setting("flops", "6nd"))

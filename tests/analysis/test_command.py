@@ -93,7 +93,7 @@ def test_parametric_fits_each_model(sweep, capsys, tmp_path):
 
 def test_parametric_names_an_unknown_model(sweep, capsys):
     assert main(["parametric", str(sweep), "--model", "pkm"]) == 2
-    assert "model='pkm' has no finished run; the table has dense, moe, peer" in (
+    assert "--model pkm has no finished run; the table has dense, moe, peer" in (
         capsys.readouterr().err
     )
 

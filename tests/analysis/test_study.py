@@ -52,7 +52,7 @@ def _few_draws(monkeypatch):
 def _curves_only(monkeypatch):
     """Without what takes the time and is no part of a multiplier."""
     for module, name in (
-        (study, "agreement_of"),
+        (study, "compute_agreement"),
         (study, "hold_out_budgets"),
         (fits, "fit_parametric"),
     ):

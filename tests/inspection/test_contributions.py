@@ -74,9 +74,9 @@ def test_all_that_is_written_adds_up_to_the_logits(model, ids):
     x = model.embedding(ids.unsqueeze(0))
     attention, tokens = [], Tokens(ids.unsqueeze(0), torch.arange(20).unsqueeze(0))
     for block in model.blocks:
-        after = block.attention_half(x, model.seen(ids.unsqueeze(0)))
+        after = block.residual.attention_half(block, x, model.seen(ids.unsqueeze(0)), None)
         attention.append((after - x)[0])
-        x = block.ffn_half(after, tokens)
+        x = block.residual.ffn_half(block, x, after, tokens)
     towards = directions(model, x[0], found[0].targets)
     total = (model.embedding(ids) * towards).sum(-1)
     total += sum((written * towards).sum(-1) for written in attention)

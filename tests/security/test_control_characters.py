@@ -150,13 +150,15 @@ def test_the_traceback_of_a_fault_is_visible(tmp_path):
 
 
 def test_every_command_prints_so():
-    """By its source: an entry of pyproject does its work in exit_codes, run_words or visible."""
+    """By its source: an entry of pyproject does its work in exit_codes, run_words, visible or a
+    question of inspect, which asks run_words.
+    """
     scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
     assert len(scripts) > 10
     for entry in scripts.values():
         module = find_spec(entry.partition(":")[0])
         source = Path(module.origin).read_text()
-        ways = ("with exit_codes():", "run_words(", "run_on_texts(", "with visible():")
+        ways = ("with exit_codes():", "run_words(", ".ask(given", "with visible()")
         assert any(way in source for way in ways), entry
 
 

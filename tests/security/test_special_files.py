@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,7 +83,7 @@ READERS = {
     "table.parquet": [read_source],
     "text.txt": [
         lambda path: list(read_documents(path, "text", "line")),
-        lambda path: _of_file(path, path, None, None),
+        lambda path: _of_file(path, SimpleNamespace(vocabulary=None), None),
     ],
     "text.jsonl.gz": [lambda path: list(read_documents(path, "text", "line"))],
     "text.parquet": [lambda path: list(read_documents(path, "text", "line"))],

@@ -1,4 +1,4 @@
-"""Dry run's table: lines that would be alike say in which seed they differ."""
+"""Dry run's table: a line a cell with its seeds, and above what all share."""
 
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.settings import with_settings
@@ -7,9 +7,21 @@ from experiments.sweep.settings import with_settings
 def test_points_that_differ_in_the_seed_alone_show_it(make):
     words = (("budget=2e9", "seed=0"), ("budget=2e9", "seed=1"), ("budget=3e9", "seed=0"))
     points = [make("size=2", *each) for each in words]
-    one, two, other = plan_table(with_settings(points), 1e9).splitlines()[1:4]
-    assert (one.split()[-1], two.split()[-1]) == ("seed=0", "seed=1")
+    shared, head, both, other, *_ = plan_table(with_settings(points), 1e9).splitlines()
+    assert both.endswith("  seed=0,1")
     assert "seed" not in other
+    assert shared.startswith("all: model dense, size 2, ")
+    assert "model" not in head
+    assert head.split()[0] == "budget"
+
+
+def test_many_seeds_are_a_range_and_shares_are_said_when_asked_for(make):
+    points = [make("size=2", "budget=2e9", f"seed={seed}", "verbose=true") for seed in (1, 2, 3)]
+    text = plan_table(with_settings(points), 1e9)
+    assert "  seed=1-3\n" in text
+    assert "Share of the FLOPs:" in text
+    assert "Memory of one process, MiB:" in text
+    assert "Share of" not in plan_table([make("size=2", "budget=2e9")], 1e9)
 
 
 def test_points_of_another_seed_get_the_settings_of_their_cell(make):

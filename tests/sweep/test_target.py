@@ -68,10 +68,10 @@ def test_on_a_cpu_the_rate_grows_with_the_width(make, monkeypatch, width, share)
 def test_cards_of_several_nodes_share_the_work(paper):
     lines = table_of(paper("cluster=a100_80", "trainer.devices=4", "trainer.num_nodes=2"))
     assert lines[0] == "Planned for 8 x A100 of 79.1 GiB, bf16-mixed:"
-    assert " of memory each, on 8 x A100" in lines[-2]
+    assert any(" of memory each, on 8 x A100" in line for line in lines)
     given = ("trainer.devices=4", "trainer.flops_per_second=1e14")
-    total = table_of(paper("cluster=a100_80", *given))[-2]
-    assert "about 4.2 h one after the other at 100 TFLOP/s each, on 4 x A100" in total
+    text = "\n".join(table_of(paper("cluster=a100_80", *given)))
+    assert "about 4.2 h one after the other at 100 TFLOP/s each, on 4 x A100" in text
 
 
 def test_a_plan_that_a_card_has_no_room_for_is_refused(paper, slurm, capsys):

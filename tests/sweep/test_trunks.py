@@ -101,14 +101,14 @@ def test_the_plan_has_each_trunk_once_and_the_saving(branch):
     points = [branch(20), branch(40)]
     table = plan_table(points, 1e9).splitlines()
     (trunk,) = make_trunks(points)
-    assert table[1].endswith(f"  trunk {trunk.run_id}")
-    assert table[2].endswith(f"  from step 15 of trunk {trunk.run_id}")
+    assert table[2].endswith(f"  trunk {trunk.run_id}")
+    assert table[3].endswith(f"  from step 15 of trunk {trunk.run_id}")
     step = trunk.plan.count_flops(1)
     spent = (31 + (20 - 15) + (40 - 31)) * step
     (saving,) = [line for line in table if "saved" in line]
     assert saving.startswith(f"1 trunk of {31 * step:.3g} FLOPs and 2 branches of {14 * step:.3g}")
     assert saving.endswith(f"would be {60 * step:.3g}: 25 % saved".replace(" %", "%"))
-    assert f"3 runs, {spent:.3g} FLOPs" in table[-1] or f"3 runs, {spent:.3g} FLOPs" in table[-2]
+    assert f"3 runs, {spent:.3g} FLOPs" in "\n".join(table[-3:])
 
 
 def test_a_trunk_is_run_as_long_as_a_branch_waits_for_it(branch):

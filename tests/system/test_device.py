@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments.config.paths import conf_dir
-from experiments.finished.model import run_config
+from experiments.finished import model
 from experiments.points.planning import here, make_point
 from experiments.training.execute import execute
 from tests.conftest import TINY
@@ -131,9 +131,10 @@ def test_another_card_than_planned_for_is_a_warning_unless_the_run_does_not_fit(
         here(planned)
 
 
-def test_a_finished_run_is_read_where_it_is(point, no_card):
-    trained = record(config=dict(point("cluster=h100").raw))
-    assert device(make_point(run_config(trained, ()))) == ("cpu", "32-true")
+def test_a_finished_run_is_read_where_it_is(point, no_card, monkeypatch, tmp_path):
+    monkeypatch.setattr(model, "_vocabulary", lambda *_: None)
+    found = model.read_run(tmp_path, record(config=dict(point("cluster=h100").raw)))
+    assert device(found.draft) == ("cpu", "32-true")
 
 
 def test_ids_do_not_depend_on_the_machine(point, card, monkeypatch):

@@ -50,13 +50,13 @@ def test_tasks_are_of_the_facts_that_the_stream_has(tmp_path):
 
 def test_a_corpus_without_facts_is_asked_for_those_of_conf(tmp_path, monkeypatch):
     monkeypatch.setattr(facts, "Facts", lambda: CORPUS)
-    monkeypatch.setattr(facts, "_facts_of", lambda corpus: [])
+    monkeypatch.setattr(facts, "_read_facts", lambda corpus: [])
     (held_in,) = facts_tasks(NAMES[:1], stream(words=Nursery()), tmp_path)
     assert len(held_in.items) == 30
 
 
 def test_a_run_is_scored_by_name(run_dir, monkeypatch):
-    monkeypatch.setattr(facts, "_facts_of", lambda corpus: [CORPUS])
+    monkeypatch.setattr(facts, "_read_facts", lambda corpus: [CORPUS])
     words = ["tasks=[facts_held_in,facts_held_out]", run_cache(run_dir)]
     record = evaluate_run(run_dir, words)
     for name in NAMES:

@@ -209,7 +209,7 @@ def test_a_size_is_that_of_its_shape_with_the_fewest_experts():
 def test_the_total_is_no_size():
     table = runs_of("power_floor")
     for name in ("n_params", "n_non_embedding_params"):
-        says = f"size='{name}' counts the experts and grows with them; form=power_floor is in"
+        says = f"size='{name}' counts the experts and grows with them; form='power_floor' is in"
         for fit in (fit_expert_law, size_slopes):
             with pytest.raises(ValueError, match=says.replace("power_floor", ".*")):
                 fit(table, size=name)

@@ -59,7 +59,7 @@ def test_a_column_that_differs_is_named(column, values, known):
     assert warning == (
         "4 cells (e.g. model budget=6e+15 n_params=1e+06) have several runs that seed and "
         f"learning rate do not explain: they differ in {column}, and the lowest loss counts; "
-        f"series=['{column}'] makes each a curve, where={{'{column}': [VALUE]}} takes one"
+        f"series=['{column}'] makes each a curve, where={{'{column}': ['VALUE']}} takes one"
     )
 
 

@@ -337,7 +337,7 @@ def test_tables_of_a_kept_checkpoint_go_with_it_once_the_trunk_has_ended(tmp_pat
     enter(tmp_path, "branch", 3)
     _step_4_follows(tmp_path, checkpoint)
     ended = SimpleNamespace(status="done", n_steps=4)
-    monkeypatch.setattr("experiments.records.kept.outcome_of", lambda folder: ended)
+    monkeypatch.setattr("experiments.records.kept.find_outcome", lambda folder: ended)
     release(tmp_path, "branch")
     assert [path.name.split("-")[0] for path in (tmp_path / FOLDER).iterdir()] == ["4"]
     assert find_damage(tmp_path / LAST) is None
