@@ -7,7 +7,10 @@ import pytest
 from analysis.options import as_option, read_options
 from analysis.settings import setting, settings_named
 
-DECLARED = read_options("--for:target TARGET  of an interval\n--cluster COLUMN  of runs")
+DECLARED = read_options(
+    "--for:target TARGET  of an interval\n--cluster COLUMN  of runs\n--min-gain NATS  of experts\n"
+    "--series COLUMN  of curves\n--where COLUMN=VALUE...  of runs"
+)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +21,7 @@ DECLARED = read_options("--for:target TARGET  of an interval\n--cluster COLUMN  
         ("min_gain", 1e13, "min_gain=10000000000000.0", "--min-gain 1e13"),
         ("series", [], "series=[]", "--series none"),
         ("series", ["model", "lr"], "series=['model', 'lr']", "--series model,lr"),
+        ("slopes", "one", "slopes='one'", "slopes='one'"),  # no option of this command
         ("where", {"a": ["VALUE"]}, "where={'a': ['VALUE']}", "--where a=VALUE"),
         (
             "columns",

@@ -56,7 +56,7 @@ def test_forms_that_can_not_be_of_one_table_are_named():
     heads = granular().assign(n_heads=pd.array([1, 2, 4, 8] * 9, "Int64"))
     with pytest.raises(ValueError, match=r"several n_heads .*: power_floor can't distinguish them"):
         compare_laws(heads, both, n_draws=0)
-    with pytest.raises(ValueError, match=r"counts the experts .*form=power_floor"):
+    with pytest.raises(ValueError, match=r"counts the experts .*form='power_floor'"):
         compare_laws(granular(), both, size="n_params", n_draws=0)
     assert compare_laws(heads, ["granularity"], n_draws=0).n_points == 12
 
