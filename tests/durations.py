@@ -1,6 +1,6 @@
 """Which tests are slow and long: by durations.txt, which says what each took when it was recorded.
 
-    slow   a twentieth of a second or more      long   half a second or more (make test-long)
+    slow   a twentieth of a second or more      long   a fifth of a second or more (make test-long)
 
 `make durations` runs them all, for an hour of a machine that does no more, and writes it again.
 Seconds are of a case, the mean over a test's parameters. What tests share by a fixture is divided
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 FILE = Path(__file__).with_name("durations.txt")
-SLOW, LONG = 0.05, 0.5  # seconds
+SLOW, LONG = 0.05, 0.2  # seconds
 _OPTION = "--record-durations"
 _PARTS = "durations-{}.part"  # of a worker of xdist, in the folder that the option names
 
