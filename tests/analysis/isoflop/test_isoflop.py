@@ -160,8 +160,8 @@ def test_many_curves_of_one_size_are_one_line():
     fit = fit_isoflop(joined(curves(parabola), single), **FEW)
     assert fit.skipped == (
         "peer: 85 budgets with one size each are left out, and a curve needs 3: C=1e+12, "
-        "C=1.05e+12, C=1.102e+12, and 82 more; budgets=[6e+18, 1e+19] or budget_tolerance=0.05 joins "
-        "those that are one budget",
+        "C=1.05e+12, C=1.102e+12, and 82 more; budgets=[6e+18, 1e+19] or budget_tolerance=0.05 "
+        "joins those that are one budget",
     )
     assert fit.summary().count("one size") == fit.summary().count("skipped: ") == 1
     assert fit.only("dense").skipped == ()
