@@ -16,7 +16,8 @@ def seeds_needed(fit: Fit, pair: Pair, target: float, level: float) -> Needed:
     """Fewest seeds to add to each size of a difference's curves for this half-width (nats).
 
     The noises and their degrees of freedom stay those of the runs there are, as in the first stage
-    of Stein's rule (power/seeds.py). Seeds do not help where the noise is the scatter about curves.
+    of Stein's rule (planning/seeds.py). Seeds do not help where the noise is the scatter about
+    curves.
     """
     points, fitted, about = fit.points, fit.fitted, fit.about
     cells = [fit.cells.index(cell) for cell in pair.cells]

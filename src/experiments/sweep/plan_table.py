@@ -60,8 +60,9 @@ def _table(points: Sequence[Point], flops_per_second: float) -> list[str]:
     """
     seeds: dict[tuple[str, ...], list[int]] = {}
     for point in points:
-        row = (*_row(point, flops_per_second), (_note(point) + _other_settings(point)).strip())
-        seeds.setdefault(row, []).append(point.config.seed)
+        cells = _row(point, flops_per_second)
+        note = (_note(point) + _other_settings(point, cells)).strip()
+        seeds.setdefault((*cells, note), []).append(point.config.seed)
     shared = {name for name, *cells in zip(_COLUMNS, *seeds) if len(cells) > 1 and _same(cells)}
     rows = [tuple(name for name in _COLUMNS if name not in shared)]
     rows += [
@@ -92,11 +93,11 @@ def _listed(seeds: Sequence[int]) -> str:
     return f"{first}-{last}" if whole else ",".join(map(str, seeds))
 
 
-def _other_settings(point: Point) -> str:
-    """Settings that no column has, but for those that are null."""
+def _other_settings(point: Point, cells: Sequence[str]) -> str:
+    """Settings that no column says, but for those that are null."""
+    said = {f"{name}={cell}" for name, cell in zip(_COLUMNS, cells, strict=True)}
     words = re.split(r" (?=[\w.]+=)", point.setting.strip())
-    pairs = [(word, *word.partition("=")[::2]) for word in words]
-    return " ".join(word for word, name, value in pairs if name not in _COLUMNS and value != "None")
+    return " ".join(word for word in words if word not in said and not word.endswith("=None"))
 
 
 def _shares(points: Sequence[Point]) -> list[str]:
