@@ -129,8 +129,8 @@ def read_through(
                     for key, value in statistics.state().items()
                 }
                 about = json.dumps({"identity": reading.identity, "done": i}).encode()
-                with whole_file(path, _OTHER) as out:
-                    np.savez(out, about=np.frombuffer(about, np.uint8), **arrays)
+                with whole_file(path, _OTHER) as file:
+                    np.savez(file, about=np.frombuffer(about, np.uint8), **arrays)
                 saved = time.monotonic()
     return found
 
