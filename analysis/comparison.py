@@ -88,7 +88,7 @@ class Comparison(Warned):
 
     @abstractmethod
     def tables(self) -> Sequence[Table]:
-        """What is printed; the first is what the comparison is as a frame."""
+        """Tables to print; the first is the comparison as a frame."""
 
     def unsaid(self) -> Sequence[str]:
         """Warnings that are printed below the tables: all, unless a table has some."""

@@ -8,7 +8,7 @@ from analysis.options import one_of
 
 
 def _said(name: str) -> str:
-    """What an option of several questions is for each of them."""
+    """Help of an option of several questions: a text for each of them."""
     taken = {question: one.takes[name] for question, one in find_questions().items()
              if name in one.takes}  # fmt: skip
     return "; ".join(f"{question}: {text}" for question, text in taken.items())

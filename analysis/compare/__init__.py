@@ -1,1 +1,1 @@
-"""What `python -m analysis compare` asks of a table: every file of questions/ is a question."""
+"""Questions of `python -m analysis compare`: every file of questions/ is one."""

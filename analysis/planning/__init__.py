@@ -1,1 +1,1 @@
-"""What to run next: of what size (size), which runs (runs), how many seeds (seeds)."""
+"""Plans of the next runs: of what size (size), which runs (runs), how many seeds (seeds)."""

@@ -205,6 +205,6 @@ def require(table: pd.DataFrame, names: Sequence[str], what: str) -> None:
 
 
 def _remedy(name: str) -> str:
-    """What to give for a column that lacks."""
+    """Remedy for a column that lacks."""
     remedy = _REMEDIES.get(name, f"load with {setting('columns', {name: 'MY_NAME'})}")
     return remedy.replace("{}", setting("flops", "6nd"))

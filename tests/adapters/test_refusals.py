@@ -1,4 +1,4 @@
-"""What a library of adapters and its routes refuse: one line each, and nothing has changed."""
+"""Refusals of a library of adapters and its routes: one line each, and nothing has changed."""
 
 import pytest
 import torch

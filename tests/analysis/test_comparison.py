@@ -1,4 +1,4 @@
-"""What comparisons share: noise over groups, a row a way, and tables whose columns are text."""
+"""Shared by comparisons: noise over groups, a row a way, and tables whose columns are text."""
 
 import math
 from collections.abc import Mapping

@@ -88,7 +88,7 @@ def minima(*words):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """Of the same runs, each column named by hand."""
+    """Minima of the same runs, each column named by hand."""
     path = tmp_path_factory.mktemp("plain") / "plain.csv"
     write(path, lambda *row: dict(zip("CNDL", row, strict=True)))
     ours = {"budget": "C", "n_params": "N", "n_tokens": "D", "loss": "L"}

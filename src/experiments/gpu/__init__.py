@@ -1,1 +1,1 @@
-"""What `python -m experiments.bench gpu` measures, a file a part; torch, triton and numpy alone."""
+"""Parts of `python -m experiments.bench gpu`, a file each; torch, triton and numpy alone."""

@@ -1,4 +1,4 @@
-"""What can't be is refused in a line: the row, the column, the value, the rule and the remedy."""
+"""Refusals of tables, a line each: the row, the column, the value, the rule and the remedy."""
 
 import importlib.util
 import math
