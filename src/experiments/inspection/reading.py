@@ -92,10 +92,10 @@ def read_through(
     layers: Sequence[Inspected],
     reading: Pass,
     folder: Path,
-    file: str = STATISTICS,
+    filename: str = STATISTICS,
 ) -> dict[str, LayerStatistics]:
-    """Statistics of each layer, by name, which are in the file then. What was read by a pass of
-    the same identity that did not end is not read again. The model is in evaluation mode.
+    """Statistics of each layer, by name, which are in the folder's file then. What was read by
+    a pass of the same identity that did not end is not read again. The model is in evaluation mode.
     """
     found = {
         layer.name: LayerStatistics(
@@ -103,7 +103,7 @@ def read_through(
         )
         for layer in layers
     }
-    path = folder / file
+    path = folder / filename
     done = _load(path, found, reading.identity)
     now: tuple[Any, ...] = ()
 
