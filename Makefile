@@ -60,7 +60,7 @@ test-night: $(READY)  ## run what takes longer still: coverage over many draws, 
 	$(PYTEST) --ignore tests/study -m night
 
 durations: $(READY)  ## run all but the night's, for an hour, and record which are slow and long
-	folder=$$(mktemp -d) && { $(PYTEST) --ignore tests/study -m "not slurm and not night" --record-durations $$folder; \
+	folder=$$(mktemp -d) && { $(PYTEST) --ignore tests/study -m "not slurm and not night" --record-durations=$$folder; \
 		$(BIN)/python -m tests.durations $$folder; rm -r $$folder; }
 
 test-fast: $(READY)  ## run the quick tests (a few minutes)
