@@ -29,7 +29,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _exit_code(options: argparse.Namespace) -> int:
     try:
         check_options(options)
-        options.chosen.check(options)
         options.chosen.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has read enough, e.g. head

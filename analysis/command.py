@@ -53,24 +53,37 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command(Generic[T]):
-    """A command; the file in commands/ that has it as COMMAND names it.
+class Described:
+    """What --help says of a command; the file in commands/ that has it as COMMAND names it.
 
-    help: a line; description: more of it. read: the table, or other things to compute from.
-    compute: the output, of what was read. options: its own, as options.declare reads them; groups:
-    more of them, each under "TITLE: a line on it". check:
+    help: a line; description: more of it. options: its own, as options.declare reads them; groups:
+    more of them, each under "TITLE: a line on it".
+    """
+
+    help: str
+    options: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
+
+    def choose(self, options: Options) -> None:
+        """Puts in its place, as options.chosen, the question that was asked of it: here itself.
+        Raises ValueError where none was.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(Described, Generic[T]):
+    """A command that computes.
+
+    read: the table, or other things to compute from. compute: the output, of what was read. check:
     raises ValueError for options that don't go together, before anything is read. writes: whether
     NAME.json and the figures are written. by_model: it compares models, so --series is refused.
     unused: options of all commands that change nothing here, and are refused; reads: what it takes
     instead. What is read may have the table beside other things, as `table`.
     """
 
-    help: str
     read: Callable[[Options], T]
     compute: Callable[[Options, T], Output]
-    options: str = ""
-    groups: Mapping[str, str] = field(default_factory=dict)
-    description: str = ""
     check: Callable[[Options], None] = lambda _: None
     writes: bool = True
     by_model: bool = False
@@ -84,11 +97,7 @@ class Command(Generic[T]):
         output = self.compute(options, found)
         table = found if isinstance(found, pd.DataFrame) else getattr(found, "table", None)
         unit = loss_unit(table) if isinstance(table, pd.DataFrame) else PER_TOKEN
-        paths = (
-            []
-            if folder is None
-            else _write(output, folder, options.command.replace(" ", "_"), unit)
-        )
+        paths = [] if folder is None else _write(output, folder, options.command, unit)
         if options.json:
             print(_as_json(output.values))
             return

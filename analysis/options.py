@@ -206,22 +206,33 @@ _TYPED = {"columns": "column", "units": "unit", "groups": "cluster"}  # argument
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Raises ValueError for the first number out of range, empty text, or pair that is none."""
-    command = options.chosen
-    reads = f"is not for {options.command}, which reads {command.reads}"
+    """Choose what was asked of the command. Raises ValueError for the first number out of range,
+    empty text, pair that is none, question that has no such option, or two that don't go together.
+    """
+    _check_values(options)
+    options.chosen.choose(options)
+    _check_unused(options)
+    options.chosen.check(options)
+
+
+def _check_values(options: argparse.Namespace) -> None:
     for option in declared(options):
-        value = getattr(options, option.dest, None)  # of --table no more, checked once
-        option.check(value)
-        if value and option.dest in command.unused:
-            raise ValueError(f"{option.flag} {reads}")
+        option.check(getattr(options, option.dest))
     if getattr(options, "cluster", None) in _RESULTS:
         raise ValueError(
             f"--cluster {options.cluster} is what is fitted; name what rows of one run share, e.g. "
             "run_id"
         )
     pairs("where", options.where)
-    if "table" in options:  # a command may check again, once it knows what it reads
-        vars(options).update(_settings(vars(options).pop("table")))
+    vars(options).update(_settings(vars(options).pop("table")))
+
+
+def _check_unused(options: argparse.Namespace) -> None:
+    command = options.chosen
+    reads = f"is not for {options.command}, which reads {command.reads}"
+    for option in declared(options):
+        if getattr(options, option.dest, None) and option.dest in command.unused:
+            raise ValueError(f"{option.flag} {reads}")
     for name in _OF_TABLES:
         if getattr(options, name) and name in command.unused:
             raise ValueError(f"--table {name} {reads}")

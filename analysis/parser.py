@@ -3,10 +3,9 @@
 import argparse
 import importlib
 import pkgutil
-from typing import Any
 
 from analysis import commands
-from analysis.command import Command
+from analysis.command import Described
 from analysis.options import SHARED, Parser, declare, named_path
 from experiments.system.version import ShowVersion
 
@@ -33,6 +32,6 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def find_commands() -> dict[str, Command[Any]]:
+def find_commands() -> dict[str, Described]:
     names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
     return {name: importlib.import_module(f"{commands.__name__}.{name}").COMMAND for name in names}

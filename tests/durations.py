@@ -1,10 +1,15 @@
-"""Which tests are slow and long: by durations.txt, which says what each took when it was recorded.
+"""Which tests are slow and long, and which are the night's: by durations.txt, which says what each
+took when it was recorded.
 
     slow   a twentieth of a second or more      long   a fifth of a second or more (make test-long)
 
-`make durations` runs them all, for an hour of a machine that does no more, and writes it again.
-Seconds are of a case, the mean over a test's parameters. What tests share by a fixture is divided
-among them. A test that is not in the file is in `make test`.
+No long test takes more than six seconds of the day, but those of KEPT: what takes longer is the
+night's (make test-night), and of a test of many cases the day has as many as that allows, spread
+over the list of its cases.
+
+`make durations` runs all but what is marked as the night's, for an hour of a machine that does no
+more, and writes the file again. Seconds are of a case, the mean over a test's parameters. What
+tests share by a fixture is divided among them. A test that is not in the file is in `make test`.
 """
 
 import json
@@ -19,7 +24,29 @@ from typing import Any
 import pytest
 
 FILE = Path(__file__).with_name("durations.txt")
-SLOW, LONG = 0.05, 0.2  # seconds
+SLOW, LONG, DAY = 0.05, 0.2, 6.0  # seconds
+KEPT = {
+    "tests/init/test_smollm2.py::test_a_run_starts_with_the_same_function_to_the_bit":
+        "the one pretrained model of the day",
+    "tests/interchange/test_folder.py::test_a_fresh_process_without_us_reads_the_same":
+        "an export without us, as its users load it",
+    "tests/models/ffn/test_runs.py::test_it_learns_goes_on_as_text_leaves_grows_and_starts_beside_another":
+        "each layer from its yaml to its record",
+    "tests/sweep/test_control.py::test_a_live_sweep_is_cancelled_and_retried_by_commands":
+        "the commands beside a sweep that runs",
+    "tests/sweep/test_local.py::test_runs_every_point_once_and_then_none":
+        "the sweep that users type",
+    "tests/system/test_two_hosts.py::test_of_two_that_start_at_once_one_trains":
+        "leases between two hosts",
+    "tests/test_boundaries.py::test_the_analysis_needs_no_package_of_training":
+        "the analysis alone, as it is installed",
+    "tests/test_packaging.py::test_a_wheel_composes_and_plans_from_any_folder":
+        "the wheel",
+    "tests/test_run.py::test_real_text_trains":
+        "the README's first command on its text",
+    "tests/training/test_checkpoints.py::test_kill_minus_nine_at_random_moments_changes_nothing":
+        "a kill that nothing catches",
+}  # fmt: skip
 _OPTION = "--record-durations"
 _PARTS = "durations-{}.part"  # of a worker of xdist, in the folder that the option names
 
@@ -35,14 +62,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     known = read()
+    cases = defaultdict(list)
     for item in items:
-        seconds = known.get(item.nodeid.partition("[")[0], 0.0)
+        name = item.nodeid.partition("[")[0]
+        seconds = known.get(name, 0.0)
         if seconds >= LONG:
             item.add_marker("long")
+            cases[name].append(item)
         if seconds >= SLOW:
             item.add_marker("slow")
+    for name, own in () if config.getoption(_OPTION) else cases.items():
+        for i in set(range(len(own))) - spread(len(own), known[name], name in KEPT):
+            own[i].add_marker("night")
+
+
+def spread(n_cases: int, seconds: float, kept: bool = False) -> set[int]:
+    """Cases of a test that are the day's."""
+    n = n_cases if kept else min(n_cases, int(DAY / seconds))
+    return {i * n_cases // n for i in range(n)}
 
 
 def read() -> dict[str, float]:

@@ -37,6 +37,20 @@ def test_what_is_noted_is_shared_out_and_written(tmp_path, monkeypatch):
     )
 
 
+def test_the_day_has_cases_from_all_over_a_test_or_none():
+    assert durations.spread(100, 1.0) == {0, 16, 33, 50, 66, 83}
+    assert durations.spread(3, 1.0) == {0, 1, 2}
+    assert durations.spread(3, 5.9) == {0}
+    assert durations.spread(3, 6.1) == set()
+    assert durations.spread(3, 60.0, kept=True) == {0, 1, 2}
+
+
+def test_what_the_day_keeps_would_be_the_nights():
+    known = durations.read()
+    assert all(known[name] >= durations.LONG for name in durations.KEPT)
+    assert all(reason for reason in durations.KEPT.values())
+
+
 def test_slow_and_long_ones_are_marked(request):
     """This test is neither; the session's others are what the file says."""
     known = durations.read()

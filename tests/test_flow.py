@@ -1,4 +1,4 @@
-"""README's picture of the flow is what its script draws, and its names are those of the code."""
+"""Picture of the flow is what its script draws, and its names are those of the code."""
 
 import importlib.util
 import re

@@ -51,7 +51,7 @@ COMMAND = Command(
 --hold-out=size {one_of(HOLD_OUT)}  hold out the runs of its largest value, or the fifth of the most
     compute: cells (%(default)s)
 --residual=log {{log,loss}}  least squares of the log loss, or of the loss (%(default)s)
---size={BACKBONE} SIZE  the column that N is (%(default)s: see docs/analysis.md)
+--size={BACKBONE} SIZE  the column that N is (%(default)s: see docs/experts.md)
 """,
     read=lambda options: load_runs(options, needs=("n_experts",), by_trunk=False),
     compute=_compute,

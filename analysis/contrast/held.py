@@ -37,9 +37,9 @@ _SAME = 1e-6
 class Verdict:
     """A primary contrast as the runs have it. value: nats, a multiplier, or the change of ln
     multiplier a factor e of compute; p: alone, p_holm: after Holm's correction in its family, both
-    nan if not computed; verdict: "refuted", "supported" (p_holm below 1 - level, and not refuted),
-    "open", or "not computed", with why. beyond: budgets where the baseline's frontier is continued
-    beyond its own.
+    nan if not computed; verdict: "refuted" (the claim is excluded) or "supported", both with p_holm
+    below 1 - level, "open", or "not computed", with why. beyond: budgets where the baseline's
+    frontier is continued beyond its own.
     """
 
     primary: Primary
@@ -313,10 +313,12 @@ def _tested(fit: Fit | str, primary: Primary, level: float) -> _Tested:
 
 
 def _judged(one: _Tested, p_holm: float, level: float) -> Verdict:
-    verdict = "not computed" if one.why else "open"
-    if not one.why and _refuted(one):
+    verdict = "open"
+    if one.why:
+        verdict = "not computed"
+    elif _refuted(one, significant=p_holm < 1 - level):
         verdict = "refuted"
-    elif not one.why and p_holm < 1 - level:
+    elif p_holm < 1 - level and not _holds_none(one):
         verdict = "supported"
     return Verdict(
         primary=one.primary,
@@ -329,16 +331,24 @@ def _judged(one: _Tested, p_holm: float, level: float) -> Verdict:
     )
 
 
-def _refuted(one: _Tested) -> bool:
+def _holds_none(one: _Tested) -> bool:
+    """Whether the interval holds no effect, where the registration asks that it does not."""
+    _, low, high = one.value
+    none = {"holds 0": 0.0, "holds 1": 1.0}.get(one.primary.refuted_if)
+    return none is not None and low <= none <= high
+
+
+def _refuted(one: _Tested, significant: bool) -> bool:
+    """Whether the claim is excluded. An interval that holds it excludes nothing, so "holds 0" and
+    "holds 1" refute nothing. p of an equivalence is for it, and its interval alone speaks against.
+    """
     _, low, high = one.value
     margin = one.primary.margin or 0.0
     rules: Mapping[str, bool] = {
-        "holds 0": low <= 0 <= high,
-        "above 0": low > 0,
-        "below 0": high < 0,
-        "holds 1": low <= 1 <= high,
-        "above 1": low > 1,
-        "below 1": high < 1,
+        "above 0": significant and low > 0,
+        "below 0": significant and high < 0,
+        "above 1": significant and low > 1,
+        "below 1": significant and high < 1,
         "beyond margin": low > margin or high < -margin,
     }
-    return rules[one.primary.refuted_if]
+    return rules.get(one.primary.refuted_if, False)

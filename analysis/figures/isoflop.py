@@ -48,9 +48,9 @@ def draw_isoflop(table: pd.DataFrame, fit: IsoFLOPFit, *, together: bool = False
     """Perplexity against size, a panel for each budget, a colour for each model.
 
     Full markers are what was fitted, faint ones all finished runs; lines the curves over their
-    range, dashed if they have a warning; stars their minima, hollow if so, with the 95 % interval
-    of the place where it is bounded. together: all budgets in one panel, as the paper has it, that
-    differ by line and size of marker.
+    range, dashed if they have a warning; stars their minima, hollow if so, with the 95 % intervals
+    of place and height where they are bounded. together: all budgets in one panel, as the paper has
+    it, that differ by line and size of marker.
     """
     done = finished(table)
     done = done[done[fit.x_name].notna() & done["budget"].notna()]
@@ -132,14 +132,29 @@ def _draw_curve(axis: Axes, curve: IsoFLOPCurve, look: Look, way: _Way) -> bool:
         return False
     best = float(np.exp(curve.loss_opt))
     axis.plot(curve.x_opt, best, **star(colour, not certain, way.star), zorder=6)
-    low, high = curve.x_interval
+    across = _draw_whisker(axis, "x", curve.x_interval, best, colour)
+    lowest, highest = np.exp(curve.loss_interval)
+    return _draw_whisker(axis, "y", (lowest, highest), curve.x_opt, colour) or across
+
+
+def _draw_whisker(
+    axis: Axes, along: str, ends: tuple[float, float], at: float, colour: Colour
+) -> bool:
+    """Interval along an axis, if it is bounded; an end that is beyond the axis has no cap."""
+    low, high = ends
     if not (np.isfinite(low) and np.isfinite(high) and high > low > 0):
         return False
-    left, right = axis.get_xlim()
-    ends = [max(low, left), min(high, right)]
-    axis.plot(ends, [best, best], color=colour, lw=1.0, zorder=5, solid_capstyle="butt")
-    caps = [end for end, seen in zip(ends, (low >= left, high <= right), strict=True) if seen]
-    axis.plot(caps, [best] * len(caps), marker="|", ms=5, mew=1.0, ls="", color=colour, zorder=5)
+    first, last = axis.get_xlim() if along == "x" else axis.get_ylim()
+    shown = [max(low, first), min(high, last)]
+    caps = [end for end, seen in zip(shown, (low >= first, high <= last), strict=True) if seen]
+    line = {"color": colour, "lw": 1.0, "zorder": 5, "solid_capstyle": "butt"}
+    cap = {"color": colour, "ms": 5, "mew": 1.0, "ls": "", "zorder": 5}
+    if along == "x":
+        axis.plot(shown, [at, at], **line)
+        axis.plot(caps, [at] * len(caps), marker="|", **cap)
+    else:
+        axis.plot([at, at], shown, **line)
+        axis.plot([at] * len(caps), caps, marker="_", **cap)
     return True
 
 

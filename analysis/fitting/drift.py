@@ -9,7 +9,7 @@ Observational Data.)
 Three things are averaged over and not estimated: the walk, the scatter s about the law, with
 density 1/s, and the floor E of a loss, as likely anywhere from 0 to the lowest loss.
 
-DRIFT was chosen on surfaces whose exponents do change (docs/analysis.md has them and the coverage);
+DRIFT was chosen on surfaces whose exponents do change (docs/isoflop.md has them and the coverage);
 of a true power law it makes intervals about four times as wide as noise alone.
 """
 

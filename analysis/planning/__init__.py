@@ -1,1 +1,1 @@
-"""Plans of the next runs: of what size (size), which runs (runs), how many seeds (seeds)."""
+"""Plans of the next runs, and the questions of `python -m analysis plan` (questions/)."""

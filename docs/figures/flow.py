@@ -1,4 +1,4 @@
-"""Draws flow.svg, README's picture from settings to figures: `python docs/figures/flow.py`."""
+"""Draws flow.svg, the picture from settings to figures: `python docs/figures/flow.py`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ STAGES = (
 )
 
 _ROW, _TOP = 46, 40  # pixels: from stage to stage, and of the head
-_LEFT, _RIGHT, _WIDTH = 256, 604, 840  # of the boxes, and of all
+_LEFT, _RIGHT, _WIDTH = 312, 668, 920  # of the boxes, and of all
 _STYLE = """\
     text { font: 13px system-ui, sans-serif; fill: #24292f }
     .name { font-weight: 600 } .end { text-anchor: end } .head { fill: #57606a }

@@ -14,7 +14,7 @@ import pytest
 
 from analysis import command
 from analysis.__main__ import main
-from analysis.compare.question import find_questions
+from analysis.commands.compare import COMMAND
 
 ROW = "dense,6e12,1e6,1e6,4.0,1,0"
 HEAD = "model,budget,n_params,n_tokens,loss,n_experts,seed\n"
@@ -233,14 +233,14 @@ plan good.csv --half-width .01 --pilot 1 -> --pilot 1 must be 2 or more: one see
 plan good.csv --half-width .01 --baseline pkm -> --baseline pkm has no finished run; the table
 isoflop good.csv --table flops=8nd -> --table flops=8nd must be 6nd, or left out
 isoflop good.csv --table budget=1 -> --table budget=1 must be column.OURS=THEIRS, unit.OURS=UNIT
-plan good.csv -> --budget is required by what size, tokens and experts a budget should buy
-plan good.csv --for a -> --budget is required by which runs would narrow an interval most per FLOP
-plan good.csv --for a --half-width 1 -> --for and --half-width ask two questions; give one of them
-plan good.csv --half-width .01 --budget 1e13 -> --budget is not for a plan of seeds, which reads
+plan good.csv -> plan lacks what it is asked; give --budget: what size, tokens and experts
+plan good.csv --for a -> plan lacks what it is asked; give --for with --budget: which runs would
+plan good.csv --for a --half-width 1 -> no question takes --for, --half-width together; leave out
+plan good.csv --question seeds --budget 1e13 -> --budget is for size and runs, and not for seeds
 plan good.csv --budget 1e13 --pilot 3 -> --pilot is of how many seeds differences between models
 plan good.csv --for a --budget 1e13 --form joint -> --form is of what size, tokens and experts
 plan good.csv --for a --budget 1e13 --x n_tokens -> --x n_tokens is of a plan by isoFLOP curves
-plan good.csv --budget 1e13 --out x -> --out is not for a plan of size, which reads a budget and
+plan good.csv --budget 1e13 --out x -> --out is not for plan_size, which reads a budget and
 plan good.csv --budget 1e13 --method surfaces --n-nearest 3 -> --n-nearest is of isoFLOP curves
 plan good.csv --budget 0 -> --budget 0 must be a finite number of FLOPs above 0
 plan good.csv --budget=-1 -> --budget -1 must be a finite number of FLOPs above 0
@@ -375,7 +375,7 @@ def cases(text):
 
 def asked(words):
     """Words of a command; of a question that is named alone, those of compare."""
-    named = words and words[0] in find_questions()
+    named = words and words[0] in COMMAND.known
     return ["compare", "--question", *words] if named else words
 
 

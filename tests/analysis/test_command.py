@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 
 from analysis import commands
 from analysis.__main__ import main
+from analysis.isoflop.brief import _lowest
 from analysis.parser import find_commands
 from tests.analysis.expert_laws import joint_runs
 from tests.analysis.tables import BESIROGLU, surface
@@ -43,18 +45,35 @@ def test_a_brief_isoflop_is_a_line_a_curve(sweep, capsys):
     assert main(["isoflop", str(sweep), "--brief"]) == 0
     title, head, *rows = capsys.readouterr().out.split("\n\n")[0].split("\n")
     assert title == "Minima of the fitted curves:"
-    assert head.split()[:3] == ["FLOPs", "model", "loss*"]
+    assert head.split()[:4] == ["FLOPs", "model", "lowest", "loss"]
     curves = json.loads((sweep / "isoflop.json").read_text())["curves"]
-    assert len(rows) == len(curves) == 6
-    for budget in {c["budget"] for c in curves}:
-        own = [c for c in curves if c["budget"] == budget]
-        best = min(c["loss_opt"] for c in own)
-        for c in own:
-            (row,) = (r for r in rows if r.split()[:2] == [f"{budget:.3g}", c["model"]])
-            loss, perplexity = row.split()[2:4]
-            assert loss == f"{c['loss_opt']:.3f}" + "*" * (c["loss_opt"] == best)
-            assert perplexity == f"{c['perplexity_opt']:.1f}"
-            assert row.endswith(", ".join(c["flags"]) or "none")
+    budgets = sorted({c["budget"] for c in curves})
+    rows, said = rows[: len(curves)], rows[len(curves) :]
+    for row, c in zip(rows, sorted(curves, key=lambda c: c["budget"]), strict=True):
+        low, high = c["loss_interval"]
+        shown = f"{c['loss_opt']:.3f} ({low:.3f} to {high:.3f})"
+        assert row.startswith(f"{c['budget']:.3g}")
+        assert row.split()[1] == c["model"]
+        assert f" {shown} " in row
+        assert f" {c['perplexity_opt']:.1f} " in row
+        assert row.endswith(", ".join(c["flags"]) or "none")
+    assert [line.split()[1] for line in said] == [f"{budget:.3g}" for budget in budgets]
+
+
+def test_the_lowest_is_named_where_the_intervals_tell():
+    """Independent normal estimates: their difference's interval is that of its variance."""
+
+    def curve(model, loss, half):
+        return SimpleNamespace(
+            model=model, budget=1e12, loss_opt=loss, loss_interval=(loss - half, loss + half),
+            inside=True,
+        )  # fmt: skip
+
+    clear, *_ = _lowest([curve("a", 3.2, 0.03), curve("b", 3.1, 0.04), curve("c", 3.4, 0.01)])
+    assert clear == "At 1e+12 FLOPs b is lowest, by 0.100 (0.050 to 0.150) below a."
+    (tie,) = _lowest([curve("a", 3.14, 0.03), curve("b", 3.1, 0.04)])
+    assert tie == "At 1e+12 FLOPs the lowest is open: b is below a by 0.040 (-0.010 to 0.090)."
+    assert _lowest([curve("a", 3.2, 0.03)]) == []
 
 
 @pytest.mark.usefixtures("undrawn")

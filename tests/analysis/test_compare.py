@@ -5,15 +5,17 @@ import json
 import pytest
 
 from analysis.__main__ import main
-from analysis.compare.question import find_questions
+from analysis.commands.compare import COMMAND
 from analysis.options import check_options
 from analysis.parser import make_parser
+from analysis.questions import find_questions
 from tests.analysis.test_adapters import three, written
 from tests.analysis.test_bad_arguments import table
 from tests.conftest import REPOSITORY
 from tests.extending import follow
 
 RESULTS = REPOSITORY / "results"
+QUESTIONS = find_questions(COMMAND.questions)
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +47,13 @@ def here(tmp_path_factory):
         ("seeds.csv", ["--curvature", "one"], "contrast"),
     ],
 )
-def test_the_question_is_found_from_options_and_runs(here, tmp_path, capsys, path, words, question):
+def test_the_question_is_found_from_options_and_runs(here, path, words, question):
     options = make_parser("").parse_args(["compare", str(here / path), *words])
     check_options(options)
-    options.chosen.check(options)
-    assert options.chosen is find_questions()[question]
+    assert options.chosen is QUESTIONS[question]
     assert options.command == question
-    said = capsys.readouterr().out
-    named = "--question" in words
-    assert said.startswith("" if named else f"question: {question}, {options.chosen.help}")
+    said = f"question: {question}, {options.chosen.help}"
+    assert options.found is None if "--question" in words else options.found.startswith(said)
 
 
 def test_runs_for_no_question_are_told_all(here, capsys):
@@ -61,22 +61,21 @@ def test_runs_for_no_question_are_told_all(here, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "neither.csv is for no question by itself; give --question" in error
-    for name, question in find_questions().items():
+    for name, question in QUESTIONS.items():
         assert f"{name}: {question.help}" in error
 
 
-@pytest.mark.parametrize("question", find_questions())
+@pytest.mark.parametrize("question", QUESTIONS)
 def test_each_question_refuses_the_options_of_others(here, capsys, question):
-    known = find_questions()
-    others = {name for one in known.values() for name in one.known} - known[question].known
+    others = frozenset().union(*COMMAND.known.values()) - COMMAND.known[question]
     assert others
     for name in sorted(others):
         parser = make_parser("")
         options = parser.parse_args(["compare", str(here), "--question", question])
         setattr(options, name, ["x"])
         with pytest.raises(ValueError, match="; leave it out") as refused:
-            options.chosen.check(options)
-        takers = [n for n, one in known.items() if name in one.known]
+            options.chosen.choose(options)
+        takers = [n for n, known in COMMAND.known.items() if name in known]
         said = f"--{name.replace('_', '-')} is for {' and '.join(takers)}, and not for {question}"
         assert str(refused.value).startswith(said)
 
@@ -98,7 +97,7 @@ def test_a_question_is_a_file_that_is_found_and_has_a_readable_help(capsys):
     with pytest.raises(SystemExit):
         make_parser("").parse_args(["compare", "--help"])
     text = capsys.readouterr().out
-    for name, question in find_questions().items():
+    for name, question in QUESTIONS.items():
         assert f"\n{name}:\n" in text
         assert question.help in " ".join(text.split())
 

@@ -111,7 +111,7 @@ def test_experts(experts, monkeypatch):
             "peer: 24 runs; held out: n_experts = 2.621e+05, the largest",
             marks=pytest.mark.night,
         ),
-        ("published", 0, "nothing of it is here; docs/analysis.md says where it is"),
+        ("published", 0, "nothing of it is here; docs/reproduced.md says where it is"),
     ],
 )
 def test_in_a_fresh_clone_nothing_else_is_needed(name, n, said, monkeypatch, tmp_path):

@@ -90,6 +90,18 @@ def verdict(name):
     return [*found.value], f"{found.verdict} (p = {p})"
 
 
+@cache
+def without_one():
+    """Registered contrasts on all targets without each of PEER's runs, by name."""
+    table, documents = read()
+    registered = read_registration(FOLDER / "preregistration.yaml")
+    found = []
+    for row in table.index[table["model"] == "peer"]:
+        rest = hold_to(registered, table.drop(row), documents=documents, rates=RATES)
+        found.append({v.primary.name: v for v in rest.verdicts})
+    return found
+
+
 def lower(model, budget):
     """By how much PEER is lower, with its interval."""
     value, low, high = one_of(model, budget).value

@@ -111,7 +111,7 @@ def test_the_facts_are_at_least_twenty_with_four_siblings_each():
     assert f"{len(found)} facts" in INSPECTED
 
 
-# laws of loss curves, in docs/analysis.md
+# laws of loss curves, in docs/surfaces.md
 
 CURVES = RESULTS / "curves" / "table.csv"
 SHORT = "budget=1e+12 schedule="
@@ -155,7 +155,7 @@ def test_the_document_s_errors_are_the_laws(histories, row):
     found = compare_curves(histories, hold_out=HELD[row])
     head, *rows = (
         [cell.strip() for cell in line[1:-1].split("|")]
-        for line in (ROOT / "docs" / "analysis.md").read_text().splitlines()
+        for line in (ROOT / "docs" / "surfaces.md").read_text().splitlines()
         if line.startswith(("| fitted to |", *(f"| {name} |" for name in HELD)))
     )
     by_name = dict(zip(head, next(cells for cells in rows if cells[0] == row), strict=True))

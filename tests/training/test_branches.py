@@ -8,7 +8,7 @@ import torch
 from experiments.optim.schedule import check_steps
 from experiments.points.parts.branch import BRANCH_NAME
 from experiments.points.planning import make_point
-from experiments.points.point import DivergedError
+from experiments.points.training_part import DivergedError
 from experiments.records import kept
 from experiments.records.files import write_record
 from experiments.sweep.entering import enter_branches

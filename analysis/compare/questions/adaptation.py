@@ -2,9 +2,10 @@
 
 from analysis.adaptation import GENERAL, columns_of_starts, compare_adaptations
 from analysis.command import Options, load_runs
-from analysis.compare.question import Question, by
+from analysis.compare.answer import by
 from analysis.figures.adaptation import draw_adaptation
 from analysis.options import pairs
+from analysis.questions import Question
 
 
 def _check(options: Options) -> None:

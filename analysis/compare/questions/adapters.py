@@ -4,8 +4,9 @@ from pathlib import Path
 
 from analysis.adapters import compare_libraries, has_comparison
 from analysis.command import Options
-from analysis.compare.question import Question, by
+from analysis.compare.answer import by
 from analysis.figures.adapters import draw_libraries
+from analysis.questions import Question
 
 _OF_TABLES = (
     "column", "unit", "budgets", "budget_tolerance", "where", "flops", "series", "separator",

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.command import Options, Output, load_runs
-from analysis.compare.question import Question, answered, check_choice, is_typed
+from analysis.compare.answer import answered, check_choice
 from analysis.contrast.compute import contrast
 from analysis.contrast.curves import CENTRES, CURVATURES
 from analysis.contrast.held import Held, hold_to
@@ -24,6 +24,7 @@ from analysis.figures.contrast import draw_contrasts, draw_parts
 from analysis.figures.contrast_multipliers import draw_contrast_multipliers
 from analysis.isoflop.offsets import at_budgets
 from analysis.options import one_of
+from analysis.questions import Question, is_typed
 from analysis.rates.saved import read_rates
 from analysis.table.documents import BY, Documents
 
@@ -175,7 +176,7 @@ QUESTION = Question(
     that these are not the best
 --mark STRIPE...  'NAME: LOW HIGH' in contrast_multipliers.png, e.g. of another study; repeatable
 --preregistered REGISTRATION  a yaml of what was registered before the runs: its contrasts are
-    primary, all others exploratory (docs/analysis.md)
+    primary, all others exploratory (docs/comparisons.md)
 """,
     takes={
         "baseline": "the layer (default: dense; with --layer all others); repeatable",

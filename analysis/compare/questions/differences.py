@@ -3,12 +3,13 @@
 import pandas as pd
 
 from analysis.command import Options, Output, load_runs
-from analysis.compare.question import Question, answered, typed
+from analysis.compare.answer import answered, typed
 from analysis.comparison import Comparison
 from analysis.differences.by_column import compare_by
 from analysis.differences.correction import holm
 from analysis.differences.models import compare_models, seed_noise
 from analysis.isoflop.offsets import at_budgets
+from analysis.questions import Question
 
 
 def _check(options: Options) -> None:

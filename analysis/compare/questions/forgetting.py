@@ -3,10 +3,11 @@
 import sys
 
 from analysis.command import Options, load_records, load_runs
-from analysis.compare.question import Question, by
+from analysis.compare.answer import by
 from analysis.figures.forgetting import draw_forgetting
 from analysis.forgetting.compare import compare_forgetting, has_learnt
 from analysis.forgetting.ways import unreadable
+from analysis.questions import Question
 from experiments.records.record import RunRecord
 
 

@@ -6,9 +6,10 @@ from functools import partial
 import pandas as pd
 
 from analysis.command import Options, Output, load_runs
-from analysis.compare.question import Question, answered, typed
+from analysis.compare.answer import answered, typed
 from analysis.figures.growth import draw_growth
 from analysis.growth import COLUMNS, compare_growth, has_grown, read_curves
+from analysis.questions import Question
 from experiments.records.finished import lacking_rows, rows_note
 
 

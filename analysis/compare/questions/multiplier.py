@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 
 from analysis.command import Options, Output, load_runs
-from analysis.compare.question import Question, answered, check_choice, typed
+from analysis.compare.answer import answered, check_choice, typed
 from analysis.figures.multipliers import draw_forest, draw_multipliers
 from analysis.fits import find_multipliers
 from analysis.isoflop.fit import X_NAMES, fit_isoflop
@@ -14,6 +14,7 @@ from analysis.isoflop.methods import METHODS
 from analysis.multiplier.fit import compute_multipliers, lowest_points
 from analysis.multiplier.profile import SLOPES
 from analysis.options import one_of
+from analysis.questions import Question
 from analysis.study import check_choices
 from analysis.table.warned import warnings_of_table
 

@@ -30,7 +30,7 @@ def chinchilla(exponent_bounds: tuple[float, float] = EXPONENT_BOUNDS) -> Law:
         low=float(np.log(1e-4)),
         chosen=_best_and_spread,
         at_bound={**floor_texts("E", unlike), **edges},
-        condition_limit=3e3,  # docs/analysis.md has what it is on known designs
+        condition_limit=3e3,  # docs/surfaces.md has what it is on known designs
     )
 
 

@@ -36,7 +36,7 @@ def filled(text: str, indent: str = "") -> str:
 def count(value: float) -> str:
     """A number with three digits and a suffix: 1234567 -> 1.23M."""
     for suffix, unit in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= unit:
+        if value >= 0.9995 * unit:  # 999,960 is 1M, and not 1e+03k
             return f"{value / unit:.3g}{suffix}"
     return f"{value:.3g}"
 

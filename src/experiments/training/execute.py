@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from experiments.config.fields import list_columns
 from experiments.kernels.select import resolve_kernel
 from experiments.points.planning import here
-from experiments.points.point import DivergedError, Point
+from experiments.points.point import Point
+from experiments.points.training_part import DivergedError
 from experiments.records.files import RECORD_NAME, write_record
 from experiments.records.finished import ended_record
 from experiments.records.record import RunRecord

@@ -23,7 +23,7 @@ from experiments.optim.gradients import clip_gradients
 from experiments.optim.groups import build_optimizer
 from experiments.optim.rates import Rates
 from experiments.optim.schedule import decay_steps, step_of_stage, warmup_steps
-from experiments.points.point import TrainingPart
+from experiments.points.training_part import TrainingPart
 from experiments.records.schedule import lr_factor
 from experiments.system.table_files import join
 from experiments.training.compiled import compile_trunk

@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from experiments.points.point import TrainingPart
+from experiments.points.training_part import TrainingPart
 
 
 class PartSteps(pl.Callback):

@@ -6,7 +6,7 @@ from experiments.config.trainer import TrunkChoice
 from experiments.models.fused import HEAD, Fused, why_not_fused
 from experiments.models.recomputed import Recomputed
 from experiments.models.transformer import Transformer
-from experiments.points.point import TrainingPart
+from experiments.points.training_part import TrainingPart
 
 
 def resolve_trunk(

@@ -1,4 +1,4 @@
-"""Table of docs/analysis.md: coverage of 95 % intervals of lowest losses by curves together.
+"""Table of docs/comparisons.md: coverage of 95 % intervals of lowest losses by curves together.
 
     python -m tests.analysis.contrast.simulated 400
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from analysis import hold_to, read_registration
-from analysis.compare.question import find_questions
+from analysis.commands.compare import COMMAND
 from analysis.options import as_option, check_options, declared
 from analysis.parser import make_parser
 from analysis.settings import settings_named
+from analysis.table.sources import read_source
 from tests.analysis.contrast.test_contrast import made
 from tests.analysis.contrast.test_parts import rates_file
 
@@ -52,8 +53,7 @@ GIVEN = {
 OF_TABLE = {"column", "unit", "separator", "budgets", "budget_tolerance", "flops"}
 MARKED = {*OF_TABLE, "series", "rates"}
 FREE = {"json", "out", "mark", "layer", "baseline"}
-OTHERS = {name for one in find_questions().values() for name in one.known}
-OTHERS -= find_questions()["contrast"].known
+OTHERS = frozenset().union(*COMMAND.known.values()) - COMMAND.known["contrast"]
 PARSER = make_parser("")
 
 
@@ -76,7 +76,7 @@ def held(here, monkeypatch, *words, file="registered.yaml"):
     options = PARSER.parse_args(["compare", "runs.csv", "--preregistered", file, *words])
     with settings_named(partial(as_option, declared(options))):
         check_options(options)
-        options.chosen.check(options)
+        options.source = read_source(options.path, options.separator)
         return options.chosen.compute(options, options.chosen.read(options))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,16 +125,27 @@ def test_a_rule_to_stop_is_that_of_the_file(path):
 
 
 @pytest.mark.parametrize(
-    ("value", "why", "p_holm", "verdict"),
+    ("refuted_if", "value", "why", "p_holm", "verdict"),
     [
-        ((-0.1, -0.2, -0.01), "", 0.01, "supported"), ((-0.1, -0.2, 0.01), "", 0.01, "refuted"),
-        ((-0.1, -0.2, -0.01), "", 0.06, "open"), ((-0.1, -0.2, 0.01), "no", 0.01, "not computed"),
+        ("holds 0", (-0.1, -0.2, -0.01), "", 0.01, "supported"),
+        ("holds 0", (-0.1, -0.2, 0.01), "", 0.01, "open"),  # ignorance refutes nothing
+        ("holds 0", (-0.1, -np.inf, np.inf), "", 1.0, "open"),
+        ("holds 0", (-0.1, -0.2, -0.01), "", 0.06, "open"),
+        ("holds 0", (-0.1, -0.2, 0.01), "no", 0.01, "not computed"),
+        ("below 0", (-0.1, -0.2, -0.01), "", 0.01, "refuted"),
+        ("below 0", (-0.1, -0.2, -0.01), "", 0.06, "open"),
+        ("below 0", (0.1, 0.01, 0.2), "", 0.01, "supported"),
+        ("above 1", (1.2, 1.1, 1.3), "", 0.01, "refuted"),
+        ("beyond margin", (0.05, 0.03, 0.07), "", 1.0, "refuted"),
+        ("beyond margin", (0.05, 0.01, 0.07), "", 1.0, "open"),
+        ("beyond margin", (0.0, -0.01, 0.01), "", 0.01, "supported"),
     ],
-)  # fmt: skip
-def test_a_verdict_is_by_the_interval_then_by_the_corrected_chance(
-    path, value, why, p_holm, verdict
+)
+def test_a_verdict_needs_the_corrected_chance_and_an_interval_that_excludes(
+    path, refuted_if, value, why, p_holm, verdict
 ):
-    primary = read_registration(path).primaries[0]
+    first = read_registration(path).primaries[0]
+    primary = replace(first, refuted_if=refuted_if, margin=0.02)
     tested = held._Tested(primary=primary, value=Estimate(*value), p=p_holm, why=why)
     assert held._judged(tested, p_holm, 0.95).verdict == verdict
 

@@ -8,7 +8,7 @@ from analysis.table.sources import read_source
 
 
 def test_each_schedule_is_predicted_from_the_others(published):
-    """To 0.02 nats, and better than by steps alone; docs/analysis.md has the numbers."""
+    """To 0.02 nats, and better than by steps alone; docs/surfaces.md has the numbers."""
     histories = histories_of_table(read_source(published("luo_25M_curves.csv")).frame)
     assert [one.run for one in histories] == ["cosine", "constant", "wsd", "step to 9e-5"]
     found = compare_curves(histories, hold_out=["each"], skip=2200, n_draws=20)

@@ -1,4 +1,4 @@
-"""Tables of docs/analysis.md: intervals of laws of experts, and which law is said to hold.
+"""Tables of docs/experts.md: intervals of laws of experts, and which law is said to hold.
 
     python -m tests.analysis.experts.simulated joint 40 0.01
     python -m tests.analysis.experts.simulated forms 20 0.01 0.03

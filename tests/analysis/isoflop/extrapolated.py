@@ -1,4 +1,4 @@
-"""Table of docs/analysis.md: laws at ten and a hundred times the largest budget, of surfaces whose
+"""Table of docs/isoflop.md: laws at ten and a hundred times the largest budget, of surfaces whose
 best size is a power of compute and of others.
 
     python -m tests.analysis.isoflop.extrapolated 100

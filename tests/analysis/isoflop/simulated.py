@@ -1,4 +1,4 @@
-"""Tables of docs/analysis.md: intervals beside noise that is not alike, and forms that are others.
+"""Tables of docs/isoflop.md: intervals beside noise that is not alike, and forms that are others.
 
     python -m tests.analysis.isoflop.simulated 60 2911000   # tables, the first one's seed
 

@@ -1,4 +1,4 @@
-"""Table of docs/analysis.md: what the chosen runs give, beside the whole grid once more.
+"""Table of docs/planning.md: what the chosen runs give, beside the whole grid once more.
 
     python -m tests.analysis.planning.simulated_runs 14 60000 multiplier@1e20 p-m@1e20
 

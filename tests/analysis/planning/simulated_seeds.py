@@ -1,4 +1,4 @@
-"""Table of docs/analysis.md: coverage of intervals whose number of seeds was not fixed.
+"""Table of docs/planning.md: coverage of intervals whose number of seeds was not fixed.
 
     python -m tests.analysis.planning.simulated_seeds 2000
 

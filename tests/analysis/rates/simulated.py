@@ -1,7 +1,7 @@
 """Tables of tuned runs of curves that are known, and how often intervals hold the truth.
 
 python -m tests.analysis.rates.simulated [DRAWS [SEED [METHOD [CURVE]]]]: the tables of
-docs/analysis.md.
+docs/rates.md.
 """
 
 import sys

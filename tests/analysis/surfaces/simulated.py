@@ -1,4 +1,4 @@
-"""Table of docs/analysis.md: what surfaces say of ten times the compute, averaged over the forms
+"""Table of docs/surfaces.md: what surfaces say of ten times the compute, averaged over the forms
 that the runs don't exclude, where one of the forms is true and where none is. "missed" and "bent"
 are the shares of tables with such a warning, "silent" those that miss the truth without one.
 

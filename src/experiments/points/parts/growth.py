@@ -17,7 +17,8 @@ from experiments.models.ffn._base import FFN, Late
 from experiments.models.transformer import Transformer, get_block
 from experiments.optim.moments import Moments, grown_moments, has_moments, set_moments
 from experiments.optim.optimizer import GroupedOptimizer
-from experiments.points.point import BuiltRun, RunPart, TrainingPart
+from experiments.points.point import BuiltRun, RunPart
+from experiments.points.training_part import TrainingPart
 
 
 @dataclass(frozen=True, kw_only=True)

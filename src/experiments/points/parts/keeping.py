@@ -18,9 +18,10 @@ from experiments.config.schema import Continual, RunConfig
 from experiments.data.stream import DomainStream
 from experiments.kernels.ops import Execution
 from experiments.models.transformer import Transformer
-from experiments.points.point import BuiltRun, Draft, Point, RunPart, TrainingPart
+from experiments.points.point import BuiltRun, Draft, Point, RunPart
 from experiments.points.row_scores import find_score
 from experiments.points.sparse_rows import SparseRows
+from experiments.points.training_part import TrainingPart
 
 
 @dataclass(frozen=True, kw_only=True)

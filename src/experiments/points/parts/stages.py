@@ -8,7 +8,8 @@ from typing import Any
 
 from experiments.config.schema import RunConfig
 from experiments.data.prepare import list_stages
-from experiments.points.point import BuiltRun, Point, RunPart, Scorer, Scores, TrainingPart
+from experiments.points.point import BuiltRun, Point, RunPart, Scorer, Scores
+from experiments.points.training_part import TrainingPart
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,8 +29,9 @@ from experiments.optim.gradients import add_replicas
 from experiments.optim.groups import optimizers, parameter_groups, taker, trained_parameters
 from experiments.optim.optimizer import GroupedOptimizer
 from experiments.points.memory import estimate_memory, list_shapes, trained_shapes
-from experiments.points.point import BuiltRun, Draft, Point, RunPart, TrainingPart
+from experiments.points.point import BuiltRun, Draft, Point, RunPart
 from experiments.points.table_shares import find_share
+from experiments.points.training_part import TrainingPart
 from experiments.system import started
 from experiments.system.agreement import told_by_all
 from experiments.system.disk import explained, make_folder, sync_file

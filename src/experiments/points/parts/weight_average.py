@@ -12,7 +12,8 @@ from torch import Tensor
 from experiments.config.constraints import Within
 from experiments.config.schedules import TRUNK
 from experiments.models.transformer import Transformer
-from experiments.points.point import BuiltRun, Draft, Point, RunPart, Scorer, TrainingPart
+from experiments.points.point import BuiltRun, Draft, Point, RunPart, Scorer
+from experiments.points.training_part import TrainingPart
 
 
 @dataclass(frozen=True, kw_only=True)
