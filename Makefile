@@ -17,6 +17,10 @@ help:  ## this list
 demo: $(READY)  ## train the demo sweep (minutes on 2 cores), fit and draw its isoFLOP figure
 	$(BIN)/python -m experiments.run experiment=demo
 	@$(BIN)/python -m analysis isoflop results/demo --brief
+	@printf '%s\n' '' 'next, after source $(BIN)/activate:' \
+		'  python -m analysis report results/demo                    # tables, fits and figures on one page' \
+		'  python -m experiments.run experiment=demo model=none      # the control: blocks without the layer' \
+		"  python -m experiments.inspect $$(dirname $$(grep -l '\"model\": \"peer\"' results/demo/*/record.json | head -1))   # which experts read what"
 
 # What is trained is not trained again; the sample and the export are made again, in seconds.
 RETROFIT := $$(dirname $$(ls -t results/retrofit_demo/*/record.json | head -1))

@@ -76,10 +76,10 @@ class Asking(Described):
         runs that are for none.
         """
         every = find_questions(self.questions)
-        flags = {option.dest: option.flag for option in declared(options)}
-        asked = {option.dest for option in declared(options)
-                 if is_typed(options, option.dest, option.default)}  # fmt: skip
-        asked &= frozenset().union(*self.known.values()) - {"question"}
+        takes = frozenset().union(*self.known.values()) - {"question"}
+        own = [option for option in declared(options) if option.dest in takes]
+        flags = {option.dest: option.flag for option in own}
+        asked = {o.dest for o in own if is_typed(options, o.dest, o.default)}
         for name in sorted(asked) if options.question else ():
             if name not in self.known[options.question]:
                 takers = [one for one, known in self.known.items() if name in known]
@@ -110,7 +110,7 @@ class Asking(Described):
             listed = "; ".join(
                 f"{need}: {every[n].help}" for n, need in zip(names, needs, strict=True)
             )
-            raise ValueError(f"{options.command} asks what was not typed; give {listed}")
+            raise ValueError(f"{options.command} needs more options; give {listed}")
         return ready if len(ready) == 1 else self._suiting(options, ready)
 
     def _suiting(self, options: Options, names: Sequence[str]) -> list[str]:

@@ -233,12 +233,12 @@ plan good.csv --half-width .01 --pilot 1 -> --pilot 1 must be 2 or more: one see
 plan good.csv --half-width .01 --baseline pkm -> --baseline pkm has no finished run; the table
 isoflop good.csv --table flops=8nd -> --table flops=8nd must be 6nd, or left out
 isoflop good.csv --table budget=1 -> --table budget=1 must be column.OURS=THEIRS, unit.OURS=UNIT
-plan good.csv -> plan lacks what it is asked; give --budget: what size, tokens and experts
-plan good.csv --for a -> plan lacks what it is asked; give --for with --budget: which runs would
+plan good.csv -> plan needs more options; give --budget: what size, tokens and experts
+plan good.csv --for a -> plan needs more options; give --for with --budget: which runs would
 plan good.csv --for a --half-width 1 -> no question takes --for, --half-width together; leave out
 plan good.csv --question seeds --budget 1e13 -> --budget is for size and runs, and not for seeds
-plan good.csv --budget 1e13 --pilot 3 -> --pilot is of how many seeds differences between models
-plan good.csv --for a --budget 1e13 --form joint -> --form is of what size, tokens and experts
+plan good.csv --budget 1e13 --pilot 3 -> no question takes --budget, --pilot together; leave out
+plan good.csv --for a --budget 1e13 --form joint -> no question takes --budget, --for, --form together
 plan good.csv --for a --budget 1e13 --x n_tokens -> --x n_tokens is of a plan by isoFLOP curves
 plan good.csv --budget 1e13 --out x -> --out is not for plan_size, which reads a budget and
 plan good.csv --budget 1e13 --method surfaces --n-nearest 3 -> --n-nearest is of isoFLOP curves

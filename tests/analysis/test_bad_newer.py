@@ -97,7 +97,7 @@ plan widths.csv --for a --budget nan -> --budget nan must be a finite number of 
 plan widths.csv --for a --budget inf -> --budget inf must be a finite number of FLOPs above 0
 plan widths.csv --for a --budget=-1 -> --budget -1 must be a finite number of FLOPs above 0
 plan widths.csv --for a --budget x -> invalid float value: 'x'
-plan widths.csv --for a -> plan lacks what it is asked; give --for with --budget: which runs
+plan widths.csv --for a -> plan needs more options; give --for with --budget: which runs
 plan widths.csv --for a --budget 1 -> 'a' needs a model: one of dense, moe
 plan widths.csv --for= --budget 1e13 -> --for is empty; give a value, or leave it out
 plan widths.csv --for N* --budget 1e13 -> --for 'N*' must be N*@FLOPS, a, alpha, multiplier@FLOPS or

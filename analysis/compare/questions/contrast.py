@@ -37,7 +37,7 @@ _ARGUMENTS = {"layer": "layers", "baseline": "baselines"}
 # Beside a registration: options that move no number, and those that say how the table is read
 _FREE = (
     "path", "json", "out", "mark", "preregistered", "question", "command", "chosen", "typed",
-    "source",
+    "source", "found",
 )  # fmt: skip
 _READING = ("column", "unit", "series", "separator", "budgets", "budget_tolerance", "flops")
 _FILES = {None: "contrast", "domain": "domains", "targets": "targets"}  # by --by

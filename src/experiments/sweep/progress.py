@@ -58,6 +58,7 @@ class SweepProgress:
         self.total_flops = sum(point.own_flops for point in planned)
         self.n_done, self.done_flops = 0, 0.0
         self.start = self.last_line = time.monotonic()
+        self.since: tuple[float, float] | None = None  # when its first FLOPs were seen, and these
         self.bar = tqdm(
             total=self.total_flops,
             unit="FLOP",
@@ -107,15 +108,23 @@ class SweepProgress:
         self.bar.set_postfix_str(" | ".join(texts), refresh=False)
         self.bar.update(flops - self.bar.n)
         now = time.monotonic()
+        if self.since is None and flops:
+            self.since = now, flops
         if self.bar.disable and now - self.last_line >= self.every:
             self.last_line = now
-            elapsed = now - self.start
-            left = duration(elapsed * (self.total_flops / flops - 1)) if flops else "?"
             self.say(
                 f"{self.name}: {self.n_done} of {self.n_points} runs, "
                 f"{100 * flops / self.total_flops:.0f} % of the FLOPs, "
-                f"{duration(elapsed)} gone, {left} left; " + " | ".join(texts)
+                f"{duration(now - self.start)} gone, {self._left(now, flops)} left; "
+                + " | ".join(texts)
             )
+
+    def _left(self, now: float, flops: float) -> str:
+        """Time that the rest takes at the speed since its first FLOPs: processes start slowly."""
+        start, first = self.since or (now, flops)
+        if flops <= first:
+            return "?"
+        return duration((now - start) * (self.total_flops - flops) / (flops - first))
 
     def close(self) -> None:
         self.bar.close()
