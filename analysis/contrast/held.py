@@ -340,7 +340,8 @@ def _holds_none(one: _Tested) -> bool:
 
 def _refuted(one: _Tested, significant: bool) -> bool:
     """Whether the claim is excluded. An interval that holds it excludes nothing, so "holds 0" and
-    "holds 1" refute nothing. An equivalence is refuted by its interval alone, as its p is that of being equal.
+    "holds 1" refute nothing. An equivalence is refuted by its interval alone: its p is that of
+    being equal.
     """
     _, low, high = one.value
     margin = one.primary.margin or 0.0

@@ -100,13 +100,15 @@ def _ways(budgets: Sequence[float]) -> list[_Way]:
 
 
 def _limit(axis: Axes, runs: pd.DataFrame, curves: Sequence[IsoFLOPCurve]) -> None:
-    """All sizes, and the perplexities of curves; runs far above them do not set the scale."""
+    """All sizes, and the perplexities of curves; what is far beyond them does not set the scale."""
     sizes = [*runs["x"], *(x for c in curves for x in c.sizes)]
     axis.set_xlim(*padded(sizes))
     fitted = [v for c in curves for v in (*np.exp(c.losses), *np.exp(c.loss(_grid(c))))]
     low, high = padded(fitted or runs["y"].tolist(), 0.0)
     seen = runs.loc[runs["y"] <= high * (high / low) ** 0.5, "y"]
-    axis.set_ylim(*padded([low, high, *seen], 0.08))
+    lowest = [float(np.exp(c.loss_interval[0])) for c in curves if c.inside]
+    ends = [end for end in lowest if end >= low / (high / low) ** 0.5]
+    axis.set_ylim(*padded([low, high, *seen, *ends], 0.08))
 
 
 def _draw_runs(axis: Axes, runs: pd.DataFrame, series: Mapping[str, Look]) -> bool:

@@ -238,7 +238,7 @@ plan good.csv --for a -> plan needs more options; give --for with --budget: whic
 plan good.csv --for a --half-width 1 -> no question takes --for, --half-width together; leave out
 plan good.csv --question seeds --budget 1e13 -> --budget is for size and runs, and not for seeds
 plan good.csv --budget 1e13 --pilot 3 -> no question takes --budget, --pilot together; leave out
-plan good.csv --for a --budget 1e13 --form joint -> no question takes --budget, --for, --form together
+plan good.csv --for a --budget 1e13 --form joint -> no question takes --budget, --for, --form
 plan good.csv --for a --budget 1e13 --x n_tokens -> --x n_tokens is of a plan by isoFLOP curves
 plan good.csv --budget 1e13 --out x -> --out is not for plan_size, which reads a budget and
 plan good.csv --budget 1e13 --method surfaces --n-nearest 3 -> --n-nearest is of isoFLOP curves

@@ -437,4 +437,4 @@ function chooseLayer(number) {
 for (const chooser of choosers) {
   chooser.addEventListener("change", () => chooseLayer(Number(chooser.value)));
 }
-chooseLayer(0);
+chooseLayer(Math.max(0, data.layers.findIndex((one) => one.routed)));  // the first with a router
