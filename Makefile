@@ -42,7 +42,7 @@ study: $(READY)  ## train what is missing of the study (hours on 2 cores), fit a
 # Two tests at a time, each with one thread (tests/conftest.py): WORKERS=8 on a larger machine.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-test: $(READY)  ## run the tests, but for those of more than a fifth of a second (minutes)
+test: $(READY)  ## run the tests, but for those of more than 0.15 seconds (minutes)
 	$(PYTEST) --ignore tests/study
 
 # Where logits and losses are compared, and sums are taken.
@@ -57,7 +57,7 @@ test-levels: $(READY)  ## repeat the tests of arithmetic as older x86 processors
 		env $$level $(PYTEST) $(ARITHMETIC) -m "levels or not (slurm or long or night)" </dev/null || exit; \
 	done
 
-test-long: $(READY)  ## run the tests of more than a fifth of a second each: runs, a real model, compilers, kills
+test-long: $(READY)  ## run the tests of more than 0.15 seconds each: runs, a real model, compilers, kills
 	$(PYTEST) --ignore tests/study -m "long and not night"
 
 test-night: $(READY)  ## run what takes longer still: coverage over many draws, mistakes put in, graphs of each layer

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -149,8 +150,8 @@ def _draw_whisker(
     first, last = axis.get_xlim() if along == "x" else axis.get_ylim()
     shown = [max(low, first), min(high, last)]
     caps = [end for end, seen in zip(shown, (low >= first, high <= last), strict=True) if seen]
-    line = {"color": colour, "lw": 1.0, "zorder": 5, "solid_capstyle": "butt"}
-    cap = {"color": colour, "ms": 5, "mew": 1.0, "ls": "", "zorder": 5}
+    line: dict[str, Any] = {"color": colour, "lw": 1.0, "zorder": 5, "solid_capstyle": "butt"}
+    cap: dict[str, Any] = {"color": colour, "ms": 5, "mew": 1.0, "ls": "", "zorder": 5}
     if along == "x":
         axis.plot(shown, [at, at], **line)
         axis.plot(caps, [at] * len(caps), marker="|", **cap)
