@@ -106,7 +106,7 @@ check: $(READY)  ## ruff, types, import directions, names of files
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 0 tests/test_references.py
+	$(BIN)/python -m pytest -q -n 0 -m "" tests/test_references.py
 
 api: $(READY)  ## make pages of all docstrings: build/api/index.html
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS),api]'
