@@ -112,22 +112,21 @@ class SweepProgress:
             self.since = now, flops
         if self.bar.disable and now - self.last_line >= self.every:
             self.last_line = now
+            start, first = self.since or (now, flops)  # processes start slowly
+            left = time_left(now - start, flops - first, self.total_flops - flops)
             self.say(
                 f"{self.name}: {self.n_done} of {self.n_points} runs, "
                 f"{100 * flops / self.total_flops:.0f} % of the FLOPs, "
-                f"{duration(now - self.start)} gone, {self._left(now, flops)} left; "
-                + " | ".join(texts)
+                f"{duration(now - self.start)} gone, {left} left; " + " | ".join(texts)
             )
-
-    def _left(self, now: float, flops: float) -> str:
-        """Time that the rest takes at the speed since its first FLOPs: processes start slowly."""
-        start, first = self.since or (now, flops)
-        if flops <= first:
-            return "?"
-        return duration((now - start) * (self.total_flops - flops) / (flops - first))
 
     def close(self) -> None:
         self.bar.close()
+
+
+def time_left(seconds: float, flops: float, rest: float) -> str:
+    """What the rest takes at the speed of what is done; "?" where nothing is."""
+    return duration(seconds * rest / flops) if flops > 0 else "?"
 
 
 def _row_text(row: dict[str, float]) -> str:
