@@ -54,7 +54,7 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """What --help says of a command; the file in commands/ that has it as COMMAND names it.
+    """Words of a command for --help; the file in commands/ that has it as COMMAND names it.
 
     help: a line; description: more of it. options: its own, as options.declare reads them; groups:
     more of them, each under "TITLE: a line on it".

@@ -1,4 +1,4 @@
-"""What questions of `python -m analysis compare` have in common: how they compute and answer."""
+"""Compute and answer a question of `python -m analysis compare`, as all of them do."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

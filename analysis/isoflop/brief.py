@@ -54,12 +54,14 @@ def _lowest(curves: Sequence[IsoFLOPCurve]) -> list[str]:
                      key=lambda c: c.loss_opt)  # fmt: skip
         if len(own) < 2:
             continue
-        first, second = own[:2]
-        gap, low, high = _difference(second, first)
+        first, *others = own
+        gaps = [(other.model, *_difference(other, first)) for other in others]
+        near = [gap for gap in gaps if not gap[2] > 0]  # a wide interval may be of any of them
+        model, gap, low, high = [*near, *gaps][0]
         by = f"by {gap:.3f} ({low:.3f} to {high:.3f})"
-        said = f"{first.model} is lowest, {by} below {second.model}"
-        if not low > 0:
-            said = f"the lowest is open: {first.model} is below {second.model} {by}"
+        said = f"{first.model} is lowest, {by} below {model}"
+        if near:
+            said = f"the lowest is open: {first.model} is below {model} {by}"
         found.append(f"At {budget:.3g} FLOPs {said}.")
     return found
 

@@ -1,4 +1,4 @@
-"""What a part of a run may do in the steps of its training, and how these end early."""
+"""A part of a run in the steps of its training, and the error that ends these early."""
 
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar

@@ -125,7 +125,7 @@ class SweepProgress:
 
 
 def time_left(seconds: float, flops: float, rest: float) -> str:
-    """What the rest takes at the speed of what is done; "?" where nothing is."""
+    """Time of the rest, in FLOPs as what is done, at its speed; "?" where nothing is."""
     return duration(seconds * rest / flops) if flops > 0 else "?"
 
 
