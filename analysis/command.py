@@ -19,8 +19,9 @@ from analysis import figures
 from analysis.experts.runs import BACKBONE
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Result
+from analysis.fitting.text import join_first
 from analysis.options import choose_series, pairs, parse_budgets
-from analysis.staging import check_folder, staged
+from analysis.staging import check_folder, committed_otherwise, staged
 from analysis.table.load import finished, load_table
 from analysis.table.sources import Source
 from analysis.table.trunks import find_trunks, trunks_note
@@ -28,7 +29,7 @@ from analysis.table.units import PER_TOKEN, in_unit, loss_unit
 from analysis.table.warned import say_once, warnings_of_table
 from experiments.records.record import RunRecord
 from experiments.system.csv_text import to_csv
-from experiments.system.disk import followed, reached, write_text
+from experiments.system.disk import followed, reached, rename, write_text
 
 Options = argparse.Namespace
 T = TypeVar("T")
@@ -97,7 +98,7 @@ class Command(Described, Generic[T]):
         output = self.compute(options, found)
         table = found if isinstance(found, pd.DataFrame) else getattr(found, "table", None)
         unit = loss_unit(table) if isinstance(table, pd.DataFrame) else PER_TOKEN
-        paths = [] if folder is None else _write(output, folder, options.command, unit)
+        paths = [] if folder is None else _write(output, folder, options, unit)
         if options.json:
             print(_as_json(output.values))
             return
@@ -118,20 +119,34 @@ def choose_folder(options: Options) -> Path:
     return folder
 
 
-def _write(output: Output, folder: Path, name: str, unit: str) -> list[str]:
-    """All files, or none; what each is and where. unit: of losses, in the figures."""
+def _write(output: Output, folder: Path, options: Options, unit: str) -> list[str]:
+    """All files, or none; what each is and where. unit: of losses, in the figures.
+
+    Without --out, committed results that say otherwise stay, and the new ones are beside them.
+    """
+    notes = []
     with staged(folder) as new, figures.style():
         for label, table in output.tables.items():
             write_text(new / f"{label}.csv", to_csv(table))
-        write_text(new / f"{name}.json", _as_json(output.values) + "\n")
+        write_text(new / f"{options.command}.json", _as_json(output.values) + "\n")
         for label, draw in output.figures.items():
             figure = draw()
             figures.relabel(figure, unit)
             figure.savefig(new / f"{label}.png", dpi=160)
             plt.close(figure)
+        kept = [] if options.out else committed_otherwise(new, folder)
+        if kept:
+            notes = [
+                f"note: committed results in {folder} say otherwise and stay ({join_first(kept)}): "
+                f"the new ones are beside them; --out {folder} replaces the committed ones"
+            ]
+            folder = folder.with_name(f"{folder.name}-analysis")
+            with staged(folder) as beside:
+                for path in new.iterdir():
+                    rename(path, beside / path.name)
     tables = [f"table: {folder / label}.csv" for label in output.tables]
     drawn = [f"figure: {folder / label}.png" for label in output.figures]
-    return [*tables, f"fits: {folder / name}.json", *drawn]
+    return [*notes, *tables, f"fits: {folder / options.command}.json", *drawn]
 
 
 def _as_json(values: Any) -> str:

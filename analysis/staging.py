@@ -9,6 +9,7 @@ from pathlib import Path
 
 from analysis.unchanged import unchanged
 from experiments.system.disk import make_folder, remove_empty, remove_tree, rename
+from experiments.system.git import tracked
 
 _PREFIX = ".analysis-"
 _DAY = 86_400  # seconds
@@ -50,6 +51,20 @@ def staged(folder: Path) -> Iterator[Path]:
     finally:
         for path in missing:
             remove_empty(path)
+
+
+def committed_otherwise(new: Path, folder: Path) -> list[str]:
+    """Names of files below `new` that are committed in `folder`, of this checkout, and say there
+    something else (unchanged.py).
+    """
+    checkout = Path(__file__).resolve().parents[1]
+    if not folder.resolve().is_relative_to(checkout):  # in a stranger's, git is not asked
+        return []
+    files = [path.relative_to(new) for path in sorted(new.rglob("*")) if path.is_file()]
+    same = unchanged(new, folder, files)
+    there = [folder / path for path in files if path not in same and (folder / path).is_file()]
+    kept = tracked(checkout, there)
+    return [str(path.relative_to(folder)) for path in there if path in kept]
 
 
 def check_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from experiments.__main__ import commands
 from experiments.config.paths import conf_dir
 from tests.conftest import REPOSITORY, python
 
@@ -45,16 +46,12 @@ def project():
     return tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 
-def test_every_command_has_a_console_script(project):
+def test_one_console_script_has_all_commands(project):
     """A command is a file at the top of src/experiments with a main; and the analysis is one."""
-    files = (REPOSITORY / "src" / "experiments").glob("*.py")
-    commands = [path.stem for path in files if "\ndef main(" in path.read_text()]
-    expected = {
-        f"experiments-{name.replace('_', '-')}": f"experiments.{name}:main" for name in commands
-    }
-    expected["experiments-analysis"] = "analysis.__main__:main"
-    assert len(commands) > 5
-    assert project["scripts"] == expected
+    files = (REPOSITORY / "src" / "experiments").glob("[!_]*.py")
+    assert project["scripts"] == {"experiments": "experiments.__main__:main"}
+    assert list(commands()) == [*sorted(path.stem for path in files), "analysis"]
+    assert all(commands().values())
 
 
 def test_the_citation_is_of_this_release(project):
@@ -90,16 +87,16 @@ def installed(tmp_path_factory):
     return zipfile.ZipFile(wheel).namelist(), site, environment
 
 
-def test_each_console_script_starts(installed, project, tmp_path):
-    """What each loads and calls, one after the other in one process; and one of the files."""
+def test_each_command_of_the_console_script_starts(installed, project, tmp_path):
+    """What each loads and calls, one after the other in one process; and the script's own."""
     _, site, environment = installed
-    assert set(project["scripts"]) == {path.name for path in (site / "bin").iterdir()}
+    assert [path.name for path in (site / "bin").iterdir()] == ["experiments"]
     code = (
-        "import sys; from importlib.metadata import distribution\n"
-        "for script in distribution('expert-isoflops').entry_points:\n"
-        "    sys.argv = [script.name, '--version']\n"
-        "    try: script.load()()\n"
-        "    except SystemExit as end: assert not end.code, script\n"
+        "import sys; from experiments.__main__ import commands, main\n"
+        "for name in commands():\n"
+        "    sys.argv = ['experiments', name, '--version']\n"
+        "    try: main()\n"
+        "    except SystemExit as end: assert not end.code, name\n"
     )
 
     def printed(*words):
@@ -107,9 +104,9 @@ def test_each_console_script_starts(installed, project, tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
-    one = printed(site / "bin" / "experiments-status", "--version")
+    one = printed(site / "bin" / "experiments", "--version")
     every = printed("-c", code)
-    assert len(every) == len(project["scripts"])
+    assert len(every) == len(commands())
     for line in one + every:
         assert line.startswith(f"expert-isoflops {project['version']} (Python 3.")
 

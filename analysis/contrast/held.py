@@ -220,12 +220,19 @@ def _fits_of_targets(
     for name in {one.targets for one in registered.primaries} - {"all"}:
         try:
             runs = [run for of in points.run_ids for run in of]
-            own = (documents or Documents()).parts(runs, "targets")[name]
+            own = _of_targets(documents or Documents(), runs, name)
             of_part = points_in(points, own)
             found[name] = fit_points(of_part, settings, find_sources(of_part, own, rates).beside)
         except ValueError as error:  # FitError is one
             found[name] = f"{name} targets: {error}"
     return found
+
+
+def _of_targets(documents: Documents, runs: Sequence[str], name: str) -> Documents:
+    found = documents.targets(runs)
+    if name not in found:
+        raise ValueError("records of older versions do not say which of their targets are seen")
+    return found[name]
 
 
 def _of_design(registered: Registered, table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:

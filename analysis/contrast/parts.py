@@ -94,7 +94,7 @@ _NUMBERS = (
 _PART = {"domain": "domain", "targets": "kind"}
 _REPEATED = (
     "repeated: the token before and the target have stood together before in the window, so a "
-    "model that copies can know it",
+    "model that copies can know it; seen: the target alone is in the window before itself",
 )
 
 
@@ -109,7 +109,7 @@ def contrast_parts(
     **settings: Any,
 ) -> ContrastsByPart:
     """contrast of each part's losses by itself: its own curves and noise, of the runs that count
-    for all held-out text. by: "domain", or "targets": repeated and new ones (by_document.py).
+    for all held-out text. by: "domain", or "targets": kinds of them (Documents.parts).
 
     Raises ValueError where runs were not all scored on the same documents, or these have no such
     parts, FitError as contrast does where all documents together have no curves.

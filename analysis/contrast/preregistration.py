@@ -36,7 +36,7 @@ _LINES = ("layers", "baselines")  # arguments that choose which other difference
 _OF_PRIMARY = (
     "name", "kind", "layer", "baseline", "budgets", "margin", "targets", "family", "refuted_if",
 )  # fmt: skip
-TARGETS = ("all", "repeated", "new")
+TARGETS = ("all", "repeated", "new", "seen", "neither")
 _CHOICES = {"x": SIZES, "centres": CENTRES, "curvature": CURVATURES, "errors": SOURCES}
 _SAME = 1e-6
 _MOST = 100_000  # bytes

@@ -1,5 +1,6 @@
 """How a sweep's runs were made: the settings they share or vary, their code and their commands."""
 
+import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,13 +97,14 @@ def _show(config: Mapping[str, Any], keys: Sequence[str]) -> str:
 def _command(record: RunRecord) -> str:
     """As it can be typed again; the recorded one starts with the program's file.
 
-    That is of a module, run.py, or of its console script, experiments-run; once with its path.
+    That is of a module, run.py, or of the console script, `experiments run`, which once was
+    experiments-run; once with its path.
     """
     given = record.environment.get("command")
     words = [str(word) for word in given] if isinstance(given, list) else []
     if not words:
         return ""
-    module = Path(words[0]).stem.removeprefix("experiments-")
+    module = re.sub(r"^experiments[- ]", "", Path(words[0]).stem)
     return shlex.join(["python", "-m", f"experiments.{module}", *words[1:]])
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from analysis.fitting.text import join_first, pluralize
 from experiments.records.record import RunRecord
 
 _COUNTS, _SUMS = ("document", "n_tokens"), ("n_bytes", "nats")
-_REPEATED = ("n_repeated", "nats_repeated")  # newer records have both
+_KINDS = ("repeated", "seen")  # of targets; newer records have one or both
 BY = ("domain", "targets")
 _SAME = 1e-3  # relative, of a mean of documents and the record's loss: sums in another order
 
@@ -20,14 +20,14 @@ _SAME = 1e-3  # relative, of a mean of documents and the record's loss: sums in 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scored:
     """Documents that runs were scored on. n_tokens (D,): scored targets of each; domain (D,):
-    its number in domains, which are none where the corpus has none; n_repeated (D,): those of the
-    targets that are repeated (training/by_document.py), None where no record says it.
+    its number in domains, which are none where the corpus has none; n_of: "repeated", "seen" ->
+    (D,), those of the targets that are of that kind (training/by_document.py), where a record says.
     """
 
     n_tokens: Array
     domains: tuple[str, ...] = ()
     domain: np.ndarray = field(default_factory=lambda: np.empty(0))
-    n_repeated: Array | None = None
+    n_of: Mapping[str, Array] = field(default_factory=dict)
 
     def within(self, name: str) -> np.ndarray:
         """Which documents (D,) are of a domain."""
@@ -37,13 +37,13 @@ class Scored:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Documents:
     """Losses by document of a sweep's runs. nats: run_id -> (D,), summed over a document's targets;
-    repeated: the same over those that are repeated, of the runs whose records say it;
+    kinds: "repeated", "seen" -> the same over those targets, of the runs whose records say it;
     of: run_id -> the hash of its documents; sets: hash -> these documents; damaged: run_id -> what
     is wrong with its own. Runs of one hash share what they were scored on, so a run is D numbers.
     """
 
     nats: Mapping[str, Array] = field(default_factory=dict)
-    repeated: Mapping[str, Array] = field(default_factory=dict)
+    kinds: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     of: Mapping[str, str] = field(default_factory=dict)
     sets: Mapping[str, Scored] = field(default_factory=dict)
     damaged: Mapping[str, str] = field(default_factory=dict)
@@ -77,13 +77,14 @@ class Documents:
         return self.sets[digest]
 
     def parts(self, run_ids: Sequence[str], by: str) -> dict[str, "Documents"]:
-        """Losses of these runs in parts of the held-out text: each "domain" of its documents,
-        or its "targets", repeated and new. A part has the documents that have a target of it.
+        """Losses of these runs in parts of the held-out text: each "domain" of its documents, or
+        its "targets": repeated, seen and neither, or repeated and new, where a record does not say
+        which are seen. A part has the documents that have a target of it.
 
         Raises ValueError, a line, as `scored` does, and where there are no such parts.
         """
-        scored = self.scored(run_ids)
         if by == "domain":
+            scored = self.scored(run_ids)
             if not scored.domains:
                 raise ValueError("the documents of this corpus have no domains")
             own = {name: scored.n_tokens * scored.within(name) for name in scored.domains}
@@ -92,17 +93,32 @@ class Documents:
                 for name, n in own.items()
                 if n.any()
             }
-        missing = [run for run in run_ids if run not in self.repeated]
-        if missing or scored.n_repeated is None:
+        found = self.targets(run_ids)
+        names = ("repeated", "seen", "neither") if "seen" in found else ("repeated", "new")
+        return {name: found[name] for name in names}
+
+    def targets(self, run_ids: Sequence[str]) -> dict[str, "Documents"]:
+        """Losses of repeated targets and of new ones; and of seen ones and of neither kind, where
+        all of these runs say which are seen. Raises ValueError as `parts` does.
+        """
+        scored = self.scored(run_ids)
+        said = {kind: self.kinds.get(kind, {}) for kind in _KINDS}
+        missing = [run for run in run_ids if run not in said["repeated"]]
+        if missing:
             raise ValueError(
                 f"{len(missing)} of {pluralize(len(run_ids), 'run')} do not say which of their "
                 f"targets are repeated (records of older versions): {join_first(missing)}"
             )
-        new = {run: self.nats[run] - self.repeated[run] for run in run_ids}
-        return {
-            "repeated": _part(scored.n_repeated, {run: self.repeated[run] for run in run_ids}),
-            "new": _part(scored.n_tokens - scored.n_repeated, new),
-        }
+        found = {}
+        n_rest, rest = scored.n_tokens, {run: self.nats[run] for run in run_ids}
+        for kind, name_of_rest in zip(_KINDS, ("new", "neither"), strict=True):
+            if any(run not in said[kind] for run in run_ids):
+                break
+            own = {run: said[kind][run] for run in run_ids}
+            n_rest = n_rest - scored.n_of[kind]
+            rest = {run: rest[run] - own[run] for run in run_ids}
+            found |= {kind: _part(scored.n_of[kind], own), name_of_rest: _part(n_rest, rest)}
+        return found
 
 
 def _part(n_tokens: Array, nats: Mapping[str, Array]) -> Documents:
@@ -120,7 +136,7 @@ class Gathered:
 
     def __init__(self) -> None:
         self._nats: dict[str, Array] = {}
-        self._repeated: dict[str, Array] = {}
+        self._kinds: dict[str, dict[str, Array]] = {kind: {} for kind in _KINDS}
         self._of: dict[str, str] = {}
         self._sets: dict[str, Scored] = {}
         self._damaged: dict[str, str] = {}
@@ -137,21 +153,23 @@ class Gathered:
             return
         self._nats[record.run_id] = columns["nats"]
         self._of[record.run_id] = digest
-        if scored.n_repeated is not None:
-            self._repeated[record.run_id] = columns["nats_repeated"]
+        for kind in scored.n_of:
+            self._kinds[kind][record.run_id] = columns[f"nats_{kind}"]
 
     def _add_set(self, digest: str, scored: Scored) -> None:
-        """One set of those that have the repeated targets and those that have not."""
-        known, own = self._sets.get(digest, scored).n_repeated, scored.n_repeated
-        if known is not None and own is not None and not np.array_equal(known, own):
-            raise ValueError("n_repeated is another one than of other runs on the same documents")
-        if digest not in self._sets or known is None:
-            self._sets[digest] = scored
+        """One set of those that say which targets are repeated, or seen, and those that do not."""
+        known = self._sets.get(digest, scored).n_of
+        for kind, own in scored.n_of.items():
+            if not np.array_equal(known.get(kind, own), own):
+                raise ValueError(
+                    f"n_{kind} is another one than of other runs on the same documents"
+                )
+        self._sets[digest] = replace(scored, n_of={**scored.n_of, **known})
 
     def found(self) -> Documents:
         return Documents(
             nats=self._nats,
-            repeated=self._repeated,
+            kinds=self._kinds,
             of=self._of,
             sets=self._sets,
             damaged=self._damaged,
@@ -159,8 +177,9 @@ class Gathered:
 
 
 def _read(given: Mapping[str, Any]) -> tuple[dict[str, Array], Scored, str]:
-    repeated = _REPEATED if any(name in given for name in _REPEATED) else ()
-    columns = {name: _numbers(given, name) for name in (*_COUNTS, *_SUMS, *repeated)}
+    kinds = [kind for kind in _KINDS if f"n_{kind}" in given or f"nats_{kind}" in given]
+    of_kinds = [name for kind in kinds for name in (f"n_{kind}", f"nats_{kind}")]
+    columns = {name: _numbers(given, name) for name in (*_COUNTS, *_SUMS, *of_kinds)}
     lengths = {name: len(values) for name, values in columns.items()}
     names, domain = given.get("domains", []), np.empty(0)
     if names:
@@ -174,12 +193,10 @@ def _read(given: Mapping[str, Any]) -> tuple[dict[str, Array], Scored, str]:
         raise ValueError(", ".join(f"{n} of {name}" for name, n in lengths.items()))
     if not (columns["n_tokens"] >= 1).all():
         raise ValueError("a document has no token")
-    if repeated and not (
-        (columns["n_repeated"] <= columns["n_tokens"]).all()
-        # each sum by itself is of numbers of 0 or more, so a part is no more than the whole
-        and (columns["nats_repeated"] <= columns["nats"] * (1 + _SAME)).all()
-    ):
-        raise ValueError("a document has more of its repeated targets than of all")
+    n, nats = (sum(columns[f"{of}_{kind}"] for kind in kinds) for of in ("n", "nats"))
+    # each sum by itself is of numbers of 0 or more, so a part is no more than the whole
+    if (n > columns["n_tokens"]).any() or (nats > columns["nats"] * (1 + _SAME)).any():
+        raise ValueError(f"a document has more of its {' and '.join(kinds)} targets than of all")
     digest = hashlib.sha256("\n".join(names).encode())
     for values in (columns["document"], columns["n_tokens"], columns["n_bytes"], domain):
         digest.update(values.tobytes())
@@ -187,7 +204,7 @@ def _read(given: Mapping[str, Any]) -> tuple[dict[str, Array], Scored, str]:
         n_tokens=columns["n_tokens"],
         domains=tuple(names),
         domain=domain.astype(np.int64),
-        n_repeated=columns.get("n_repeated"),
+        n_of={kind: columns[f"n_{kind}"] for kind in kinds},
     )
     return columns, scored, digest.hexdigest()
 

@@ -303,7 +303,7 @@ def test_a_reader_that_has_read_enough_and_another_analysis_in_the_folder_are_no
     (sweep / "analysis.py").write_text("print('another')")
     run = functools.partial(subprocess.run, cwd=sweep, capture_output=True, text=True, check=False)
     assert run([sys.executable, "-m", "analysis", "--version"]).stdout == "another\n"
-    script = Path(sys.executable).with_name("experiments-analysis")
+    script = f"{Path(sys.executable).with_name('experiments')} analysis"
     done = run(["bash", "-c", f"set -o pipefail; {script} isoflop {sweep} | head -1"])
     assert done.stdout.startswith("Held-out perplexity")
     assert done.stderr == ""

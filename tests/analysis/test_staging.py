@@ -3,10 +3,11 @@
 import errno
 import os
 import time
+from pathlib import Path
 
 import pytest
 
-from analysis.staging import WriteError, check_folder, staged
+from analysis.staging import WriteError, check_folder, committed_otherwise, staged
 
 
 def tree(folder):
@@ -20,6 +21,21 @@ def put(folder, texts, error=None):
             (new / name).write_text(text)
         if error is not None:
             raise error
+
+
+def test_committed_results_that_say_something_else_are_named(tmp_path):
+    committed = Path(__file__).parents[2] / "results" / "growth" / "study"
+    said = (committed / "growth.json").read_text()
+    for name, text, found in (
+        ("growth.json", said, []),
+        ("growth.json", said.replace("1", "2"), ["growth.json"]),
+        ("new.json", "{}", []),
+    ):
+        new = tmp_path / str(len(list(tmp_path.iterdir())))
+        new.mkdir()
+        (new / name).write_text(text)
+        assert committed_otherwise(new, committed) == found
+        assert committed_otherwise(new, tmp_path) == []
 
 
 def test_files_arrive_together_and_replace_what_was_there(tmp_path):

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ import torch
 
 from experiments.system import code_copy, started
 from experiments.system.credentials import cut
+from experiments.system.git import run_git
 
 _PACKAGES = ("torch", "lightning", "numpy", "tokenizers", "hydra-core", "omegaconf", "wandb")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
@@ -24,7 +24,6 @@ _OMP_PAUSE_SOFT = 1  # omp.h
 _CPU_NUMBERS = {"family": "cpu family", "model": "model"}  # 25, 17: Zen 4; 26: Zen 5
 _DIFF_BYTES = 1_000_000  # of a diff at most, in UTF-8
 PACKAGE = Path(__file__).resolve().parents[1]  # of a checkout, a sweep's copy or a site-packages
-_GIT_TIMEOUT = 10  # seconds; a checkout on a slow network disk is not worth more
 
 
 def usable_cores() -> int:
@@ -159,8 +158,8 @@ def git_state(repository: Path) -> dict[str, Any]:
     """
     if (copy := _find_copy(repository)) is not None:
         return json.loads((copy / code_copy.STATE_NAME).read_text(encoding="utf-8"))
-    status = _git(repository, "status", "--porcelain", "--untracked-files=no")
-    commit = _git(repository, "rev-parse", "HEAD")
+    status = run_git(repository, "status", "--porcelain", "--untracked-files=no")
+    commit = run_git(repository, "rev-parse", "HEAD")
     return {
         "git_commit": None if commit is None else commit.strip(),
         "git_dirty": None if status is None else bool(status),
@@ -180,7 +179,7 @@ def git_diff(repository: Path) -> str | None:
             return f"[in {path}, which its owner alone can read]\n"
     # what a user's git may be set to would make it unfit for git apply
     plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--no-relative")
-    diff = _git(repository, "diff", *plain, "HEAD")
+    diff = run_git(repository, "diff", *plain, "HEAD")
     if diff is None or len(encoded := diff.encode()) <= _DIFF_BYTES:
         return diff
     kept = encoded[:_DIFF_BYTES].decode(errors="ignore")
@@ -193,26 +192,3 @@ def _find_copy(repository: Path) -> Path | None:
     """Folder of the copy that this is part of; None for a checkout, whatever files it holds."""
     copy = repository.resolve().parents[1]
     return copy if copy.parent.name == code_copy.FOLDER else None
-
-
-def _git(repository: Path, *arguments: str) -> str | None:
-    """Output of git in the checkout that tracks this folder; None if there is none.
-
-    A folder can be inside a checkout of something else, as an installed package in a venv is.
-    """
-
-    def run(*command: str) -> str:
-        done = subprocess.run(
-            # without optional locks, so that many runs at once are not in each other's way
-            ["git", "--no-optional-locks", "-C", str(repository), *command],
-            capture_output=True,
-            check=True,
-            timeout=_GIT_TIMEOUT,
-        )
-        return done.stdout.decode(errors="replace")
-
-    try:
-        run("ls-files", "--error-unmatch", ".")
-        return run(*arguments)
-    except (OSError, subprocess.SubprocessError):
-        return None

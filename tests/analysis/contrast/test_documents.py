@@ -40,11 +40,13 @@ def with_repeated(documents, n_repeated=N_TOKENS // 4, seed=5):
     share = {run: rng.uniform(0.599, 0.601) for run in documents.nats}
     return replace(
         documents,
-        repeated={
-            run: nats * n_repeated / N_TOKENS * np.where(n_repeated < N_TOKENS, share[run], 1)
-            for run, nats in documents.nats.items()
+        kinds={
+            "repeated": {
+                run: nats * n_repeated / N_TOKENS * np.where(n_repeated < N_TOKENS, share[run], 1)
+                for run, nats in documents.nats.items()
+            }
         },
-        sets={"a": replace(documents.sets["a"], n_repeated=n_repeated)},
+        sets={"a": replace(documents.sets["a"], n_of={"repeated": n_repeated})},
     )
 
 

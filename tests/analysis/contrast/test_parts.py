@@ -36,8 +36,8 @@ def folder(tmp_path):
                     "n_tokens": N_TOKENS.astype(int).tolist(),
                     "n_bytes": (4 * N_TOKENS).tolist(),
                     "nats": documents.nats[row.run_id].tolist(),
-                    "n_repeated": documents.sets["a"].n_repeated.astype(int).tolist(),
-                    "nats_repeated": documents.repeated[row.run_id].tolist(),
+                    "n_repeated": documents.sets["a"].n_of["repeated"].astype(int).tolist(),
+                    "nats_repeated": documents.kinds["repeated"][row.run_id].tolist(),
                     "domains": list(DOMAINS), "domain": documents.sets["a"].domain.tolist(),
                 },
             ),
@@ -87,11 +87,9 @@ def test_targets_are_contrasts_of_repeated_and_of_new_ones():
     few[0] = N_TOKENS[0]
     documents = with_repeated(scored(table), few)
     found = contrast_parts(table, documents, "d_model", by="targets")
-    for name, n, of in (
-        ("repeated", few, documents.repeated),
-        ("new", N_TOKENS - few, {run: documents.nats[run] - documents.repeated[run] for run in
-                                 table["run_id"]}),
-    ):  # fmt: skip
+    repeated = documents.kinds["repeated"]
+    new = {run: documents.nats[run] - repeated[run] for run in table["run_id"]}
+    for name, n, of in (("repeated", few, repeated), ("new", N_TOKENS - few, new)):
         losses = [sum(of[run]) / sum(n) for run in table["run_id"]]
         alone = contrast(table.assign(loss=losses), "d_model")
         for one in alone.differences:

@@ -120,11 +120,13 @@ def test_betas_that_are_not_recorded_are_not_reported(sweep):
 def test_commands_and_devices_are_there_once_and_commands_can_be_typed_again(sweep):
     second = environment(command=["/elsewhere/experiments/run.py", "size=4"], device="AMD EPYC")
     script = environment(command=["/venv/bin/experiments-run", "size=5"])
-    found = sweep(CONFIG, (CONFIG, second), CONFIG, (CONFIG, script))
+    now = environment(command=["experiments run", "size=6"])
+    found = sweep(CONFIG, (CONFIG, second), CONFIG, (CONFIG, script), (CONFIG, now))
     assert found.commands == (
         "python -m experiments.run -m model=dense,peer 'sweep=a b'",
         "python -m experiments.run size=4",
         "python -m experiments.run size=5",
+        "python -m experiments.run size=6",
     )
     assert shlex.split(found.commands[0])[3:] == ENVIRONMENT["command"][1:]
     assert found.devices == ("NVIDIA H100", "AMD EPYC")

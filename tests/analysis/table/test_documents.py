@@ -47,8 +47,8 @@ def test_repeated_targets_of_newer_records_are_read_beside_older_ones(tmp_path):
     made = folder(tmp_path, a_old=of([4.0, 5.0]), b_new=newer, c_old=of([4.0, 5.0]), d_other=other)
     found = read_source(made).documents
     assert len(found.sets) == 1
-    assert list(found.scored(["a_old", "b_new"]).n_repeated) == [6, 2]
-    assert list(found.repeated) == ["b_new"]
+    assert list(found.scored(["a_old", "b_new"]).n_of["repeated"]) == [6, 2]
+    assert list(found.kinds["repeated"]) == ["b_new"]
     assert found.damaged == {
         "d_other": "n_repeated is another one than of other runs on the same documents"
     }
@@ -62,6 +62,21 @@ def test_repeated_targets_of_newer_records_are_read_beside_older_ones(tmp_path):
     ]
     with pytest.raises(ValueError, match="1 of 2 runs do not say which of their targets are"):
         found.parts(["a_old", "b_new"], "targets")
+
+
+def test_targets_that_are_seen_are_a_part_where_all_runs_say_which(tmp_path):
+    repeated = {"n_repeated": [6, 2], "nats_repeated": [9.0, 3.0]}
+    seen = {**repeated, "n_seen": [14, 0], "nats_seen": [50.0, 0.0]}
+    made = folder(tmp_path, a=of([4.0, 5.0], **seen), b=of([4.0, 5.0], **repeated))
+    found = read_source(made).documents
+    assert len(found.sets) == 1
+    parts = found.parts(["a"], "targets")
+    assert {name: part.nats["a"].tolist() for name, part in parts.items()} == {
+        "repeated": [9.0, 3.0], "seen": [50.0], "neither": [61.0, 47.0],
+    }  # fmt: skip
+    assert parts["neither"].scored(["a"]).n_tokens.tolist() == [10, 8]
+    assert found.targets(["a"])["new"].nats["a"].tolist() == [111.0, 47.0]
+    assert list(found.parts(["a", "b"], "targets")) == ["repeated", "new"]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +109,15 @@ def test_documents_that_differ_in_anything_are_others(tmp_path, changes):
         ({"n_repeated": [6, 2]}, "nats_repeated is no list of numbers"),
         ({"n_repeated": [6, 11], "nats_repeated": [9.0, 9.0]}, MORE),
         ({"n_repeated": [6, 2], "nats_repeated": [9.0, 51.0]}, MORE),
+        (
+            {
+                "n_repeated": [6, 2],
+                "nats_repeated": [9.0, 3.0],
+                "n_seen": [25, 0],
+                "nats_seen": [9.0, 0.0],
+            },
+            "a document has more of its repeated and seen targets than of all",
+        ),
     ],
 )
 def test_damaged_documents_are_a_line_and_their_run_stays(tmp_path, changes, why):

@@ -9,8 +9,14 @@ namespace {
 
 typedef int32_t int_vec __attribute__((vector_size(4 * W)));
 
+// Of a NaN and another, the second one of the two.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+inline vec at_least(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
+inline vec at_most(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
+#else
 inline vec at_least(vec a, vec b) { return a > b ? a : b; }
 inline vec at_most(vec a, vec b) { return a < b ? a : b; }
+#endif
 
 // e^x to 2 units in the last place; what would be below 1e-38 is about that, above 1e38 likewise.
 // NaN stays one. (Cephes' expf: Moshier, netlib.org/cephes, polynomial of degree 5.)
@@ -22,9 +28,9 @@ ALWAYS vec exp_of(vec x) {
   const __m512 n = _mm512_roundscale_ps((__m512)(inside * 1.44269504f), 8);
   vec r = inside - (vec)n * 0.693359375f;
 #else
-  const vec inside = at_most(at_least(x, splat(-87.0f)), splat(88.0f));
+  const vec inside = at_most(splat(88.0f), at_least(splat(-87.0f), x));
   const vec shift = splat(12582912.0f);  // 1.5 * 2^23: what is added to it is rounded to integers
-  const vec n = (inside * 1.44269504f + shift) - shift;
+  const vec moved = inside * 1.44269504f + shift, n = moved - shift;
   vec r = inside - n * 0.693359375f;
 #endif
   r = r - (vec)n * -2.12194440e-4f;
@@ -38,11 +44,12 @@ ALWAYS vec exp_of(vec x) {
 #if defined(__AVX512F__)
   return (vec)_mm512_scalef_ps((__m512)p, n);  // 0 and infinity where they are, and NaN
 #else
-  const int_vec power = (__builtin_convertvector(n, int_vec) + 127) << 23;
+  uvec power;  // the integer is in the last bits of what was moved, and NaN is in p
+  memcpy(&power, &moved, sizeof power);
+  power = (power << 23) + 0x3f800000;
   vec scale;
   memcpy(&scale, &power, sizeof scale);
-  p = p * scale;
-  return x == x ? p : x;
+  return p * scale;
 #endif
 }
 

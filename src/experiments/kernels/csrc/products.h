@@ -203,6 +203,35 @@ inline void transpose(const uint32_t* from, i64 ld, i64 n, uint32_t* to, i64 acr
 }
 #endif
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// Eight rows of floats, `ld` apart, become columns of units, `across` apart.
+template <class P>
+inline void transpose(const float* from, i64 ld, float* to, i64 across) {
+  __m256 a[8], b[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps(from + i * ld);
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+    b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+    a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+    a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+    a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    const vec low = (vec)_mm256_permute2f128_ps(a[i], a[4 + i], 0x20);
+    const vec high = (vec)_mm256_permute2f128_ps(a[i], a[4 + i], 0x31);
+    store(to + i * across, P::COPIES ? rounded(low) : low);
+    store(to + (4 + i) * across, P::COPIES ? rounded(high) : high);
+  }
+}
+#endif
+
 // The same of the transpose of b (n, k).
 template <class P>
 inline void pack_transposed(const float* b, i64 k, i64 n, i64 ld, i64 k_pad, i64 from, i64 to,
@@ -224,6 +253,12 @@ inline void pack_transposed(const float* b, i64 k, i64 n, i64 ld, i64 k_pad, i64
         }
       continue;
     }
+#elif defined(__AVX2__)
+    if (j + width <= n && k == k_pad && k % 8 == 0 && times == 1 && P::DEPTH == 1) {
+      for (i64 c = 0; c < width; c += 8)
+        for (i64 i = 0; i < k; i += 8) transpose<P>(b + (j + c) * ld + i, ld, panel + i * width + c, width);
+      continue;
+    }
 #endif
     for (i64 c = 0; c < width; c++) {
       const float* row = b + (j + c) * ld;
@@ -241,6 +276,7 @@ inline void pack_transposed(const float* b, i64 k, i64 n, i64 ld, i64 k_pad, i64
 // ---------------------------------------------------------------------------------- the product
 
 // across: units between rows of B, which is packed in panels that may be wider than what is summed
+#if defined(__AVX512F__)
 template <class P, int R, int C, bool ADD>
 inline void block(i64 depth, const Left<P>& a, const typename P::Unit* b, i64 across, float* c,
                   i64 ld) {
@@ -262,6 +298,48 @@ inline void block(i64 depth, const Left<P>& a, const typename P::Unit* b, i64 ac
 #pragma GCC unroll 4
     for (int j = 0; j < C; j++) store(c + r * ld + j * W, sum[r][j]);
 }
+#else
+// Sums begin at zero and what C holds is added at the end: so the compiler keeps all of them in registers,
+// and nothing waits for C. A's rows are units apart (ROWS), or its columns are.
+template <class P, int R, int C, bool ADD, bool ROWS>
+INLINE void block_of(i64 depth, const typename P::Unit* a, i64 apart, const typename P::Unit* b,
+                     i64 across, float* c, i64 ld) {
+  vec sum[R][C];
+#pragma GCC unroll 24
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int j = 0; j < C; j++) sum[r][j] = vec{};
+  for (i64 k = 0; k < depth; k++) {
+    vec right[C];
+#pragma GCC unroll 4
+    for (int j = 0; j < C; j++) right[j] = load(b + j * W);
+#pragma GCC unroll 24
+    for (int r = 0; r < R; r++) {
+      const vec one = splat(a[ROWS ? r * apart : r]);
+#pragma GCC unroll 4
+      for (int j = 0; j < C; j++) sum[r][j] += one * right[j];
+    }
+    a += ROWS ? 1 : apart;
+    b += across;
+  }
+#pragma GCC unroll 24
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int j = 0; j < C; j++) {
+      float* to = c + r * ld + j * W;
+      store(to, ADD ? load(to) + sum[r][j] : sum[r][j]);
+    }
+}
+
+template <class P, int R, int C, bool ADD>
+inline void block(i64 depth, const Left<P>& a, const typename P::Unit* b, i64 across, float* c,
+                  i64 ld) {
+  if (a.step == 1)
+    block_of<P, R, C, ADD, true>(depth, a.at, a.row, b, across, c, ld);
+  else
+    block_of<P, R, C, ADD, false>(depth, a.at, a.step, b, across, c, ld);
+}
+#endif
 
 template <class P, int C, bool ADD>
 inline void panel_rows(i64 m, i64 depth, Left<P> a, const typename P::Unit* b, i64 across, float* c,
@@ -340,7 +418,11 @@ inline void multiply_part(i64 m, i64 n, i64 k, i64 depth, const Left<P>& a, cons
   }
 }
 
+#if defined(__AVX512F__)
 constexpr i64 PART_ROWS = 48, PART_DEPTH = 128;
+#else
+constexpr i64 PART_ROWS = 192, PART_DEPTH = 256;  // a panel stays in the first cache, A in the second
+#endif
 
 // C (m, n) (+)= A (m, k) B (k, n), over the first `depth` units of A and of B. n: columns that are
 // written, the first of n_packed. Rows of c are ld apart.

@@ -13,6 +13,8 @@ namespace {
 
 constexpr i64 TILE = 48;  // queries scored together; their scores stay in the second-level cache
 
+constexpr i64 COUNTED = 128;  // values that are ranked by counting
+
 #if defined(__AVX512F__)
 // rank() for n in (16 (B - 1), 16 B]: each value counts those above it, which is its place.
 template <int B>
@@ -39,28 +41,73 @@ inline void rank_by_counting(const float* values, i64 n, int32_t* out) {
     }
   }
 }
+
+inline void rank_by_counting(float* values, i64 n, int32_t* out) {
+  for (i64 i = n; i < up(n, 16); i++) values[i] = -INFINITY;
+  switch (up(n, 16) / 16) {
+    case 1: return rank_by_counting<1>(values, n, out);
+    case 2: return rank_by_counting<2>(values, n, out);
+    case 3: return rank_by_counting<3>(values, n, out);
+    case 4: return rank_by_counting<4>(values, n, out);
+    case 5: return rank_by_counting<5>(values, n, out);
+    case 6: return rank_by_counting<6>(values, n, out);
+    case 7: return rank_by_counting<7>(values, n, out);
+    case 8: return rank_by_counting<8>(values, n, out);
+  }
+}
+#else
+typedef int32_t ivec __attribute__((vector_size(4 * W)));
+const int32_t LANES[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+
+// How many of n values are above each of B vectors of them, the first of which is values[from]. Of
+// equal ones the earlier is above the later.
+template <int B>
+inline void count_above(const float* values, i64 from, i64 n, int32_t* out) {
+  vec own[B];
+  ivec above[B] = {}, place[B], lanes;
+  memcpy(&lanes, LANES, sizeof lanes);
+#pragma GCC unroll 4
+  for (int b = 0; b < B; b++) {
+    own[b] = load(values + from + b * W);
+    place[b] = lanes + (int32_t)(from + b * W);
+  }
+  i64 j = 0;
+  for (; j < from; j++) {
+    const vec other = splat(values[j]);
+#pragma GCC unroll 4
+    for (int b = 0; b < B; b++) above[b] -= (ivec)(other >= own[b]);
+  }
+  for (; j < min64(n, from + B * W); j++) {
+    const vec other = splat(values[j]);
+#pragma GCC unroll 4
+    for (int b = 0; b < B; b++)
+      above[b] -= (ivec)(other > own[b]) | ((ivec)(other == own[b]) & (place[b] > (int32_t)j));
+  }
+  for (; j < n; j++) {
+    const vec other = splat(values[j]);
+#pragma GCC unroll 4
+    for (int b = 0; b < B; b++) above[b] -= (ivec)(other > own[b]);
+  }
+  memcpy(out, above, sizeof above);
+}
+
+// rank() for n up to COUNTED: what is above a value says its place, without a branch to predict.
+inline void rank_by_counting(float* values, i64 n, int32_t* out) {
+  int32_t above[COUNTED];
+  const i64 padded = up(n, 16);
+  for (i64 i = n; i < padded; i++) values[i] = -INFINITY;
+  i64 from = 0;
+  for (; from + 4 * W <= padded; from += 4 * W) count_above<4>(values, from, n, above + from);
+  for (; from < padded; from += 2 * W) count_above<2>(values, from, n, above + from);
+  for (i64 i = 0; i < n; i++) out[above[i]] = (int32_t)i;
+}
 #endif
 
 // out[0 .. k): positions of the k largest of n values, largest first, the first of equal ones first.
-// values has room to be padded to whole vectors, out for n. All outputs are in range, even if values
-// are NaN.
+// values has room to be padded to a multiple of 16, out for n. All outputs are in range, even if values are NaN.
 inline void rank(float* values, i64 n, i64 k, int32_t* out) {
   for (i64 i = 0; i < k; i++) out[i] = (int32_t)i;
-#if defined(__AVX512F__)
-  if (n <= 128) {
-    for (i64 i = n; i < up(n, 16); i++) values[i] = -INFINITY;
-    switch (up(n, 16) / 16) {
-      case 1: return rank_by_counting<1>(values, n, out);
-      case 2: return rank_by_counting<2>(values, n, out);
-      case 3: return rank_by_counting<3>(values, n, out);
-      case 4: return rank_by_counting<4>(values, n, out);
-      case 5: return rank_by_counting<5>(values, n, out);
-      case 6: return rank_by_counting<6>(values, n, out);
-      case 7: return rank_by_counting<7>(values, n, out);
-      case 8: return rank_by_counting<8>(values, n, out);
-    }
-  }
-#endif
+  if (n <= COUNTED) return rank_by_counting(values, n, out);
   // by insertion into the sorted best so far
   i64 kept = 0;
   for (i64 i = 0; i < n; i++) {
@@ -112,11 +159,10 @@ inline i64 survivors(const float* scores, i64 n, float threshold, int32_t* at, i
     found += __builtin_popcount(mask);
   }
 #else
-  for (i64 i = 0; i < n; i++)
-    if (scores[i] >= threshold) {
-      if (found >= room) return room + 1;
-      at[found++] = (int32_t)i;
-    }
+  for (i64 i = 0; i < n; i++) {  // without a branch that nobody can predict
+    at[found < room ? found : room] = (int32_t)i;
+    found += scores[i] >= threshold;
+  }
 #endif
   return found;
 }
@@ -152,16 +198,25 @@ inline void dots(const float* query, const float* keys, const int32_t* at, i64 n
 }
 
 constexpr i64 ROOM = 256;  // survivors
+constexpr i64 FEW = 64;    // scores, which are ranked without a bound first
 
 // The k best of n scores. Exact scores where `query` is null, else screened ones, and those of the
 // survivors are computed again from query (width), keys (n, width) and bias (n, or null). `slack`:
-// how far below the bound a winner's screened score can be. `copy` has room for n scores and a
-// vector.
-inline void best_of(const float* scores, i64 n, i64 k, float slack, const float* query,
+// how far below the bound a winner's screened score can be. `scores` and `copy` have room for n scores
+// and 16 more.
+inline void best_of(float* scores, i64 n, i64 k, float slack, const float* query,
                     const float* keys, const float* bias, i64 width, float* copy, float* best,
                     int32_t* where) {
   int32_t at[ROOM + W], order[ROOM + W];
   float exact[ROOM + W];
+  if (!query && n <= FEW) {
+    rank(scores, n, k, order);
+    for (i64 i = 0; i < k; i++) {
+      where[i] = order[i];
+      best[i] = scores[order[i]];
+    }
+    return;
+  }
   i64 found = k <= ROOM ? survivors(scores, n, lower_bound(scores, n, k) - slack, at, ROOM) : n + 1;
   if (found <= ROOM && found >= k) {
     if (query)
