@@ -176,15 +176,22 @@ class PointLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Plans all the points before the first starts; exits with 1 if any of them failed."""
-        from experiments.sweep.many_runs import run_sweep
-        from experiments.sweep.search_runs import run_search
+        from experiments.sweep.again import run_again
 
         queue = self._queue()
         points = self._compose(job_overrides)
         only = OmegaConf.select(self.config, "hydra.sweeper.only")  # another sweeper has none
         kept = select(points, only or {})
         if OmegaConf.select(self.config, "hydra.sweeper.search") is None:
-            return [_returned(value) for value in run_sweep([p.raw for p in kept], queue)]
+            raws = [point.raw for point in kept]
+            values = run_again(raws, queue)
+            if values is None:
+                from experiments.sweep.many_runs import run_sweep  # seconds of imports
+
+                values = run_sweep(raws, queue)
+            return [_returned(value) for value in values]
+        from experiments.sweep.search_runs import run_search
+
         numbers = {id(point) for point in kept}
         pairs = [(w, p) for w, p in zip(job_overrides, points, strict=True) if id(p) in numbers]
 

@@ -16,6 +16,7 @@ from experiments.config.schedules import TRUNK
 
 USED: Final = "used"  # the key of a field's metadata
 VARIES: Final = object()
+_SINGLE = (type(None), bool, int, float, str, tuple)  # most fields: no groups of fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +201,8 @@ def _of_group(own: Any, prefix: str, run: Run, given_alone: bool) -> Iterator[In
             why = next((words for words in unmet if words is not None), None)
             if why is not None:
                 yield Ineffective(name=f"{prefix}{key}", value=value, why=why, given=given)
+        if type(value) in _SINGLE:
+            continue
         if isinstance(value, Mapping):
             for name, one in value.items():
                 if dataclasses.is_dataclass(one):
