@@ -1,6 +1,7 @@
 """Points composed by what they share, against Hydra's own composition of each."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -23,7 +24,7 @@ POINTS = [
     ["eval=[wikitext2,lambada]", "evaluation.stride=64"],
     ["model=dense", "size=2", "seed=3", "ladder.lr=0.5"],
     ["model=dense", "size=2", "seed=3", "optim.lr=0.5"],  # in place of a link
-    ["model=dense", "size=2", "sweep=${model.d_ff}", "ladder.lr=${optim.beta1}"],
+    ["model=dense", "size=2", "sweep=${optim.beta2}", "ladder.lr=${optim.beta1}"],
     ["model=peer", "size=2", "n_experts=1024", "model.n_experts=4096"],
     ["init=run", "init.path=results/x"],
     ["model=dense", "size=???"],
@@ -54,7 +55,8 @@ def test_composed_points_are_hydras():
 
 
 def test_points_of_single_values_ask_no_omegaconf(monkeypatch):
-    monkeypatch.setattr(template.copy, "deepcopy", lambda config: pytest.fail("copied"))
+    refused = SimpleNamespace(deepcopy=lambda config: pytest.fail("a config was copied"))
+    monkeypatch.setattr(template, "copy", refused)
     found, expected = _both(SINGLE)
     assert list(map(json.dumps, found)) == list(map(json.dumps, expected))
     assert {raw["optim"]["lr"] for raw in found} == {1e-3, "law"}

@@ -69,7 +69,7 @@ def run(options: Namespace) -> None:
 
 
 def _plan(n_points: int) -> list[str]:
-    """Words of a dry run of so many points. Its rate is given: measuring one takes half a second."""
+    """Words of a dry run of so many points. Its rate is given, for to measure one takes time."""
     grid = (f"model={_MODELS}", f"size={_SIZES}", f"seed=range({n_points // _CELLS})")
     fixed = ("budget=1e13", "trainer.flops_per_second=5e10", "dry_run=true")
     return ["-m", "experiments.run", "-m", *grid, *fixed]

@@ -83,7 +83,9 @@ def _is_single(override: Override, value: Any) -> bool:
         or override.package is not None
     )
     is_text = isinstance(value, str)
-    return plain and type(value) in _SINGLE and not (is_text and ("$" in value or value == _MISSING))
+    return (
+        plain and type(value) in _SINGLE and not (is_text and ("$" in value or value == _MISSING))
+    )
 
 
 def _interpolations(node: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
