@@ -5,6 +5,7 @@ launcher runs every point in one process, where state leaks from one to the next
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -21,6 +22,7 @@ from hydra_plugins.experiments_search import RULES, find_value, make_search
 
 if TYPE_CHECKING:
     from experiments.config.composed import Composed
+    from experiments.config.composition import Composer
     from experiments.sweep.queue import Queue
 
 
@@ -201,14 +203,18 @@ class PointLauncher(Launcher):
         run_search(make_search(self.config.hydra.sweeper, pairs, compose), queue)
         return []
 
+    @cached_property
+    def _composer(self) -> "Composer":
+        from experiments.config.composition import Composer
+
+        return Composer(self.hydra_context.config_loader, self.config)
+
     def _compose(self, overrides: Sequence[Sequence[str]]) -> "list[Composed]":
         """Points of these overrides, in their order."""
-        from experiments.config.composition import compose_points
         from experiments.sweep.counting import counted
 
-        made = compose_points(self.hydra_context.config_loader, self.config, overrides)
-        by_number = dict(counted(made, len(overrides), "composing"))
-        return [by_number[number] for number in range(len(overrides))]
+        made = dict(counted(self._composer.compose(overrides), len(overrides), "composing"))
+        return [made[number] for number in range(len(overrides))]
 
     def _queue(self) -> "Queue":
         """Raises ValueError for a setting that its queue doesn't have, or not so."""

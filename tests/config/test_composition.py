@@ -8,9 +8,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 
-from experiments.config import template
+from experiments.config import composition, template
 from experiments.config.composed import resolve
-from experiments.config.composition import compose_points
+from experiments.config.composition import Composer
 from experiments.config.hydra_version import composing
 
 POINTS = [
@@ -44,7 +44,7 @@ def _both(points):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
         expected = [resolve(loader.load_sweep_config(master, list(point))) for point in points]
-        found = dict(compose_points(loader, master, points))
+        found = dict(Composer(loader, master).compose(points))
     return [found[i].raw for i in range(len(points))], expected
 
 
@@ -80,10 +80,15 @@ def test_a_key_that_no_config_has_is_refused_as_by_hydra():
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
         with pytest.raises(ConfigCompositionException, match=r"Could not override 'sizes'"):
-            list(compose_points(loader, master, [["sizes=2"]]))
+            list(Composer(loader, master).compose([["sizes=2"]]))
 
 
-def test_words_that_are_kept_parsed_are_bounded():
-    from experiments.config.composition import _parsed
-
-    assert _parsed.cache_info().maxsize == 4096
+def test_choices_are_composed_once_and_what_is_kept_is_bounded(monkeypatch):
+    monkeypatch.setattr(composition, "_FAMILIES", 2)
+    loaded, a, b, c = [], ["a/b=1"], ["a/b=2"], ["a/b=3"]
+    monkeypatch.setattr(Composer, "_load_family", lambda self, choices: loaded.append(choices))
+    composer = Composer(None, None)
+    for choices in (a, b, a, c, a, b):
+        composer._family((*choices,))
+    assert loaded == [(*a,), (*b,), (*c,), (*b,)]
+    assert composition._parsed.cache_info().maxsize == 4096

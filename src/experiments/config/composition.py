@@ -1,6 +1,6 @@
 """Many points composed by Hydra. The choices of groups, which they share, are composed once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -12,35 +12,43 @@ from omegaconf import DictConfig
 from experiments.config.composed import Composed
 from experiments.config.template import Template
 
+_FAMILIES = 64  # choices of groups that are kept: a search composes points of its cells in turn
 _WORDS = 4096  # overrides that are kept parsed: points of a grid share them
 
 
-def compose_points(
-    loader: Any, master: DictConfig, points: Sequence[Sequence[str]]
-) -> Iterator[tuple[int, Composed]]:
-    """Each point, beside its number, as loader.load_sweep_config makes it.
+class Composer:
+    """Composes points of one command as loader.load_sweep_config does.
 
     Hydra lays values over the config that the choices of groups make. Reading and merging a dozen
     yaml files for that takes 0.2 s of CPU, and laying values over it a ten-thousandth of a second
-    (template.py). So it is done once for the points of the same choices, which come one after
-    another: one such config is held at a time.
+    (template.py). So it is done once for points of the same choices.
     """
-    chosen: dict[str, bool] = {}
-    families: dict[tuple[str, ...], list[tuple[int, list[Override]]]] = {}
-    for number, words in enumerate(points):
-        for word in words:
-            if word not in chosen:
-                chosen[word] = is_choice(loader, _parsed(word))
-        choices = tuple(word for word in words if chosen[word])
-        values = [_parsed(word) for word in words if not chosen[word]]
-        families.setdefault(choices, []).append((number, values))
-    for choices, members in families.items():
-        config = loader.load_sweep_config(master, list(choices))
+
+    def __init__(self, loader: Any, master: DictConfig) -> None:
+        self._loader, self._master = loader, master
+        self._family = lru_cache(_FAMILIES)(self._load_family)
+
+    def compose(self, points: Sequence[Sequence[str]]) -> Iterator[tuple[int, Composed]]:
+        """Each point beside its number; those of the same choices come one after another."""
+        chosen: dict[str, bool] = {}
+        families: dict[tuple[str, ...], list[tuple[int, list[Override]]]] = {}
+        for number, words in enumerate(points):
+            for word in words:
+                if word not in chosen:
+                    chosen[word] = is_choice(self._loader, _parsed(word))
+            choices = tuple(word for word in words if chosen[word])
+            values = [_parsed(word) for word in words if not chosen[word]]
+            families.setdefault(choices, []).append((number, values))
+        for choices, members in families.items():
+            template, made = self._family(choices)
+            for number, values in members:
+                yield number, Composed(values=template.fill(values), choices=made)
+
+    def _load_family(self, choices: tuple[str, ...]) -> tuple[Template, Mapping[str, str]]:
+        config = self._loader.load_sweep_config(self._master, list(choices))
         made = MappingProxyType(dict(config.hydra.runtime.choices))
         del config.__dict__["_content"]["hydra"]  # five sixths of the config
-        template = Template(config)
-        for number, values in members:
-            yield number, Composed(values=template.fill(values), choices=made)
+        return Template(config), made
 
 
 @lru_cache(_WORDS)

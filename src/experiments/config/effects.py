@@ -191,8 +191,8 @@ def ineffective(run: Run, *, given_alone: bool = False) -> Iterator[Ineffective]
 
 
 def _of_group(own: Any, prefix: str, run: Run, given_alone: bool) -> Iterator[Ineffective]:
-    values = vars(own)
-    for key, declared in _declared(type(own)):
+    values, kind = vars(own), own.__class__
+    for key, declared in _declared(kind):
         value = values[key]
         if declared is not None:
             given = declared.idle is not VARIES and bool(value != declared.idle)

@@ -58,7 +58,7 @@ class Template:
         if self._links is None:
             raise _NeedsOmegaConfError
         made: dict[str, Any] = _copied(self._plain)
-        given = set()
+        given: set[Path] = set()
         for override in overrides:
             path, value = override.key_or_group.split("."), override.value()
             if not _is_single(override, value):
@@ -68,9 +68,9 @@ class Template:
                 raise _NeedsOmegaConfError
             holder[path[-1]] = value
             given.add((*path,))
-        for path, target in self._links:
-            if path not in given:
-                _holder(made, path)[path[-1]] = _linked(made, target)
+        for link, target in self._links:
+            if link not in given:
+                _holder(made, link)[link[-1]] = _linked(made, target)
         return made
 
 
