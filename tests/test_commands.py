@@ -74,3 +74,14 @@ def test_what_is_wrong_is_refused_before_torch_is_imported(trained, tmp_path):
     for line, (_, _, message) in zip(done.stderr.splitlines(), REFUSED, strict=True):
         assert line.startswith("error: ")
         assert message in line
+
+
+def test_neither_hydras_help_nor_a_refused_sweep_imports_torch(tmp_path):
+    code = (
+        "import sys\nfrom experiments.run import main\nsys.argv[0] = 'run'\n"
+        "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
+    )
+    for word, text in (("--help", "hydra/launcher, with -m"), ("hydra.sweeper.n_trials=2", "-m")):
+        done = python("-c", code, word, cwd=tmp_path)
+        assert text in done.stdout + done.stderr
+        assert done.stdout.rstrip().endswith("False"), word

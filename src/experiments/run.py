@@ -24,20 +24,21 @@ with needs_train():
     from omegaconf import DictConfig, OmegaConf
 
     from experiments.config.hydra_version import VERSION_BASE
+    from experiments.config.quick_yaml import quick_yaml
 
 
 @hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)
 def _run(config: DictConfig) -> float | None:
     """Returns the held-out loss, for sweepers of others that look for the lowest."""
     with exit_codes():  # here, not only in main: Hydra would print a line of its own first
-        from experiments.sweep.one_run import run_one
-
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.RUN:
             search = ["hydra.sweeper.search"] * (hydra.sweeper.get("search") is not None)
             for word in (*search, *hydra.overrides.hydra):
                 if re.match(r"\+*hydra[./](sweeper|launcher)\b", word):
                     raise ValueError(f"{word} is of many runs; add -m")
+        from experiments.sweep.one_run import run_one  # seconds of imports
+
         composed = OmegaConf.merge({"hydra": hydra}, config)
         assert isinstance(composed, DictConfig)
         return run_one(resolve(composed))
@@ -56,7 +57,8 @@ def main() -> None:
         while words is not None:
             sys.argv[1:] = words
             try:
-                _run()
+                with quick_yaml():
+                    _run()
                 return
             except SystemExit as end:
                 if {"-h", "--help"} & {*words} and not end.code:  # Hydra's names no launcher

@@ -9,6 +9,7 @@ from experiments.config.constraints import shown
 from experiments.config.words import split_key
 
 if TYPE_CHECKING:  # Hydra imports its plugins at every start
+    from experiments.config.composed import Composed
     from experiments.sweep.search import Cell, Search
     from experiments.sweep.study import Rules
 
@@ -18,19 +19,20 @@ RULES = ("objective", "direction", "per", "sampler", "seed")  # keys of hydra.sw
 _MISSING = object()
 
 
-def find_value(point: DictConfig, name: str, where: str) -> Any:
+def find_value(point: "Composed", name: str, where: str) -> Any:
     """A point's value of a name; of a group the choice. Raises ValueError for an unknown name."""
-    choices = point.hydra.runtime.choices
-    if name in choices:
-        return choices[name]
-    value = OmegaConf.select(point, name, default=_MISSING)
-    if value is _MISSING:
+    if name in point.choices:
+        return point.choices[name]
+    value: Any = point.values
+    for key in name.split("."):
+        value = value.get(key, _MISSING) if isinstance(value, Mapping) else _MISSING
+    if value is _MISSING or value == "???":
         raise ValueError(f"{where}: {name} is not a key of the config")
     return value
 
 
 def make_search(
-    sweeper: DictConfig, points: Sequence[tuple[Overrides, DictConfig]], compose: Compose
+    sweeper: DictConfig, points: "Sequence[tuple[Overrides, Composed]]", compose: Compose
 ) -> "Search":
     """Search that hydra.sweeper asks for, over these points and their overrides.
 
@@ -73,7 +75,7 @@ def _rules(sweeper: DictConfig) -> "Rules":
 def _cells(
     per: Any,
     rules: "Rules",
-    points: Sequence[tuple[Overrides, DictConfig]],
+    points: "Sequence[tuple[Overrides, Composed]]",
     compose: Compose,
 ) -> "list[Cell]":
     """Points by their values of `per`: those of one cell differ in their seeds, and in the
@@ -124,7 +126,7 @@ def _cells(
     ]
 
 
-def _check_key(name: str, kind: str, cell: str, point: DictConfig) -> None:
+def _check_key(name: str, kind: str, cell: str, point: "Composed") -> None:
     """Raises ValueError for a key that the cell doesn't have, or that has no numbers."""
     where = f"hydra.sweeper.search: {name}"
     try:

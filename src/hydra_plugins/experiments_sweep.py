@@ -5,6 +5,7 @@ launcher runs every point in one process, where state leaks from one to the next
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -20,6 +21,8 @@ from experiments.config.hydra_hints import check_choices
 from hydra_plugins.experiments_search import RULES, find_value, make_search
 
 if TYPE_CHECKING:
+    from experiments.config.composed import Composed
+    from experiments.config.composition import Composer
     from experiments.sweep.queue import Queue
 
 
@@ -131,7 +134,7 @@ def _check_discrete(override: Override) -> None:
         raise ValueError(f"{given} has no values, so the sweep has no points; widen it")
 
 
-def select(points: Sequence[DictConfig], only: Mapping[str, Any]) -> list[DictConfig]:
+def select(points: "Sequence[Composed]", only: Mapping[str, Any]) -> "list[Composed]":
     """Composed points that have, for each name of `only`, its value or one of its list.
 
     A group's value is the option chosen, e.g. model: [pkm, peer]. Raises ValueError for a name that
@@ -175,27 +178,43 @@ class PointLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Plans all the points before the first starts; exits with 1 if any of them failed."""
-        from experiments.config.composed import resolve
-        from experiments.config.composition import compose_points
-        from experiments.sweep.counting import counted
-        from experiments.sweep.many_runs import run_sweep
-        from experiments.sweep.search_runs import run_search
+        from experiments.sweep.again import run_again
 
         queue = self._queue()
-        loader = self.hydra_context.config_loader
-        composed = compose_points(loader, self.config, job_overrides)
-        points = list(counted(composed, len(job_overrides), "composing"))
+        points = self._compose(job_overrides)
         only = OmegaConf.select(self.config, "hydra.sweeper.only")  # another sweeper has none
         kept = select(points, only or {})
         if OmegaConf.select(self.config, "hydra.sweeper.search") is None:
-            return [_returned(value) for value in run_sweep([resolve(p) for p in kept], queue)]
-        pairs = [(words, p) for words, p in zip(job_overrides, points) if any(p is k for k in kept)]
+            raws = [point.raw for point in kept]
+            values = run_again(raws, queue)
+            if values is None:
+                from experiments.sweep.many_runs import run_sweep  # seconds of imports
+
+                values = run_sweep(raws, queue)
+            return [_returned(value) for value in values]
+        from experiments.sweep.search_runs import run_search
+
+        numbers = {id(point) for point in kept}
+        pairs = [(w, p) for w, p in zip(job_overrides, points, strict=True) if id(p) in numbers]
 
         def compose(each: Sequence[Sequence[str]]) -> list[Mapping[str, Any]]:
-            return [resolve(point) for point in compose_points(loader, self.config, each)]
+            return [point.raw for point in self._compose(each)]
 
         run_search(make_search(self.config.hydra.sweeper, pairs, compose), queue)
         return []
+
+    @cached_property
+    def _composer(self) -> "Composer":
+        from experiments.config.composition import Composer
+
+        return Composer(self.hydra_context.config_loader, self.config)
+
+    def _compose(self, overrides: Sequence[Sequence[str]]) -> "list[Composed]":
+        """Points of these overrides, in their order."""
+        from experiments.sweep.counting import counted
+
+        made = dict(counted(self._composer.compose(overrides), len(overrides), "composing"))
+        return [made[number] for number in range(len(overrides))]
 
     def _queue(self) -> "Queue":
         """Raises ValueError for a setting that its queue doesn't have, or not so."""

@@ -1,6 +1,7 @@
 """A composed config as plain values. Quick to import: Hydra is for those commands that need it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.hydra_hints import check_choices
@@ -10,19 +11,32 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def resolve(composed: "DictConfig") -> dict[str, Any]:
-    """A composed config (with its hydra node) as plain values, and the name of its model.
+@dataclass(frozen=True, kw_only=True)
+class Composed:
+    """Plain values that Hydra has composed, and the choices of groups that made them."""
 
-    The classes that it names are the user's own choice, and may be imported from now on.
-    """
+    values: Mapping[str, Any]
+    choices: Mapping[str, str]
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        """Config of a run: the values, and the name of its model.
+
+        The classes that it names are the user's own choice, and may be imported from now on.
+        """
+        trust_composed(self.values)
+        return {"model_name": self.choices.get("model"), **self.values}
+
+
+def resolve(composed: "DictConfig") -> dict[str, Any]:
+    """Composed.raw of a composed config with its hydra node."""
     from omegaconf import OmegaConf
 
     plain = OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
-    raw = OmegaConf.to_container(plain, resolve=True)
-    assert isinstance(raw, dict)
-    trust_composed(raw)
-    model_name = OmegaConf.select(composed, "hydra.runtime.choices.model")
-    return {"model_name": model_name, **{str(k): v for k, v in raw.items()}}
+    values = OmegaConf.to_container(plain, resolve=True)
+    assert isinstance(values, dict)
+    choices = dict(composed.hydra.runtime.choices)
+    return Composed(values={str(k): v for k, v in values.items()}, choices=choices).raw
 
 
 def composed(overrides: Iterable[str]) -> dict[str, Any]:

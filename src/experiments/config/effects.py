@@ -6,6 +6,7 @@ of the same run. Standard library only.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -15,6 +16,7 @@ from experiments.config.schedules import TRUNK
 
 USED: Final = "used"  # the key of a field's metadata
 VARIES: Final = object()
+_SINGLE = (type(None), bool, int, float, str, tuple)  # most fields: no groups of fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,19 +191,30 @@ def ineffective(run: Run, *, given_alone: bool = False) -> Iterator[Ineffective]
 
 
 def _of_group(own: Any, prefix: str, run: Run, given_alone: bool) -> Iterator[Ineffective]:
-    for field in dataclasses.fields(own):
-        name, value = f"{prefix}{field.name}", getattr(own, field.name)
-        declared: Used = field.metadata.get(USED, Used(where=(), idle=VARIES))
-        given = declared.idle is not VARIES and bool(value != declared.idle)
-        asked = declared.where if given or not given_alone else ()
-        unmet = (condition.unmet(own, prefix, run) for condition in asked)
-        why = next((words for words in unmet if words is not None), None)
-        if why is not None:
-            yield Ineffective(name=name, value=value, why=why, given=given)
-        below = value.items() if isinstance(value, Mapping) else ()
-        for key, one in ((name, value), *((f"{name}.{key}", one) for key, one in below)):
-            if dataclasses.is_dataclass(one):
-                yield from _of_group(one, f"{key}.", run, given_alone)
+    values, kind = vars(own), own.__class__
+    for key, declared in _declared(kind):
+        value = values[key]
+        if declared is not None:
+            given = declared.idle is not VARIES and bool(value != declared.idle)
+            asked = declared.where if given or not given_alone else ()
+            unmet = (condition.unmet(own, prefix, run) for condition in asked)
+            why = next((words for words in unmet if words is not None), None)
+            if why is not None:
+                yield Ineffective(name=f"{prefix}{key}", value=value, why=why, given=given)
+        if type(value) in _SINGLE:
+            continue
+        if isinstance(value, Mapping):
+            for name, one in value.items():
+                if dataclasses.is_dataclass(one):
+                    yield from _of_group(one, f"{prefix}{key}.{name}.", run, given_alone)
+        elif dataclasses.is_dataclass(value):
+            yield from _of_group(value, f"{prefix}{key}.", run, given_alone)
+
+
+@functools.cache
+def _declared(cls: type) -> tuple[tuple[str, Used | None], ...]:
+    """Fields of a dataclass, each with what `used` says of it."""
+    return tuple((field.name, field.metadata.get(USED)) for field in dataclasses.fields(cls))
 
 
 def _typed(value: Any) -> str:

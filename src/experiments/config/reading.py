@@ -6,15 +6,18 @@ Errors name what a user types: the whole dotted path.
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from experiments.config.constraints import checked, read_hints, shown
 from experiments.config.fields import ADDED, is_unchanged
 from experiments.config.hydra_hints import choices, choices_with
+from experiments.config.once import once
 from experiments.config.paths import conf_dir
 from experiments.config.trust import check_trusted
 
@@ -37,7 +40,7 @@ def build(node: Any, where: str, needs: Sequence[str] = ()) -> Any:
     lacks = [name for name in needs if not hasattr(cls, name)]
     if lacks:
         raise ValueError(f"{given} has no method {' or '.join(lacks)}; {_choices(where)}")
-    return read(cls, fields, where)
+    return once((cls, where), fields, lambda: read(cls, fields, where))
 
 
 def check_chosen(node: Mapping[str, Any], group: str, *keys: str) -> None:
@@ -111,7 +114,7 @@ def read_value(value: Any, hint: Any, where: str) -> Any:
         return value
     if not isinstance(value, Mapping):
         raise ValueError(f"{where}={shown(value)} must be a group of keys")
-    return read(hint, value, where)
+    return once((hint, where), value, lambda: read(hint, value, where))
 
 
 def group_class(hint: Any) -> type | None:
@@ -154,13 +157,23 @@ def without_unchanged(node: Any, hint: Any) -> Any:
         cls = target_class(node, "_target_")
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         return {key: without_unchanged(item, None) for key, item in node.items()}
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if ADDED in field.metadata}
+    hints, fields = _plain_hints(cls), _added_fields(cls)
     return {
         key: without_unchanged(item, hints.get(key))
         for key, item in node.items()
         if key not in fields or not is_unchanged(fields[key], read_value(item, hints[key], key))
     }
+
+
+@functools.cache
+def _plain_hints(cls: type) -> Mapping[str, Any]:
+    return MappingProxyType(typing.get_type_hints(cls))
+
+
+@functools.cache
+def _added_fields(cls: type) -> "Mapping[str, dataclasses.Field[Any]]":
+    found = {field.name: field for field in dataclasses.fields(cls) if ADDED in field.metadata}
+    return MappingProxyType(found)
 
 
 def without(raw: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ fields.added: at its default it then leaves the ids of runs as they are.
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from experiments.budget.costs import FFNConfig
@@ -33,6 +34,7 @@ from experiments.config.constraints import (
 )
 from experiments.config.effects import Above, Drawn, If, Is, Through
 from experiments.config.fields import added, used
+from experiments.config.once import once
 from experiments.config.optim import FORMER, LearningRate, Optim
 from experiments.config.reading import build, check_chosen, read, read_value
 from experiments.config.trainer import Cluster, Trainer
@@ -318,11 +320,8 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
         check_chosen(raw["continual"], "continual", "replay", "l2")
     if raw.get("cluster") is not None:
         check_chosen(raw["cluster"], "cluster", "card", "memory_gib")
-    trunk, data = dict(raw.get("trunk") or {}), dict(raw.get("data") or {})
-    trunk = former_trunk.today(trunk)
-    trunk["base_ffn"] = _base_ffn(trunk.get("base_ffn"))
-    for part, needs in OF_TRUNK.items():
-        trunk[part] = build(trunk[part], f"trunk.{part}", needs)
+    trunk, data = raw.get("trunk") or {}, raw.get("data") or {}
+    raw["trunk"] = once("trunk", trunk, partial(_trunk, trunk))
     if raw.get("init") is not None:
         weights = build(raw["init"].get("weights"), "init.weights", _WEIGHTS)
         raw["init"] = {**raw["init"], "weights": weights}
@@ -330,13 +329,28 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
         raw["ladder"] = read_value(raw["ladder"], read_hints(RunConfig)["ladder"], "ladder")
     if raw.get("optim") is not None:
         raw["optim"] = build(FORMER.today(raw["optim"], "optim"), "optim", _OPTIMIZER)
-    data["corpus"] = build(data.get("corpus"), "data.corpus", _CORPUS)
-    data["tokenizer"] = build(data.get("tokenizer"), "data.tokenizer", _TOKENIZER)
-    config: RunConfig = read(RunConfig, {**raw, "trunk": trunk, "data": data, "eval": sets})
+    raw["data"] = once("data", data, partial(_data, data))
+    config: RunConfig = read(RunConfig, {**raw, "eval": sets})
     stride = config.evaluation.stride
     if stride is not None and stride > config.data.seq_len:
         raise ValueError(f"evaluation.stride={stride} is above data.seq_len={config.data.seq_len}")
     return config
+
+
+def _trunk(node: Mapping[str, Any]) -> Trunk:
+    found = former_trunk.today(node)
+    found["base_ffn"] = _base_ffn(found.get("base_ffn"))
+    for part, needs in OF_TRUNK.items():
+        found[part] = build(found[part], f"trunk.{part}", needs)
+    made: Trunk = read(Trunk, found, "trunk")
+    return made
+
+
+def _data(node: Mapping[str, Any]) -> Data:
+    corpus = build(node.get("corpus"), "data.corpus", _CORPUS)
+    tokenizer = build(node.get("tokenizer"), "data.tokenizer", _TOKENIZER)
+    made: Data = read(Data, {**node, "corpus": corpus, "tokenizer": tokenizer}, "data")
+    return made
 
 
 def _parts(node: Any) -> dict[str, Any]:
@@ -384,8 +398,13 @@ def read_eval_sets(raw: Mapping[str, Any]) -> dict[str, EvalSet]:
     for name, node in raw.items():
         if not isinstance(node, Mapping):
             raise ValueError(f"eval.{name}={shown(node)} must be a group of keys, as conf/eval has")
-        values = dict(node)
-        if values.get("corpus") is not None:
-            values["corpus"] = build(values["corpus"], f"eval.{name}.corpus", _CORPUS)
-        sets[name] = read(EvalSet, values, f"eval.{name}")
+        sets[name] = once(("eval", name), node, partial(_eval_set, name, node))
     return sets
+
+
+def _eval_set(name: str, node: Mapping[str, Any]) -> EvalSet:
+    values = dict(node)
+    if values.get("corpus") is not None:
+        values["corpus"] = build(values["corpus"], f"eval.{name}.corpus", _CORPUS)
+    made: EvalSet = read(EvalSet, values, f"eval.{name}")
+    return made

@@ -1,5 +1,6 @@
 """What makes two runs the same run: a hash of the settings that can change the result."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
@@ -33,7 +34,7 @@ def compute_id(
     """
     kept = {k: v for k, v in raw.items() if k not in NOT_IDENTITY}
     kept |= {"optim": FORMER.before(kept["optim"]), "trunk": former_trunk.before(kept["trunk"])}
-    identity = without(without_unchanged(kept, RunConfig), leave_out)
+    identity = without(_without_unchanged(kept), leave_out)
     own = {k: v for k, v in (identity.get("data") or {}).items() if k != "path"}
     identity["data"] = {**own, **data_identity(draft.config.data)}
     for part in draft.parts:
@@ -43,6 +44,21 @@ def compute_id(
         identity["mixed_sequences"] = mixed
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _without_unchanged(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """As `without_unchanged` of a run's config. Of groups that points of a sweep share the work is
+    done once.
+    """
+    kept: dict[str, Any] = {}
+    for key, value in raw.items():
+        kept |= json.loads(_text_without_unchanged(json.dumps({key: value})))
+    return kept
+
+
+@functools.lru_cache(1024)
+def _text_without_unchanged(text: str) -> str:
+    return json.dumps(without_unchanged(json.loads(text), RunConfig))
 
 
 def mixed_sequences(ranks: Ranks, ffns: Iterable[FFNConfig]) -> dict[str, int]:

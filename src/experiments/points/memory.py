@@ -39,6 +39,7 @@ def estimate_memory(draft: Draft, table_ranks: int = 1, precision: str | None = 
     )
 
 
+@functools.lru_cache(maxsize=256)
 def moment_bytes(
     optim: Optim, transformer: TransformerConfig, table_ranks: int = 1, *, by_rows: bool = True
 ) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
 from experiments.config import former_trunk
 from experiments.config.effects import Ineffective, Run, ineffective
+from experiments.config.once import once
 from experiments.config.optim import Optim
 from experiments.config.schema import OF_TRUNK, RunConfig, read_run_config
 from experiments.data.packed import PackedText
@@ -89,7 +90,9 @@ def _check_trunk(draft: Draft, accelerator: str) -> None:
 
 def read_draft(raw: Mapping[str, Any]) -> Draft:
     """Raises ValueError for a bad config, wherever it is to run, if it is."""
-    refuse_credentials("the config", dict(raw))
+    for key, value in raw.items():
+        group = {key: value}
+        once("credentials", group, partial(refuse_credentials, "the config", group))
     raw = completed(raw)
     config = read_run_config(raw)
     check_data(config.data, config.eval)

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
+from experiments.points.emulated import emulation_lines
 from experiments.points.point import Point
 from experiments.records.files import RECORD_NAME, read_record
 from experiments.records.record import ENDED
+from experiments.sweep.again import status_command
 from experiments.sweep.control import controlling
 from experiments.sweep.entering import entered
 from experiments.sweep.objective import objective_value
@@ -43,7 +45,8 @@ def run_sweep(raws: Sequence[Raw], queue: Queue, *, stored: bool = False) -> lis
     first = points[0]
     if first.config.dry_run:
         lines = queue.plan(points)  # first: it may refuse them
-        print("\n".join([plan_table(points, assumed_rate(first)), *lines]))
+        table = plan_table(points, assumed_rate(first))
+        print("\n".join([table, *emulation_lines(points), *lines]))
         return []
     wanted = choose(points).run
     check_planned(wanted)
@@ -64,18 +67,11 @@ def run_sweep(raws: Sequence[Raw], queue: Queue, *, stored: bool = False) -> lis
                 pass
             outcomes = session.outcomes({})
     if not queue.stays:
-        print(f"status: {status_command(first)}")
+        print(f"status: {status_command(first.config.sweep, str(first.config.paths.results))}")
     _report(todo, {run_id: outcome.fate for run_id, outcome in outcomes.items()}, queue)
     if not queue.stays:
         return []
     return [objective_value(read_record(point.run_dir / RECORD_NAME)) for point in points]
-
-
-def status_command(point: Point) -> str:
-    """Command that says where a point's sweep stands."""
-    results = point.config.paths.results
-    where = "" if results == "results" else f" --results {results}"
-    return f"python -m experiments.status {point.config.sweep}{where}"
 
 
 def _report(todo: Todo, fates: Mapping[str, Fate], queue: Queue) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 
+from experiments.points.emulated import emulation_lines
 from experiments.points.point import Point
 from experiments.records.files import RECORD_NAME, read_record
 from experiments.records.record import RunRecord
@@ -37,7 +38,7 @@ def run_one(raw: Raw, *, stored: bool = False) -> float | None:
     interruption.listen()
     (point,) = plan_points([raw], stored=stored)
     if point.config.dry_run:
-        print(plan_table([point], assumed_rate(point)))
+        print("\n".join([plan_table([point], assumed_rate(point)), *emulation_lines([point])]))
         return None
     from experiments.training.evaluation import results_table
     from experiments.training.execute import (

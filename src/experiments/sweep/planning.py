@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.budget.plan import OffBudgetError, check_memory
+from experiments.config.once import remembering
 from experiments.data.corpus import find_name
 from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
 from experiments.data.progress import said
@@ -70,6 +71,11 @@ def plan_points(raws: Sequence[Raw], *, stored: bool = False) -> list[Point]:
     stored: the configs are a manifest's. Others are composed now, and each setting that somebody
     gave must have an effect (config/effects.py).
     """
+    with remembering():
+        return _plan_points(raws, stored)
+
+
+def _plan_points(raws: Sequence[Raw], stored: bool) -> list[Point]:
     drafts: list[Draft] = []
     bad: list[tuple[Raw, ValueError]] = []
     for raw in counted(raws, len(raws), "planning"):

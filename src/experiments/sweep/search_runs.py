@@ -5,10 +5,11 @@ each time that a run may have ended. Several commands may do so at once (search.
 import sys
 from collections.abc import Mapping
 
+from experiments.points.emulated import emulation_lines
 from experiments.sweep import manifest
+from experiments.sweep.again import status_command
 from experiments.sweep.control import controlling
 from experiments.sweep.entering import enter
-from experiments.sweep.many_runs import status_command
 from experiments.sweep.planning import (
     ELSEWHERE,
     INTERRUPTED,
@@ -33,7 +34,7 @@ def run_search(search: Search, queue: Queue) -> None:
     first = lowest[0]
     if first.config.dry_run:
         lines = queue.plan(search.ends)  # first: it may refuse them
-        print("\n".join([search.plan_text(), *lines]))
+        print("\n".join([search.plan_text(), *emulation_lines(search.ends), *lines]))
         return
     check_planned(search.ends)
     queue.check(search.ends, search.rules.n_trials * len(lowest))
@@ -54,7 +55,7 @@ def run_search(search: Search, queue: Queue) -> None:
                     pass
             outcomes = steps.outcomes
     if not queue.stays:
-        print(f"status: {status_command(first)}")
+        print(f"status: {status_command(first.config.sweep, str(first.config.paths.results))}")
         if n_open:
             print(f"{n_open} of {search.describe()} are not done; the same command goes on")
             return

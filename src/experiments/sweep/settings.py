@@ -1,5 +1,6 @@
 """Settings that distinguish points of a sweep that have the same name."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,13 +23,24 @@ def with_settings(points: Sequence[Point]) -> list[Point]:
         alike.setdefault(point.name.removesuffix(f" seed={point.config.seed}"), []).append(point)
     settings = {}
     for group in alike.values():
-        leaves = [dict(_leaves(point.raw)) for point in group]
+        leaves = _own_leaves([point.raw for point in group])
         names = sorted({name for seed in _by_seed(leaves) for name in _varied(seed)})
         for point, own in zip(group, leaves, strict=True):
             # by its last name, once: ladder.lr is optim.lr
             shown = dict(_shown(name, own[name]) for name in names if name in own)
             settings[point.run_id] = "".join(f" {name}={value}" for name, value in shown.items())
     return [replace(point, setting=settings[point.run_id]) for point in points]
+
+
+def _own_leaves(raws: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Leaves of each config, without those of groups that are the same in all; the seed in any
+    case.
+    """
+    differ = {"seed"}
+    for key in {key for raw in raws for key in raw}:
+        texts = {json.dumps(raw[key]) if key in raw else "" for raw in raws}
+        differ |= {key} if len(texts) > 1 else set()
+    return [dict(_leaves({k: v for k, v in raw.items() if k in differ})) for raw in raws]
 
 
 def _by_seed(leaves: Sequence[Mapping[str, str]]) -> Iterable[list[Mapping[str, str]]]:

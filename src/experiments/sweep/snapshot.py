@@ -5,10 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-import experiments
-from experiments.config.paths import conf_dir, sbatch_dir
 from experiments.data.cache import made_once
 from experiments.records.files import set_aside
+from experiments.sweep.again import own_files
 from experiments.system import code_copy
 from experiments.system.disk import (
     copy_file,
@@ -27,7 +26,7 @@ def take_snapshot(sweep_dir: Path) -> Path:
     there and is not what its name says, after a loss of power or by another's hand, is set aside
     with a warning and made again.
     """
-    files = [file for top, root in _sources() for file in code_copy.list_files(top, root)]
+    files = own_files()
     digest = code_copy.compute_digest(files)
     copy = sweep_dir / code_copy.FOLDER / code_copy.find_name(digest)
     refuse_links(copy.parent)
@@ -62,9 +61,3 @@ def run_from(snapshot: Path) -> None:
     sys.path.insert(0, source)
     rest = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (source, rest)))
-
-
-def _sources() -> list[tuple[str, Path]]:
-    package = Path(experiments.__file__).resolve().parent
-    plugins = package.parent / "hydra_plugins"
-    return list(zip(code_copy.TOPS, (package, plugins, conf_dir(), sbatch_dir()), strict=True))
