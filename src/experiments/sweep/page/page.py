@@ -79,25 +79,24 @@ def _shown(sweep: SweepState, cells: Sequence[CellState], notes: Sequence[str]) 
     tokens = sum(p.tokens_per_second or 0.0 for p in sweep.points)
     others = [f"{states[state]} {state}" for state in STATES[1:] if states[state]]
     sentence = ", ".join([f"{n_done} of {n_points} points done", *others])
-    rows = sorted(
-        zip(sweep.points, sweep.entries, strict=True), key=lambda pair: _ORDER.index(pair[0].state)
-    )
+    pairs = zip(sweep.points, sweep.entries, strict=True)
+    pairs = sorted(pairs, key=lambda pair: _ORDER.index(pair[0].state))[:_ROWS]
+    rows = [_row(point, entry) for point, entry in pairs]
     return {
         "sentence": f"{sentence}; {left} left" if left else sentence,
         "states": [(state, states[state]) for state in STATES if states[state]],
         "tiles": [
-            ("points done", f"{n_done} of {n_points}"),
-            ("compute done", f"{100 * share:.0f} %"),
-            ("FLOPs, of those planned", f"{pace.done:.3g} of {pace.planned:.3g}"),
+            ("points done", f"{n_done:,} of {n_points:,}"),
             *([("time left", left)] if left else []),
+            (f"of {_short(pace.planned)} FLOPs done", f"{100 * share:.0f} %"),
             *([("speed", f"{pace.rate / 1e9:.3g} GFLOP/s")] if pace.rate else []),
             *([("tokens/s", count(tokens))] if tokens else []),
         ],
-        "share": share,
         "by_model": model_rows(sweep.points),
         "notes": [shortened(printable(note)) for note in notes],
         "search": search_tables(cells),
-        "rows": [_row(point, entry) for point, entry in rows[:_ROWS]],
+        "rows": rows,
+        "columns": [name for name in rows[0]["cells"] if any(row["cells"][name] for row in rows)],
         "n_more": max(0, n_points - _ROWS),
     }
 
@@ -117,13 +116,19 @@ def _row(point: PointState, entry: Entry) -> dict[str, Any]:
         "state": point.state,
         "label": _cell(point.label),
         "run_id": _cell(point.run_id),
-        "step": f"{point.step:,} of {point.n_steps:,}" if point.n_steps else f"{point.step:,}",
-        "share": min(1.0, point.step / point.n_steps) if point.n_steps else 0.0,
-        "loss": "" if point.loss is None else f"{point.loss:.4g}",
-        "speed": "" if point.tokens_per_second is None else count(point.tokens_per_second),
-        "left": "" if point.seconds_left is None else duration(point.seconds_left),
-        "note": _cell("; ".join(filter(None, note))),
+        "share": point.step / point.n_steps if 0 < point.step < point.n_steps else None,
+        "cells": {
+            "steps": f"{point.step:,} of {point.n_steps:,}" if point.n_steps else f"{point.step:,}",
+            "held-out loss": "" if point.loss is None else f"{point.loss:.4f}",
+            "tokens/s": "" if point.tokens_per_second is None else count(point.tokens_per_second),
+            "left": "" if point.seconds_left is None else duration(point.seconds_left),
+            "note": _cell("; ".join(filter(None, note))),
+        },
     }
+
+
+def _short(flops: float) -> str:
+    return f"{flops:.3g}".replace("e+", "e")
 
 
 def _cell(text: str) -> str:

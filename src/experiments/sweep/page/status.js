@@ -113,7 +113,7 @@ function frame(width, height, x, y, title) {
     return (value) => from + (to - from) * (f(value) - f(low)) / (f(high) - f(low));
   };
   const X = place(x, left, right), Y = place(y, bottom, top);
-  for (const at of ticks(...x.ends, Math.max(3, Math.floor(width / 75)), x.isLog)) {
+  for (const at of ticks(...x.ends, Math.max(3, Math.floor(width / (x.format === power ? 110 : 75))), x.isLog)) {
     chart.append(svg("line", { class: "grid", x1: X(at), x2: X(at), y1: top, y2: bottom }),
       svg("text", { x: X(at), y: bottom + 16, "text-anchor": "middle" }, x.format(at)));
   }
@@ -208,6 +208,7 @@ function drawPanels() {
       + "training loss of now; those above the frame are at its edge. Lines join the lowest "
       + "finished run of each size. Nothing is fitted here: python -m analysis isoflop does that.";
   if (!anyShown) return;
+  host.classList.toggle("one", budgets.length === 1);
   // a first one is there to be measured
   const probe = el("div", {});
   host.append(probe);
@@ -261,9 +262,10 @@ function drawCurves() {
   const own = all.filter((p) => isShown(p.model) && (budget === null || budget < 0 || p.budget === budget))
     .sort((a, b) => (a.state === "running") - (b.state === "running"));
   $("curves_note").textContent = all.length === 0
-    ? "No run has rows in its history.csv here yet."
+    ? `No run has a row in a history.csv here${data.every === null ? "" : " yet"}.`
     : "Training loss. Strong lines with a mark at their end: runs that go on. A branch begins where it leaves its trunk.";
   host.replaceChildren();
+  $("curves_budget").closest(".tools").hidden = all.length === 0;
   if (own.length === 0) return;
   const against = AGAINST[chosen.x] ?? AGAINST.flops;
   const lines = own.map((p) => ({ p, points: p.curve.steps.map((step, i) => [step * against.of(p.curve), p.curve.losses[i] / 1000]).filter(([x, y]) => x > 0 && y > 0) }))
@@ -314,7 +316,6 @@ function offerChoices() {
     if ($(id).selectedIndex < 0) $(id).selectedIndex = 0;
     $(id).addEventListener("change", () => choose(name, $(id).value));
   }
-  choice.closest(".tools").hidden = false;
 }
 
 function draw() {
