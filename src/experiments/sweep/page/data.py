@@ -16,7 +16,7 @@ from experiments.sweep.page.curves import Curve, Curves
 from experiments.sweep.states import SweepState
 from experiments.system.json_files import parse_json
 from experiments.system.page.colours import MARKERS, model_colour, model_order, natural
-from experiments.system.plain_text import shortened
+from experiments.system.plain_text import printable, shortened
 
 _SAMPLES, _LEAST, _MOST = 60_000, 12, 120  # losses of all curves together, and of one
 _LONGEST = 120  # characters of a label
@@ -59,7 +59,7 @@ class PageData:
                 curve = self._curves.read(run_dir, n_most, entry.first_step)
             points.append(
                 {
-                    "label": shortened(point.label, _LONGEST),
+                    "label": shortened(printable(point.label), _LONGEST),
                     "state": point.state,
                     "model": places[own.series],
                     "budget": None if own.budget is None else budgets.index(own.budget),
@@ -92,7 +92,7 @@ def _read(entry: Entry) -> _Submitted:
     budget = None if is_trunk else _positive(config.get("budget"))
     n_experts = config.get("n_experts")
     return _Submitted(
-        series=shortened(" ".join([entry.model, *words]), _LONGEST),
+        series=shortened(printable(" ".join([entry.model, *words])), _LONGEST),
         budget=budget,
         n_experts=n_experts if type(n_experts) is int else None,
     )

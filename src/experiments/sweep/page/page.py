@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from markupsafe import Markup
 from experiments.records.record import CUT_SHORT
 from experiments.sweep.manifest import Entry
 from experiments.sweep.page.data import PageData
-from experiments.sweep.search_table import CellState, search_tables
+from experiments.sweep.search_table import CellState, SearchTable, search_tables
 from experiments.sweep.states import STATES, PointState, SweepState
 from experiments.sweep.status_table import find_pace, model_rows
 from experiments.system.page.shell import Part, document, environment, resource
@@ -30,7 +31,7 @@ class SweepPage:
     """Makes the page of one sweep, as often as it is asked to."""
 
     def __init__(self, sweep_dir: Path, name: str) -> None:
-        self.name, self._data = name, PageData(sweep_dir)
+        self.name, self._data = printable(name), PageData(sweep_dir)
 
     def render(
         self,
@@ -94,7 +95,7 @@ def _shown(sweep: SweepState, cells: Sequence[CellState], notes: Sequence[str]) 
         ],
         "by_model": model_rows(sweep.points),
         "notes": [shortened(printable(note)) for note in notes],
-        "search": search_tables(cells),
+        "search": [_plain(table) for table in search_tables(cells)],
         "rows": rows,
         "columns": [name for name in rows[0]["cells"] if any(row["cells"][name] for row in rows)],
         "n_more": max(0, n_points - _ROWS),
@@ -129,6 +130,12 @@ def _row(point: PointState, entry: Entry) -> dict[str, Any]:
 
 def _short(flops: float) -> str:
     return f"{flops:.3g}".replace("e+", "e")
+
+
+def _plain(table: SearchTable) -> SearchTable:
+    rows = tuple(tuple(map(_cell, row)) for row in table.rows)
+    notes = tuple(shortened(printable(note)) for note in table.notes)
+    return replace(table, title=_cell(table.title), rows=rows, notes=notes)
 
 
 def _cell(text: str) -> str:
