@@ -97,8 +97,8 @@ def read_sweep(sweep_dir: Path) -> SweepState:
         for entry in entries
     ]
     notes.append(rows_note([point.run_id for point in points if point.detail == LACKS_ROWS]))
-    notes = [note for note in notes if note]
-    return SweepState(points=tuple(points), notes=tuple(notes), entries=entries)
+    said = tuple(note for note in notes if note)
+    return SweepState(points=tuple(points), notes=said, entries=entries)
 
 
 def _lost_note(found: manifest.Manifest, lost: list[manifest.Entry]) -> str | None:

@@ -80,9 +80,9 @@ def _shown(sweep: SweepState, cells: Sequence[CellState], notes: Sequence[str]) 
     tokens = sum(p.tokens_per_second or 0.0 for p in sweep.points)
     others = [f"{states[state]} {state}" for state in STATES[1:] if states[state]]
     sentence = ", ".join([f"{n_done} of {n_points} points done", *others])
-    pairs = zip(sweep.points, sweep.entries, strict=True)
-    pairs = sorted(pairs, key=lambda pair: _ORDER.index(pair[0].state))[:_ROWS]
-    rows = [_row(point, entry) for point, entry in pairs]
+    pairs = list(zip(sweep.points, sweep.entries, strict=True))
+    pairs.sort(key=lambda pair: _ORDER.index(pair[0].state))
+    rows = [_row(point, entry) for point, entry in pairs[:_ROWS]]
     return {
         "sentence": f"{sentence}; {left} left" if left else sentence,
         "states": [(state, states[state]) for state in STATES if states[state]],
