@@ -121,7 +121,7 @@ def test_the_outcome_is_the_records_own(tmp_path, change):
         read_outcome(path)
 
 
-@pytest.mark.parametrize("change", [{"n_params": "x"}, {"error": 5}, {"val_loss": [1.0]}])
+@pytest.mark.parametrize("change", [{"n_params": "x"}, {"error": 5}, {"n_tokens": 1.5}])
 def test_an_outcome_of_another_type_is_damage_whatever_the_checksum(tmp_path, change):
     path = write_record(tmp_path, record(**change))
     with pytest.raises(DamagedError, match="has a value of another type"):
