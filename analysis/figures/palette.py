@@ -36,7 +36,7 @@ def looks(series: Iterable[str], table: pd.DataFrame | None = None) -> dict[str,
     """
     known = {} if table is None else dict(zip(table["series"], table["model"], strict=True))
     models = {name: known.get(name, _VARIANT.sub("", name)) for name in dict.fromkeys(series)}
-    given = [] if table is None else table["model"]
+    given: Iterable[str] = [] if table is None else table["model"]
     order = model_order([*models.values(), *given, *known_models])
     found = {}
     for rank, model in enumerate(order):
