@@ -17,7 +17,7 @@ help:  ## this list
 demo: $(READY)  ## train the demo sweep (minutes on 2 cores), fit and draw its isoFLOP figure
 	$(BIN)/python -m experiments.run experiment=demo
 	@$(BIN)/python -m analysis isoflop results/demo --brief
-	@printf '%s\n' '' 'next, after source $(BIN)/activate:' \
+	@printf '%s\n' '' 'its page, with the loss curves: results/demo/status.html' 'next, after source $(BIN)/activate:' \
 		'  python -m analysis report results/demo                    # tables, fits and figures on one page' \
 		'  python -m experiments.run experiment=demo model=none      # the control: blocks without the layer' \
 		"  python -m experiments.inspect $$(dirname $$(grep -l '\"model\": \"peer\"' results/demo/*/record.json | head -1))   # which experts read what"

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from analysis.figures.palette import MODEL_COLOURS
 from analysis.figures.plot import Plot
 from analysis.figures.scales import relabel
 from analysis.figures.style import style
 from analysis.study import Study
+from experiments.system.page.colours import MODEL_COLOURS
 
 _FILES = [import_module(f"{__name__}.{file.name}") for file in iter_modules(__path__)]
 _DRAWINGS = {

@@ -4,7 +4,7 @@ A colour is chosen for the page that is drawn and, beside it, for a dark one (sc
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,22 +14,9 @@ import pandas as pd
 from matplotlib.colors import to_rgba
 
 from analysis.figures.schemes import Colour, dark_shade, pair
+from experiments.system.page.colours import MARKERS, model_colour, model_order, natural
 
-# Apart for normal and colour-blind sight (Machado 2009's simulation of protan-, deuter- and
-# tritanopia: 26 in CIELAB or more), and on a white as on a dark page.
-MODEL_COLOURS: Mapping[str, str] = {
-    "dense": "#294dfc",
-    "none": "#6a6a68",
-    "moe": "#cca624",
-    "moe_fine": "#c25e3a",
-    "pkm": "#3fbe86",
-    "peer": "#9c4998",
-}
 K = TypeVar("K")
-_OTHERS = (  # less far apart: markers help
-    "#39a2ca", "#908b02", "#8043cd", "#90b666", "#a28afe", "#863e2e", "#67919b", "#973000",
-)  # fmt: skip
-_MARKERS = ("o", "P", "s", "X", "D", "^", "v", "<", ">", "p")
 _VARIANT = re.compile(r"( [A-Za-z_][\w.]*=\S+)+$")  # as table names series
 known_models: list[str] = []  # of the active style(models=...)
 
@@ -49,13 +36,14 @@ def looks(series: Iterable[str], table: pd.DataFrame | None = None) -> dict[str,
     """
     known = {} if table is None else dict(zip(table["series"], table["model"], strict=True))
     models = {name: known.get(name, _VARIANT.sub("", name)) for name in dict.fromkeys(series)}
-    order = _model_order([*models.values(), *([] if table is None else table["model"])])
+    given: Iterable[str] = [] if table is None else table["model"]
+    order = model_order([*models.values(), *given, *known_models])
     found = {}
     for rank, model in enumerate(order):
-        own = sorted((name for name, of in models.items() if of == model), key=_natural)
-        shades = _shades(_model_colour(model, order), len(own))
+        own = sorted((name for name, of in models.items() if of == model), key=natural)
+        shades = _shades(legible(model_colour(model, order)), len(own))
         for step, (name, colour) in enumerate(zip(own, shades, strict=True)):
-            marker = _MARKERS[(rank + step) % len(_MARKERS)]
+            marker = MARKERS[(rank + step) % len(MARKERS)]
             found[name] = Look(colour=colour, marker=marker)
     return found
 
@@ -64,18 +52,6 @@ def model_looks(models: Iterable[str]) -> dict[str, Look]:
     """A look for each model, whatever its series."""
     names = list(dict.fromkeys(models))
     return looks(names, pd.DataFrame({"series": names, "model": names}))
-
-
-def _model_order(models: Iterable[str]) -> list[str]:
-    """Harness's models first, always all of them, so that ranks do not depend on the data."""
-    others = sorted({*models, *known_models} - set(MODEL_COLOURS), key=_natural)
-    return [*MODEL_COLOURS, *others]
-
-
-def _model_colour(model: str, order: Sequence[str]) -> Colour:
-    if model in MODEL_COLOURS:
-        return legible(MODEL_COLOURS[model])
-    return legible(_OTHERS[(order.index(model) - len(MODEL_COLOURS)) % len(_OTHERS)])
 
 
 def _shades(colour: Colour, n: int) -> list[Colour]:
@@ -87,12 +63,6 @@ def _shades(colour: Colour, n: int) -> list[Colour]:
         legible(blend(colour, page() if s < 0 else ink(), abs(s)), least=1.9)
         for s in steps.tolist()
     ]
-
-
-def _natural(name: str) -> list[tuple[int, float, str]]:
-    """A sort key by which n_experts=256 comes before n_experts=4096."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", name)
-    return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(parts)]
 
 
 def page() -> Colour:
@@ -171,6 +141,6 @@ def ordered_looks(keys: Sequence[K]) -> dict[K, Look]:
     """A look for each of an ordered few; markers are repeated after ten."""
     colours = sequential(len(keys))
     return {
-        key: Look(colour=colour, marker=_MARKERS[i % len(_MARKERS)])
+        key: Look(colour=colour, marker=MARKERS[i % len(MARKERS)])
         for i, (key, colour) in enumerate(zip(keys, colours, strict=True))
     }

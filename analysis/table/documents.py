@@ -109,7 +109,7 @@ class Documents:
                 f"{len(missing)} of {pluralize(len(run_ids), 'run')} do not say which of their "
                 f"targets are repeated (records of older versions): {join_first(missing)}"
             )
-        found = {}
+        found: dict[str, Documents] = {}
         n_rest, rest = scored.n_tokens, {run: self.nats[run] for run in run_ids}
         for kind, name_of_rest in zip(_KINDS, ("new", "neither"), strict=True):
             if any(run not in said[kind] for run in run_ids):

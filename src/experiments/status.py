@@ -1,5 +1,5 @@
-"""Where a sweep stands: `python -m experiments.status NAME [--watch]`; without a name, which sweeps
-there are.
+"""Where a sweep stands: `python -m experiments.status NAME [--watch] [--html PATH]`; without a
+name, which sweeps there are.
 """
 
 import argparse
@@ -10,15 +10,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.records.record import ENDED
 from experiments.sweep.folders import sweep_argument, sweep_folder, sweep_folders
-from experiments.sweep.search_table import CellState, read_cells, search_lines, search_rows
+from experiments.sweep.search_table import CellState, is_over, read_all, search_lines, search_rows
 from experiments.sweep.states import STATES, SweepState, read_sweep
 from experiments.sweep.status_table import status_text, sweeps_text
 from experiments.system.command import Parser, exit_codes
+from experiments.system.disk import check_file, reached, write_text_atomically
 from experiments.system.plain_text import printable, raw
-
-_OVER = (*ENDED, "failed", "damaged")
 
 
 def main() -> None:
@@ -38,22 +36,31 @@ def main() -> None:
         action="store_true",
         help="one JSON object a line, for each point; then for each cell of a search",
     )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="PATH",
+        help="write the sweep's page there too: states, loss curves, loss against size; with "
+        "--watch again and again, and a browser loads it again by itself",
+    )
     options = parser.parse_args()
     with exit_codes():
         states = _states(options.state)
         if not options.every > 0:
             raise ValueError(f"--every {options.every:g} must be above 0 seconds")
         folder = None if options.sweep is None else sweep_folder(options)
+        page = None if options.html is None else _Page(options.html, folder)
         while True:
+            ended = False
             if folder is None:
                 _list(options.results, options.json)
-                ended = False
             else:
-                sweep = read_sweep(folder)
-                cells, note = _cells(folder)
-                _show(folder, sweep, cells, note, states, options)
-                ended = all(p.state in _OVER for p in sweep.points)
-                ended = ended and all(cell.is_over for cell in cells)
+                sweep, cells, notes = read_all(folder)
+                ended = is_over(sweep, cells)
+                if page is not None:
+                    every = options.every if options.watch and not ended else None
+                    page.write(sweep, cells, notes, every)
+                _show(folder, sweep, cells, [f"note: {note}" for note in notes], states, options)
             if not options.watch or ended:
                 return
             try:
@@ -71,12 +78,28 @@ def _states(text: str | None) -> tuple[str, ...]:
     return states
 
 
-def _cells(folder: Path) -> tuple[list[CellState], list[str]]:
-    """Cells of a sweep's search, if it has one; and why they can't be read."""
-    try:
-        return read_cells(folder), []
-    except ValueError as error:
-        return [], [f"note: {error}"]
+class _Page:
+    """File of --html. Raises ValueError for one that is no page's, and as check_file does."""
+
+    def __init__(self, path: Path, folder: Path | None) -> None:
+        if folder is None:
+            raise ValueError("--html is of one sweep; name it before")
+        if path.suffix not in (".html", ".htm"):
+            raise ValueError(f"--html {path}: a page's name ends in .html; name it so")
+        check_file(path, "--html")
+        from experiments.sweep.page.page import SweepPage  # a tenth of a second of imports
+
+        self._path, self._page = reached(path.absolute()), SweepPage(folder, folder.name)
+
+    def write(
+        self,
+        sweep: SweepState,
+        cells: Sequence[CellState],
+        notes: Sequence[str],
+        every: float | None,
+    ) -> None:
+        text = self._page.render(sweep, cells, notes, every=every)
+        write_text_atomically(self._path, text, then="or name another file")
 
 
 def _show(
@@ -98,7 +121,8 @@ def _show(
     on_terminal = sys.stdout.isatty()
     clear = "\033[H\033[2J" if options.watch and on_terminal else ""
     text = status_text(folder.name, sweep, states, shorten=on_terminal and not options.all)
-    search = "\n".join([*search_lines(cells), *notes])
+    page = [] if options.html is None else [f"page: {options.html}"]
+    search = "\n".join([*search_lines(cells), *notes, *page])
     _print("\n\n".join(filter(None, [text, search])), clear)
 
 

@@ -121,6 +121,13 @@ def test_the_outcome_is_the_records_own(tmp_path, change):
         read_outcome(path)
 
 
+@pytest.mark.parametrize("change", [{"n_params": "x"}, {"error": 5}, {"n_tokens": 1.5}])
+def test_an_outcome_of_another_type_is_damage_whatever_the_checksum(tmp_path, change):
+    path = write_record(tmp_path, record(**change))
+    with pytest.raises(DamagedError, match="has a value of another type"):
+        read_outcome(path)
+
+
 def test_no_flipped_bit_of_a_record_changes_what_is_read(tmp_path):
     path = write_record(tmp_path, record(config={"model": {"n_heads": 2}}))
     whole, generator = path.read_bytes(), random.Random(0)

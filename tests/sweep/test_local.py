@@ -44,11 +44,15 @@ def test_runs_every_point_once_and_then_none(raws, tmp_path, capsys):
     done = records(tmp_path)
     assert sorted(r.model for r in done) == ["dense", "moe", "peer"]
     assert {r.status for r in done} == {"done"}
+    page = tmp_path / "results" / "s" / "status.html"
+    out = capsys.readouterr().out
+    assert out.index(f"watch it fill in: {page}\n") < out.index("[1/3]")
+    assert out.endswith(f"its page: {page}\n")
+    assert "3 of 3 points done" in page.read_text()
     # of the copy that they ran from: the checkout's when it was taken
     commit = git_state(PACKAGE)["git_commit"]
     assert [r.environment["git_commit"] for r in done] == 3 * [commit]
     assert (commit is None) is not (REPOSITORY / ".git").exists()
-    out = capsys.readouterr().out
     assert "[3/3]" in out
     starts = [r.started for r in done]
     run_sweep(points, Local(n_workers=2))

@@ -128,12 +128,14 @@ def test_a_running_run_without_a_sign_of_life_is_named(run, monkeypatch):
 def test_a_clock_set_back_does_not_stop_the_heartbeat(run, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    beat = Heartbeat(run, 10)
+    plan = SimpleNamespace(n_steps=10, cost=SimpleNamespace(n_params=7))
+    beat = Heartbeat(SimpleNamespace(run_dir=run, plan=plan))
     beat({"step": 1.0})
     monkeypatch.setattr(progress.time, "time", lambda: 0.0)
     clock[0] += 2
     beat({"step": 2.0})
     assert read_progress(run)["step"] == 2
+    assert (state(run).step, state(run).n_params) == (2, 7)
 
 
 def test_no_plan_of_steps_is_no_division(run):

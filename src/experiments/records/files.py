@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.records.record import CUT_SHORT, RunRecord
+from experiments.records.record import CUT_SHORT, STATUSES, RunRecord
 from experiments.system.disk import explained, make_folder, rename, sync_file, write_text_atomically
 from experiments.system.json_files import parse_json
 from experiments.system.plain_text import may_have_controls, printable_values
@@ -23,7 +23,7 @@ HISTORY_NAME = "history.csv"  # the rows of a run's training: training/history.p
 CHECKSUM = "sha256"  # last key, of the file's text before it; records of before it have none
 _MARK = f',\n "{CHECKSUM}": "'.encode()  # of the record's own level: no string holds a newline
 _REMEDY = "delete it, or run the same command again: it goes on from last.ckpt and writes it again"
-_OF_OUTCOME = ("status", "n_tokens", "batch_tokens", "error", "val_loss")
+_OF_OUTCOME = ("status", "n_tokens", "batch_tokens", "error", "val_loss", "n_params")
 
 
 class DamagedError(ValueError):
@@ -70,13 +70,15 @@ def read_record(path: Path) -> RunRecord:
 class Outcome:
     """Part of a record that a sweep's state needs. n_steps: those that were trained. last_row:
     the step of the last row of history.csv; None of a trunk, whose last steps may have none, and of
-    a run that failed.
+    a run that failed. loss: held out, in nats per token. n_params: all of them.
     """
 
     status: str
     n_steps: int
     error: str | None
     last_row: int | None = None
+    loss: float | None = None
+    n_params: int | None = None
 
 
 def read_outcome(path: Path) -> Outcome:
@@ -88,15 +90,31 @@ def read_outcome(path: Path) -> Outcome:
         text, verified = _verified(content)
         if verified:
             lines = b",".join(_find_line(text, name) for name in _OF_OUTCOME)
-            status, n_tokens, batch_tokens, error, loss = json.loads(b"[%s]" % lines)
+            found = json.loads(b"[%s]" % lines)
         else:
             record = _parsed(content)
-            status, n_tokens, batch_tokens, error, loss = (getattr(record, n) for n in _OF_OUTCOME)
+            found = [getattr(record, name) for name in _OF_OUTCOME]
+        status, n_tokens, batch_tokens, error, loss, n_params = _checked_outcome(found)
         n_steps = n_tokens // max(1, batch_tokens)
         has_last = status in CUT_SHORT or (status == "done" and loss is not None)
         return Outcome(
-            status=status, n_steps=n_steps, error=error, last_row=n_steps if has_last else None
+            status=status,
+            n_steps=n_steps,
+            error=error,
+            last_row=n_steps if has_last else None,
+            loss=loss,
+            n_params=n_params,
         )
+
+
+def _checked_outcome(found: list[Any]) -> list[Any]:
+    """Values of _OF_OUTCOME, if each has its column's type: anybody can compute a checksum."""
+    for name, value in zip(_OF_OUTCOME, found, strict=True):
+        if type(value) not in _plain_types()[name] and not _fits(value, _hints()[name]):
+            raise ValueError(f"{name} has a value of another type: {str(value)[:40]!r}")
+    if found[0] not in STATUSES:
+        raise ValueError(f"status={str(found[0])[:40]!r} is not one of {', '.join(STATUSES)}")
+    return found
 
 
 def find_records(folder: Path) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from experiments.sweep.again import status_command
 from experiments.sweep.control import controlling
 from experiments.sweep.entering import entered
 from experiments.sweep.objective import objective_value
+from experiments.sweep.page.keeping import kept_page
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import (
     ELSEWHERE,
@@ -59,6 +60,9 @@ def run_sweep(raws: Sequence[Raw], queue: Queue, *, stored: bool = False) -> lis
             if submission.code is not None:
                 interruption.listen()  # `cancel` sends TERM
                 stack.enter_context(controlling(first.run_dir.parent))
+                n_shown = len(points) if queue.stays else 0
+                page = kept_page(first.run_dir.parent, first.config.sweep, n_shown)
+                stack.enter_context(page)
                 what = f"sweep {first.config.sweep}: {len(todo.run)} runs"
                 session = stack.enter_context(queue.session(what, todo.run))
                 session.submit(todo.run, submission.code, todo.tasks)

@@ -68,7 +68,7 @@ def run_one(raw: Raw, *, stored: bool = False) -> float | None:
     enter_branches([point])
     manifest.add(point.run_dir.parent, [manifest.make_entry(point, None)])
     display = SweepProgress([point])
-    heartbeat = Heartbeat(point.run_dir, point.plan.n_steps)
+    heartbeat = Heartbeat(point)
 
     def progress(row: dict[str, float]) -> None:
         heartbeat(row)

@@ -21,16 +21,19 @@ _HEARTBEAT = 1.0  # seconds between writes
 
 
 class Heartbeat:
-    """Writes a run's last history row to progress.json, at most once a second."""
+    """Writes a run's last history row to progress.json, at most once a second, with what its plan
+    says of it: n_steps, n_params.
+    """
 
-    def __init__(self, run_dir: Path, n_steps: int) -> None:
-        self.path, self.n_steps, self.last = run_dir / PROGRESS_NAME, n_steps, -math.inf
+    def __init__(self, point: "Point") -> None:
+        self.path, self.last = point.run_dir / PROGRESS_NAME, -math.inf
+        self.planned = {"n_steps": point.plan.n_steps, "n_params": point.plan.cost.n_params}
 
     def __call__(self, row: dict[str, float]) -> None:
         now = time.monotonic()  # a clock may be set back
         if now - self.last >= _HEARTBEAT:
             self.last = now
-            text = json.dumps({**row, "n_steps": self.n_steps, "updated": time.time()})
+            text = json.dumps({**row, **self.planned, "updated": time.time()})
             write_text_atomically(self.path, text, durable=False)  # tells of what goes on
 
 

@@ -10,6 +10,7 @@ from experiments.sweep import manifest
 from experiments.sweep.again import status_command
 from experiments.sweep.control import controlling
 from experiments.sweep.entering import enter
+from experiments.sweep.page.keeping import kept_page
 from experiments.sweep.planning import (
     ELSEWHERE,
     INTERRUPTED,
@@ -49,7 +50,11 @@ def run_search(search: Search, queue: Queue) -> None:
             n_open = search.n_open()
         if n_open:
             what = f"sweep {first.config.sweep}: {n_open} of {search.describe()}"
-            with queue.session(what, search.expected()) as session:
+            n_points = n_open if queue.stays else 0
+            with (
+                kept_page(search.sweep_dir, first.config.sweep, n_points),
+                queue.session(what, search.expected()) as session,
+            ):
                 steps = Steps(search, session)
                 while (n_open := steps.take()) and session.wait():
                     pass

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.records.finished import find_outcome
+from experiments.records.record import ENDED
 from experiments.sweep.objective import Objective, combine_results
 from experiments.sweep.space import read_spaces
+from experiments.sweep.states import SweepState, read_sweep
 from experiments.sweep.study import (
     JOURNAL_NAME,
     Trial,
@@ -20,6 +22,7 @@ from experiments.sweep.study import (
 )
 from experiments.system.text_table import aligned
 
+_OVER = (*ENDED, "failed", "damaged")  # states
 _EDGE = 0.05  # of a range, at either end
 _COUNTS = ("done", "diverged", "hopeless", "failed", "running", "left")
 
@@ -92,6 +95,22 @@ def read_cells(sweep_dir: Path) -> list[CellState]:
     return cells
 
 
+def read_all(sweep_dir: Path) -> tuple[SweepState, list[CellState], list[str]]:
+    """States of a sweep's points and of the cells of its search, and why these can't be read."""
+    sweep = read_sweep(sweep_dir)
+    try:
+        return sweep, read_cells(sweep_dir), []
+    except ValueError as error:
+        return sweep, [], [str(error)]
+
+
+def is_over(sweep: SweepState, cells: Sequence[CellState]) -> bool:
+    """Whether nothing runs, and nothing is left that would run by itself or by the same command;
+    what failed is over.
+    """
+    return all(p.state in _OVER for p in sweep.points) and all(cell.is_over for cell in cells)
+
+
 def _is_hopeless(sweep_dir: Path, trial: Trial) -> bool:
     """Whether it has no value because a run of its was stopped; one that diverged counts more."""
     if trial.value is None or math.isfinite(trial.value):
@@ -109,21 +128,40 @@ def _with_record(sweep_dir: Path, trial: Trial, objective: Objective) -> Trial:
     return trial if result is None else replace(trial, value=result.value)
 
 
-def search_lines(cells: Sequence[CellState]) -> list[str]:
-    """A table of cells for each objective and ranges, and what to look at."""
-    lines: list[str] = []
+@dataclass(frozen=True, kw_only=True)
+class SearchTable:
+    """Cells of one objective and one set of ranges. rows: below a head; notes: what to look at."""
+
+    title: str
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+
+def search_tables(cells: Sequence[CellState]) -> list[SearchTable]:
+    """A table for each objective and ranges, a row a cell."""
     groups: dict[str, list[CellState]] = {}
     for cell in cells:
         ranges = ", ".join(f"{name} {text}" for name, text in cell.rules["search"].items())
         least = "lowest" if cell.objective.direction == "minimize" else "highest"
         groups.setdefault(f"search: {least} {cell.objective.name} of {ranges}", []).append(cell)
+    tables = []
     for title, group in groups.items():
         names = list(group[0].rules["search"])
         shown = [c for c in _COUNTS if c != "hopeless" or any(cell.n_hopeless for cell in group)]
-        rows = [("cell", *shown, f"best {group[0].objective.name}", *names, "run")]
-        lines += [title, *aligned([*rows, *(_row(cell, names, shown) for cell in group)])]
-        lines += [note for cell in group for note in _notes(cell)]
-    return lines
+        head = ("cell", *shown, f"best {group[0].objective.name}", *names, "run")
+        rows = (head, *(_row(cell, names, shown) for cell in group))
+        notes = tuple(note for cell in group for note in _notes(cell))
+        tables.append(SearchTable(title=title, rows=rows, notes=notes))
+    return tables
+
+
+def search_lines(cells: Sequence[CellState]) -> list[str]:
+    """Tables as lines."""
+    return [
+        line
+        for table in search_tables(cells)
+        for line in (table.title, *aligned(table.rows), *table.notes)
+    ]
 
 
 def search_rows(cells: Sequence[CellState]) -> list[dict[str, Any]]:

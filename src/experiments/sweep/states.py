@@ -33,6 +33,7 @@ _STOP = b'"event": "interrupted"'  # as claims.log_event writes it
 class PointState:
     """One point. seconds_left: of its training, at its last rate. n_stops: preemptions and other
     signals that it outlived. detail: why, in words. FLOPs of a branch are those of its own steps.
+    loss: held out, of a finished run. n_params: all of them, once it has begun.
 
     running: a process has it. queued: a queue has it. held: a queue has it and won't start it
     before the command in detail. waiting: nobody has begun it. interrupted: it saved and ended.
@@ -53,16 +54,19 @@ class PointState:
     job: str | None
     log: str | None
     detail: str
+    loss: float | None = None
+    n_params: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepState:
     """All points in the manifest's order, then those that no line of it names; notes: what of the
-    sweep can't be read, in words.
+    sweep can't be read, in words. entries: how each point was submitted.
     """
 
     points: tuple[PointState, ...]
     notes: tuple[str, ...]
+    entries: tuple[manifest.Entry, ...] = ()
 
 
 def read_states(sweep_dir: Path) -> list[PointState]:
@@ -87,12 +91,14 @@ def read_sweep(sweep_dir: Path) -> SweepState:
     except RuntimeError as error:
         notes.append(f"{error}; queued points are shown as waiting, interrupted or killed")
     ended = ended_tasks(sweep_dir)
+    entries = (*found.entries.values(), *lost)
     points = [
         _state(sweep_dir, entry, entry.run_id in there, queued.get(entry.run_id), ended)
-        for entry in (*found.entries.values(), *lost)
+        for entry in entries
     ]
     notes.append(rows_note([point.run_id for point in points if point.detail == LACKS_ROWS]))
-    return SweepState(points=tuple(points), notes=tuple(note for note in notes if note))
+    said = tuple(note for note in notes if note)
+    return SweepState(points=tuple(points), notes=said, entries=entries)
 
 
 def _lost_note(found: manifest.Manifest, lost: list[manifest.Entry]) -> str | None:
@@ -145,7 +151,14 @@ def _state(
         job=known.job if known else None,
         log=_log(run_dir, known),
         detail=detail,
+        loss=None if outcome is None else outcome.loss,
+        n_params=_n_params(row) if outcome is None else outcome.n_params,
     )
+
+
+def _n_params(row: Mapping[str, float]) -> int | None:
+    found = row.get("n_params")  # progress of earlier versions has none
+    return int(found) if found else None
 
 
 def _share(step: int, first_step: int, n_steps: int) -> float:

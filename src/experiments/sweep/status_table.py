@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from experiments.records.record import CUT_SHORT
 from experiments.sweep.states import STATES, PointState, SweepState
@@ -23,9 +24,9 @@ def status_text(name: str, sweep: SweepState, chosen: Sequence[str], shorten: bo
         hidden = [p for p in points if p.state in _QUIET_STATES]
         points = [p for p in points if p.state not in _QUIET_STATES]
     parts = [[_summary(name, sweep.points), *(f"note: {note}" for note in sweep.notes)]]
-    by_model = _by_model(sweep.points)
+    by_model = model_rows(sweep.points)
     if by_model:
-        parts.append(by_model)
+        parts.append(aligned(by_model))
     if points:
         parts.append(_lines(points))
     if hidden:
@@ -57,28 +58,36 @@ def _lines(points: Sequence[PointState]) -> list[str]:
     return [f"{line}  {row[8]}".rstrip() for line, row in zip(lines, rows)]
 
 
-def _by_model(points: Sequence[PointState]) -> list[str]:
-    """A line a model: how many of its points are in each state. Nothing for a single model."""
+def model_rows(points: Sequence[PointState]) -> list[tuple[str, ...]]:
+    """A row a model, below a head: how many of its points are in each state. Nothing for a single
+    model.
+    """
     cells = Counter((p.label.partition(" ")[0], p.state) for p in points)
     models = list(dict.fromkeys(model for model, _ in cells))
     if len(models) < 2:
         return []
     states = [s for s in STATES if any(cells[model, s] for model in models)]
     counts = [[cells[model, s] for s in states] for model in models]
-    rows = [("model", *states, "all")]
+    rows: list[tuple[str, ...]] = [("model", *states, "all")]
     for model, row in zip(models, counts):
         rows.append((model, *(str(n or "") for n in row), str(sum(row))))
-    return aligned(rows)
+    return rows
 
 
-def _summary(name: str, points: Sequence[PointState]) -> str:
-    states = Counter(p.state for p in points)
-    parts = [f"{states[s]} {s}" for s in STATES if states[s]]
-    planned = sum(p.planned_flops for p in points)
-    done = sum(p.done_flops for p in points)
-    text = (
-        f"sweep {name}: {len(points)} points, {', '.join(parts)}; {done:.3g} of {planned:.3g} FLOPs"
-    )
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """FLOPs of a sweep that are planned and done; FLOP/s of what runs, and the seconds that the
+    rest takes at it: None where nothing runs, or nothing is left.
+    """
+
+    planned: float
+    done: float
+    rate: float | None
+    seconds_left: float | None
+
+
+def find_pace(points: Sequence[PointState]) -> Pace:
+    """Points that failed or were stopped are not in the seconds that are left."""
     rate = sum(
         (p.planned_flops - p.done_flops) / p.seconds_left
         for p in points
@@ -86,8 +95,21 @@ def _summary(name: str, points: Sequence[PointState]) -> str:
     )
     ahead = ("running", "queued", "waiting")
     left = sum(p.planned_flops - p.done_flops for p in points if p.state in ahead)
-    if rate and left:
-        text += f"; about {duration(left / rate)} left at {rate / 1e9:.3g} GFLOP/s"
+    return Pace(
+        planned=sum(p.planned_flops for p in points),
+        done=sum(p.done_flops for p in points),
+        rate=rate or None,
+        seconds_left=left / rate if rate and left else None,
+    )
+
+
+def _summary(name: str, points: Sequence[PointState]) -> str:
+    states, pace = Counter(p.state for p in points), find_pace(points)
+    parts = [f"{states[s]} {s}" for s in STATES if states[s]]
+    text = f"sweep {name}: {len(points)} points, {', '.join(parts)}; "
+    text += f"{pace.done:.3g} of {pace.planned:.3g} FLOPs"
+    if pace.rate is not None and pace.seconds_left is not None:
+        text += f"; about {duration(pace.seconds_left)} left at {pace.rate / 1e9:.3g} GFLOP/s"
     return text
 
 

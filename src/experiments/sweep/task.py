@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{point.describe()}: {point.run_dir}", flush=True)
     job = own_job()
     again = partial(requeue_point, job, point.run_dir, point.config.trainer.max_retries)
-    heartbeat = Heartbeat(point.run_dir, point.plan.n_steps)
+    heartbeat = Heartbeat(point)
     stopped = STOPPED
 
     def tell(error: KeyboardInterrupt) -> int:

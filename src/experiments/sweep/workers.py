@@ -262,7 +262,7 @@ def _work_in_log(point: Point, n_threads: int, card: str | None) -> int:
         print(why, file=sys.stderr)
         return CARDLESS
     try:
-        record = execute(point, Heartbeat(point.run_dir, point.plan.n_steps), n_threads)
+        record = execute(point, Heartbeat(point), n_threads)
     except KeyboardInterrupt as error:
         interruption.ending()
         print(f"interrupted: {error}", file=sys.stderr)

@@ -36,10 +36,12 @@ def document(
     script: str,
     definitions: str = "",
     data: Any = None,
+    refresh: float | None = None,
 ) -> str:
     """Whole file. styles come after the frame's own. definitions: markup before the header.
 
-    data: plain values for the script, which finds them as JSON in the element of id _data.
+    data: plain values for the script, which finds them as JSON in the element of id _data. refresh:
+    seconds after which a browser without scripts loads the page again; with one the script does.
     """
     return (
         _frame()
@@ -52,6 +54,7 @@ def document(
             style=Markup("\n".join([resource("page.css"), *styles])),
             definitions=Markup(definitions),
             data="" if data is None else Markup(json_inside(data)),
+            refresh=refresh,
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         )
