@@ -160,7 +160,7 @@ def compare_laws(
         Compared.of(fit, _errors(fit, runs), errors.get(form, unknown))
         for form, fit in ordered.items()
     ]
-    return LawComparison(
+    compared = LawComparison(
         model=runs.model,
         n_points=len(runs.cells),
         held_out=held,
@@ -168,6 +168,7 @@ def compare_laws(
         fits=tuple(ordered.values()),
         skipped=tuple(skipped),
     )
+    return compared.with_warnings(runs.merged)
 
 
 def _largest(

@@ -45,7 +45,8 @@ def fit_expert_law(
     """
     by = [cluster] if cluster else []
     runs = choose_runs(table, [form], model=model, baseline=baseline, size=size, by=by)
-    return fit_runs(runs, form, residual=residual, cluster=cluster, n_draws=n_draws, seed=seed)
+    fit = fit_runs(runs, form, residual=residual, cluster=cluster, n_draws=n_draws, seed=seed)
+    return fit.with_warnings(runs.merged)
 
 
 def fit_runs(

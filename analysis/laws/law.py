@@ -13,7 +13,13 @@ from analysis.fitting.least_squares import Model
 
 APART = np.log(1.1)  # sizes, and token counts, that a law that `tells` takes for different ones
 NOTHING = -80.0  # ln of a share of the loss: far below the last digit of what stands beside it
-COLUMNS = {"E": "n_experts", "D": "n_tokens", "G": "granularity", "S": "sparsity"}  # of tables
+COLUMNS = {  # of tables
+    "E": "n_experts",
+    "D": "n_tokens",
+    "G": "granularity",
+    "S": "sparsity",
+    "U": "unique_tokens",
+}
 
 Centre = Mapping[str, float]  # variable -> the mean of its logarithm over the runs of a fit
 
