@@ -13,7 +13,7 @@ from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, find_status, worst_status
 from analysis.fitting.text import in_columns, unsaid
 from analysis.laws.average import akaike_weights, averaged, possible
-from analysis.laws.edges import Edge, edge_weights, pooled
+from analysis.laws.edges import Edge, edge_weights, pooled, with_usual_error
 from analysis.laws.forms import LAWS
 from analysis.laws.law import Variables
 from analysis.laws.result import FittedLaw
@@ -189,7 +189,10 @@ class Comparison(Result):
         if not weights:
             raise ValueError("no form has an AICc to be weighted by: predict by one of fits")
         fits = {fit.form_name: fit for fit in self.fits}
-        return averaged([ask(fits[name]) for name in weights], list(weights.values()), level)
+        shares = list(weights.values())
+        alone = [ask(fits[name].alone) for name in weights]
+        whole = [ask(fits[name]) for name in weights]
+        return with_usual_error(averaged(alone, shares, level), alone, whole, shares)
 
     @property
     def _none_excluded(self) -> list[str]:

@@ -4,7 +4,7 @@ A form that is not the runs' own fits them and is off beyond them, and its own i
 alone. So each law is fitted again without an edge of the runs: the fifth of the most compute, the
 two fifths, the largest sizes, the most tokens (or experts). What these fits say differs from what
 the law says by noise, which the same draws of a bootstrap have on both sides, and by the form. What
-is more than noise is the form's own error, one standard deviation of it, and is in the interval.
+is more than noise makes in one of ten is the form's own error, and is in the interval.
 
 It grows with the distance by itself, as fits apart at the edge part further beyond it. An exponent
 that drifts makes an error that grows as the square of the distance d, and the fits without an edge
@@ -30,6 +30,7 @@ PAIRED = 40  # draws of the bootstrap that are fitted without each edge too
 _STARTS = 3  # of the box, beside the law's own estimate
 _STEPS = 100  # of the descents from them
 _FEW_STEPS = 8  # of a draw, from the estimate without the edge: it is not far
+_BY_CHANCE = 2.7  # times its variance: a square of noise that is larger in one of ten
 _WORSE = 0.05  # of the weight by the edges: below it the likeliest form extrapolates worse
 _NEAR = 1.1  # values so near each other are one place of an edge
 
@@ -113,7 +114,7 @@ def error_of_form(
     with np.errstate(invalid="ignore"):
         shift = without - own
         drawn = shift.shape[1] > 2 and not misfit
-        noise = shift[:, 1:].var(axis=1) if drawn else np.zeros_like(shift[:, 0])
+        noise = _BY_CHANCE * shift[:, 1:].var(axis=1) if drawn else np.zeros_like(shift[:, 0])
         excess = np.asarray(times) ** 2 * (shift[:, 0] ** 2 - noise)
     excess = np.where(np.isfinite(excess), excess, 0.0)
     return np.asarray(np.sqrt(np.maximum(excess.mean(axis=0), 0.0)))
@@ -129,6 +130,42 @@ def widened(found: Prediction, sd: Array, level: float, n_edges: int) -> Predict
         lower = np.where(more > 0, value - np.hypot(value - low, more), low)
         upper = np.where(more > 0, value + np.hypot(high - value, more), high)
         return Prediction(found.value, np.exp(lower)[()], np.exp(upper)[()], level)
+
+
+def with_usual_error(
+    found: Prediction,
+    alone: Sequence[Prediction],
+    whole: Sequence[Prediction],
+    weights: Sequence[float],
+) -> Prediction:
+    """An average of forms with the error that is usual among them: the median by their weights.
+
+    alone, whole: each form's prediction without its own error, and with it. A form of little weight
+    that the runs hardly identify has a huge one, and would be the error of all.
+    """
+    ends = {}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for side in ("lower", "upper"):
+            parts = [
+                np.log(getattr(w, side) / w.value) ** 2 - np.log(getattr(a, side) / a.value) ** 2
+                for a, w in zip(alone, whole, strict=True)
+            ]
+            more = _weighted_median(np.nan_to_num(np.array(parts), posinf=0.0), weights)
+            own = np.log(getattr(found, side) / found.value)
+            reach = np.sqrt(own**2 + np.maximum(more, 0.0))
+            kept = (more <= 0) | ~np.isfinite(own)
+            away = found.value * np.exp(reach if side == "upper" else -reach)
+            ends[side] = np.where(kept, getattr(found, side), away)[()]
+    return found._replace(**ends)
+
+
+def _weighted_median(values: Array, weights: Sequence[float]) -> Array:
+    """Along the first axis, the least value that half of the weight is at or below."""
+    order = np.argsort(values, axis=0)
+    share = np.cumsum(np.asarray(weights)[order], axis=0) / np.sum(weights)
+    first = (share >= 0.5 - 1e-12).argmax(axis=0)
+    ordered = np.take_along_axis(values, order, axis=0)
+    return np.asarray(np.take_along_axis(ordered, first[None], axis=0)[0])
 
 
 def edge_weights(errors: Mapping[str, Sequence[Array]], edges: Sequence[Edge]) -> dict[str, float]:

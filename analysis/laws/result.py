@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -126,6 +126,11 @@ class FittedLaw(DrawsFit):
         """ln L (S, *shape) by each theta (S, p)."""
         logs = self.law.model(at.flat(), self.centre)(thetas)[0]
         return logs.reshape(len(thetas), *at.shape)
+
+    @property
+    def alone(self) -> Self:
+        """Same without what edges say: its intervals hold if the form does."""
+        return replace(self, edges=(), without=self.without[:0])
 
     def _predict(self, at: Variables, level: float) -> Prediction:
         sd = self.error_of_form(lambda thetas: self._logs(at, thetas), self._times(at))

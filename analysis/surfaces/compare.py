@@ -120,14 +120,19 @@ class SurfaceComparison(Comparison):
         """Compute-optimal n_params, n_tokens, tokens_per_param and loss at a budget of FLOPs, by
         the `predicting` forms as in predict.
         """
+        fits = [fit for fit in self.fits if fit.form_name in self.predicting]
         each = {
-            fit.form_name: find_optimum(fit, budget, flops_per_param_token, level, n_unique)
-            for fit in self.fits
-            if fit.form_name in self.predicting
+            (fit.form_name, len(fit.edges)): find_optimum(
+                fit, budget, flops_per_param_token, level, n_unique
+            )
+            for own in fits
+            for fit in (own, own.alone)
         }
 
         def average(name: str) -> Estimate:
-            return self._averaged(lambda fit: each[fit.form_name][name], level).first
+            return self._averaged(
+                lambda fit: each[fit.form_name, len(fit.edges)][name], level
+            ).first
 
         return {name: average(name) for name in next(iter(each.values()), ("loss",))}
 

@@ -7,7 +7,6 @@ from scipy import stats
 from analysis.fitting.intervals import Prediction
 from analysis.laws.edges import edge_weights, error_of_form, find_edges, pooled, widened
 from analysis.surfaces.compare import compare_surfaces
-from analysis.surfaces.fit import fit_surface
 from tests.analysis.tables import HOFFMANN, surface
 
 N, D = (v.ravel() for v in np.meshgrid(np.geomspace(1e8, 4e9, 6), np.geomspace(1e9, 1e11, 6)))
@@ -58,23 +57,22 @@ def test_forms_weigh_by_the_errors_at_the_edges():
     assert edge_weights({"near": []}, []) == {}
 
 
-def test_a_form_that_is_not_the_runs_has_an_error_and_the_runs_own_has_little():
-    drifting = 1.69 + 400 * N ** -(0.34 - 0.02 * np.log(N / 1e9)) + 410 * D**-0.28
-    rng = np.random.default_rng(1)
-    at, widths = (2e10, 5e11), []
-    for loss in (surface(N, D, **HOFFMANN), drifting):
-        noisy = loss * np.exp(rng.normal(0, 0.001, len(N)))
-        found = compare_surfaces(N, D, noisy, ["chinchilla"], n_draws=60)
+def test_a_form_that_misses_its_runs_has_an_error_and_the_runs_own_has_little():
+    sizes, tokens = np.geomspace(2e8, 6e9, 8), np.geomspace(2e9, 3e11, 8)
+    N, D = (v.ravel() for v in np.meshgrid(sizes, tokens))
+    noise = np.exp(np.random.default_rng(1).normal(0, 0.002, len(N)))
+    loss = surface(N, D, **HOFFMANN) * noise
+    at, widths = (3e10, 2e12), []
+    for values in (loss, loss * np.exp(0.01 * np.sin(2.5 * np.log(N)))):
+        found = compare_surfaces(N, D, values, ["chinchilla"], n_draws=60)
         (fit,) = found.fits
-        assert len(fit.without) == 4
-        alone = fit_surface(N, D, noisy, "chinchilla", delta=fit.delta, n_draws=60).predict(*at)
-        with_error = found.predict(*at)
-        assert with_error.value == alone.value
-        widths.append(
-            np.log(with_error.upper / with_error.lower) / np.log(alone.upper / alone.lower)
-        )
+        assert fit.misfit == bool(found.missed)
+        alone, whole = fit.alone.predict(*at), found.predict(*at)
+        assert whole.value == alone.value
+        widths.append(np.log(whole.upper / whole.lower) / np.log(alone.upper / alone.lower))
         new = found.predict(*at, new_run=True)
-        assert new.lower < with_error.lower
-        assert new.upper > with_error.upper
+        assert new.lower < whole.lower
+        assert new.upper > whole.upper
+    assert found.missed
     assert widths[0] < 1.3
     assert widths[1] > 1.3
