@@ -33,7 +33,9 @@ _DELTA = 1e-3
 def main(typed: list[str]) -> None:
     """Prints a table of medians over the rounds with their range, or JSON."""
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.benchmark", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m analysis.benchmark",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="sld FOLDER instead: how well laws say rows that they were not fitted to",
     )
     parser.add_argument("--rounds", type=int, default=5, help="of each, in turn (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead")

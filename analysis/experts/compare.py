@@ -6,7 +6,7 @@ that are left.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -228,7 +228,7 @@ def _fit_each(
     fits, failed = {}, []
     for form in forms:
         try:
-            how = {"residual": residual, "cluster": cluster, "edges": edges}
+            how: dict[str, Any] = {"residual": residual, "cluster": cluster, "edges": edges}
             fits[form] = fit_runs(runs, form, **how, n_draws=n_draws, seed=seed)
         except FitError as error:
             failed.append(f"{form}: {error}")

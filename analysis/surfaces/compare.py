@@ -106,7 +106,7 @@ class SurfaceComparison(Comparison):
 
         Raises ValueError where no form has an AICc.
         """
-        how = {"n_unique": n_unique, "level": level, "new_run": new_run}
+        how: dict[str, Any] = {"n_unique": n_unique, "level": level, "new_run": new_run}
         return self._averaged(lambda fit: fit.predict(n_params, n_tokens, **how), level)
 
     def optimum(
@@ -207,7 +207,12 @@ def compare_surfaces(
         how: dict[str, Any] = {"form": form, "delta": delta}
         try:
             blind = fit_surface(N[~out], D[~out], L[~out], n_unique=U[~out], n_draws=0, **how)
-            more = {"groups": groups, "edges": edges, "n_draws": n_draws, "seed": seed}
+            more: dict[str, Any] = {
+                "groups": groups,
+                "edges": edges,
+                "n_draws": n_draws,
+                "seed": seed,
+            }
             fit = fit_surface(N, D, L, n_unique=U, **more, **how)
         except FitError as error:
             skipped.append(f"{form}: {error}")

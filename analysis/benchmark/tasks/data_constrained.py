@@ -33,5 +33,7 @@ TASK = Task(
     target="loss",
     published=("data_constrained_scaling_law",),
     answer=_answer,
-    largest=lambda rows: rows["params"] * rows[["tokens", "unique_tokens"]].max(axis=1),
+    largest=lambda rows: (rows["params"] * rows[["tokens", "unique_tokens"]].max(axis=1)).to_numpy(
+        dtype=np.float64
+    ),
 )

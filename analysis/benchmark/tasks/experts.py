@@ -1,5 +1,6 @@
 """Loss in the size without experts and their number: Clark 2022's runs (arXiv:2202.01169)."""
 
+import numpy as np
 import pandas as pd
 
 from analysis.benchmark.task import Answer, Task
@@ -31,5 +32,7 @@ TASK = Task(
     target="loss_validation",
     published=("moe_scaling_law",),
     answer=_answer,
-    largest=lambda rows: rows["num_experts"] * rows["dense_parameter_count"],
+    largest=lambda rows: (rows["num_experts"] * rows["dense_parameter_count"]).to_numpy(
+        dtype=np.float64
+    ),
 )

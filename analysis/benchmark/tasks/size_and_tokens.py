@@ -1,5 +1,6 @@
 """Loss in size and tokens alone."""
 
+import numpy as np
 import pandas as pd
 
 from analysis.benchmark.task import Answer, Task
@@ -21,5 +22,5 @@ TASK = Task(
     target="loss",
     published=("farseer_scaling_law",),
     answer=_answer,
-    largest=lambda rows: rows["N"] * rows["D"],
+    largest=lambda rows: (rows["N"] * rows["D"]).to_numpy(dtype=np.float64),
 )

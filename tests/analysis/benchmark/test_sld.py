@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.benchmark import __main__ as command
+from analysis import benchmark
 from analysis.benchmark import sld
 from analysis.benchmark.task import Answer
 from analysis.fitting.intervals import Prediction
@@ -43,7 +43,7 @@ def test_scores_by_hand():
 
 def test_a_made_table_is_said_beyond_its_rows(folder, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["benchmark", "sld", str(folder)])
-    command.main()
+    benchmark.main()
     shown = capsys.readouterr().out
     assert "no law is in its columns" in shown
     made, vocabulary = sld.run(folder)
@@ -81,6 +81,6 @@ def test_folders_that_can_not_be(folder, change, says):
 def test_a_path_that_is_no_folder(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["benchmark", "sld", str(tmp_path / "x")])
     with pytest.raises(SystemExit, match="is no folder"):
-        command.main()
+        benchmark.main()
     with pytest.raises(ValueError, match="has no table to fit"):
         sld.run(tmp_path)
