@@ -78,7 +78,7 @@ def answer_task(task: Task, fit: pd.DataFrame, hidden: pd.DataFrame) -> tuple[Ar
         if own.empty:
             raise ValueError(f"group={name!r} has hidden rows and no rows to fit")
         found = task.answer(own, rows)
-        before = "" if len(groups) == 1 else f"{name}: "
+        before = "" if len(groups) == 1 else f"group={name!r}: "
         parts.append(found.predicted)
         measured.append(rows[task.target].to_numpy(dtype=np.float64))
         said += [f"{before}{text}" for text in found.warnings]
@@ -110,7 +110,7 @@ def _of_table(path: Path, beside: list[Path]) -> dict[str, Any]:
     task = next((t for t in find_tasks() if {*t.columns, t.target} <= set(fit)), None)
     if task is None:
         known = "; ".join(f"{t.name}: {', '.join((*t.columns, t.target))}" for t in find_tasks())
-        return {"warnings": [f"no law is in its columns {', '.join(fit)}; there are {known}"]}
+        return {"warnings": [f"no law is in its columns {', '.join(map(str, fit))}; there are {known}"]}
     if beside:
         hidden = read_source(beside[0]).frame
         if absent := [name for name in (*task.columns, task.target) if name not in hidden]:
