@@ -110,7 +110,8 @@ def _of_table(path: Path, beside: list[Path]) -> dict[str, Any]:
     task = next((t for t in find_tasks() if {*t.columns, t.target} <= set(fit)), None)
     if task is None:
         known = "; ".join(f"{t.name}: {', '.join((*t.columns, t.target))}" for t in find_tasks())
-        return {"warnings": [f"no law is in its columns {', '.join(map(str, fit))}; there are {known}"]}
+        names = ", ".join(map(str, fit))
+        return {"warnings": [f"no law is in its columns {names}; there are {known}"]}
     if beside:
         hidden = read_source(beside[0]).frame
         if absent := [name for name in (*task.columns, task.target) if name not in hidden]:
