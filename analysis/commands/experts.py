@@ -53,7 +53,7 @@ COMMAND = Command(
 --residual=log {{log,loss}}  least squares of the log loss, or of the loss (%(default)s)
 --size={BACKBONE} SIZE  the column that N is (%(default)s: see docs/experts.md)
 """,
-    read=lambda options: load_runs(options, needs=("n_experts",), by_trunk=False),
+    read=lambda options: load_runs(options, needs=("n_experts",), by_cell=False, by_trunk=False),
     compute=_compute,
     by_model=True,
 )

@@ -1,5 +1,7 @@
 """Surfaces in size and tokens, compared by hold-out, for each model."""
 
+from functools import partial
+
 import pandas as pd
 
 from analysis.arguments import CLUSTER, SURFACE
@@ -56,6 +58,6 @@ COMMAND = Command(
 --hold-out=compute {one_of(HELD_OUT)}  hold out the fifth of the runs with the most of it;
     ratio: D/N (%(default)s)
 {CLUSTER}""",
-    read=load_runs,
+    read=partial(load_runs, by_cell=False),
     compute=_compute,
 )

@@ -6,7 +6,7 @@ that are left.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,14 @@ from analysis.experts.runs import BACKBONE, ExpertRuns, choose_runs
 from analysis.fitting.hold_out import largest
 from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.status import FitError
-from analysis.laws.compare import Compared, ComparedLaw, Comparison, with_weights
+from analysis.laws.compare import (
+    Compared,
+    ComparedLaw,
+    Comparison,
+    weigh_by_edges,
+    with_weights,
+)
+from analysis.laws.edges import Edge, find_edges
 from analysis.laws.result import Residual
 from analysis.table.warned import warned
 
@@ -35,8 +42,8 @@ class LawComparison(Comparison):
     """Forms in order of AICc; those without one as asked for."""
 
     columns: ClassVar[tuple[str, ...]] = (
-        "form_name", "n_params", "rmse", "aicc", "delta_aicc", "weight", "held_out_rmse",
-        "held_out_bias", "status",
+        "form_name", "n_params", "rmse", "aicc", "delta_aicc", "weight", "edge_weight",
+        "held_out_rmse", "held_out_bias", "status",
     )  # fmt: skip
     model: str
     laws: tuple[ComparedLaw, ...]
@@ -57,7 +64,7 @@ class LawComparison(Comparison):
         level: float = 0.95,
         new_run: bool = False,
     ) -> Prediction:
-        """Loss in nats/token by the `possible` laws: the mean of ln L by their weights, with
+        """Loss in nats/token by the `predicting` laws: the mean of ln L by their weights, with
         the interval that holds those of all.
 
         Arguments as of ExpertLawFit.predict. Raises ValueError where no form has an AICc.
@@ -94,7 +101,7 @@ class LawComparison(Comparison):
                 f"{first.form_name} is best by AICc, {best.form_name} on what was held out: "
                 "neither is established"
             )
-        found += self._none_excluded
+        found += [*self._extrapolates, *self._none_excluded]
         for law in self.laws:
             if not np.isfinite(law.aicc):
                 found.append(
@@ -141,7 +148,8 @@ def compare_laws(
         size=size,
         by=[column, *([cluster] if cluster else [])],
     )
-    fits, skipped = _fit_each(runs, dict.fromkeys(forms), residual, n_draws, seed, cluster)
+    edges = _edges(runs)
+    fits, skipped = _fit_each(runs, dict.fromkeys(forms), residual, n_draws, seed, cluster, edges)
     if not fits:
         raise FitError(f"no form to compare: {'; '.join(skipped)}")
 
@@ -160,14 +168,17 @@ def compare_laws(
         Compared.of(fit, _errors(fit, runs), errors.get(form, unknown))
         for form, fit in ordered.items()
     ]
-    return LawComparison(
+    given = {form: runs.given(form) for form in ordered}
+    by_edges = weigh_by_edges(tuple(ordered.values()), given, runs.loss)
+    compared = LawComparison(
         model=runs.model,
         n_points=len(runs.cells),
         held_out=held,
-        laws=tuple(with_weights(laws, [fit.aicc for fit in ordered.values()])),
+        laws=tuple(with_weights(laws, [fit.aicc for fit in ordered.values()], by_edges)),
         fits=tuple(ordered.values()),
         skipped=tuple(skipped),
     )
+    return compared.with_warnings(runs.merged)
 
 
 def _largest(
@@ -194,6 +205,16 @@ def _largest(
     return f"{column} = {values[-1]:.4g}, the largest", out, ""
 
 
+def _edges(runs: ExpertRuns) -> list[Edge]:
+    """Largest sizes, and most experts, that laws are fitted without as well."""
+    values = {
+        name: runs.cells[column].to_numpy(dtype=np.float64)
+        for name, column in (("size", runs.size_name), ("experts", "n_experts"))
+        if column in runs.cells and runs.cells[column].notna().all()
+    }
+    return find_edges(values, dict.fromkeys(values, (_CELLS, 2 * _CELLS)))
+
+
 def _fit_each(
     runs: ExpertRuns,
     forms: Iterable[str],
@@ -201,14 +222,14 @@ def _fit_each(
     n_draws: int,
     seed: int,
     cluster: str | None = None,
+    edges: Sequence[Edge] = (),
 ) -> tuple[dict[str, ExpertLawFit], list[str]]:
     """Forms that can be fitted, and why the others can't."""
     fits, failed = {}, []
     for form in forms:
         try:
-            fits[form] = fit_runs(
-                runs, form, residual=residual, cluster=cluster, n_draws=n_draws, seed=seed
-            )
+            how: dict[str, Any] = {"residual": residual, "cluster": cluster, "edges": edges}
+            fits[form] = fit_runs(runs, form, **how, n_draws=n_draws, seed=seed)
         except FitError as error:
             failed.append(f"{form}: {error}")
     return fits, failed

@@ -1,5 +1,7 @@
 """Laws of the loss against the number of experts, fitted to a table of runs."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -9,6 +11,7 @@ from analysis.experts.runs import BACKBONE, ExpertRuns, choose_runs
 from analysis.fitting.checks import check_level
 from analysis.fitting.intervals import t_quantile
 from analysis.fitting.status import FitError
+from analysis.laws.edges import Edge
 from analysis.laws.fit import fit_law
 from analysis.laws.forms import OF_EXPERTS
 from analysis.laws.result import Residual
@@ -45,7 +48,8 @@ def fit_expert_law(
     """
     by = [cluster] if cluster else []
     runs = choose_runs(table, [form], model=model, baseline=baseline, size=size, by=by)
-    return fit_runs(runs, form, residual=residual, cluster=cluster, n_draws=n_draws, seed=seed)
+    fit = fit_runs(runs, form, residual=residual, cluster=cluster, n_draws=n_draws, seed=seed)
+    return fit.with_warnings(runs.merged)
 
 
 def fit_runs(
@@ -54,10 +58,13 @@ def fit_runs(
     *,
     residual: Residual = "log",
     cluster: str | None = None,
+    edges: Sequence[Edge] = (),
     n_draws: int,
     seed: int,
 ) -> ExpertLawFit:
-    """fit_expert_law on runs that were chosen, so that several forms have the same."""
+    """fit_expert_law on runs that were chosen, so that several forms have the same; edges: as of
+    fit_law.
+    """
     law, at = OF_EXPERTS[form], chosen.given(form)
     more = {
         "model": chosen.model,
@@ -74,6 +81,7 @@ def fit_runs(
             chosen.loss,
             residual=residual,
             groups=None if cluster is None else chosen.cells[cluster],
+            edges=edges,
             n_draws=n_draws,
             seed=seed,
             notes=[chosen.note] if chosen.note and "D" not in law.variables else [],

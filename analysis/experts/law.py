@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.fitting.checks import check_level, check_sparsity, positive
-from analysis.fitting.intervals import Array, Prediction, t_quantile
+from analysis.fitting.intervals import Array, Prediction
 from analysis.laws.average import akaike
 from analysis.laws.law import Variables
 from analysis.laws.result import FittedLaw
@@ -26,20 +26,6 @@ class ExpertLawFit(FittedLaw):
     size_name: str
     sizes: tuple[float, ...]
     experts: tuple[float, ...]
-
-    @property
-    def n_free(self) -> int:
-        return len(self.names) - len(self.fixed)
-
-    @property
-    def dof(self) -> int:
-        """Degrees of freedom of the scatter."""
-        return self.n_points - self.n_free
-
-    @property
-    def scatter(self) -> float:
-        """Standard deviation of a run about the law, of the residual."""
-        return float(np.sqrt(2 * self.objective / self.dof))
 
     @property
     def aicc(self) -> float:
@@ -77,15 +63,6 @@ class ExpertLawFit(FittedLaw):
         """
         law = self._predict(self._at(size, n_experts, n_tokens, granularity, sparsity), level)
         return self._with_scatter(law) if new_run else law
-
-    def _with_scatter(self, law: Prediction) -> Prediction:
-        """On the scale of the residuals, where their scatter is one number."""
-        to, back = (np.log, np.exp) if self.residual == "log" else (np.array, np.array)
-        own = t_quantile(self.dof, law.level) * self.scatter
-        value = to(law.value)
-        down = np.hypot(value - to(law.lower), own)
-        up = np.hypot(to(law.upper) - value, own)
-        return Prediction(law.value, back(value - down), back(value + up), law.level)
 
     def slope(
         self,

@@ -13,9 +13,10 @@ from analysis.laws.forms import OF_EXPERTS
 from analysis.laws.law import COLUMNS as COLUMNS_OF
 from analysis.laws.law import Variables
 from analysis.settings import setting
+from analysis.table.apart import rows_apart
 from analysis.table.budgets import own_budget
 from analysis.table.layer import plain_name, setting_names, shown, varying
-from analysis.table.load import COLUMNS, best_of_cells, finished, require
+from analysis.table.load import COLUMNS, finished, require
 
 BACKBONE = "backbone_params"
 _TOTALS = ("n_params", "n_non_embedding_params")
@@ -24,9 +25,12 @@ _TOKENS = 2.0  # a law without a term for tokens bears this factor between them
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertRuns:
-    """cells: a row for the best run of each; N is their column size_name; see choose_runs."""
+    """cells: a row for the best run of each; N is their column size_name; see choose_runs. merged:
+    what runs of several kinds these are, and which were merged.
+    """
 
     cells: pd.DataFrame
+    merged: tuple[str, ...]
     model: str
     baseline: str | None
     size_name: str
@@ -88,8 +92,14 @@ def choose_runs(
     training = own_budget(rows) if rows["budget"].notna().any() else "n_tokens"
     terms = [name for form in forms for name in OF_EXPERTS[form].needs]
     known = [name for name in (training, "seed", *by) if rows[name].notna().any()]
-    cells = best_of_cells(rows, by=list(dict.fromkeys([size, *terms, *known])))
-    return ExpertRuns(cells=cells, model=model, baseline=baseline, size_name=size)
+    rows_of_law = rows_apart(rows, list(dict.fromkeys([size, *terms, *known])))
+    return ExpertRuns(
+        cells=rows_of_law.cells,
+        merged=rows_of_law.warnings,
+        model=model,
+        baseline=baseline,
+        size_name=size,
+    )
 
 
 def split_variants(done: pd.DataFrame, model: str) -> dict[str, pd.DataFrame]:

@@ -1,7 +1,7 @@
 """Laws side by side: what a comparison shows, whichever way its runs were held out."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -13,7 +13,12 @@ from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, find_status, worst_status
 from analysis.fitting.text import in_columns, unsaid
 from analysis.laws.average import akaike_weights, averaged, possible
+from analysis.laws.edges import Edge, edge_weights, pooled, with_usual_error
+from analysis.laws.forms import LAWS
+from analysis.laws.law import Variables
 from analysis.laws.result import FittedLaw
+
+_FLOORED = 0.5  # least weight in predictions of the forms with an irreducible loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +54,20 @@ class Compared:
 class ComparedLaw(Compared):
     """With the AICc: infinite, and delta_aicc nan, where the runs are too few for it.
 
-    weight: Akaike's, of the forms that were compared; they sum to one.
+    weight: Akaike's, of the forms that were compared; edge_weight: by what they say of the edges
+    that they were fitted without (edges.py), nan where none was withheld. Each sums to one.
     """
 
     aicc: float
     delta_aicc: float
     weight: float
+    edge_weight: float
 
 
-def with_weights(compared: Sequence[Compared], aicc: Sequence[float]) -> list[ComparedLaw]:
-    """Forms with what their AICc say beside each other."""
+def with_weights(
+    compared: Sequence[Compared], aicc: Sequence[float], by_edges: Mapping[str, float]
+) -> list[ComparedLaw]:
+    """Forms with what their AICc say beside each other, and the edges."""
     least, weights = min(aicc), akaike_weights(aicc)
     return [
         ComparedLaw(
@@ -66,9 +75,32 @@ def with_weights(compared: Sequence[Compared], aicc: Sequence[float]) -> list[Co
             aicc=own,
             delta_aicc=own - least if np.isfinite(own) else float("nan"),
             weight=float(weight),
+            edge_weight=by_edges.get(one.form_name, float("nan")),
         )
         for one, own, weight in zip(compared, aicc, weights, strict=True)
     ]
+
+
+def _kept(weights: Mapping[str, float]) -> dict[str, float]:
+    """Those with 99 % of the weight, the largest first; none where one is not known."""
+    if not np.isfinite(list(weights.values())).all():
+        return {}
+    ordered = sorted(weights.items(), key=lambda pair: pair[1], reverse=True)
+    kept = possible(np.array([weight for _, weight in ordered]))
+    return {name: weight for (name, weight), k in zip(ordered, kept, strict=True) if k}
+
+
+def weigh_by_edges(
+    fits: Sequence[FittedLaw], at: Mapping[str, Variables], loss: Array
+) -> dict[str, float]:
+    """Weights of forms by the edges that all of them were fitted without; none without such. at:
+    each form's variables of the runs.
+    """
+    common: list[Edge] = [e for e in fits[0].edges if all(e in fit.edges for fit in fits)]
+    errors = {
+        fit.form_name: [fit.edge_errors(e, at[fit.form_name], loss) for e in common] for fit in fits
+    }
+    return edge_weights(errors, common)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -101,12 +133,47 @@ class Comparison(Result):
 
         The fewest that have 99 % of the weight; none without an AICc.
         """
-        ordered = sorted(self.compared, key=lambda law: law.weight, reverse=True)
-        weights = np.array([law.weight for law in ordered])
-        if not np.isfinite(weights).all():
+        return _kept({law.form_name: law.weight for law in self.compared})
+
+    @property
+    def predicting(self) -> dict[str, float]:
+        """Form -> weight of those that predictions average: the possible ones; half of the weight
+        is by the edges where these disagree (edges.py), and half at least is of forms with an
+        irreducible loss, where some were compared: without one a law falls below any text's.
+        """
+        own = {law.form_name: law.weight for law in self.compared}
+        if not np.isfinite(list(own.values())).all():
             return {}
-        kept = possible(weights)
-        return {law.form_name: law.weight for law, k in zip(ordered, kept, strict=True) if k}
+        by_edges = {law.form_name: law.edge_weight for law in self.compared}
+        if np.isfinite(list(by_edges.values())).all():
+            own = pooled(own, by_edges)
+        aicc = {law.form_name: law.aicc for law in self.compared if LAWS[law.form_name].has_floor}
+        floored = sum(own[form] for form in aicc)
+        if aicc and floored < _FLOORED:
+            shares = akaike_weights(list(aicc.values())).tolist()
+            least = dict(zip(aicc, shares, strict=True))
+            own = {
+                form: (1 - _FLOORED) * w / (1 - floored)
+                if form not in aicc
+                else _FLOORED * least[form]
+                for form, w in own.items()
+            }
+        return _kept(own)
+
+    @property
+    def _extrapolates(self) -> list[str]:
+        """Warning that predictions weigh other forms than those that fit best."""
+        possible, predicting = self.possible, self.predicting
+        if set(predicting) <= set(possible):
+            return []
+        first = next(iter(possible))
+        more = ", ".join(form for form in predicting if form not in possible)
+        says = "says the largest runs, withheld, worse than others"
+        why = says if LAWS[first].has_floor else "has no irreducible loss"
+        return [
+            f"{first} fits best, and {why}: predictions weigh {more} too, and their intervals hold "
+            "all"
+        ]
 
     @property
     def in_words(self) -> str:
@@ -114,15 +181,18 @@ class Comparison(Result):
         return ", ".join(f"{name} (weight {w:.2g})" for name, w in self.possible.items())
 
     def _averaged(self, ask: Callable[[Any], Prediction], level: float) -> Prediction:
-        """Average of the `possible` laws: see analysis.laws.average.
+        """Average of the `predicting` laws: see analysis.laws.average.
 
         Raises ValueError where no form has an AICc.
         """
-        weights = self.possible
+        weights = self.predicting
         if not weights:
             raise ValueError("no form has an AICc to be weighted by: predict by one of fits")
         fits = {fit.form_name: fit for fit in self.fits}
-        return averaged([ask(fits[name]) for name in weights], list(weights.values()), level)
+        shares = list(weights.values())
+        alone = [ask(fits[name].alone) for name in weights]
+        whole = [ask(fits[name]) for name in weights]
+        return with_usual_error(averaged(alone, shares, level), alone, whole, shares)
 
     @property
     def _none_excluded(self) -> list[str]:

@@ -13,6 +13,8 @@ from analysis.fitting.intervals import Array
 from analysis.fitting.least_squares import Minima, minimise
 from analysis.fitting.power_sum import exponentiated
 from analysis.fitting.profile import likelihood_text
+from analysis.fitting.status import FitError
+from analysis.laws.edges import Edge, fit_without
 from analysis.laws.identify import Optimum, refuse
 from analysis.laws.law import Law, Variables
 from analysis.laws.pattern import misses_in_a_pattern
@@ -38,6 +40,7 @@ def fit_law(
     n_draws: int,
     seed: int = 0,
     notes: Sequence[str] = (),
+    edges: Sequence[Edge] = (),
     more: dict[str, Any] | None = None,
 ) -> F:
     """Fits a law to losses (n,) in nats/token at `at`, as a result of this kind.
@@ -46,9 +49,10 @@ def fit_law(
     least squares of runs that are independent. Else they are percentiles of a bootstrap: of
     surfaces, whose Huber's loss has none and whose optima are of draws, and of groups.
     residual: of ln L, or of L in nats/token; delta: Huber's bound, in its unit; infinite: least
-    squares. groups: the bootstrap draws whole groups of runs. notes: more warnings; more: the
-    kind's own fields. Raises ValueError for a bad argument, FitError for runs that do not identify
-    the parameters (see identify).
+    squares. groups: the bootstrap draws whole groups of runs. notes: more warnings; edges:
+    runs that the law is fitted without as well, for its form's error; those without which it is not
+    identified are left out; more: the kind's own fields. Raises ValueError for a bad argument,
+    FitError for runs that do not identify the parameters (see identify).
     """
     if residual not in ("log", "loss"):
         raise ValueError(f"residual={residual!r} is neither 'log' nor 'loss'")
@@ -60,6 +64,7 @@ def fit_law(
     clusters = None if groups is None else cluster_codes(groups, n)
     fixed = law.not_fitted(at)
     refuse(law, at, fixed)
+    edges = [edge for edge in edges if _identified(law, at, ~edge.out)]
 
     centre = at.centre()
     model, target = law.model(at, centre), np.log(loss)
@@ -82,15 +87,18 @@ def fit_law(
     n_free = len(law.names) - len(fixed)
     logs, jacobian = (part[0] for part in law.model(at, centre)(theta[None]))
     off = logs - np.log(loss)
+    misfit = False
     if by_likelihood:
         moves = jacobian[:, found.free]
         turn = turns_with_experts(at, off, moves, loss) if "E" in law.variables else None
         for missed in (misses_in_a_pattern(law.variables, at, off, moves, loss), turn):
             if missed:
                 warned.add(missed)
+                misfit = True
     few = [f"{n} runs for {n_free} parameters: the intervals say little"] if n < 2 * n_free else []
     counts = drawn_counts(n, n_draws, np.random.default_rng(seed), clusters)
     drawn = descend(np.repeat(theta[None], len(counts), axis=0), weights=counts)
+    without = fit_without(edges, model, target, box, theta, counts, delta)
     ran_off = _ran_off(drawn) if law.of_size_and_tokens else []
     for text in (*notes, *few, *few_clusters(clusters), *ran_off):
         warned.add(text)
@@ -121,9 +129,22 @@ def fit_law(
         gradient=float(minima.gradient[best]),
         condition=condition,
         thetas=np.vstack([theta[None], drawn.theta]),
+        edges=tuple(edges),
+        without=without,
+        misfit=misfit,
         runs=Runs(at=at, loss=loss, lower=box.lower, upper=box.upper) if by_likelihood else None,
         **(more or {}),
     )
+
+
+def _identified(law: Law, at: Variables, kept: np.ndarray) -> bool:
+    """Whether these runs alone identify what all do."""
+    rest = Variables(**{letter: getattr(at, letter)[kept] for letter in "NDEGSU"})
+    try:
+        refuse(law, rest, law.not_fitted(rest))
+    except FitError:
+        return False
+    return law.not_fitted(rest) == law.not_fitted(at)
 
 
 def _to_its_end(descend: Callable[..., Minima], minima: Minima) -> Minima:

@@ -13,7 +13,13 @@ from analysis.fitting.least_squares import Model
 
 APART = np.log(1.1)  # sizes, and token counts, that a law that `tells` takes for different ones
 NOTHING = -80.0  # ln of a share of the loss: far below the last digit of what stands beside it
-COLUMNS = {"E": "n_experts", "D": "n_tokens", "G": "granularity", "S": "sparsity"}  # of tables
+COLUMNS = {  # of tables
+    "E": "n_experts",
+    "D": "n_tokens",
+    "G": "granularity",
+    "S": "sparsity",
+    "U": "unique_tokens",
+}
 
 Centre = Mapping[str, float]  # variable -> the mean of its logarithm over the runs of a fit
 
@@ -88,6 +94,7 @@ class Law:
     terms: coefficient -> the parameters without effect if it is 0; condition_limit: above it, the
     condition number of the Jacobian is a warning.
     bends: whether exponents change over the runs, so that what they are beyond is another question.
+    has_floor: whether it has an irreducible loss.
     at_bound: (name, whether at the upper one) -> what it says of the runs that the fit stopped at
     this bound; {value} in it is the parameter there.
     """
@@ -107,6 +114,7 @@ class Law:
     terms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     at_bound: Mapping[tuple[str, bool], str] = field(default_factory=dict)
     bends: bool = False
+    has_floor: bool = True
     # 24 to 55 on Clark's runs (105 with two sizes only), 110 at most on clean grids of sizes and
     # experts and 230 of granularity; 360 to 40,000 where the experts are 8 at most, 64 at least, or
     # 4 to 7, where Clark's saturation is not identifiable

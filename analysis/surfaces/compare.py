@@ -1,7 +1,7 @@
 """Surfaces side by side: by AICc, by what they say of runs held out, and what all left say."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -11,7 +11,14 @@ from numpy.typing import ArrayLike
 from analysis.fitting.hold_out import largest
 from analysis.fitting.intervals import Array, Estimate, Prediction
 from analysis.fitting.status import FitError, worst_status
-from analysis.laws.compare import Compared, ComparedLaw, Comparison, with_weights
+from analysis.laws.compare import (
+    Compared,
+    ComparedLaw,
+    Comparison,
+    weigh_by_edges,
+    with_weights,
+)
+from analysis.laws.edges import find_edges
 from analysis.laws.forms import SURFACES
 from analysis.laws.law import Variables
 from analysis.laws.pattern import misses_in_a_pattern
@@ -29,6 +36,7 @@ _WHAT = {
 _CLOSE = 1.1  # times the lowest error: too near to call
 _TUNING = 1.345  # standard deviations: Huber's, whose fit is then 95 % as good on normal noise
 _NORMAL = 1.4826  # a standard deviation of normal noise in median absolute deviations
+_MATTERS = 0.01  # weight of a form whose misfit is looked for
 _BEYOND = (1.0, 10.0)  # times the most compute
 
 
@@ -40,8 +48,8 @@ class SurfaceComparison(Comparison):
     """
 
     columns: ClassVar[tuple[str, ...]] = (
-        "form_name", "n_params", "rmse", "aicc", "delta_aicc", "weight", "held_out_rmse",
-        "held_out_bias", "status",
+        "form_name", "n_params", "rmse", "aicc", "delta_aicc", "weight", "edge_weight",
+        "held_out_rmse", "held_out_bias", "status",
     )  # fmt: skip
     n_held: int
     delta: float
@@ -65,7 +73,7 @@ class SurfaceComparison(Comparison):
                 f"the runs held out do not distinguish {first.form_name} from {', '.join(close)}: "
                 "their errors are within a tenth"
             )
-        found += self._none_excluded
+        found += [*self._extrapolates, *self._none_excluded]
         if self.bent:
             found.append(self.bent)
         if self.missed:
@@ -91,15 +99,15 @@ class SurfaceComparison(Comparison):
         *,
         n_unique: ArrayLike | None = None,
         level: float = 0.95,
+        new_run: bool = False,
     ) -> Prediction:
-        """Loss in nats/token by the `possible` forms: the mean of ln L by their weights, with
-        the interval that holds those of all.
+        """Loss in nats/token by the `predicting` forms: the mean of ln L by their weights, with
+        the interval that holds those of all; new_run: that of one more run.
 
         Raises ValueError where no form has an AICc.
         """
-        return self._averaged(
-            lambda fit: fit.predict(n_params, n_tokens, n_unique=n_unique, level=level), level
-        )
+        how: dict[str, Any] = {"n_unique": n_unique, "level": level, "new_run": new_run}
+        return self._averaged(lambda fit: fit.predict(n_params, n_tokens, **how), level)
 
     def optimum(
         self,
@@ -110,16 +118,21 @@ class SurfaceComparison(Comparison):
         n_unique: float | None = None,
     ) -> dict[str, Estimate]:
         """Compute-optimal n_params, n_tokens, tokens_per_param and loss at a budget of FLOPs, by
-        the `possible` forms as in predict.
+        the `predicting` forms as in predict.
         """
+        fits = [fit for fit in self.fits if fit.form_name in self.predicting]
         each = {
-            fit.form_name: find_optimum(fit, budget, flops_per_param_token, level, n_unique)
-            for fit in self.fits
-            if fit.form_name in self.possible
+            (fit.form_name, len(fit.edges)): find_optimum(
+                fit, budget, flops_per_param_token, level, n_unique
+            )
+            for own in fits
+            for fit in (own, own.alone)
         }
 
         def average(name: str) -> Estimate:
-            return self._averaged(lambda fit: each[fit.form_name][name], level).first
+            return self._averaged(
+                lambda fit: each[fit.form_name, len(fit.edges)][name], level
+            ).first
 
         return {name: average(name) for name in next(iter(each.values()), ("loss",))}
 
@@ -184,13 +197,23 @@ def compare_surfaces(
     if not out.any():
         raise FitError(f"most runs have the same {hold_out}, the largest: nothing to hold out")
     delta = _by_noise(N, D, L) if delta is None else delta
+    values = {"compute": N * D, "size": N, "tokens": D}
+    edges = find_edges(
+        values, {"compute": (share, 2 * share), "size": (share,), "tokens": (share,)}
+    )
     found: list[tuple[Compared, SurfaceFit]] = []
     skipped = []
     for form in dict.fromkeys(forms):
         how: dict[str, Any] = {"form": form, "delta": delta}
         try:
             blind = fit_surface(N[~out], D[~out], L[~out], n_unique=U[~out], n_draws=0, **how)
-            fit = fit_surface(N, D, L, n_unique=U, groups=groups, n_draws=n_draws, seed=seed, **how)
+            more: dict[str, Any] = {
+                "groups": groups,
+                "edges": edges,
+                "n_draws": n_draws,
+                "seed": seed,
+            }
+            fit = fit_surface(N, D, L, n_unique=U, **more, **how)
         except FitError as error:
             skipped.append(f"{form}: {error}")
             continue
@@ -207,16 +230,23 @@ def compare_surfaces(
         raise FitError(f"no surface to compare: {'; '.join(skipped)}")
     found.sort(key=lambda pair: pair[0].held_out_rmse)
     fits = tuple(fit for _, fit in found)
-    compute = N * D
+    compute, at = N * D, Variables.of(N, D, U=U)
+    by_edges = weigh_by_edges(fits, dict.fromkeys((fit.form_name for fit in fits), at), L)
+    surfaces = with_weights([one for one, _ in found], [fit.aicc for fit in fits], by_edges)
+    missed = {
+        fit.form_name: _missed(fit, at, L)
+        for fit, one in zip(fits, surfaces, strict=True)
+        if max(one.weight, one.edge_weight) > _MATTERS or fit.aicc == min(f.aicc for f in fits)
+    }
     return SurfaceComparison(
         n_points=len(L),
         n_held=int(out.sum()),
         held_out=_WHAT[hold_out],
         delta=float(delta),
         nd_range=(float(compute.min()), float(compute.max())),
-        missed=_missed(min(fits, key=lambda fit: fit.aicc), Variables.of(N, D, U=U), L),
-        surfaces=tuple(with_weights([one for one, _ in found], [fit.aicc for fit in fits])),
-        fits=fits,
+        missed=missed[min(fits, key=lambda fit: fit.aicc).form_name],
+        surfaces=tuple(surfaces),
+        fits=tuple(replace(fit, misfit=bool(missed.get(fit.form_name))) for fit in fits),
         skipped=tuple(skipped),
     )
 

@@ -1,5 +1,6 @@
 """A loss surface of one of the forms, fitted to runs of N parameters and D tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.status import FitError
 from analysis.fitting.text import pluralize
 from analysis.laws.average import akaike_of_huber
+from analysis.laws.edges import Edge
 from analysis.laws.fit import fit_law
 from analysis.laws.forms import SURFACES
 from analysis.laws.law import Law, Variables
@@ -40,9 +42,13 @@ class SurfaceFit(FittedLaw):
         *,
         n_unique: ArrayLike | None = None,
         level: float = 0.95,
+        new_run: bool = False,
     ) -> Prediction:
-        """Loss in nats/token; the interval is of the law, without a run's own noise."""
-        return self._predict(_at(n_params, n_tokens, n_unique), level)
+        """Loss in nats/token, with the interval of the law or, new_run, of one more run there: the
+        law's and the scatter of the runs about it, by Student's t, combined as independent.
+        """
+        law = self._predict(_at(n_params, n_tokens, n_unique), level)
+        return self._with_scatter(law) if new_run else law
 
     def loss(
         self, n_params: ArrayLike, n_tokens: ArrayLike, n_unique: ArrayLike | None = None
@@ -64,6 +70,7 @@ def fit_surface(
     n_unique: ArrayLike | None = None,
     delta: float = HOFFMANN_S,
     groups: ArrayLike | None = None,
+    edges: Sequence[Edge] = (),
     n_draws: int = 500,
     seed: int = 0,
 ) -> SurfaceFit:
@@ -71,9 +78,10 @@ def fit_surface(
 
     n_unique: how many of the tokens of each run are unique, for the form of repeated data;
     infinite where all are. n_draws: of the bootstrap, of runs or of whole groups of them, as in
-    fit_parametric, which says more of Chinchilla's form: contours and exponents. Raises ValueError
-    naming the first bad value or form; FitError where there are not more distinct runs than
-    parameters, where all sizes or all token counts are one, as then no exponent of it is
+    fit_parametric, which says more of Chinchilla's form: contours and exponents. edges: runs that
+    it is fitted without too, so that intervals have the form's own error (laws/edges.py). Raises
+    ValueError naming the first bad value or form; FitError where there are not more distinct runs
+    than parameters, where all sizes or all token counts are one, as then no exponent of it is
     identifiable, and for the form of repeated data where none is repeated.
     """
     if form not in SURFACES:
@@ -83,6 +91,7 @@ def fit_surface(
         if np.ptp(np.log(values)) < 1e-9:
             raise FitError(f"all {name} are the same: their exponent in {form} is not identifiable")
     how: dict[str, Any] = {"delta": delta, "groups": groups, "n_draws": n_draws, "seed": seed}
+    how["edges"] = edges
     return fit_law(SurfaceFit, SURFACES[form], at, L, **how)
 
 

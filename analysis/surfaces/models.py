@@ -1,5 +1,6 @@
 """Surfaces of a table's models: which runs they are of, each model apart."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,11 @@ import pandas as pd
 
 from analysis.fitting.intervals import Array
 from analysis.fitting.status import FitError
+from analysis.laws.forms import SURFACES
+from analysis.laws.law import COLUMNS
 from analysis.settings import setting
 from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
+from analysis.table.apart import Rows, rows_apart
 from analysis.table.budgets import own_budget
 from analysis.table.load import best_of_cells, finished
 from analysis.table.trunks import shared_trunk
@@ -23,6 +27,28 @@ def cells_of_models(
     Where no budget is known, of each size and token count; with a cluster, of each value of that
     column too. Raises ValueError for a model that has no finished run.
     """
+    of_models = _runs_of_models(table, x, model, cluster)
+    return {series: best_of_cells(runs, by=by) for series, (runs, by) in of_models.items()}
+
+
+def rows_of_models(
+    table: pd.DataFrame,
+    x: str,
+    model: str | None,
+    forms: Sequence[str] = tuple(SURFACES),
+    cluster: str | None = None,
+) -> dict[str, Rows]:
+    """Same, with nothing merged that one of the forms has a term for, nor runs of another kind."""
+    letters = {letter for form in forms for letter in SURFACES[form].variables}
+    variables = [name for letter, name in COLUMNS.items() if letter in letters and letter != "D"]
+    of_models = _runs_of_models(table, x, model, cluster)
+    return {series: rows_apart(runs, by, variables) for series, (runs, by) in of_models.items()}
+
+
+def _runs_of_models(
+    table: pd.DataFrame, x: str, model: str | None, cluster: str | None
+) -> dict[str, tuple[pd.DataFrame, list[str]]]:
+    """Runs of each series, and the columns whose values are a cell."""
     done = finished(table)
     have = list(dict.fromkeys(done["series"]))
     if model not in (None, *have):
@@ -33,7 +59,7 @@ def cells_of_models(
     for series in [model] if model else have:
         runs = done[done["series"] == series]
         keys = [own_budget(runs), x] if runs["budget"].notna().any() else [x, "n_tokens"]
-        found[series] = best_of_cells(runs, by=[*keys, *([cluster] if cluster else [])])
+        found[series] = runs, [*keys, *([cluster] if cluster else [])]
     return found
 
 
@@ -56,13 +82,15 @@ def compare_surfaces_of_models(
     """
     found, errors = {}, []
     cluster = cluster or shared_trunk(table)
-    for series, cells in cells_of_models(table, x, model, cluster).items():
+    forms = how.get("forms", tuple(SURFACES))
+    for series, (cells, merged) in rows_of_models(table, x, model, forms, cluster).items():
         try:
             groups = None if cluster is None else cells[cluster]
             columns = (cells[x], cells["n_tokens"], cells["loss"])
             unique = unique_tokens(cells)
             one = compare_surfaces(*columns, n_unique=unique, groups=groups, **how)
-            found[series] = one.with_warnings(warnings_of_table(table))
+            told = warnings_of_table(table, by_cell=False)
+            found[series] = one.with_warnings((*told, *merged))
         except ValueError as error:
             errors.append(f"{series}: {error}")
     if not found:

@@ -4,6 +4,7 @@ import numpy as np
 
 from analysis.fitting.checks import positive
 from analysis.fitting.intervals import Array, Prediction, percentiles
+from analysis.laws.edges import error_of_form, widened
 from analysis.laws.law import Variables
 from analysis.surfaces.fit import SurfaceFit
 
@@ -33,10 +34,30 @@ def find_optimum(
     )
     middle = fit.centre["N"] + (spend - fit.centre["N"] - fit.centre["D"]) / 2
     u = np.linspace(middle - _FAR, middle + _FAR, _STEPS)
-    lowest = _losses(fit, u, spend, n_unique).argmin(axis=1)
+    every = [fit.thetas, *fit.without]
+    values = [_optima(fit, thetas, u, spend, n_unique) for thetas in every]
+    drawn = values[0]
+    bounds = {name: percentiles(own[1:], level) for name, own in drawn.items()}
+    beyond = [spend - edge.top for edge in fit.edges if edge.name == "compute"]
+    widths = [edge.width for edge in fit.edges if edge.name == "compute"]
+    times = max([1.0, *(d / (2 * width) for d, width in zip(beyond, widths, strict=True))])
+    found = {}
+    for name, own in drawn.items():
+        logs = [np.log(each[name]) for each in values]
+        m = fit.without.shape[1]
+        sd = error_of_form(logs[0][:m], np.array(logs[1:]).reshape(-1, m), times, fit.misfit)
+        found[name] = widened(Prediction(own[0], *bounds[name], level), sd, level, len(fit.without))
+    return found
+
+
+def _optima(
+    fit: SurfaceFit, thetas: Array, u: Array, spend: float, n_unique: float | None
+) -> dict[str, Array]:
+    """Optimum of each theta (S,), from a grid of ln N, then from a finer one."""
+    lowest = _losses(fit, thetas, u, spend, n_unique).argmin(axis=1)
     ends = u[max(lowest.min() - 1, 0)], u[min(lowest.max() + 1, _STEPS - 1)]
     u = np.linspace(*ends, _STEPS)
-    losses = _losses(fit, u, spend, n_unique)
+    losses = _losses(fit, thetas, u, spend, n_unique)
     at = np.clip(losses.argmin(axis=1), 1, _STEPS - 2)
     rows = np.arange(len(at))
     left, best, right = (losses[rows, at + k] for k in (-1, 0, 1))
@@ -46,19 +67,20 @@ def find_optimum(
     move = np.where(np.isfinite(move) & (bend > 0) & np.isfinite(bend), move, 0.0)
     N = np.exp(u[at] + move * (u[1] - u[0]))
     D = np.exp(spend) / N
-    values = {
+    return {
         "n_params": N,
         "n_tokens": D,
         "tokens_per_param": D / N,
         "loss": best - np.where(move == 0, 0.0, left - right) * move / 4,
     }
-    bounds = {name: percentiles(drawn[1:], level) for name, drawn in values.items()}
-    return {name: Prediction(v[0], *bounds[name], level) for name, v in values.items()}
 
 
-def _losses(fit: SurfaceFit, u: Array, spend: float, n_unique: float | None) -> Array:
-    """nats/token by the estimate and by each draw, (S, n), at sizes exp(u) of a budget."""
+def _losses(
+    fit: SurfaceFit, thetas: Array, u: Array, spend: float, n_unique: float | None
+) -> Array:
+    """nats/token by each theta, (S, n), at sizes exp(u) of a budget."""
     unique = np.inf if n_unique is None else n_unique
     with np.errstate(over="ignore", invalid="ignore"):  # of a form that bends, far from the runs
-        found = fit.drawn_losses(Variables.of(np.exp(u), np.exp(spend - u), U=unique))
+        at = Variables.of(np.exp(u), np.exp(spend - u), U=unique)
+        found = fit.losses_of(at, thetas)
     return np.where(np.isfinite(found), found, np.inf)

@@ -1,7 +1,7 @@
 """Checks of a table's values. Each error names the row, the column, the value and the remedy."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ AMOUNTS = (
 COUNTS = ("n_experts", "n_heads", "top_k", "n_layers", "d_model", "n_steps")
 MIN_LOSS = 1e-6  # no text is predicted better; a smaller number is of something else
 MAX_LOSS = 20.0  # nats/token: more than guessing among 4e8 tokens costs
+_SHORT = 0.02  # that a run of one pass may be shorter than its data, by whole steps
 MAX_RATIO = 100.0  # of budget to 6 N D: attention adds far less, and a unit is 1000 or more
 _REMEDIES = {
     "n_tokens": "give it, or flops_per_token beside budget, or load with {}",
@@ -84,8 +85,23 @@ def check_amounts(table: pd.DataFrame) -> None:
         refuse(table, name, table[name] <= 0, "must be above 0")
     for name in COUNTS:
         refuse(table, name, table[name] < 1, "must be 1 or more")
+    refuse(table, "unique_tokens", table["unique_tokens"] <= 0, "must be above 0")
     bad_rate = np.isinf(table["lr"]) | (table["lr"] < 0)
     refuse(table, "lr", bad_rate, "must be finite, and 0 or more")
+
+
+def check_unique(table: pd.DataFrame, names: Mapping[str, str]) -> None:
+    """Raises ValueError for a run with more unique tokens than tokens; names: the table's own."""
+    tokens, unique = (names.get(name, name) for name in ("n_tokens", "unique_tokens"))
+    swapped = setting("columns", {"n_tokens": unique, "unique_tokens": tokens})
+    refuse(
+        table,
+        "unique_tokens",
+        table["unique_tokens"] > table["n_tokens"] * (1 + _SHORT),
+        "is more than all tokens of the run, repeats included: are the two columns swapped? "
+        f"{swapped} reads them the other way round; of a run that stops before its data end, the "
+        "unique tokens are those it read",
+    )
 
 
 def check_runs(table: pd.DataFrame) -> None:

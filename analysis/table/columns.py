@@ -29,6 +29,7 @@ COLUMNS = (
     "n_active_params",  # those that a token uses
     "n_non_embedding_params",
     "n_tokens",  # trained on, repeats included
+    "unique_tokens",  # of these, those that are no repeats
     "loss",  # held-out, nats/token
     "n_experts",  # of the layer under study; NA: it has none
     "n_heads",  # of that layer's retrieval, not of attention
@@ -76,9 +77,12 @@ _LISTED = 40  # columns that a message lists; an export of W&B has hundreds
 
 @dataclass(frozen=True, kw_only=True)
 class Picked:
-    """COLUMNS of a frame. units: of those to convert, the frame's name for it and its unit."""
+    """COLUMNS of a frame. units: of those to convert, the frame's name for it and its unit; names:
+    our name -> the frame's.
+    """
 
     frame: pd.DataFrame
+    names: Mapping[str, str]
     units: Mapping[str, tuple[str, Unit]]
 
 
@@ -132,7 +136,9 @@ def pick_columns(
             why = f"{name} is {sources[name].name}" if name in sources else "it is of another loss"
             notes.append(f"the column named {name} is kept as given_{name}: {why}")
     return Picked(
-        frame=pd.DataFrame(picked, index=frame.index), units=_find_units(sources, units or {})
+        frame=pd.DataFrame(picked, index=frame.index),
+        names={name: match.name for name, match in sources.items()},
+        units=_find_units(sources, units or {}),
     )
 
 

@@ -10,7 +10,13 @@ from analysis.fitting.text import join_first, pluralize
 from analysis.settings import setting
 from analysis.table.budgets import COUNTED, TOLERANCE, join_budgets
 from analysis.table.cells import best_of_cells
-from analysis.table.checks import check_amounts, check_runs, finished, require
+from analysis.table.checks import (
+    check_amounts,
+    check_runs,
+    check_unique,
+    finished,
+    require,
+)
 from analysis.table.columns import COLUMNS, cast_columns, pick_columns
 from analysis.table.configs import explain_merged, with_settings
 from analysis.table.layer import PREFIX, find_column, with_own_names
@@ -199,6 +205,8 @@ def check_table(
     table = apply_units(table, picked.units, notes)
     check_amounts(table)
     _derive(table, flops, notes)
+    check_unique(table, picked.names)
+    _derive_unique(table)
     check_runs(table)
     _note_hopeless(table, notes)
     table, left_out = join_budgets(table, notes, budgets=budgets, tolerance=budget_tolerance)
@@ -274,6 +282,14 @@ def _derive(table: pd.DataFrame, flops: str | None, notes: list[str]) -> None:
         budget, n_tokens = table["budget"], table["n_tokens"]
         _fill(table, "n_tokens", budget / n, how.format("budget / (6 n_active_params)"), notes)
         _fill(table, "budget", n_tokens * n, how.format("6 n_active_params n_tokens"), notes)
+
+
+def _derive_unique(table: pd.DataFrame) -> None:
+    """Fills passes over the data and unique tokens from each other, in place."""
+    epochs, tokens = table["epochs"], table["n_tokens"]
+    unique = table["unique_tokens"].fillna(tokens / epochs.clip(lower=1.0))
+    table["unique_tokens"] = unique.clip(upper=tokens)
+    table["epochs"] = epochs.fillna(tokens / table["unique_tokens"])
 
 
 def _note_hopeless(table: pd.DataFrame, notes: list[str]) -> None:

@@ -74,10 +74,11 @@ class Merged:
         )
 
 
-def find_merged(table: pd.DataFrame) -> Merged | None:
+def find_merged(table: pd.DataFrame, apart: Sequence[str] = ()) -> Merged | None:
     """Merged cells of a checked table's finished runs; None where each cell is explained.
 
-    A cell is a series, a budget (or tokens, where no budget is known) and a size. Several runs of
+    A cell is a series, a budget (or tokens, where no budget is known), a size, and a value of each
+    of the columns `apart`. Several runs of
     one learning rate in it are explained by different seeds, and runs of different learning rates
     by these, unless they differ in a text: a dataset, a router, a unit.
     """
@@ -86,24 +87,25 @@ def find_merged(table: pd.DataFrame) -> Merged | None:
         return None
     size = next((name for name in _SIZES if done[name].notna().any()), None)
     amount = "budget" if done["budget"].notna().any() else "n_tokens"
-    keys = ["series", amount, *([size] if size else [])]
+    keys = ["series", amount, *([size] if size else []), *apart]
     cell = done.groupby(keys, dropna=False, sort=False).ngroup()
     if not cell.duplicated().any():
         return None
     rate = done.assign(cell=cell).groupby(["cell", "lr"], dropna=False, sort=False).ngroup()
-    settings = _settings(done, keys)
+    settings = find_settings(done, keys)
     open_ = _unexplained(done, rate)
     left = set(cell[open_])
     averaged = False
     found = {
-        name: _varying(values[open_], rate[open_], cell[open_]) for name, values in settings.items()
+        name: varying_cells(values[open_], rate[open_], cell[open_])
+        for name, values in settings.items()
     }
     for name, values in settings.items():
-        if _is_text(done[name]) and name != "sweep" and not _follows(done, values):
-            more = _varying(values, cell, cell)
+        if is_text(done[name]) and name != "sweep" and not follows_rate_or_seed(done, values):
+            more = varying_cells(values, cell, cell)
             found[name] |= more
             left |= more
-            averaged |= bool(_varying(values[~open_], rate[~open_], cell[~open_]))
+            averaged |= bool(varying_cells(values[~open_], rate[~open_], cell[~open_]))
     if not left:
         return None
     columns, n_open = _fewest(found, left)
@@ -127,28 +129,28 @@ def find_merged(table: pd.DataFrame) -> Merged | None:
     )
 
 
-def _settings(done: pd.DataFrame, keys: Sequence[str]) -> dict[str, pd.Series]:
-    """Columns that vary and whose values recur, as _codes; texts first."""
+def find_settings(done: pd.DataFrame, keys: Sequence[str]) -> dict[str, pd.Series]:
+    """Columns of finished runs that vary and whose values recur, as _codes; texts first."""
     found: dict[str, pd.Series] = {}
     for name in map(str, done):
         if name in keys or name in _RESULTS or name.lower() in _NAMES:
             continue
-        if not _is_text(done[name]) and _OF_RESULTS.search(name):
+        if not is_text(done[name]) and _OF_RESULTS.search(name):
             continue
         values = _codes(done[name])
         if 1 < values.nunique() <= len(done) / _RECUR:
             found[name] = values
-    texts = {name: values for name, values in found.items() if _is_text(done[name])}
+    texts = {name: values for name, values in found.items() if is_text(done[name])}
     return {**texts, **found}
 
 
 def _codes(values: pd.Series) -> pd.Series:
     """A number for each value, nan for none: pandas groups them many times faster than texts."""
-    codes = pd.factorize(values.astype(str) if _is_text(values) else values)[0]
+    codes = pd.factorize(values.astype(str) if is_text(values) else values)[0]
     return pd.Series(np.where(codes < 0, np.nan, codes), index=values.index)
 
 
-def _is_text(values: pd.Series) -> bool:
+def is_text(values: pd.Series) -> bool:
     return not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values)
 
 
@@ -161,13 +163,13 @@ def _unexplained(done: pd.DataFrame, rate: pd.Series) -> pd.Series:
     return several & same
 
 
-def _varying(values: pd.Series, groups: pd.Series, cell: pd.Series) -> set[int]:
+def varying_cells(values: pd.Series, groups: pd.Series, cell: pd.Series) -> set[int]:
     """Cells in which values vary within a group."""
     grouped = values.groupby(groups)
     return set(cell[grouped.transform("max") > grouped.transform("min")])
 
 
-def _follows(done: pd.DataFrame, values: pd.Series) -> bool:
+def follows_rate_or_seed(done: pd.DataFrame, values: pd.Series) -> bool:
     """Whether a column is one with the seed or the learning rate, as a name of them."""
     return any(
         done[by].notna().all() and values.groupby(done[by]).nunique().max() == 1

@@ -19,6 +19,7 @@ ALIASES = {  # what it is called elsewhere -> here; only what can mean nothing e
     "active_params": "n_active_params",
     "tokens": "n_tokens",
     "num_tokens": "n_tokens",
+    "n_unique_tokens": "unique_tokens",
     "flops": "budget",  # of the whole training
     "compute": "budget",
     "num_experts": "n_experts",

@@ -10,4 +10,5 @@ LAW = LOGLINEAR.saturated(
     formula="log10 L = a log10 N + b log10 E' + c log10 N log10 E' + d, "
     "1/E' = 1/(E-1+1/(1/E_start-1/E_max)) + 1/E_max",
     source="Clark 2022 (arXiv:2202.01169), eqs. 1 and 2",
+    has_floor=False,
 )

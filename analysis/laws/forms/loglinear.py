@@ -46,4 +46,5 @@ LAW = LOGLINEAR.law(
     name="loglinear",
     formula="log10 L = a log10 N + b log10 E + c log10 N log10 E + d",
     source="Clark 2022 (arXiv:2202.01169), eq. 1 without saturation",
+    has_floor=False,
 )

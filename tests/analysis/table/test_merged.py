@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis.table.load import check_table, keep_rows
-from analysis.table.merged import _codes, _varying, find_merged
+from analysis.table.merged import _codes, find_merged, varying_cells
 
 SIZES = [1e6, 2e6, 4e6, 8e6]
 
@@ -137,7 +137,7 @@ def test_a_column_varies_where_its_texts_do(seed):
     ):
         texts = values.astype(str)
         several = {c for c in range(30) if texts[cells == c].nunique() > 1}
-        assert _varying(_codes(values), cells, cells) == several
+        assert varying_cells(_codes(values), cells, cells) == several
         assert _codes(values).nunique() == texts.nunique()
 
 

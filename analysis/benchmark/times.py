@@ -30,14 +30,16 @@ from analysis.table.load import load_table
 _DELTA = 1e-3
 
 
-def main() -> None:
+def main(typed: list[str]) -> None:
     """Prints a table of medians over the rounds with their range, or JSON."""
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.benchmark", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m analysis.benchmark",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="sld FOLDER instead: how well laws say rows that they were not fitted to",
     )
     parser.add_argument("--rounds", type=int, default=5, help="of each, in turn (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead")
-    options = parser.parse_args()
+    options = parser.parse_args(typed)
     where, (N, D, L), routers = _runs()
     tasks: dict[str, Callable[[], Any]] = {
         "parametric fit": lambda: fit_parametric(N, D, L, n_draws=0),
@@ -142,7 +144,3 @@ def _show(
     print(f"{where}: {n_runs} for the parametric fit; medians of {len(seconds['parametric fit'])}")
     frame = pd.DataFrame(rows).astype({"objective": "float64"})
     print(frame.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.6g}"))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,86 @@
+"""Tables of SLDBench's kind: made ones come back, and what can't be answered says so."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import benchmark
+from analysis.benchmark import sld
+from analysis.benchmark.task import Answer
+from analysis.fitting.intervals import Prediction
+from tests.analysis.tables import HOFFMANN, surface
+
+
+def rows(sizes, tokens, seed: int) -> pd.DataFrame:
+    N, D = (v.ravel() for v in np.meshgrid(sizes, tokens))
+    noise = np.exp(np.random.default_rng(seed).normal(0, 0.002, len(N)))
+    return pd.DataFrame({"N": N, "D": D, "loss": surface(N, D, **HOFFMANN) * noise})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Size and tokens, with hidden rows of four times the size; a vocabulary beside them."""
+    rows(np.geomspace(1e8, 1e9, 6), np.geomspace(2e9, 5e10, 5), 0).to_csv(
+        tmp_path / "made_fit.csv", index=False
+    )
+    rows([2e9, 4e9], np.geomspace(2e9, 5e10, 5), 1).to_csv(
+        tmp_path / "made_hidden.csv", index=False
+    )
+    pd.DataFrame({"vocab_size": [1.0], "Lossu": [-1.0]}).to_csv(tmp_path / "vocabulary_train.csv")
+    return tmp_path
+
+
+def test_scores_by_hand():
+    measured = np.array([1.0, 2.0, 3.0])
+    value = np.array([1.0, 2.0, 4.0])
+    band = Prediction(value, value - 0.5, value + 0.5, 0.95)
+    found = sld.score(measured, Answer(predicted=band, chosen="", warnings=()))
+    assert found == {
+        "n_hidden": 3, "r2": 0.5, "nmse": 0.5, "nmae": 0.5, "inside": pytest.approx(2 / 3),
+        "width": 1.0,
+    }  # fmt: skip
+
+
+def test_a_made_table_is_said_beyond_its_rows(folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmark", "sld", str(folder)])
+    benchmark.main()
+    shown = capsys.readouterr().out
+    assert "no law is in its columns" in shown
+    made, vocabulary = sld.run(folder)
+    assert (made["task"], made["n_fit"], made["n_hidden"]) == ("made", 30, 10)
+    assert made["r2"] > 0.95
+    assert made["inside"] >= 0.9
+    assert "r2" not in vocabulary
+
+
+def test_without_hidden_rows_the_largest_are_withheld(folder):
+    (folder / "made_hidden.csv").unlink()
+    made, _ = sld.run(folder)
+    assert made["n_fit"] + made["n_hidden"] == 30
+    assert made["warnings"][0].startswith("no hidden rows")
+    assert "human_r2" not in made
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda folder: (folder / "made_fit.csv").rename(folder / "made.csv"), "vocabulary"),
+        (lambda folder: (folder / "made_test.csv").write_text("N,D,loss\n1,1,1\n"), "in 2 files"),
+        (lambda folder: (folder / "made_hidden.csv").write_text("N,D\n1,1\n"), "lacks loss"),
+    ],
+)
+def test_folders_that_can_not_be(folder, change, says):
+    change(folder)
+    if says == "vocabulary":
+        assert [row["task"] for row in sld.run(folder)] == ["vocabulary"]
+        return
+    with pytest.raises(ValueError, match=says):
+        sld.run(folder)
+
+
+def test_a_path_that_is_no_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["benchmark", "sld", str(tmp_path / "x")])
+    with pytest.raises(SystemExit, match="is no folder"):
+        benchmark.main()
+    with pytest.raises(ValueError, match="has no table to fit"):
+        sld.run(tmp_path)
