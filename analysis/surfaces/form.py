@@ -48,6 +48,10 @@ class Points:
             for name, v in self.values.items()
         }
 
+    def has(self, names: str) -> bool:
+        """Whether it has all columns of a product."""
+        return all(name in self.values for name in names.split("*"))
+
     def product(self, names: str) -> Array:
         """Values of a column, or of the product of those joined by "*"."""
         return np.prod([self.values[name] for name in names.split("*")], axis=0)
@@ -113,3 +117,4 @@ TOKENS = Column(
     ),
 )
 CHARACTERS = Column(name="n_characters", aliases=("num_characters", "characters"))
+SIZE_OF_VOCABULARY = Column(name="vocab_size", aliases=("vocabulary_size", "n_vocab"))

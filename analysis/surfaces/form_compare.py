@@ -1,22 +1,25 @@
 """Forms of one subject side by side, chosen by what they say of the largest runs held out."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from tqdm import tqdm
 
 from analysis.fitting.hold_out import largest
 from analysis.fitting.intervals import Array, Prediction, t_quantile
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitError, FitStatus, find_status, worst_status
 from analysis.fitting.text import in_columns, pluralize, unsaid
-from analysis.surfaces.form import Points
+from analysis.surfaces.form import Form, Points
 from analysis.surfaces.form_fit import FormFit, fit_form, read_points
 from analysis.surfaces.forms import FORMS, SUBJECTS
 
+_SHOWN = 10  # series whose progress is shown
 _CLOSE = 1.1  # times the lowest error: too near to call
 _LEAST = np.log(2.0)  # of a reach: held-out runs nearer than that say little of those beyond
 _WORSE = 2.0  # times the scatter: held-out errors that no noise of the runs makes
@@ -43,7 +46,7 @@ class FormComparison(Result):
 
     fits: to all runs; edges: what was held out, a part at a time; held_out: form -> root mean
     square of its errors over the edges, in nats; skipped: what could not be fitted, and why;
-    measured, fitted: losses of the runs and by the chosen form, nats.
+    measured, fitted: losses of the runs that are not excluded, and by the chosen form, nats.
     """
 
     subject: str
@@ -109,24 +112,26 @@ class FormComparison(Result):
         missed by, more than the scatter explains, times how much farther a point is than they were.
         new_run: the interval of one more run there. Raises ValueError as FormFit.predict.
         """
-        at = read_points(self.chosen.own, columns)
         each = [fit.predict(columns, level=level) for fit in self.close]
         value = each[0].value
         below = value - np.min([one.lower for one in each], axis=0)
         above = np.max([one.upper for one in each], axis=0) - value
         first = self.chosen
-        beyond = t_quantile(first.dof, level) * self._model_error(at)
+        places = _places((fit.own for fit in self.fits), columns)
+        beyond = t_quantile(first.dof, level) * self._model_error(places)
         noise = t_quantile(first.dof, level) * first.scatter if new_run else 0.0
         spread = np.hypot(beyond, noise)
-        return Prediction(value, value - np.hypot(below, spread), value + np.hypot(above, spread), level)
+        low, high = value - np.hypot(below, spread), value + np.hypot(above, spread)
+        return Prediction(value, low, high, level)
 
     def _model_error(self, at: Points) -> Array:
         """Standard deviation (n,) of the chosen form's own error, 0 within the runs."""
         first = self.chosen
         found = np.zeros(len(at))
-        for edge in self.edges:
+        for edge in (one for one in self.edges if at.has(one.name)):
             extra = max(edge.errors[first.form_name] ** 2 - first.scatter**2, 0.0) ** 0.5
-            distance = np.log(at.product(edge.name) / edge.top)
+            with np.errstate(divide="ignore"):  # a share of 0
+                distance = np.log(at.product(edge.name) / edge.top)
             times = np.maximum(distance / edge.reach, 1.0)
             found = np.maximum(found, np.where(distance > 1e-9, extra * times, 0.0))
         return found
@@ -194,41 +199,33 @@ def compare_forms(
         raise ValueError(f"share={share!r} must be between 0 and 1, e.g. 0.2")
     L = np.asarray(loss, dtype=np.float64).ravel()
     labels = None if groups is None else np.asarray(groups, dtype=object).ravel()
+    given = _make_forms(chosen, columns)
+    every = _places(given.values(), columns)
     fits: list[FormFit] = []
     held: dict[str, dict[str, float]] = {}
-    edges: dict[str, tuple[int, float, float]] = {}
+    edges: dict[str, Edge] = {}
     skipped = []
-    for name in chosen:
-        form = FORMS[name]
-        if form.with_shares is not None:
-            form = form.with_shares([str(c) for c in columns])
+    for name, form in given.items():
         try:
             at = read_points(form, columns)
             fit = fit_form(form, at, L, groups=labels, n_draws=n_draws, seed=seed)
-            own = {}
-            keep = np.ones(len(L), dtype=bool)
-            if form.excludes is not None:
-                keep = ~form.excludes(at, L)[0]
-            for edge in form.edges:
-                values = np.where(keep, at.product(edge), np.nan)
-                out = np.zeros(len(L), dtype=bool)
-                out[keep] = largest(values[keep], share)
+            keep = ~form.excludes(at, L)[0] if form.excludes else np.ones(len(L), dtype=bool)
+            held[name] = {}
+            for edge in dict.fromkeys(e for one in given.values() for e in one.edges):
+                out, found = _hold_out(edge, every, keep, share)
                 rest = keep & ~out
-                if not out.any() or rest.sum() <= len(form.names):
+                if found is None or rest.sum() <= len(form.names):
                     continue
                 near = fit.thetas[:1], fit.centre
-                blind = fit_form(
-                    form, at.only(rest), L[rest], n_draws=0, tested=False, near=near
-                )
+                blind = fit_form(form, at.only(rest), L[rest], n_draws=0, tested=False, near=near)
                 off = blind.loss_at(at.only(out)) - L[out]
-                own[edge] = float(np.sqrt(np.mean(off**2)))
-                top = float(values[keep].max())
-                edges[edge] = (int(out.sum()), top, float(np.log(top / values[rest].max())))
-        except FitError as error:
+                held[name][edge] = float(np.sqrt(np.mean(off**2)))
+                edges[edge] = found
+        except ValueError as error:
             skipped.append(f"{name}: {error}")
+            held.pop(name, None)
             continue
         fits.append(fit)
-        held[name] = own
     if not fits:
         raise FitError(f"no form to compare: {'; '.join(skipped)}")
     total = {
@@ -237,26 +234,84 @@ def compare_forms(
     }
     fits.sort(key=lambda f: (not total[f.form_name] >= 0, total[f.form_name], f.scatter))
     first = fits[0]
-    at = read_points(first.own, columns)
+    at, described = read_points(first.own, columns), np.ones(len(L), dtype=bool)
+    if first.own.excludes is not None:
+        described = ~first.own.excludes(at, L)[0]
     return FormComparison(
         subject=FORMS[chosen[0]].subject,
         fits=tuple(fits),
         edges=tuple(
-            Edge(
-                name=name,
-                n_held=n,
-                errors={f: own[name] for f, own in held.items() if name in own},
-                top=top,
-                reach=max(reach, _LEAST),
-            )
-            for name, (n, top, reach) in edges.items()
+            replace(edge, errors={f: own[name] for f, own in held.items() if name in own})
+            for name, edge in edges.items()
             if name in held[first.form_name]
         ),
         held_out=total,
         skipped=tuple(skipped),
-        measured=tuple(L.tolist()),
-        fitted=tuple(first.loss_at(at).tolist()),
+        measured=tuple(L[described].tolist()),
+        fitted=tuple(first.loss_at(at.only(described)).tolist()),
     )
+
+
+def _make_forms(
+    names: Sequence[str], columns: Mapping[str, ArrayLike] | pd.DataFrame
+) -> dict[str, Form]:
+    """Forms by their names, those of shares for the shares that there are."""
+    forms = {name: FORMS[name] for name in names}
+    return {
+        name: form.with_shares([str(c) for c in columns]) if form.with_shares else form
+        for name, form in forms.items()
+    }
+
+
+def _places(forms: Iterable[Form], columns: Mapping[str, ArrayLike] | pd.DataFrame) -> Points:
+    """Columns of all of these forms that can be read."""
+    found: dict[str, Array] = {}
+    for form in forms:
+        with suppress(ValueError):
+            found |= read_points(form, columns).values
+    return Points(found)
+
+
+def _hold_out(
+    name: str, at: Points, keep: np.ndarray, share: float
+) -> tuple[np.ndarray, Edge | None]:
+    """Which runs have the most of a column, of those to keep; None where none can be spared."""
+    out = np.zeros(len(keep), dtype=bool)
+    if not at.has(name):
+        return out, None
+    values = at.product(name)
+    out[keep] = largest(values[keep], share)
+    if not out.any():
+        return out, None
+    top, rest = float(values[keep].max()), float(values[keep & ~out].max())
+    reach = max(float(np.log(top / rest)) if rest > 0 else np.inf, _LEAST)
+    return out, Edge(name=name, n_held=int(out.sum()), errors={}, top=top, reach=reach)
+
+
+def compare_forms_of_series(
+    series: Mapping[str, pd.DataFrame],
+    subject: str,
+    *,
+    cluster: str | None = None,
+    **how: Any,
+) -> tuple[dict[str, FormComparison], list[str]]:
+    """compare_forms of each series of load_columns, and why others have none; how: its arguments.
+
+    cluster: the column whose values are the groups. Raises FitError if no series has one.
+    """
+    found, errors = {}, []
+    for name in tqdm(series, desc="series", disable=len(series) < _SHOWN, leave=False):
+        runs = series[name]
+        try:
+            groups = None if cluster is None else runs[cluster]
+            columns = runs.drop(columns="loss")
+            one = compare_forms(columns, runs["loss"], subject, groups=groups, **how)
+            found[name] = one.with_warnings(runs.attrs.get("warnings", ()))
+        except ValueError as error:
+            errors.append(f"{name}: {error}")
+    if not found:
+        raise FitError(f"no series could be fitted: {'; '.join(errors)}")
+    return found, errors
 
 
 def choose_forms(subject: str | None, forms: Sequence[str] | None) -> tuple[str, ...]:

@@ -236,9 +236,7 @@ def _refuse(form: Form, at: Points, n: int) -> None:
             )
 
 
-def _down(
-    model: Model, L: Array, box: Start, k: int
-) -> tuple[Minima, float, float]:
+def _down(model: Model, L: Array, box: Start, k: int) -> tuple[Minima, float, float]:
     """Minima of the best starts at the noise's delta, that delta, and how many starts agree."""
     descend = partial(minimise, lower=box.lower, upper=box.upper, max_steps=_STEPS)
     spread = float(np.median(np.abs(L - np.median(L)))) or float(np.abs(L).max())
@@ -281,9 +279,7 @@ def _grown(jacobian: Array, dof: int) -> Array:
     return t_quantile(dof, 0.95) / stats.norm.ppf(0.975) / np.sqrt(1 - leverage)
 
 
-def _drawn(
-    model: Model, box: Start, theta: Array, free: np.ndarray, turned: Array
-) -> Array:
+def _drawn(model: Model, box: Start, theta: Array, free: np.ndarray, turned: Array) -> Array:
     """Fits (S, p) to the fitted values with other errors (S, n)."""
     value, jacobian = (part[0] for part in model(theta[None]))
     if len(value) <= _MANY:

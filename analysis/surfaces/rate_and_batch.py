@@ -100,9 +100,18 @@ def rate_form(
             zero = np.zeros((len(theta), 1))
             p = {q: theta[:, [places[q]]] if q in places else zero for q in _BOX}
             y = b - p["batch_0"] - p["batch_D"] * d - p["batch_N"] * n
-            x = r - p["lr_0"] - p["lr_N"] * n - p["lr_D"] * d - (p["lr_batch"] + p["lr_bend"] * y) * y
+            x = (
+                r
+                - p["lr_0"]
+                - p["lr_N"] * n
+                - p["lr_D"] * d
+                - (p["lr_batch"] + p["lr_bend"] * y) * y
+            )
             floor = np.exp(p["E"]) + 0 * y
-            of_n, of_d = np.exp(p["A"] - p["alpha"] * n), np.exp(p["B"] - p["beta"] * d + p["B_N"] * n)
+            of_n, of_d = (
+                np.exp(p["A"] - p["alpha"] * n),
+                np.exp(p["B"] - p["beta"] * d + p["B_N"] * n),
+            )
             k = np.exp(p["k_lr"] + p["k_lr_N"] * n + p["k_lr_D"] * d)
             c = np.exp(p["k_batch"] + p["k_batch_N"] * n + p["k_batch_D"] * d)
             j: dict[str, Array] = {}
@@ -116,7 +125,14 @@ def rate_form(
             kx, cy = k * gx, c * gy
             moved = -k * sx  # by ln lr*
             turned = -c * sy - moved * (p["lr_batch"] + 2 * p["lr_bend"] * y)  # by ln batch*
-            j |= {"E": floor, "A": of_n, "B": of_d, "alpha": -n * of_n, "beta": -d * of_d, "B_N": n * of_d}
+            j |= {
+                "E": floor,
+                "A": of_n,
+                "B": of_d,
+                "alpha": -n * of_n,
+                "beta": -d * of_d,
+                "B_N": n * of_d,
+            }
             j |= {"lr_0": moved, "lr_N": moved * n, "lr_D": moved * d}
             j |= {"lr_batch": moved * y, "lr_bend": moved * y * y}
             j |= {"k_lr": kx, "k_lr_N": kx * n, "k_lr_D": kx * d}

@@ -24,7 +24,8 @@ def _make(columns: Sequence[str]) -> Form:
     if len(shares) < 2:
         have = ", ".join(shares) or "none"
         raise FitError(
-            f"data_mixing is in the shares of two domains or more, columns {SHARE}NAME; found {have}"
+            f"data_mixing is in the shares of two domains or more, columns {SHARE}NAME; "
+            f"found {have}"
         )
 
     def model(at: Points, centre: Centre) -> Model:

@@ -3,8 +3,8 @@
 
 L_u = -E + A1/N_nv^alpha1 + A2/N_v^alpha2 + B/D^beta. It is the loss less that of a unigram model of
 the same tokens, so that it does not grow with the vocabulary alone, and is negative. N_v is the
-vocabulary times the width. Where a table has FLOPs in place of tokens, D = FLOPs / (6 (N_nv + N_v)),
-as in that code, which also holds alpha1 = beta; here all are fitted.
+vocabulary times the width. Where a table has FLOPs in place of tokens, D is
+FLOPs / (6 (N_nv + N_v)), as in that code, which also holds alpha1 = beta; here all are fitted.
 """
 
 from analysis.surfaces.floor_and_powers import floor_and_powers
