@@ -217,10 +217,13 @@ def compare_forms(
                 if found is None or rest.sum() <= len(form.names):
                     continue
                 near = fit.thetas[:1], fit.centre
-                blind = fit_form(form, at.only(rest), L[rest], n_draws=0, tested=False, near=near)
-                off = blind.loss_at(at.only(out)) - L[out]
-                held[name][edge] = float(np.sqrt(np.mean(off**2)))
-                edges[edge] = found
+                with suppress(FitError):  # too few are left to tell the parameters
+                    blind = fit_form(
+                        form, at.only(rest), L[rest], n_draws=0, tested=False, near=near
+                    )
+                    off = blind.loss_at(at.only(out)) - L[out]
+                    held[name][edge] = float(np.sqrt(np.mean(off**2)))
+                    edges[edge] = found
         except ValueError as error:
             skipped.append(f"{name}: {error}")
             held.pop(name, None)
@@ -228,8 +231,10 @@ def compare_forms(
         fits.append(fit)
     if not fits:
         raise FitError(f"no form to compare: {'; '.join(skipped)}")
+    # Errors are compared on what all forms were asked for
+    common = [edge for edge in edges if all(edge in own for own in held.values())]
     total = {
-        name: float(np.sqrt(np.mean(np.square([*own.values()])))) if own else float("nan")
+        name: float(np.sqrt(np.mean([own[edge] ** 2 for edge in common]))) if common else np.nan
         for name, own in held.items()
     }
     fits.sort(key=lambda f: (not total[f.form_name] >= 0, total[f.form_name], f.scatter))
@@ -241,9 +246,8 @@ def compare_forms(
         subject=FORMS[chosen[0]].subject,
         fits=tuple(fits),
         edges=tuple(
-            replace(edge, errors={f: own[name] for f, own in held.items() if name in own})
-            for name, edge in edges.items()
-            if name in held[first.form_name]
+            replace(edges[edge], errors={name: own[edge] for name, own in held.items()})
+            for edge in common
         ),
         held_out=total,
         skipped=tuple(skipped),

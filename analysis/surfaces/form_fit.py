@@ -14,7 +14,7 @@ from analysis.fitting.checks import check_level
 from analysis.fitting.clusters import cluster_codes, few_clusters
 from analysis.fitting.intervals import Array, Prediction, percentiles, t_quantile
 from analysis.fitting.least_squares import Minima, Model, minimise
-from analysis.fitting.pattern import LEAST, find_pattern
+from analysis.fitting.pattern import CHANCE, LEAST, find_pattern
 from analysis.fitting.results import DrawsFit
 from analysis.fitting.status import FitError
 from analysis.fitting.text import pluralize
@@ -25,6 +25,7 @@ from analysis.surfaces.form import Form, Points, is_share
 _TUNING = 1.345 * 1.4826  # Huber's delta in median absolute residuals, of normal noise
 _FIRST = 0.3  # the same in those of the losses themselves, for the way down
 _FEW = 20  # degrees of freedom: fewer do not tell noise from outliers
+_KNOWN = 100  # degrees of freedom: from here on the residuals' own sizes count
 _ROUNDS = 3
 _SOME, _PER_PARAMETER = 300, 15  # runs that the way down is of, at least
 _BEST = 3  # starts that are followed with the noise's own delta
@@ -32,7 +33,7 @@ _STEPS = 200
 _SAME = 1e-6  # relative: starts this near the best found the same minimum
 _EXACT = 1e-9  # of the losses' spread: residuals that are rounding
 _MANY = 500  # runs, whose errors move a fit so little that one step tells how far
-_NEAR = 0.2  # of a column's range
+_NEAR = (0.2, 0.07)  # of a column's range: wide patterns, and narrow ones
 _TESTED = 1000  # runs: beyond, the test of a pattern would take minutes
 _AT_ONCE = 50  # draws whose derivatives are held at once
 
@@ -149,7 +150,8 @@ def fit_form(
     """Fits a form by Huber's loss of its residuals in nats; delta is 1.345 of their deviations.
 
     Intervals are of draws in which residuals turn their signs, each by itself or with its group
-    (the wild bootstrap), after they are made as large as those that the fit does not see. tested:
+    (the wild bootstrap), made as large as errors; below 100 degrees of freedom without groups of
+    normal errors, for signs of few runs are few draws. tested:
     look for a pattern in the residuals, of 1,000 runs at most. near: thetas (S, p) to start from in
     place of the form's own, and their centre. Raises ValueError for a bad
     argument, FitError for runs that do not identify the parameters.
@@ -191,19 +193,26 @@ def fit_form(
         warned.add(text)
     dof = len(L) - len(form.names)
     rng = np.random.default_rng(seed)
-    signs = rng.choice([-1.0, 1.0], (n_draws, len(L) if clusters is None else clusters.max() + 1))
-    signs = signs if clusters is None else signs[:, clusters]
-    turned = signs * np.clip(off, -delta, delta) * _grown(jacobian[:, free], dof)
+    free_moves = jacobian[:, free]
+    if clusters is None and dof < _KNOWN:
+        how = f"{n_draws} draws of normal errors of the scatter"
+        errors = rng.normal(size=(n_draws, len(L))) * np.sqrt(off @ off / dof) * _tails(dof)
+    else:
+        n_signs = len(L) if clusters is None else int(clusters.max()) + 1
+        unit = "run" if clusters is None else f"group, {pluralize(n_signs, 'group')}"
+        how = f"{n_draws} draws of the signs of residuals, one a {unit}"
+        signs = rng.choice([-1.0, 1.0], (n_draws, n_signs))
+        signs = signs if clusters is None else signs[:, clusters]
+        errors = signs * np.clip(off, -delta, delta) * _grown(free_moves) * _tails(dof)
     thetas = _drawn(model, box, theta, free, turned)
     squares = ((L - L.mean()) ** 2).sum()
-    units = "run" if clusters is None else f"of {pluralize(int(clusters.max()) + 1, 'cluster')}"
     return FormFit(
         form=form.formula,
         names=form.names,
         estimates=tuple(form.natural(theta[None], centre)[0].tolist()),
         n_points=len(L),
         objective=float(minima.value[minima.best]),
-        interval=f"{n_draws} draws of the signs of residuals, a sign a {units}",
+        interval=how,
         status=warned.status,
         warnings=tuple(warned.texts),
         draws=form.natural(thetas, centre),
@@ -270,13 +279,18 @@ def _thinned(model: Model, some: np.ndarray) -> Model:
     return of
 
 
-def _grown(jacobian: Array, dof: int) -> Array:
+def _grown(jacobian: Array) -> Array:
     """Factors (n,) that make residuals as large as errors: the fit takes a part of each for its
-    own, by its leverage, and few degrees of freedom have the tails of Student's t.
+    own, by its leverage.
     """
     span, _ = np.linalg.qr(jacobian)
     leverage = np.minimum((span**2).sum(axis=1), 0.99)
-    return t_quantile(dof, 0.95) / stats.norm.ppf(0.975) / np.sqrt(1 - leverage)
+    return 1 / np.sqrt(1 - leverage)
+
+
+def _tails(dof: int) -> float:
+    """Half a 95 % interval by Student's t in those of a normal distribution."""
+    return t_quantile(dof, 0.95) / float(stats.norm.ppf(0.975))
 
 
 def _drawn(model: Model, box: Start, theta: Array, free: np.ndarray, turned: Array) -> Array:
@@ -305,17 +319,23 @@ def _pattern(form: Form, at: Points, off: Array, jacobian: Array) -> str | None:
     scatter = float(np.sqrt(off @ off / max(n - p, 1)))
     if not LEAST <= n - p <= _TESTED or scatter <= _EXACT * float(np.abs(off).max() + 1):
         return None
-    kernel = np.ones((n, n))
-    for name, values in at.values.items():
-        x = values if is_share(name) else np.log(values)
-        if np.ptp(x) > 0:
-            kernel *= np.exp(-(((x[:, None] - x) / (_NEAR * np.ptp(x))) ** 2) / 2)
-    found = find_pattern(off / scatter, jacobian, kernel)
-    if not found.is_lack:
+    every = [find_pattern(off / scatter, jacobian, _kernel(at, near)) for near in _NEAR]
+    found = min(every, key=lambda one: one.chance)
+    if not found.chance * len(every) < CHANCE:
         return None
     typical = scatter * float(np.sqrt(np.mean(found.missed**2)))
     return (
         f"this form misses the runs in a pattern, by about {typical:.2g} nats "
-        f"(p={found.chance:.1g}): their losses have another form, so its parameters and "
+        f"(p={found.chance * len(every):.1g}): their losses have another form, so its parameters and "
         "extrapolations may be off by more than the intervals say"
     )
+
+
+def _kernel(at: Points, near: float) -> Array:
+    """(n, n): 1 for runs at one place, less the farther apart they are."""
+    found = np.ones((len(at), len(at)))
+    for name, values in at.values.items():
+        x = values if is_share(name) else np.log(values)
+        if np.ptp(x) > 0:
+            found *= np.exp(-(((x[:, None] - x) / (near * np.ptp(x))) ** 2) / 2)
+    return found

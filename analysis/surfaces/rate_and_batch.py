@@ -51,7 +51,7 @@ _BOX: Mapping[str, tuple[float, float, float]] = {
 }
 _LOGS = ("E", "A", "B", "lr_0", "batch_0", "k_lr", "k_batch")
 _SKEW = ("above_lr", "above_batch", "below_batch")
-_STRAIGHT = 1e-4  # a rate of an exponential that is a straight line
+_STRAIGHT = 1e-7  # a rate of an exponential that is a straight line
 
 
 def valley(x: Array, up: Array, down: Array) -> tuple[Array, Array, Array, Array]:

@@ -10,7 +10,7 @@ def _grid(**columns):
     return pd.DataFrame({name: v.ravel() for name, v in zip(names, values, strict=True)})
 
 
-def _rates(sizes=3, rates=6, batches=4):
+def _rates(sizes=4, rates=6, batches=4):
     return _grid(
         n_params=np.geomspace(5e7, 1e9, sizes),
         n_tokens=np.geomspace(2e9, 5e10, sizes),

@@ -74,15 +74,20 @@ def coverage(name, n_tables, n_draws):
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_intervals_hold_the_truth(name):
-    assert coverage(name, 3, 60) >= 0.7
+def test_a_noisy_form_is_within_its_intervals(name):
+    fit, truth = fitted(name, 0.004, seed=0, n_draws=100)
+    bounds = fit.conf_int(level=0.99)
+    for parameter, value in truth.items():
+        assert bounds.lower[parameter] <= value <= bounds.upper[parameter], parameter
 
 
 @pytest.mark.night
 @pytest.mark.parametrize("name", FORMS)
 def test_intervals_hold_the_truth_over_many_draws(name):
     n = 20 if FORMS[name].subject == "rates" else 60
-    assert coverage(name, n, 200) >= 0.9
+    held = coverage(name, n, 100)
+    print(f"{name}: {held:.3f}")
+    assert held >= 0.9
 
 
 @pytest.mark.parametrize("name", ["rectified", "data_mixing", "parallel"])
@@ -237,7 +242,7 @@ def test_a_column_that_lacks_is_named(tmp_path, capsys, of, name, change, messag
 def test_negative_losses_are_for_the_vocabulary_alone(tmp_path):
     law, runs, _ = MADE["parallel"]
     runs.assign(loss=law(runs) - 3).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(ValueError, match="line 2: loss=-.* must be above 0: only forms of the voc"):
+    with pytest.raises(ValueError, match=r"line 2: loss=-.* must be above 0: only forms"):
         load_columns(tmp_path / "t.csv", "streams")
 
 
