@@ -204,7 +204,7 @@ def fit_form(
         signs = rng.choice([-1.0, 1.0], (n_draws, n_signs))
         signs = signs if clusters is None else signs[:, clusters]
         errors = signs * np.clip(off, -delta, delta) * _grown(free_moves) * _tails(dof)
-    thetas = _drawn(model, box, theta, free, turned)
+    thetas = _drawn(model, box, theta, free, errors)
     squares = ((L - L.mean()) ** 2).sum()
     return FormFit(
         form=form.formula,
@@ -326,8 +326,8 @@ def _pattern(form: Form, at: Points, off: Array, jacobian: Array) -> str | None:
     typical = scatter * float(np.sqrt(np.mean(found.missed**2)))
     return (
         f"this form misses the runs in a pattern, by about {typical:.2g} nats "
-        f"(p={found.chance * len(every):.1g}): their losses have another form, so its parameters and "
-        "extrapolations may be off by more than the intervals say"
+        f"(p={found.chance * len(every):.1g}): their losses have another form, so its parameters "
+        "and extrapolations may be off by more than the intervals say"
     )
 
 
