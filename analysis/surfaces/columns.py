@@ -82,13 +82,8 @@ def load_columns(
     for label, theirs in losses.items():
         runs = found.assign(loss=_numbers(frame, theirs, "loss"), **{n: frame[n] for n in keep})
         _check_losses(runs, forms, theirs)
-        for key, rows in (
-            [("", runs)]
-            if not by
-            else runs.groupby([frame[name].astype(str) for name in by], sort=False)
-        ):
-            key = key if isinstance(key, tuple) else (key,)
-            title = " ".join(part for part in (*map(str, key), label) if part) or "runs"
+        for key, rows in _parts(runs, frame, by).items():
+            title = " ".join(part for part in (key, label) if part) or "runs"
             finite = np.isfinite(rows["loss"])
             lost = len(rows) - int(finite.sum())
             own = [f"{lost} of {len(rows)} runs have no finite loss, and are excluded"]
@@ -196,6 +191,14 @@ def _series(frame: pd.DataFrame, series: Sequence[str] | None) -> list[str]:
         if name not in frame:
             raise ValueError(f"{setting('series', by)}: {name} is no column; {_listed(frame)}")
     return by
+
+
+def _parts(runs: pd.DataFrame, frame: pd.DataFrame, by: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Rows by their values of some columns of the table, joined; "" without columns."""
+    if not by:
+        return {"": runs}
+    keys = frame[[*by]].astype(str).agg(" ".join, axis=1)
+    return {str(key): rows for key, rows in runs.groupby(keys, sort=False)}
 
 
 def _require(found: pd.DataFrame, forms: Sequence[Form], frame: pd.DataFrame) -> None:

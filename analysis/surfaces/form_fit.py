@@ -151,10 +151,10 @@ def fit_form(
 
     Intervals are of draws in which residuals turn their signs, each by itself or with its group
     (the wild bootstrap), made as large as errors; below 100 degrees of freedom without groups of
-    normal errors, for signs of few runs are few draws. tested:
-    look for a pattern in the residuals, of 1,000 runs at most. near: thetas (S, p) to start from in
-    place of the form's own, and their centre. Raises ValueError for a bad
-    argument, FitError for runs that do not identify the parameters.
+    normal errors, for signs of few runs are few draws. tested: look for a pattern in the residuals,
+    of 1,000 runs at most. near: thetas (S, p) to start from in place of the form's own, and their
+    centre. Raises ValueError for a bad argument, FitError for runs that do not identify the
+    parameters.
     """
     L = np.asarray(loss, dtype=np.float64).ravel()
     if len(L) != len(at):
@@ -192,18 +192,8 @@ def fit_form(
     for text in few_clusters(clusters):
         warned.add(text)
     dof = len(L) - len(form.names)
-    rng = np.random.default_rng(seed)
-    free_moves = jacobian[:, free]
-    if clusters is None and dof < _KNOWN:
-        how = f"{n_draws} draws of normal errors of the scatter"
-        errors = rng.normal(size=(n_draws, len(L))) * np.sqrt(off @ off / dof) * _tails(dof)
-    else:
-        n_signs = len(L) if clusters is None else int(clusters.max()) + 1
-        unit = "run" if clusters is None else f"group, {pluralize(n_signs, 'group')}"
-        how = f"{n_draws} draws of the signs of residuals, one a {unit}"
-        signs = rng.choice([-1.0, 1.0], (n_draws, n_signs))
-        signs = signs if clusters is None else signs[:, clusters]
-        errors = signs * np.clip(off, -delta, delta) * _grown(free_moves) * _tails(dof)
+    kept = np.clip(off, -delta, delta) * _grown(jacobian[:, free])
+    errors, how = _errors(off, kept, dof, clusters, n_draws, seed)
     thetas = _drawn(model, box, theta, free, errors)
     squares = ((L - L.mean()) ** 2).sum()
     return FormFit(
@@ -277,6 +267,23 @@ def _thinned(model: Model, some: np.ndarray) -> Model:
         return value[:, some], jacobian[:, some]
 
     return of
+
+
+def _errors(
+    off: Array, kept: Array, dof: int, clusters: np.ndarray | None, n_draws: int, seed: int
+) -> tuple[Array, str]:
+    """Errors (n_draws, n) of losses, and how they were drawn. off: residuals; kept: the same, made
+    as large as errors.
+    """
+    rng, n = np.random.default_rng(seed), len(off)
+    if clusters is None and dof < _KNOWN:
+        errors = rng.normal(size=(n_draws, n)) * np.sqrt(off @ off / dof)
+        return errors * _tails(dof), f"{n_draws} draws of normal errors of the scatter"
+    n_signs = n if clusters is None else int(clusters.max()) + 1
+    signs = rng.choice([-1.0, 1.0], (n_draws, n_signs))
+    signs = signs if clusters is None else signs[:, clusters]
+    unit = "run" if clusters is None else f"group of {n_signs}"
+    return signs * kept * _tails(dof), f"{n_draws} draws of the signs of residuals, one a {unit}"
 
 
 def _grown(jacobian: Array) -> Array:
