@@ -32,7 +32,7 @@ _BEST = 3  # starts that are followed with the noise's own delta
 _STEPS = 200
 _SAME = 1e-6  # relative: starts this near the best found the same minimum
 _EXACT = 1e-9  # of the losses' spread: residuals that are rounding
-_MANY = 500  # runs, whose errors move a fit so little that one step tells how far
+_MANY = 150  # runs, whose errors move a fit so little that one step tells how far
 _NEAR = (0.2, 0.07)  # of a column's range: wide patterns, and narrow ones
 _TESTED = 1000  # runs: beyond, the test of a pattern would take minutes
 _AT_ONCE = 50  # draws whose derivatives are held at once
@@ -192,7 +192,8 @@ def fit_form(
     for text in few_clusters(clusters):
         warned.add(text)
     dof = len(L) - len(form.names)
-    kept = np.clip(off, -delta, delta) * _grown(jacobian[:, free])
+    # What is clipped moves a fit by Huber's loss less, and so do the runs beyond the clip
+    kept = np.clip(off, -delta, delta) / np.mean(np.abs(off) <= delta) * _grown(jacobian[:, free])
     errors, how = _errors(off, kept, dof, clusters, n_draws, seed)
     thetas = _drawn(model, box, theta, free, errors)
     squares = ((L - L.mean()) ** 2).sum()

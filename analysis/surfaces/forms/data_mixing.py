@@ -16,6 +16,7 @@ from analysis.laws.law import Centre, Start, floor_texts
 from analysis.surfaces.form import SHARE, Column, Form, Points, is_share
 
 _FLOORS = (0.0, 0.3, 0.6, 0.9)  # shares of the lowest loss to start from
+_ABOVE = 0.05  # of the losses' range: noise takes a lowest loss below the floor
 _STEEP = 30.0  # of t: more is a loss that a share of a tenth changes by a factor e^3
 
 
@@ -48,7 +49,7 @@ def _make(columns: Sequence[str]) -> Form:
         return Start(
             starts=np.array(rows),
             lower=np.array([0.0, *[-_STEEP] * k]),
-            upper=np.array([float(loss.min()), *[_STEEP] * k]),
+            upper=np.array([float(loss.min() + _ABOVE * np.ptp(loss)), *[_STEEP] * k]),
         )
 
     names = tuple(f"t.{name.removeprefix(SHARE)}" for name in shares)

@@ -15,6 +15,7 @@ from analysis.surfaces.form import Column, Form, Points
 _BETA = (0.02, 3.0, (0.15, 0.4, 0.8, 1.3))
 _PRELEARNED = (-12.0, 12.0, (-6.0, -1.0, 1.0, 3.0))  # ln of D_l to D^beta in the middle
 _CHOSEN = 8
+_ABOVE = 0.05  # of the losses' range: noise takes a lowest loss below the floor
 
 
 def _model(at: Points, centre: Centre) -> Model:
@@ -51,7 +52,7 @@ def _start(at: Points, centre: Centre, loss: Array, fixed: tuple[str, ...]) -> S
     return Start(
         starts=np.array([row for _, row in found[:_CHOSEN]]),
         lower=np.array([0.0, low, _PRELEARNED[0], _BETA[0]]),
-        upper=np.array([float(loss.min()), high, _PRELEARNED[1], _BETA[1]]),
+        upper=np.array([float(loss.min()) + _ABOVE * spread, high, _PRELEARNED[1], _BETA[1]]),
     )
 
 

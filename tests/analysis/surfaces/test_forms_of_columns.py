@@ -75,7 +75,7 @@ def coverage(name, n_tables, n_draws):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_noisy_form_is_within_its_intervals(name):
-    fit, truth = fitted(name, 0.004, seed=0, n_draws=100)
+    fit, truth = fitted(name, 0.004, seed=0, n_draws=400)
     bounds = fit.conf_int(level=0.99)
     for parameter, value in truth.items():
         assert bounds.lower[parameter] <= value <= bounds.upper[parameter], parameter
@@ -85,7 +85,7 @@ def test_a_noisy_form_is_within_its_intervals(name):
 @pytest.mark.parametrize("name", FORMS)
 def test_intervals_hold_the_truth_over_many_draws(name):
     n = 20 if FORMS[name].subject == "rates" else 60
-    held = coverage(name, n, 100)
+    held = coverage(name, n, 200)
     print(f"{name}: {held:.3f}")
     assert held >= 0.9
 
