@@ -29,6 +29,7 @@ from analysis.figures.contrast import draw_contrasts, draw_parts
 from analysis.figures.curves import draw_curves
 from analysis.figures.experts import draw_experts
 from analysis.figures.forgetting import draw_forgetting
+from analysis.figures.forms import draw_forms
 from analysis.figures.growth import draw_growth
 from analysis.figures.isoflop import draw_isoflop
 from analysis.figures.laws import draw_frontier, draw_laws
@@ -66,8 +67,11 @@ from analysis.planning.size import Plan, plan
 from analysis.rates.fit import Rates, fit_rates
 from analysis.rates.law import RateLaw
 from analysis.rates.moves import RateMoves, compare_rates
+from analysis.surfaces.columns import load_columns
 from analysis.surfaces.compare import SurfaceComparison, compare_surfaces
 from analysis.surfaces.fit import SurfaceFit, fit_surface
+from analysis.surfaces.form_compare import FormComparison, compare_forms
+from analysis.surfaces.form_fit import FormFit
 from analysis.table.load import best_of_cells, check_table, finished, load_table
 from analysis.table.sources import read_source
 from analysis.validation.agreement import Agreement, compare_approaches
@@ -96,6 +100,8 @@ __all__ = [
     "Flag",
     "Flatness",
     "Forgetting",
+    "FormComparison",
+    "FormFit",
     "FrontierFit",
     "Growth",
     "Held",
@@ -128,6 +134,7 @@ __all__ = [
     "compare_by",
     "compare_curves",
     "compare_forgetting",
+    "compare_forms",
     "compare_growth",
     "compare_laws",
     "compare_libraries",
@@ -147,6 +154,7 @@ __all__ = [
     "draw_experts",
     "draw_forest",
     "draw_forgetting",
+    "draw_forms",
     "draw_frontier",
     "draw_growth",
     "draw_isoflop",
@@ -172,6 +180,7 @@ __all__ = [
     "hold_out_budgets",
     "hold_to",
     "holm",
+    "load_columns",
     "load_table",
     "next_runs",
     "plan",

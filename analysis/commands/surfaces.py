@@ -1,20 +1,85 @@
-"""Surfaces in size and tokens, compared by hold-out, for each model."""
+"""Surfaces in size and tokens, or in the columns of another subject, compared by hold-out."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import pandas as pd
 
 from analysis.arguments import CLUSTER, SURFACE
 from analysis.command import Command, Options, Output, load_runs
+from analysis.figures.forms import draw_forms
 from analysis.fitting.intervals import Estimate
 from analysis.fitting.text import in_columns
 from analysis.laws.forms import SURFACES
-from analysis.options import one_of
+from analysis.options import choose_series, one_of, pairs
+from analysis.surfaces.columns import load_columns
 from analysis.surfaces.compare import HELD_OUT, SurfaceComparison
+from analysis.surfaces.form_compare import choose_forms, compare_forms_of_series
+from analysis.surfaces.forms import FORMS, SUBJECTS
 from analysis.surfaces.models import compare_surfaces_of_models
 
+Read = pd.DataFrame | dict[str, pd.DataFrame]
+_SIZE = "size"
+_OF_SIZE = {"model": None, "x": "n_params", "delta": None, "hold_out": "compute"}
+_OF_TABLES = ("unit", "budgets", "budget_tolerance", "flops")
 
-def _compute(options: Options, table: pd.DataFrame) -> Output:
+
+def _check(options: Options) -> None:
+    if options.of == _SIZE:
+        for name in options.form:
+            if name in FORMS:
+                raise ValueError(f"--form {name} is of --of {FORMS[name].subject}; give it too")
+        return
+    choose_forms(options.of, options.form or None)
+    for name, default in _OF_SIZE.items():
+        if getattr(options, name) != default:
+            raise ValueError(f"--{name.replace('_', '-')} is of --of {_SIZE} alone; leave it out")
+    for name in _OF_TABLES:
+        if getattr(options, name):
+            raise ValueError(
+                f"--table {name} is of --of {_SIZE} alone: give plain counts, FLOPs and nats"
+            )
+
+
+def _read(options: Options) -> Read:
+    if options.of == _SIZE:
+        return load_runs(options, by_cell=False)
+    return load_columns(
+        options.path,
+        options.of,
+        columns=pairs("column", options.column),
+        series=choose_series(options),
+        where={name: value.split(",") for name, value in pairs("where", options.where).items()},
+        keep=[options.cluster] if options.cluster else [],
+        separator=options.separator,
+    )
+
+
+def _compute(options: Options, found: Read) -> Output:
+    return _of_size(options, found) if isinstance(found, pd.DataFrame) else _others(options, found)
+
+
+def _others(options: Options, runs: Mapping[str, pd.DataFrame]) -> Output:
+    found, errors = compare_forms_of_series(
+        runs,
+        options.of,
+        forms=options.form or None,
+        n_draws=int(options.draws),
+        cluster=options.cluster,
+    )
+    lines = []
+    for name, one in found.items():
+        lines += [f"{name}, {one.chosen.form_name}: {one.chosen.summary()}\n"]
+        lines += [f"{name}: {one.summary()}\n"]
+    lines += [f"not fitted: {text}" for text in errors]
+    return Output(
+        values={name: one.to_dict() for name, one in found.items()},
+        text="\n".join(lines),
+        figures={"surfaces": partial(draw_forms, found)},
+    )
+
+
+def _of_size(options: Options, table: pd.DataFrame) -> Output:
     found, errors = compare_surfaces_of_models(
         table,
         options.x,
@@ -52,12 +117,15 @@ def _beyond(found: SurfaceComparison) -> list[str]:
 COMMAND = Command(
     help="compare surfaces in size and tokens, and average those that the runs don't exclude",
     options=f"""{SURFACE}
+--of={_SIZE} {one_of((_SIZE, *SUBJECTS))}  what the surfaces are in: size and tokens, or
+    other columns, of which the form that errs least on held-out runs is chosen (%(default)s)
 --delta DELTA  Huber's delta (1.345 standard deviations of the runs)
 --draws=200 DRAWS  of the bootstrap (%(default)s)
---form {one_of(SURFACES)}...  repeatable (default: all)
+--form {one_of((*SURFACES, *FORMS))}...  repeatable (default: all of what --of says)
 --hold-out=compute {one_of(HELD_OUT)}  hold out the fifth of the runs with the most of it;
     ratio: D/N (%(default)s)
 {CLUSTER}""",
-    read=partial(load_runs, by_cell=False),
+    check=_check,
+    read=_read,
     compute=_compute,
 )
