@@ -111,7 +111,7 @@ check: $(READY)  ## ruff, types, import directions, names of files, links of doc
 # Strict: a link or an anchor that leads nowhere fails (make check looks for these too, in a second).
 docs: $(READY)  ## make the documents, the notebooks and all docstrings a site: build/docs/index.html
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS),docs]'
-	$(BIN)/python -m sphinx -q --fail-on-warning --keep-going -c docs . build/docs
+	$(BIN)/python -m sphinx -q -j auto --fail-on-warning --keep-going -c docs . build/docs
 
 format: $(READY)  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .

@@ -48,7 +48,8 @@ def code(document: Path) -> list[str]:
     that a line sets is filled in, and any other is 4.
     """
     text = re.sub(r"\\\n\s*(?:# +)?", " ", document.read_text())
-    for name, value in re.findall(r'^(?: {4})?([A-Z]+)="(.*)"$', text, re.MULTILINE):
+    while found := re.search(r'^( {4})?([A-Z]+)="(.*)"$', text, re.MULTILINE):
+        name, value = found[2], found[3]
         text = text.replace(f'{name}="{value}"', value).replace(f"${name} ", f"{value} ")
     text = VARIABLE.sub("4", text)
     if document.suffix == ".yaml":
