@@ -27,7 +27,7 @@ root_doc = "docs/README"
 extensions = ["myst_nb", "sphinx.ext.apidoc", "sphinx.ext.autodoc"]
 # fmt: off
 include_patterns = [
-    "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "results/study/**.md", "src/**.md",
+    "*.md", "docs/*.md", "results/study/**.md", "src/**.md",
     "analysis/**.md", "analysis/*.ipynb", "build/docstrings/*/*.rst",
 ]
 # fmt: on
@@ -38,8 +38,10 @@ suppress_warnings = [
 ]
 
 html_theme = "furo"  # light, dark and phones, with the system's fonts: nothing is fetched
-html_extra_path = ["site"]
-html_show_sphinx = False
+html_extra_path = ["site/index.html"]
+html_static_path = ["site"]
+html_css_files = ["site.css"]
+html_show_sphinx = html_show_copyright = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 
@@ -85,7 +87,7 @@ def no_source(_cls, name: str, *_) -> None:
 
 
 def add_contents(_app: Sphinx, name: str, text: list[str]) -> None:
-    """The index gets the tables of contents that are made of it."""
+    """Tables of contents for the index, which are made of it."""
     if name == root_doc:
         text[0] += contents(text[0])
 

@@ -5,7 +5,6 @@ tests of its own: the first hour's plans, README's plan, how-tos of rooms, numbe
 """
 
 import contextlib
-import functools
 import importlib
 import re
 import shlex
@@ -13,13 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from analysis.options import check_options
 from analysis.parser import make_parser
 from experiments.config.hydra_hints import normalized
-from experiments.config.hydra_version import composing
 from experiments.system import command
 from tests.conftest import REPOSITORY
 
@@ -79,7 +76,7 @@ class Parsed(BaseException):
 
 
 def parsed(module: str, words: list[str]) -> str | None:
-    """What a command says of these words, or None if it would go to work by them."""
+    """Error of a command with these words; None if it would go to work by them."""
     program = importlib.import_module(module)
 
     def stop(call):
@@ -129,7 +126,8 @@ def test_the_command_lines_of_documents_are_found():
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_command_takes_its_words(document, capsys):
+def test_every_command_takes_its_words(document, capsys, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
     for module, *typed in commands(document):
         words = given(typed)
         if module == "experiments.run" or not words:
@@ -143,7 +141,7 @@ def test_every_command_takes_its_words(document, capsys):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_run_in_a_document_composes(document):
+def test_every_run_in_a_document_composes(document, compose_raw):
     """With the first of each choice."""
     for module, *typed in commands(document):
         if module == "experiments.run":
@@ -155,13 +153,7 @@ def test_every_run_in_a_document_composes(document):
                     key = word.partition("=")[0]
                     word = f"{key}={next(override.sweep_string_iterator())}"
                 firsts.append(word)
-            composes(*firsts)
-
-
-@functools.cache
-def composes(*words: str) -> None:
-    with composing():
-        compose("config", list(words), return_hydra_config=True)
+            compose_raw(*firsts)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
