@@ -67,6 +67,8 @@ class Markdown(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         document = new_document(self.get_location(), self.state.document.settings)
         MystParser().parse("\n".join(self.content), document)
+        for node in document.findall():  # else each docstring is stored with a document of its own
+            node.document = self.state.document
         return document.children
 
 
