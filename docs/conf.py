@@ -45,6 +45,7 @@ html_show_sphinx = html_show_copyright = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 
+highlight_language = "none"  # of blocks that name none: terminals
 myst_heading_anchors = 6
 nb_execution_mode = "off"  # the tests execute them
 nb_execution_cache_path = str(ROOT / "build" / ".jupyter_cache")
