@@ -50,6 +50,7 @@ myst_heading_anchors = 6
 nb_execution_mode = "off"  # the tests execute them
 nb_execution_cache_path = str(ROOT / "build" / ".jupyter_cache")
 
+toc_object_entries = False  # thousands of names, which each page would go through
 apidoc_modules = [
     {"path": f"../{path}", "destination": f"build/docstrings/{Path(path).name}"}
     for path in ("src/experiments", "analysis")
