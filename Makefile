@@ -8,7 +8,7 @@ EXTRAS ?= dev
 # Machines of CI often set it. Each worker and child would then compile all sources again, for minutes.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo retrofit-demo study test test-fast test-changed test-levels test-long test-night test-study test-slurm durations soak audit-security check api format wandb-sync gpu-check gpu-wheels clean
+.PHONY: help demo retrofit-demo study test test-fast test-changed test-levels test-long test-night test-study test-slurm durations soak audit-security check docs format wandb-sync gpu-check gpu-wheels clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -101,16 +101,17 @@ gpu-wheels: $(READY)  ## gather what a bare machine lacks for gpu-check's runs i
 	$(BIN)/python -m experiments.gpu.wheels $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION)) \
 		$(if $(PLATFORM),--platform $(PLATFORM))
 
-check: $(READY)  ## ruff, types, import directions, names of files
+check: $(READY)  ## ruff, types, import directions, names of files, links of documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 0 -m "" tests/test_references.py
+	$(BIN)/python -m pytest -q -n 0 -m "" tests/test_references.py tests/test_documents.py
 
-api: $(READY)  ## make pages of all docstrings: build/api/index.html
-	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS),api]'
-	$(BIN)/python -m pdoc -o build/api experiments '!experiments.interchange.template' analysis
+# Strict: a link or an anchor that leads nowhere fails (make check looks for these too, in a second).
+docs: $(READY)  ## make the documents, the notebooks and all docstrings a site: build/docs/index.html
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS),docs]'
+	$(BIN)/python -m sphinx -q -j auto --fail-on-warning --keep-going -c docs . build/docs
 
 format: $(READY)  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
@@ -125,8 +126,8 @@ wandb-sync: $(READY)  ## upload the offline W&B runs of results/, or of one swee
 		find "$$runs" -type d -name 'offline-run-*' -print0 | xargs -0 $(BIN)/wandb sync; \
 	fi
 
-clean:  ## remove the environment and caches; results stay
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache
+clean:  ## remove the environment, caches and what was built; results stay
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache build
 
 # The stamp is written last, so an interrupted installation is taken up again. Modules are compiled
 # when they are first imported: most never are, and all of them take a minute.

@@ -44,6 +44,10 @@ KEPT = {
         "the wheel",
     "tests/test_run.py::test_real_text_trains":
         "the README's first command on its text",
+    "tests/test_documented_commands.py::test_every_command_takes_its_words":
+        "what documents tell to type",
+    "tests/test_documented_commands.py::test_every_run_in_a_document_composes":
+        "and the runs that they tell to start",
     "tests/training/test_checkpoints.py::test_kill_minus_nine_at_random_moments_changes_nothing":
         "a kill that nothing catches",
 }  # fmt: skip

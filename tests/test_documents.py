@@ -1,10 +1,6 @@
-"""README, CONTRIBUTING and docs: their links, commands, lists and printed output are true."""
+"""README, CONTRIBUTING and docs: their links, lists and printed output are true."""
 
-import contextlib
-import functools
-import importlib
 import importlib.util
-import io
 import re
 import shlex
 import sys
@@ -12,12 +8,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.config.hydra_hints import normalized
-from experiments.config.hydra_version import composing
 from experiments.run import main
 from tests.conftest import REPOSITORY
 from tests.extending import ROOMS
@@ -28,8 +20,6 @@ DOCUMENTS += [
     REPOSITORY / "results" / "study" / f"{name}.md" for name in ("first", "pilots", "appendix")
 ]
 README = DOCUMENTS[0].read_text()
-# its commands and runs are of parts that it adds first: tests/extending.py runs them
-COMPOSED = list(DOCUMENTS)
 DOCUMENTS += ROOMS
 
 
@@ -61,8 +51,12 @@ def test_every_command_is_a_module(document):
 
 
 def test_the_index_has_every_document():
+    """In the tables of its subjects, of which docs/conf.py makes the contents of the site."""
     index = (REPOSITORY / "docs" / "README.md").read_text()
-    named = set(re.findall(r"\]\((\w[\w-]*\.md)\)", index))
+    subjects = index.partition("## All of them")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| \[[^]]*\]\((\w[\w-]*\.md)\)", subjects, re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    named = set(rows)
     assert named == {path.name for path in (REPOSITORY / "docs").glob("*.md")} - {"README.md"}
 
 
@@ -126,75 +120,6 @@ def test_contributing_lists_the_layers_that_the_linter_holds():
     assert listed == [layer.split(" | ") for layer in contract["layers"]]
 
 
-def test_the_command_lines_of_documents_are_found():
-    found = [tuple(words[:2]) for document in DOCUMENTS for words in commands(document)]
-    assert len(found) > 100
-    assert {("analysis", "report"), ("experiments.library", "make")} <= set(found)
-
-
-def commands(document: Path) -> list[list[str]]:
-    """Words of each command line of ours in a document, after `python -m`."""
-    text = re.sub(r"\\\n\s*", " ", document.read_text())
-    found = re.findall(r"^\$? *python -m ((?:experiments\.|analysis\b).*)$", text, re.MULTILINE)
-    found += re.findall(r"`python -m ((?:experiments\.|analysis\b)[^`\n]*)`", text)
-    lines = []
-    for line in found:
-        lexer = shlex.shlex(line, posix=True, punctuation_chars="|<>&;")
-        lexer.whitespace_split = True
-        lexer.commenters = "#"
-        words = list(lexer)
-        ends = [i for i, word in enumerate(words) if set(word) <= set("|<>&;")]
-        lines.append(words[: ends[0]] if ends else words)
-    return lines
-
-
-@functools.cache
-def help_of(module: str, *subcommand: str) -> str:
-    """What a command prints for --help."""
-    out = io.StringIO()
-    program = importlib.import_module("analysis.__main__" if module == "analysis" else module)
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        patch.setattr(sys, "argv", [module, *subcommand, "--help"])
-        with contextlib.suppress(SystemExit):
-            program.main()
-    assert out.getvalue(), f"{module} {subcommand} has no help"
-    return out.getvalue()
-
-
-@pytest.mark.parametrize("document", COMPOSED, ids=lambda path: path.name)
-def test_every_command_line_has_options_and_subcommands_that_exist(document):
-    for module, *words in commands(document):
-        if module == "experiments.run" or module.count(".") > 1:  # below, and not commands
-            continue
-        plain = [word for word in words if not word.startswith("-") and "=" not in word]
-        has_subcommands = module in ("analysis", "experiments.library", "experiments.bench")
-        subcommand = plain[:1] if has_subcommands and plain and plain[0] != "…" else []
-        text = help_of(module, *subcommand)
-        for option in (word.partition("=")[0] for word in words if re.match(r"--\w", word)):
-            assert re.search(rf"{option}\b", text), (module, *words)
-        if subcommand:
-            assert f" {subcommand[0]}" in help_of(module), (module, *words)
-
-
-@pytest.mark.parametrize("document", COMPOSED, ids=lambda path: path.name)
-def test_every_run_in_a_document_composes(document):
-    """With the first of each choice, and without what the reader is to fill in (…)."""
-    for module, *words in commands(document):
-        if module != "experiments.run":
-            continue
-        given = [word for word in words if "=" in word and "…" not in word and "..." not in word]
-        given = [word for word in normalized(given) if not word.startswith("hydra.")]
-        firsts = []
-        for override in OverridesParser.create().parse_overrides(given):
-            word = override.input_line or ""
-            if override.is_sweep_override():
-                key = word.partition("=")[0]
-                word = f"{key}={next(override.sweep_string_iterator())}"
-            firsts.append(word)
-        with composing():
-            compose("config", firsts, return_hydra_config=True)
-
-
 EXTRA = re.compile(r"\.\[([\w-]+)\]'|\binstall\(['\"]([\w-]+)['\"]\)|expert-isoflops\[([\w-]+)\]")
 
 
@@ -221,10 +146,3 @@ def test_every_extra_that_is_named_exists_and_can_be_installed():
         "submitit",
     } <= named
     assert named <= set(project["optional-dependencies"])
-
-
-def test_contributing_names_the_makefile_s_targets():
-    targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-    for document in DOCUMENTS:
-        named = set(re.findall(r"`make ([a-z-]+)", document.read_text()))
-        assert named <= set(targets), document.name

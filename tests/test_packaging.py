@@ -38,7 +38,7 @@ def test_training_is_an_extra_that_others_bring(project):
     brought = {r.name: r.extras for r in map(Requirement, extras["dev"])}["expert-isoflops"]
     assert {"train", "hub", "hf", "peft", "search"} == brought
     alone = [name for name, group in extras.items() if not any("[train" in r for r in group)]
-    assert set(alone) == {"train", "parquet", "api"}
+    assert set(alone) == {"train", "parquet", "docs"}
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def test_the_lowest_is_named_where_the_intervals_tell():
     (tie,) = _lowest([curve("a", 3.14, 0.03), curve("b", 3.1, 0.04)])
     assert tie == "At 1e+12 FLOPs the lowest is open: b is below a by 0.040 (-0.010 to 0.090)."
     wide = [curve("a", 3.2, 0.03), curve("b", 3.1, 0.04), curve("c", 3.4, 0.4)]
-    (tie,) = _lowest(wide)  # the third is not told from the first, though the second is
+    (tie,) = _lowest(wide)  # the third is not distinguishable from the first, though the second is
     assert tie.startswith("At 1e+12 FLOPs the lowest is open: b is below c by 0.300 (-0.10")
     assert _lowest([curve("a", 3.2, 0.03)]) == []
 

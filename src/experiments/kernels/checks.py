@@ -2,7 +2,7 @@
 
 An implementation reads memory by what it is told, so each of ops.py's and grouped.py's functions
 asks here first, whichever implementation runs. Nothing is read of a tensor but its description.
-Values of indices are read only with EXPERIMENTS_CHECK_INDICES=1 (docs/performance.md).
+Values of indices are read only with EXPERIMENTS_CHECK_INDICES=1 (docs/kernels.md).
 
 Suffixes as in interface.py. TypeError for types, ValueError for everything else.
 """

@@ -19,7 +19,7 @@ from experiments.config.trainer import CompileChoice
 from experiments.models.transformer import Transformer
 
 # Where trainer.compile=auto compiles. Not on a CPU: a step gains 4 to 17 % at the study's sizes for
-# some 7 s of compiling, so runs under a minute or two lose (docs/performance.md, "Compiling the
+# some 7 s of compiling, so runs under a minute or two lose (docs/kernels.md, "Compiling the
 # trunk"); and the study's records, trained without, differ from compiled ones by rounding.
 AUTO_ON = ("cuda",)
 

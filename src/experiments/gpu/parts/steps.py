@@ -17,7 +17,7 @@ from experiments.models.ffn.pkm import PKMConfig
 WORTH = 70
 SECONDS = 60
 
-PAPER = Sizes(  # conf/ladder/paper.yaml at size=8, in the micro-batches of docs/performance.md
+PAPER = Sizes(  # conf/ladder/paper.yaml at size=8, in the micro-batches of docs/kernels.md
     d_model=1024,
     d_head=128,
     n_layers=8,
