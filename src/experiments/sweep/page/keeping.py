@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from experiments.sweep.manifest import MANIFEST_NAME
 from experiments.sweep.page.page import SweepPage
 from experiments.sweep.search_table import read_all
 from experiments.system.disk import write_text_atomically
@@ -55,7 +56,11 @@ class _Kept:
             self.write()
 
     def write(self) -> bool:
-        """Whether it could be written; says once why not."""
+        """Whether it could be written; says once why not. Before a search's first run there is no
+        sweep to show.
+        """
+        if not (self._sweep_dir / MANIFEST_NAME).exists():
+            return True
         start = time.thread_time()
         try:
             sweep, cells, notes = read_all(self._sweep_dir)
