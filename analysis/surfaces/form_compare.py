@@ -187,7 +187,7 @@ def compare_forms(
     seed: int = 0,
 ) -> FormComparison:
     """Fits each form of a subject to all runs, and without those of the largest size, tokens or
-    what else it is to extrapolate in; the one that errs least there is chosen.
+    any other column to extrapolate in; the one that errs least there is chosen.
 
     columns: what the forms are in, by their names; loss: nats, which may be negative; forms: by
     default all of the subject. share: of the runs, how many are held out at most; ties all or none.
@@ -259,7 +259,7 @@ def compare_forms(
 def _make_forms(
     names: Sequence[str], columns: Mapping[str, ArrayLike] | pd.DataFrame
 ) -> dict[str, Form]:
-    """Forms by their names, those of shares for the shares that there are."""
+    """Forms by their names, those of shares for the shares of this table."""
     forms = {name: FORMS[name] for name in names}
     return {
         name: form.with_shares([str(c) for c in columns]) if form.with_shares else form

@@ -32,7 +32,7 @@ def remembering() -> Iterator[None]:
 def once(key: Hashable, node: Any, make: Callable[[], T]) -> T:
     """make(), or what it was for the same key and an equal node, if that is frozen throughout.
 
-    node: plain values, told apart as JSON tells them: 1 is neither 1.0 nor true. key: all else that
+    node: plain values, distinguished as JSON does it: 1 is neither 1.0 nor true. key: all else that
     the value depends on.
     """
     kept = _KEPT.get()

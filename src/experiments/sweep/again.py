@@ -1,4 +1,4 @@
-"""A sweep that is done, told from its manifest and records without planning it, nor torch."""
+"""A sweep that is done, known by its manifest and records without a plan, and without torch."""
 
 import glob
 import json

@@ -209,7 +209,7 @@ def write(tmp_path):
     return written
 
 
-PACKED = gzip.compress(b"params\tloss\n1e6\t4.5\n")
+PACKED = gzip.compress(b"params\tloss\n1e6\t4.5\n", mtime=0)
 MARKS = {";": "semicolon", "\t": "tab", "|": "pipe"}
 
 
