@@ -126,11 +126,15 @@ def test_blank_texts_are_no_documents(tmp_path):
     assert list(corpus.shard_documents("train", 0, 1, tmp_path)) == ["two"]
 
 
-GZIP = gzip.compress(jsonl([hashlib.sha256(t.encode()).hexdigest() for t in TEXTS]))
+GZIP = gzip.compress(jsonl([hashlib.sha256(t.encode()).hexdigest() for t in TEXTS]), mtime=0)
 UNREADABLE = {
     "0 bytes": ("t.jsonl", b"", r"is empty \(0 bytes\); remove it"),
     "0 bytes of gzip": ("t.txt.gz", b"", r"is empty \(0 bytes\); remove it"),
-    "nothing in a gzip": ("t.txt.gz", gzip.compress(b""), "holds no document, only white space"),
+    "nothing in a gzip": (
+        "t.txt.gz",
+        gzip.compress(b"", mtime=0),
+        "holds no document, only white space",
+    ),
     "white space": ("t.txt", b" \n\n\t\n", "holds no document, only white space"),
     "NUL in text": ("t.txt", b"text\nmore\0text\n", "line 2 holds a NUL byte: a binary file"),
     "NUL in JSON": ("t.jsonl", b"\0\1\2", "line 1 holds a NUL byte: a binary file"),

@@ -174,9 +174,9 @@ def test_what_the_dataset_does_not_have(c4):
     ("content", "message"),
     [
         (b"", "file 1 of 3 holds no text"),
-        (gzip.compress(row(" ").encode()), "file 1 of 3 holds no text"),
+        (gzip.compress(row(" ").encode(), mtime=0), "file 1 of 3 holds no text"),
         (
-            gzip.compress(row("a").encode() * 99)[:-20],
+            gzip.compress(row("a").encode() * 99, mtime=0)[:-20],
             "file 1 of 3 can't be read after .* EOFError",
         ),
         (gzip.compress((row("a") + '{"url": "u"}\n').encode()), "row 2: 'text' is missing"),

@@ -1,4 +1,4 @@
-"""Page of a sweep: its numbers are the runs', it is escaped and small, and no sweep depends on it."""
+"""Page of a sweep: its numbers are the runs', it is escaped and small; no sweep depends on it."""
 
 import json
 import re
