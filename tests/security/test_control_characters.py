@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from analysis.__main__ import main as analysis
 from analysis.table.load import load_table
 from analysis.table.sources import read_source
 from experiments import status
+from experiments.__main__ import commands
 from experiments.records.files import read_record, write_record
 from experiments.sweep import manifest
 from experiments.system.command import exit_codes
@@ -150,13 +150,13 @@ def test_the_traceback_of_a_fault_is_visible(tmp_path):
 
 
 def test_every_command_prints_so():
-    """By its source: an entry of pyproject does its work in exit_codes, run_words, visible or a
-    question of inspect, which asks run_words.
+    """By its source: a command does its work in exit_codes, run_words, visible or a question of
+    inspect, which asks run_words.
     """
-    scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
-    assert len(scripts) > 10
-    for entry in scripts.values():
-        module = find_spec(entry.partition(":")[0])
+    assert len(commands()) > 10
+    for name in commands():
+        entry = "analysis.__main__" if name == "analysis" else f"experiments.{name}"
+        module = find_spec(entry)
         source = Path(module.origin).read_text()
         ways = ("with exit_codes():", "run_words(", ".ask(given", "with visible()")
         assert any(way in source for way in ways), entry

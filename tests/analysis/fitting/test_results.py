@@ -63,6 +63,12 @@ def results():
 
 def made():
     runs = table()
+    n_examples = 2.0 ** np.arange(4, 17)
+    noise = np.random.default_rng(0).normal(0, 0.01, len(n_examples))
+    tuned_losses = 60 / (40 + n_examples**0.7) + 1.2 + noise
+    forms = analysis.compare_forms(
+        {"n_examples": n_examples}, tuned_losses, "fine_tuning", n_draws=20
+    )
     dense = runs[(runs["model"] == "dense") & (runs["seed"] == 0)]
     isoflop = fit_isoflop(runs, n_draws=20)
     experts = simulate_experts(ClarkSurface(), [1e7, 1e8, 1e9], [1, 4, 16, 64, 256], noise=0.01)
@@ -126,6 +132,8 @@ def made():
         curves,
         curves.fits[0],
         study_of(isoflop, surface, differences),
+        forms,
+        forms.chosen,
     ]
     return {type(one): one for one in found}
 
@@ -259,6 +267,7 @@ def test_a_result_is_frozen_and_documented(kind):
 AT = {  # what a fit predicts at
     "PowerLaw": (1e18,),
     "CurveFit": (annealed("linear", 300),),
+    "FormFit": ({"n_examples": [1e3]},),
     "FrontierFit": (1e18,),
     "ParametricFit": (1e7, 1e9),
     "RateLaw": ({"n_params": 1e7, "n_tokens": 1e9},),
