@@ -10,7 +10,7 @@ from experiments.__main__ import commands, main
 @pytest.fixture
 def typed(monkeypatch, capsys):
     def run(*words):
-        """What `experiments WORDS...` prints, and its exit code."""
+        """Output of `experiments WORDS...`, and its exit code."""
         monkeypatch.setattr(sys, "argv", ["experiments", *words])
         code = None
         try:

@@ -88,7 +88,7 @@ def installed(tmp_path_factory):
 
 
 def test_each_command_of_the_console_script_starts(installed, project, tmp_path):
-    """What each loads and calls, one after the other in one process; and the script's own."""
+    """Each is loaded and called in one process; and the script itself."""
     _, site, environment = installed
     assert [path.name for path in (site / "bin").iterdir()] == ["experiments"]
     code = (

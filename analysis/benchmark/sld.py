@@ -69,7 +69,7 @@ def score(measured: Array, answer: Answer) -> dict[str, float]:
 
 
 def answer_task(task: Task, fit: pd.DataFrame, hidden: pd.DataFrame) -> tuple[Array, Answer]:
-    """What was measured in the hidden rows, and what is answered of them, group by group."""
+    """Losses measured in the hidden rows, and those predicted, group by group."""
     keys = "group" if "group" in fit and "group" in hidden else None
     groups = [(None, hidden)] if keys is None else list(hidden.groupby(keys, sort=False))
     parts, measured, said, chosen = [], [], [], []

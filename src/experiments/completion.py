@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _replies(line: str) -> list[str]:
-    """What the last word of a line can become; none where a shell's own files are as good."""
+    """Words that the last one of a line can become; none where a shell's own files will do."""
     before, last = line.split()[1:], ""
     if not line.endswith(" ") and before:
         last = before.pop()

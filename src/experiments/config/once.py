@@ -1,4 +1,4 @@
-"""What equal nodes of many configs are read as, made once while the points of a sweep are planned.
+"""Values that equal nodes of many configs are read as, made once while a sweep is planned.
 
 Points of a sweep share most of their groups. What is kept can't be changed, so that points may have
 the same; it is kept no longer than the planning, because some of it was looked up on the disk.

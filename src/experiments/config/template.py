@@ -98,7 +98,7 @@ def _interpolations(node: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
 
 
 def _holder(node: Any, path: Sequence[Any]) -> Any:
-    """What has the last key of a path, as a dict or list."""
+    """Node that has the last key of a path, as a dict or list."""
     for key in path[:-1]:
         node = _below(node, key)
     _below(node, path[-1])

@@ -25,7 +25,7 @@ _OWN = f"{experiments.__name__}."
 
 
 def run_again(raws: Sequence[Mapping[str, Any]], queue: Queue) -> list[float | None] | None:
-    """What run_sweep prints and returns of a sweep that is done; None of one that it has to plan.
+    """Print and return what run_sweep does for a sweep that is done; None for one to be planned.
 
     Nothing is written. A run's id follows from its config and the code. So it is known of a config
     that the manifest has from the same code, to the byte, unless it names files, or classes that

@@ -1,4 +1,4 @@
-"""What git says of the checkout that this code is in."""
+"""Questions to git about the checkout that this code is in."""
 
 import subprocess
 from collections.abc import Sequence

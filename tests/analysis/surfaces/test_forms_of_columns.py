@@ -161,7 +161,7 @@ TURNS = {  # losses that rise again, or fall in two steps
 
 @pytest.mark.parametrize("shape", TURNS)
 def test_losses_that_rise_again_are_flagged_in_each_form_of_one_column(shape):
-    """Of examples and of streams: all that a fit says of them is that the form is another."""
+    """U shapes in examples and in streams: a fit says that the form is another."""
     noise = 0.005 * np.random.default_rng(0).normal(size=(6, len(X)))
     loss = TURNS[shape](X)
     found = compare_forms({"n_examples": X}, loss + noise[0], "fine_tuning", n_draws=20)

@@ -1,4 +1,4 @@
-"""What the page's figures show, as plain values: models, points, curves, and the lines that join
+"""Values that the page's figures show: models, points, curves, and the lines that join
 points of one model and budget.
 
 A model is a label's first word, and the settings of its layer where these differ among points that
