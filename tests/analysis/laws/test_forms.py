@@ -6,8 +6,9 @@ import pytest
 from analysis.fitting.status import FitStatus
 from analysis.laws import forms
 from analysis.laws.fit import fit_law
-from analysis.laws.forms import LAWS, OF_EXPERTS, SURFACES, find_laws
-from analysis.laws.law import Variables
+from analysis.laws.forms import LAWS, OF_EXPERTS, SURFACES
+from analysis.laws.law import Law, Variables
+from analysis.one_a_file import find
 from analysis.surfaces.fit import SurfaceFit
 from tests.extending import follow
 
@@ -57,7 +58,7 @@ def test_a_file_without_its_law_is_named(tmp_path, monkeypatch):
     (tmp_path / "nameless.py").write_text("LAW = 3\n")
     monkeypatch.setattr(forms, "__path__", [*forms.__path__, str(tmp_path)])
     with pytest.raises(ValueError, match="nameless needs LAW = a Law with name='nameless'"):
-        find_laws()
+        find(forms.__name__, forms.__path__, "LAW", Law)
 
 
 def test_predictions_do_not_depend_on_how_many_draws_are_held_at_once(monkeypatch):

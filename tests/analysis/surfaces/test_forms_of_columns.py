@@ -6,12 +6,14 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.fitting.status import FitError
+from analysis.one_a_file import find
 from analysis.surfaces import forms
 from analysis.surfaces.columns import load_columns
 from analysis.surfaces.compare import compare_surfaces
+from analysis.surfaces.form import Form
 from analysis.surfaces.form_compare import compare_forms
 from analysis.surfaces.form_fit import fit_form, read_points
-from analysis.surfaces.forms import FORMS, find_forms
+from analysis.surfaces.forms import FORMS
 from tests.analysis.surfaces.made_forms import MADE
 
 
@@ -188,7 +190,7 @@ def test_a_file_without_its_form_is_named(tmp_path, monkeypatch):
     (tmp_path / "nameless.py").write_text("FORM = 3\n")
     monkeypatch.setattr(forms, "__path__", [*forms.__path__, str(tmp_path)])
     with pytest.raises(ValueError, match="nameless needs FORM = a Form with name='nameless'"):
-        find_forms()
+        find(forms.__name__, forms.__path__, "FORM", Form)
 
 
 def written(path, name, **renamed):
