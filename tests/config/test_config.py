@@ -1,7 +1,7 @@
 import pytest
 
 from experiments.config.paths import conf_dir
-from experiments.config.schema import read_run_config
+from experiments.config.run_config import read_run_config
 from experiments.init.completion import completed
 from experiments.points.planning import make_point
 

@@ -8,7 +8,8 @@ import pytest
 from experiments.config.fields import added
 from experiments.config.paths import conf_dir
 from experiments.config.reading import read
-from experiments.config.schema import Ladder, RunConfig, read_run_config
+from experiments.config.run_config import read_run_config
+from experiments.config.schema import Ladder, RunConfig
 from experiments.data.folders import identity as identity_of
 from experiments.models.ffn import dense
 from experiments.models.ffn.dense import DenseConfig
@@ -150,7 +151,7 @@ def later(monkeypatch, compose_raw):
     before = compute_run_id(raw)
     monkeypatch.setattr(dense, "DenseConfig", LaterDense)
     monkeypatch.setattr(identity, "RunConfig", LaterRunConfig)
-    monkeypatch.setattr("experiments.config.schema.RunConfig", LaterRunConfig)
+    monkeypatch.setattr("experiments.config.run_config.RunConfig", LaterRunConfig)
     return raw, before
 
 

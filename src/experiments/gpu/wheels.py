@@ -111,7 +111,7 @@ def gather_tokens(cache: Path) -> None:
     from experiments.config.composed import resolve
     from experiments.config.hydra_version import VERSION_BASE
     from experiments.config.paths import conf_dir
-    from experiments.config.schema import read_run_config
+    from experiments.config.run_config import read_run_config
     from experiments.data.prepare import prepare_data
 
     with initialize_config_dir(str(conf_dir()), **VERSION_BASE):

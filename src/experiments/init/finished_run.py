@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from experiments.config import constraints
-from experiments.config.schema import RunConfig, read_run_config
+from experiments.config.run_config import read_run_config
+from experiments.config.schema import RunConfig
 from experiments.init.first import first_command
 from experiments.init.parent_tokenizer import ParentTokenizer
 from experiments.init.place import placed

@@ -13,7 +13,8 @@ from experiments.config import former_trunk
 from experiments.config.effects import Ineffective, Run, ineffective
 from experiments.config.once import once
 from experiments.config.optim import Optim
-from experiments.config.schema import OF_TRUNK, RunConfig, read_run_config
+from experiments.config.run_config import read_run_config
+from experiments.config.schema import OF_TRUNK, RunConfig
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, train_folder
 from experiments.init.place import drawn
