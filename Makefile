@@ -14,8 +14,9 @@ export PYTHONDONTWRITEBYTECODE :=
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
+# SEEDS=3: each model thrice, so that the figure has the noise of seeds in it
 demo: $(READY)  ## train the demo sweep (minutes on 2 cores), fit and draw its isoFLOP figure
-	$(BIN)/python -m experiments.run experiment=demo
+	$(BIN)/python -m experiments.run experiment=demo $(if $(SEEDS),'seed=range($(SEEDS))')
 	@$(BIN)/python -m analysis isoflop results/demo --brief
 	@printf '%s\n' '' 'its page, with the loss curves: results/demo/status.html' 'next, after source $(BIN)/activate:' \
 		'  python -m analysis report results/demo                    # tables, fits and figures on one page' \
