@@ -10,7 +10,7 @@ import torch
 from experiments.kernels import build, cpp
 
 _ATEN = {  # torch's level of each of ours
-    "base": "default", "avx2": "avx2", "avx512": "avx512", "avx512_bf16": "avx512"
+    "base": "default", "avx2": "avx2", "avx512": "avx512", "avx512_bf16": "avx512", "amx": "avx512"
 }  # fmt: skip
 
 

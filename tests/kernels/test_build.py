@@ -103,7 +103,14 @@ def test_a_lower_level_than_the_processor_s_runs_if_asked_for(monkeypatch):
 
 @pytest.mark.parametrize(
     ("level", "slow", "fastest"),
-    [(3, 1, "avx512"), (3, 0, "avx512_bf16"), (2, 1, "avx512"), (1, 1, "avx2"), (0, 0, "base")],
+    [
+        (4, 1, "amx"),
+        (3, 1, "avx512"),
+        (3, 0, "avx512_bf16"),
+        (2, 1, "avx512"),
+        (1, 1, "avx2"),
+        (0, 0, "base"),
+    ],
 )
 def test_the_fastest_level_is_last(level, slow, fastest):
     library = SimpleNamespace(processor_level=lambda: level, bf16_is_slow=lambda: slow)

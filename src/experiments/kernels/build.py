@@ -37,6 +37,7 @@ LEVELS: dict[str, tuple[str, ...]] = {  # in the order of processor_level() in c
     "avx2": ("-mavx2", "-mfma"),
     "avx512": _AVX512,
     "avx512_bf16": (*_AVX512, "-mavx512bf16"),
+    "amx": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
 }
 
 
@@ -70,8 +71,9 @@ def processor_levels() -> list[str]:
 def ordered_levels(library: ctypes.CDLL) -> list[str]:
     """Same, as any of the libraries says."""
     known = list(LEVELS)[: library.processor_level() + 1]
-    if known[-1] == "avx512_bf16" and library.bf16_is_slow():
-        known.insert(-1, known.pop())
+    if "avx512_bf16" in known and library.bf16_is_slow():
+        known.remove("avx512_bf16")
+        known.insert(known.index("avx512"), "avx512_bf16")
     return known
 
 

@@ -75,7 +75,7 @@ def levels(lib: ctypes.CDLL) -> list[str]:
 
 
 class Cpp:
-    """Kernel `cpp` at one level: base, avx2, avx512 or avx512_bf16; by default the fastest.
+    """Kernel `cpp` at one level: base, avx2, avx512, avx512_bf16 or amx; by default the fastest.
 
     float32 activations, float32 or bfloat16 tables; fewer than 2**31 pairs.
     """

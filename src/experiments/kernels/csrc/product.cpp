@@ -21,7 +21,7 @@ void product(const float* a, const float* b, float* c, i64 m, i64 k, i64 n, Aren
     for (i64 j = 0; j < n; j += PANEL) pack<P>(b, k, n, n, k, j, least(n, j + PANEL), 1, packed);
     const i64 each = up_to((m + team_size() - 1) / team_size(), 12);  // whole blocks
     const i64 from = least(m, each * thread_id()), rows = least(m, from + each) - from;
-    const Left<P> left = left_rows<P>(a + from * k, rows, k, k, copy + from * (k / P::DEPTH));
+    const Left<P> left = left_rows<P>(a + from * k, rows, k, k, copy + from * (k / P::DEPTH + ROW_GAP));
     for (i64 i = from * n; i < (from + rows) * n; i += W) store(c + i, vec{});
     for (i64 i = 0; i < k; i += DEEP)
       for (i64 j = 0; j < n; j += PANEL) {

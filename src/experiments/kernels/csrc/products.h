@@ -6,9 +6,11 @@
 // of threads and any cut into tiles.
 //
 // Two precisions (struct Float32, struct BFloat16): operands as they are, or rounded to bfloat16; sums
-// are float32. Where the processor multiplies bfloat16, operands are pairs along K. Elsewhere they are
-// rounded and multiplied as floats: the same products, at float32's rate.
+// are float32. Where the processor multiplies bfloat16, operands are pairs along K, and where it has
+// tiles (tiles.h), they are what multiplies them. Elsewhere they are rounded and multiplied as floats: the
+// same products, at float32's rate.
 #pragma once
+#include "tiles.h"
 #include "vectors.h"
 
 namespace {
@@ -98,6 +100,13 @@ struct Left {
   i64 row, step;
 };
 
+#if defined(__AMX_BF16__)
+// Rows of a tile a power of two apart would share a few sets of the first cache.
+constexpr i64 ROW_GAP = UNIT;
+#else
+constexpr i64 ROW_GAP = 0;
+#endif
+
 // Units that left_rows() and left_columns() may need.
 inline i64 left_units(i64 m, i64 k) { return m * (up_to(k, UNIT) + UNIT) + UNIT; }
 
@@ -107,7 +116,7 @@ inline Left<P> left_rows(const float* x, i64 m, i64 k, i64 ld, typename P::Unit*
   if constexpr (!P::COPIES) {
     return {x, ld, 1};
   } else {
-    const i64 row = k / P::DEPTH;
+    const i64 row = k / P::DEPTH + ROW_GAP;
     for (i64 i = 0; i < m; i++) {
       typename P::Unit* out = room + i * row;
       const float* from = x + i * ld;
@@ -121,49 +130,6 @@ inline Left<P> left_rows(const float* x, i64 m, i64 k, i64 ld, typename P::Unit*
 #endif
     }
     return {room, row, 1};
-  }
-}
-
-// The transpose of x (k, m), its rows `ld` apart: m rows, k columns. m a multiple of W.
-// Rows 1 KB apart would share a few sets of the first cache: those are copied.
-template <class P>
-inline Left<P> left_columns(const float* x, i64 k, i64 m, i64 ld, typename P::Unit* room) {
-  if (!P::COPIES && ld % 128) return {(const typename P::Unit*)x, 1, ld};
-  const i64 step = m + UNIT;
-  for (i64 i = 0; i < k; i += P::DEPTH)
-    for (i64 c = 0; c < m; c += W)
-      P::put(room + i / P::DEPTH * step + c, x + i * ld + c,
-             i + 1 < k ? x + (i + 1) * ld + c : nullptr);
-  return {room, 1, step};
-}
-
-// Units of a packed (k, n).
-inline i64 packed_units(i64 k, i64 n) { return up_to(k, UNIT) * up_to(n, UNIT); }
-
-// B (k, n) whose row i is at b + i * ld, columns [from, to) of it, from a multiple of PANEL; zero
-// where it is padded to k_pad and to UNIT columns. times: a factor.
-template <class P>
-inline void pack(const float* b, i64 k, i64 n, i64 ld, i64 k_pad, i64 from, i64 to, float times,
-                 typename P::Unit* out) {
-  const i64 padded = up_to(n, UNIT);
-  float tail[2][PANEL];
-  for (i64 j = from; j < to; j += PANEL) {
-    const i64 width = least(PANEL, padded - j), valid = least(width, n - j);
-    typename P::Unit* panel = out + j * (k_pad / P::DEPTH);
-    for (i64 i = 0; i < k_pad; i += P::DEPTH) {
-      const float* row[2] = {};
-      for (i64 e = 0; e < P::DEPTH; e++) {
-        const float* own = b + (i + e) * ld + j;
-        if (i + e < k && valid == width && times == 1) {
-          row[e] = own;
-          continue;
-        }
-        for (i64 c = 0; c < width; c++) tail[e][c] = i + e < k && c < valid ? times * own[c] : 0;
-        row[e] = tail[e];
-      }
-      for (i64 c = 0; c < width; c += W)
-        P::put(panel + i / P::DEPTH * width + c, row[0] + c, row[1] ? row[1] + c : nullptr);
-    }
   }
 }
 
@@ -202,6 +168,68 @@ inline void transpose(const uint32_t* from, i64 ld, i64 n, uint32_t* to, i64 acr
     if (i < n) _mm512_storeu_si512(to + i * across, b[i]);
 }
 #endif
+
+// The transpose of x (k, m), its rows `ld` apart: m rows, k columns. m a multiple of W.
+// Rows 1 KB apart would share a few sets of the first cache: those are copied.
+template <class P>
+inline Left<P> left_columns(const float* x, i64 k, i64 m, i64 ld, typename P::Unit* room) {
+#if defined(__AMX_BF16__)
+  if constexpr (P::COPIES) {  // tiles read rows of pairs
+    const i64 pairs = (k + 1) / 2, row = up_to(pairs, W) + (pairs > W ? ROW_GAP : 0);
+    uint32_t some[W * W];
+    for (i64 p = 0; p < pairs; p += W)
+      for (i64 c = 0; c < m; c += W) {
+        for (i64 i = 0; i < W; i++) {
+          const i64 upper = 2 * (p + i);
+          const float* from = x + upper * ld + c;
+          if (upper < k)
+            P::put(some + i * W, from, upper + 1 < k ? from + ld : nullptr);
+          else
+            _mm512_storeu_si512(some + i * W, _mm512_setzero_si512());
+        }
+        transpose(some, W, W, room + c * row + p, row);
+      }
+    return {room, row, 1};
+  }
+#endif
+  if (!P::COPIES && ld % 128) return {(const typename P::Unit*)x, 1, ld};
+  const i64 step = m + UNIT;
+  for (i64 i = 0; i < k; i += P::DEPTH)
+    for (i64 c = 0; c < m; c += W)
+      P::put(room + i / P::DEPTH * step + c, x + i * ld + c,
+             i + 1 < k ? x + (i + 1) * ld + c : nullptr);
+  return {room, 1, step};
+}
+
+// Units of a packed (k, n).
+inline i64 packed_units(i64 k, i64 n) { return up_to(k, UNIT) * up_to(n, UNIT); }
+
+// B (k, n) whose row i is at b + i * ld, columns [from, to) of it, from a multiple of PANEL; zero
+// where it is padded to k_pad and to UNIT columns. times: a factor.
+template <class P>
+inline void pack(const float* b, i64 k, i64 n, i64 ld, i64 k_pad, i64 from, i64 to, float times,
+                 typename P::Unit* out) {
+  const i64 padded = up_to(n, UNIT);
+  float tail[2][PANEL];
+  for (i64 j = from; j < to; j += PANEL) {
+    const i64 width = least(PANEL, padded - j), valid = least(width, n - j);
+    typename P::Unit* panel = out + j * (k_pad / P::DEPTH);
+    for (i64 i = 0; i < k_pad; i += P::DEPTH) {
+      const float* row[2] = {};
+      for (i64 e = 0; e < P::DEPTH; e++) {
+        const float* own = b + (i + e) * ld + j;
+        if (i + e < k && valid == width && times == 1) {
+          row[e] = own;
+          continue;
+        }
+        for (i64 c = 0; c < width; c++) tail[e][c] = i + e < k && c < valid ? times * own[c] : 0;
+        row[e] = tail[e];
+      }
+      for (i64 c = 0; c < width; c += W)
+        P::put(panel + i / P::DEPTH * width + c, row[0] + c, row[1] ? row[1] + c : nullptr);
+    }
+  }
+}
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
 // Eight rows of floats, `ld` apart, become columns of units, `across` apart.
@@ -357,6 +385,9 @@ inline void panel_rows(i64 m, i64 depth, Left<P> a, const typename P::Unit* b, i
 template <class P, bool ADD>
 inline void one_panel(i64 m, i64 width, i64 depth, const Left<P>& a, const typename P::Unit* b,
                       i64 across, float* c, i64 ld) {
+#if defined(__AMX_BF16__)
+  if constexpr (P::COPIES) return tile_product<ADD>(m, width, depth, a.at, a.row, b, across, SIDE, c, ld);
+#endif
   switch (width / W) {
 #if defined(__AVX512F__)
     case 4: return panel_rows<P, 4, ADD>(m, depth, a, b, across, c, ld);
@@ -418,7 +449,9 @@ inline void multiply_part(i64 m, i64 n, i64 k, i64 depth, const Left<P>& a, cons
   }
 }
 
-#if defined(__AVX512F__)
+#if defined(__AMX_BF16__)
+constexpr i64 PART_ROWS = 96, PART_DEPTH = 256;
+#elif defined(__AVX512F__)
 constexpr i64 PART_ROWS = 48, PART_DEPTH = 128;
 #else
 constexpr i64 PART_ROWS = 192, PART_DEPTH = 256;  // a panel stays in the first cache, A in the second

@@ -1,5 +1,6 @@
 // Scores of tiles of queries against blocks of packed keys, in float32 or, to screen them, in bfloat16.
 #pragma once
+#include "tiles.h"
 #include "vectors.h"
 
 #include <float.h>
@@ -77,7 +78,17 @@ inline void shorten(const float* from, i64 n, uint16_t* to) {
   if (n % 2) to[n] = 0;
 }
 
-// Scores of R queries, `apart` from each other, against a block of keys.
+#if defined(__AMX_BF16__)
+
+// Scores of n queries, `apart` from each other, against a block of keys.
+inline void score_queries(i64 n, const uint32_t* queries, i64 apart, const uint16_t* keys, i64 width,
+                          float* out, i64 stride) {
+  const i64 pairs = (width + 1) / 2;
+  tile_product<false>(n, BLOCK, pairs, queries, apart, (const uint32_t*)keys, 16, 16 * pairs, out, stride);
+}
+
+#else
+
 template <int R>
 inline void score_block(const uint32_t* queries, i64 apart, const uint16_t* keys, i64 width,
                         float* out, i64 stride) {
@@ -105,6 +116,8 @@ inline void score_block(const uint32_t* queries, i64 apart, const uint16_t* keys
 #pragma GCC unroll 4
     for (int p = 0; p < PANELS; p++) _mm512_storeu_ps(out + r * stride + p * 16, acc[r][p]);
 }
+
+#endif
 
 #else
 
@@ -142,6 +155,18 @@ inline void score_block(const float* queries, i64 apart, const float* keys, i64 
     for (int p = 0; p < PANELS; p++) store(out + r * stride + p * W, acc[r][p]);
 }
 
+#endif
+
+#if !defined(__AMX_BF16__)
+// Scores of n queries, `apart` from each other, against a block of keys.
+inline void score_queries(i64 n, const Query* queries, i64 apart, const Packed* keys, i64 width,
+                          float* out, i64 stride) {
+  i64 t = 0;
+  for (; t + 6 <= n; t += 6)
+    score_block<6>(queries + t * apart, apart, keys, width, out + t * stride, stride);
+  for (; t < n; t++)
+    score_block<1>(queries + t * apart, apart, keys, width, out + t * stride, stride);
+}
 #endif
 
 }  // namespace

@@ -342,15 +342,8 @@ EXPORT(search)(const float* queries, const float* keys, const float* bias, i64 n
         const Query* from = of_tile;
         const i64 apart = between;
 #endif
-        for (i64 block = 0; block < padded[a]; block += BLOCK) {
-          const Packed* some = packed_of(g) + block * columns;
-          float* out = scores + block;
-          i64 t = 0;
-          for (; t + 6 <= n; t += 6)
-            score_block<6>(from + t * apart, apart, some, width, out + t * stride, stride);
-          for (; t < n; t++)
-            score_block<1>(from + t * apart, apart, some, width, out + t * stride, stride);
-        }
+        for (i64 block = 0; block < padded[a]; block += BLOCK)
+          score_queries(n, from, apart, packed_of(g) + block * columns, width, scores + block, stride);
         for (i64 t = 0; t < n; t++) {
           const float* q = SCREENS ? of_tile + t * between : nullptr;
           const float slack = SCREENS ? slack_of(length(q, width), longest[g], width) : 0;
