@@ -119,7 +119,7 @@ format: $(READY)  ## apply ruff's fixes and formatting
 	$(BIN)/ruff format .
 
 wandb-sync: $(READY)  ## upload the offline W&B runs of results/, or of one sweep: SWEEP=name
-	@$(BIN)/python -c 'import sys; from experiments.training.tracking import has_key; sys.exit(None if has_key() else "no W&B key: set WANDB_API_KEY, or $(BIN)/wandb login; then make wandb-sync again")'
+	@$(BIN)/python -c 'import sys; from experiments.training.trackers.weights_and_biases import has_key; sys.exit(None if has_key() else "no W&B key: set WANDB_API_KEY, or $(BIN)/wandb login; then make wandb-sync again")'
 	@runs=results$(if $(SWEEP),/$(SWEEP)); \
 	if [ -z "$$(find "$$runs" -type d -name 'offline-run-*' 2>/dev/null)" ]; then \
 		echo "no offline W&B runs in $$runs"; \

@@ -333,7 +333,7 @@ DENIED = [  # exit code 1: it is the machine that refuses
 ACCEPTED = [
     (),
     ("ladder=paper", PEER, "size=8", "budget=6e18"),
-    ("+experiment=demo", "-m", "size=1", "seed=1"),
+    ("+experiment=demo", "-m", "size=3", "seed=1"),
     ("-m", "model=dense,none", "size=range(1,3)"),
     ("-m", "seed=choice(0,1)"),
     ("sweep=study/new.one",),

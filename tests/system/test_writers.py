@@ -26,9 +26,10 @@ ALLOWED: dict[str, tuple[set[str] | None, str]] = {
     "src/experiments/system/seals.py": ({"save"}, "into a file that opened() has opened"),
     "src/experiments/data/debs.py": ({"ZipFile"}, "in memory"),
     "src/experiments/training/guest.py": ({"rmtree"}, "a folder of its own in the system's"),
-    "src/experiments/training/wandb_process.py": (
-        {"rmtree", "mkdir"},
-        "the same one; and the run's, which is claimed: it has nothing but the standard library",
+    "src/experiments/training/trackers/owners/serving.py": ({"rmtree"}, "the same one"),
+    "src/experiments/training/trackers/owners/wandb_owner.py": (
+        {"mkdir"},
+        "in the run's, which is claimed: it has nothing but the standard library",
     ),
     "src/experiments/gpu/parts/resume.py": ({"save"}, "a folder of its own in the system's"),
     "src/experiments/gpu/wheels.py": ({"copytree"}, "what remove_tree has just removed"),

@@ -19,6 +19,7 @@ from experiments.config.schema import OF_TRUNK, Data, EvalSet, RunConfig, Trunk
 _LAYER, _CORPUS, _TOKENIZER = ("cost", "build"), ("documents",), ("n_entries", "make")
 _OPTIMIZER = ("takes", "moments", "step")
 _WEIGHTS, _PART = ("shape", "digest", "tokenizer", "state"), ("start", "training")
+_TRACKER = ("check", "start")
 
 
 def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
@@ -28,7 +29,7 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     refuses, and n_experts given to a model that has no experts.
     """
     raw = dict(raw)
-    for group in ("trunk", "data", "eval", "init", "continual", "cluster"):
+    for group in ("trunk", "data", "eval", "init", "continual", "cluster", "logger"):
         if not isinstance(raw.get(group), (Mapping, types.NoneType)):
             raise ValueError(f"{group}={shown(raw[group])} must be a group of keys")
     raw["model"], sets = _model(raw), _eval_sets(raw.get("eval") or {})
@@ -48,6 +49,8 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     if raw.get("optim") is not None:
         raw["optim"] = build(FORMER.today(raw["optim"], "optim"), "optim", _OPTIMIZER)
     raw["data"] = once("data", data, partial(_data, data))
+    if (raw.get("logger") or {}).get("tools") is not None:
+        raw["logger"] = {**raw["logger"], "tools": _tools(raw["logger"]["tools"])}
     config: RunConfig = read(RunConfig, {**raw, "eval": sets})
     stride = config.evaluation.stride
     if stride is not None and stride > config.data.seq_len:
@@ -79,6 +82,13 @@ def _parts(node: Any) -> dict[str, Any]:
             "(src/experiments/points/README.md), or leave parts out"
         )
     return {name: build(one, f"parts.{name}", _PART) for name, one in node.items()}
+
+
+def _tools(node: Any) -> dict[str, Any]:
+    """Trackers beside W&B, by name."""
+    if not isinstance(node, Mapping):
+        raise ValueError(f"logger.tools={shown(node)} must be a group of keys, as conf/logger has")
+    return {name: build(one, f"logger.tools.{name}", _TRACKER) for name, one in node.items()}
 
 
 def _base_ffn(node: Any) -> Any:

@@ -237,12 +237,16 @@ class EvaluationRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Logger:
-    """wandb: auto (online with a key and a network, else offline) | online | offline | disabled."""
+    """wandb: auto (online with a key and a network, else offline) | online | offline | disabled.
+
+    tools: what else shows the curves, by name (training/trackers).
+    """
 
     wandb: Literal["auto", "online", "offline", "disabled"]
     project: WandbName
     entity: WandbName | None
     log_every_n_steps: AtLeast1
+    tools: Mapping[str, Any] | None = added(None)
 
 
 @dataclass(frozen=True, kw_only=True)

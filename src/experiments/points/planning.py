@@ -62,6 +62,8 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
         )
     accelerator = draft.device.accelerator
     check_kernel(config.kernel, accelerator)
+    for tracker in (config.logger.tools or {}).values():
+        tracker.check()
     if config.trainer.trunk == "fused":
         _check_trunk(draft, accelerator)
     for part in draft.parts:

@@ -31,7 +31,8 @@ from experiments.training.checkpoints import forget_previous
 from experiments.training.fit import Fit, Sink, fit, leave_group, set_up_process
 from experiments.training.hopeless import Hopeless
 from experiments.training.starting import Begun, begin, with_columns
-from experiments.training.tracking import WandbRun
+from experiments.training.trackers.starting import start_trackers
+from experiments.training.trackers.tracker import TrackedRun, Tracker
 from experiments.training.watchdog import Guards
 
 
@@ -180,20 +181,20 @@ def planned_record(point: Point) -> RunRecord:
 def _train_and_evaluate(point: Point, record: RunRecord, first: _First | None) -> RunRecord:
     """first: it scores the model, alone unless none can, and its record says what is found."""
     config, begun = point.config, begin(point, scores=first is not None)
-    wandb_run: WandbRun | None = None
+    trackers: list[Tracker] = []
     hopeless: Hopeless | None = None
     sinks, guards = tuple[Sink, ...](), Guards()
     if first is not None:
         record = with_columns(record, begun.columns)
-        wandb_run = WandbRun(
-            config.logger,
+        run = TrackedRun(
             run_id=point.run_id,
             sweep=config.sweep,
             model=config.model_name,
             folder=point.run_dir,
             config=dict(point.raw),
         )
-        sinks, guards = (wandb_run.log, first.progress), first.guards
+        trackers = start_trackers(config.logger, run)
+        sinks, guards = (*(one.log for one in trackers), first.progress), first.guards
         if (within := config.trainer.stop_hopeless) is not None:
             hopeless = Hopeless(point.run_dir.parent, record, within)
     try:
@@ -214,12 +215,13 @@ def _train_and_evaluate(point: Point, record: RunRecord, first: _First | None) -
         done = whole if point.is_trunk else record.val_loss is not None
         return replace(record, status="done" if done else "diverged")
     finally:
-        if wandb_run is not None:
+        if trackers:
             summary = asdict(record)
             del summary["config"], summary["documents"]
             if isinstance(sys.exception(), KeyboardInterrupt | RunningElsewhereError):
                 del summary["status"]  # it goes on later, so that failed would be wrong
-            wandb_run.finish(summary)
+            for tracker in trackers:
+                tracker.finish(summary)
 
 
 def _trained(point: Point, begun: Begun, trained: Fit, record: RunRecord, loss: float) -> RunRecord:

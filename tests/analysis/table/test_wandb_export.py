@@ -15,7 +15,7 @@ LAYER = {"_target_": "experiments.models.ffn.peer.PEERConfig", "n_heads": 2, "to
 
 
 def wandb_config(values, **layer):
-    """Config that the harness gives W&B, in part: see training/tracking.py."""
+    """Config that the harness gives W&B, in part: see training/trackers."""
     shared = {"model_name": values["model"], "seed": values["seed"], "n_experts": None}
     model = {**LAYER, "query_norm": "none", **layer} if values["model"] == "peer" else {}
     return {**shared, "budget": values["budget"], "optim": {"lr": 0.1}, "model": model}

@@ -16,16 +16,21 @@ import pytest
 from experiments.config.schema import Logger
 from experiments.records.files import read_record
 from experiments.training.execute import execute
-from experiments.training.tracking import WandbRun, has_key, make_tags, resolve_mode
+from experiments.training.trackers.tracker import TrackedRun
+from experiments.training.trackers.weights_and_biases import (
+    has_key,
+    make_tags,
+    resolve_mode,
+    start_wandb,
+)
 from tests.conftest import REPOSITORY
 
 OFFLINE = Logger(wandb="offline", project="p", entity=None, log_every_n_steps=10)
 
 
 def start(folder, settings=OFFLINE):
-    return WandbRun(
-        settings, run_id="abc123", sweep="s", model="peer", folder=folder, config={"size": 2}
-    )
+    run = TrackedRun(run_id="abc123", sweep="s", model="peer", folder=folder, config={"size": 2})
+    return start_wandb(settings, run)
 
 
 @pytest.fixture
@@ -149,7 +154,7 @@ def test_a_full_folder_loses_no_record(make, small_disk, when):
 
 def test_a_disk_that_filled_unnoticed_is_told_at_the_end(tmp_path, monkeypatch):
     """W&B's process drops what it can't write and says nothing."""
-    monkeypatch.setattr("experiments.training.tracking._FULL", 2**60)
+    monkeypatch.setattr("experiments.training.trackers.tracker._FULL", 2**60)
     run = start(tmp_path)
     run.log({"n_tokens": 1})
     with pytest.warns(UserWarning, match=r"W&B's file lacks rows, for .* no space left in .*wandb"):
@@ -160,12 +165,15 @@ SCRIPT = """
     import os, signal, sys, time
     from pathlib import Path
     from experiments.config.schema import Logger
-    from experiments.training import tracking
+    from experiments.training.trackers import tracker
+    from experiments.training.trackers.weights_and_biases import start_wandb
 
     def start(name):
-        return tracking.WandbRun(
+        return start_wandb(
             Logger(wandb="offline", project="p", entity=None, log_every_n_steps=10),
-            run_id=name, sweep="s", model="m", folder=Path(sys.argv[1]), config={},
+            tracker.TrackedRun(
+                run_id=name, sweep="s", model="m", folder=Path(sys.argv[1]), config={}
+            ),
         )
 
     def processes(run):  # ours, that owns the run, and W&B's own
@@ -196,7 +204,7 @@ def rows(folder, name="first"):
 @pytest.mark.parametrize("signal", [pytest.param("SIGKILL", marks=pytest.mark.night), "SIGSTOP"])
 def test_a_dead_or_hanging_wandb_is_one_warning(tmp_path, signal, whose):
     rest = f"""
-        tracking._PATIENCE = 2.0
+        tracker._PATIENCE = 2.0
         both = processes(run)
         os.kill(both[{["ours", "W&B's"].index(whose)}], signal.{signal})
         time.sleep(0.2)
@@ -216,7 +224,7 @@ def test_a_dead_or_hanging_wandb_is_one_warning(tmp_path, signal, whose):
                 time.sleep(0.05)
             else:
                 assert not Path(f"/proc/{{pid}}").exists(), "left behind"
-        tracking._PATIENCE = 60.0
+        tracker._PATIENCE = 60.0
         run = start("second")
         run.log({{"n_tokens": 1}})
         run.finish({{"val_loss": 2.0}})
@@ -292,7 +300,7 @@ def fake_wandb(tmp_path, monkeypatch):
 
 
 def test_a_start_that_hangs_is_given_up(tmp_path, monkeypatch, fake_wandb):
-    monkeypatch.setattr("experiments.training.tracking._PATIENCE", 0.2)
+    monkeypatch.setattr("experiments.training.trackers.tracker._PATIENCE", 0.2)
     fake_wandb("import time; time.sleep(600)")
     run = start(tmp_path)
     time.sleep(0.3)
@@ -314,7 +322,7 @@ def test_wandb_notes_down_the_training_and_not_the_process_that_logs_it(tmp_path
     run.finish({})
     found = rows(tmp_path, "abc123")
     assert found.args == sys.argv[1:]
-    assert "wandb_process" not in found.program
+    assert "wandb_owner" not in found.program
     assert found.program
 
 
