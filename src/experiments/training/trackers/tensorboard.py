@@ -21,7 +21,7 @@ class TensorBoard:
         if importlib.util.find_spec("tensorboard") is None:
             raise ValueError(
                 "logger=tensorboard needs the package tensorboard, which is not installed; "
-                "pip install 'expert-isoflops[tensorboard]', or leave it out of logger"
+                "pip install -e '.[tensorboard]', or leave it out of logger"
             )
 
     def start(self, run: TrackedRun) -> Tracker:

@@ -22,7 +22,7 @@ class Trackio:
         if importlib.util.find_spec("trackio") is None:
             raise ValueError(
                 "logger=trackio needs the package trackio, which is not installed; "
-                "pip install 'expert-isoflops[trackio]', or leave it out of logger"
+                "pip install -e '.[trackio]', or leave it out of logger"
             )
 
     def start(self, run: TrackedRun) -> Tracker:
