@@ -31,7 +31,8 @@ from experiments.sweep.queues import _waiting
 from experiments.sweep.queues.local import Local
 from experiments.sweep.restore import read_raw
 from experiments.sweep.snapshot import take_snapshot
-from experiments.sweep.states import STATES, read_states
+from experiments.sweep.states import read_states
+from experiments.sweep.status_table import states_text
 from experiments.sweep.trunks import waits
 from experiments.sweep.workers import Pool
 from experiments.system.claims import is_claimed, read_events
@@ -80,10 +81,9 @@ class Worker:
         """Takes and runs points. Returns the exit code: 0, 1 if a point failed here, or 130 if one
         was interrupted.
 
-        Raises ValueError if the sweep was never left to workers, or if what is left can't be run
-        here; KeyboardInterrupt, after the point was saved, for a signal or if it was withdrawn.
+        Raises ValueError if what is left can't be run here; KeyboardInterrupt, after the point was
+        saved, for a signal or if it was withdrawn.
         """
-        self._check()
         with ExitStack() as stack:
             pool: Pool | None = None
             while len(self.outcomes) < self.most:
@@ -100,16 +100,6 @@ class Worker:
                 else:
                     break
         return self._report()
-
-    def _check(self) -> None:
-        """Raises ValueError if the sweep was never left to workers, unless it is done."""
-        states = Counter(point.state for point in read_states(self.sweep_dir))
-        left = sum(states.values()) - sum(states[s] for s in ("done", "diverged", "hopeless"))
-        if left and not (self.sweep_dir / _waiting.FOLDER).is_dir():
-            raise ValueError(
-                f"{self.sweep_dir} was not left to workers; python -m experiments.retry "
-                f"{self.sweep_dir} --to-workers leaves them its {left} runs that are not done"
-            )
 
     def _look(self) -> _Look:
         entries = manifest.load(self.sweep_dir).entries
@@ -264,9 +254,7 @@ class Worker:
         """
         fates = Counter(outcome.fate for outcome in self.outcomes)
         mine = ", ".join(f"{n} {fate}" for fate, n in fates.items()) or "no run"
-        states = Counter(point.state for point in read_states(self.sweep_dir))
-        all_ = ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
-        print(f"this worker: {mine}; {self.sweep_dir}: {all_}")
+        print(f"this worker: {mine}; {self.sweep_dir}: {states_text(read_states(self.sweep_dir))}")
         if fates["failed"] + fates["killed"]:
             return 1
         if fates["interrupted"]:

@@ -2,8 +2,8 @@
 
 It stays while a worker runs the point, so that one which is killed leaves the point to the others,
 and goes when the point has ended or is withdrawn. It holds how many events the run's journal had by
-then: what has failed since is not tried again. Standard library only, and without locks: who runs a
-point has its claim.
+then: what has ended or failed since is over, whoever ran it. Standard library only, and without
+locks: who runs a point has its claim.
 """
 
 import os
@@ -18,7 +18,7 @@ from experiments.system.requeue import GIVEN_UP
 
 FOLDER = "workers"  # of a sweep, as its queue is called
 _WAITING = "waiting"
-_OVER = ("failed", GIVEN_UP)  # events after which a person decides
+_OVER = ("done", "diverged", "hopeless", "failed", GIVEN_UP)  # events: what it waited for
 
 
 def put(sweep_dir: Path, run_ids: Collection[str]) -> None:
@@ -52,7 +52,7 @@ def is_there(sweep_dir: Path, run_id: str) -> bool:
 
 
 def is_over(sweep_dir: Path, run_id: str) -> bool:
-    """Whether it has failed since it was put there."""
+    """Whether it has ended, or failed, since it was put there."""
     try:
         n_before = int(read_regular(sweep_dir / FOLDER / _WAITING / run_id))
     except (OSError, ValueError):  # withdrawn, or another's hand
