@@ -20,10 +20,16 @@ def main() -> None:
         action="store_true",
         help="diverged and hopeless runs too, from the first step",
     )
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "--local",
         action="store_true",
         help="run on this machine, wherever the sweep ran before",
+    )
+    where.add_argument(
+        "--to-workers",
+        action="store_true",
+        help="leave it to workers (experiments.work), wherever the sweep ran before",
     )
     parser.add_argument(
         "--trust",
@@ -39,14 +45,17 @@ def main() -> None:
         from experiments.sweep.many_runs import run_sweep
         from experiments.sweep.queue import last_used
         from experiments.sweep.queues.local import Local
+        from experiments.sweep.queues.workers import Workers
         from experiments.sweep.restore import read_raws
 
         folder = sweep_folder(options)
         wanted = None if options.run is None else runs_named(folder, options.run)
         found, n_refused = read_raws(folder, wanted)
         raws = [{**raw, "retry": "all" if options.diverged else "failed"} for raw in found]
-        before = None if options.local else last_used(folder, trusted=options.trust)
-        run_sweep(raws, before or Local(n_workers=options.workers), stored=True)
+        own = Workers() if options.to_workers else Local(n_workers=options.workers)
+        chosen = options.local or options.to_workers
+        before = None if chosen else last_used(folder, trusted=options.trust)
+        run_sweep(raws, before or own, stored=True)
         if n_refused:
             raise ValueError(f"{n_refused} points could not be run: see the lines above")
 

@@ -100,7 +100,9 @@ class PointSweeper(BasicSweeper):
         if self.search is not None and not isinstance(self.launcher, PointLauncher):
             from experiments.sweep.queue import launchers
 
-            raise ValueError(f"hydra.sweeper.search needs hydra/launcher={launchers()}")
+            raise ValueError(
+                f"hydra.sweeper.search needs hydra/launcher={launchers(of_searches=True)}"
+            )
 
 
 def _check_group(name: str, given: Any) -> None:

@@ -37,15 +37,15 @@ def run_again(raws: Sequence[Mapping[str, Any]], queue: Queue) -> list[float | N
     sweep, results = raws[0]["sweep"], raws[0]["paths"]["results"]
     print(f"sweep {sweep}: {len(folders)} of {len(folders)} runs are done already")
     if not queue.stays:
-        print(f"status: {status_command(sweep, results)}")
+        print(f"status: {sweep_command('status', sweep, results)}")
         return []
     return [objective_value(read_record(folder / RECORD_NAME)) for folder in folders]
 
 
-def status_command(sweep: str, results: str) -> str:
-    """Command that says where a sweep stands."""
+def sweep_command(name: str, sweep: str, results: str) -> str:
+    """Command of that name for a sweep: status says where it stands."""
     where = "" if results == "results" else f" --results {results}"
-    return f"python -m experiments.status {sweep}{where}"
+    return f"python -m experiments.{name} {sweep}{where}"
 
 
 def find_done(raws: Sequence[Mapping[str, Any]]) -> list[Path] | None:

@@ -10,7 +10,7 @@ from experiments.points.emulated import emulation_lines
 from experiments.points.point import Point
 from experiments.records.files import RECORD_NAME, read_record
 from experiments.records.record import ENDED
-from experiments.sweep.again import status_command
+from experiments.sweep.again import sweep_command
 from experiments.sweep.control import controlling
 from experiments.sweep.entering import entered
 from experiments.sweep.objective import objective_value
@@ -71,7 +71,8 @@ def run_sweep(raws: Sequence[Raw], queue: Queue, *, stored: bool = False) -> lis
                 pass
             outcomes = session.outcomes({})
     if not queue.stays:
-        print(f"status: {status_command(first.config.sweep, str(first.config.paths.results))}")
+        results = str(first.config.paths.results)
+        print(f"status: {sweep_command('status', first.config.sweep, results)}")
     _report(todo, {run_id: outcome.fate for run_id, outcome in outcomes.items()}, queue)
     if not queue.stays:
         return []

@@ -92,6 +92,18 @@ class SweepProgress:
             text = record.status + (f": {_last_line(record.error)}" if record.error else "")
         self.say(f"[{self.n_done}/{self.n_points}] {point.describe()}: {text}")
 
+    def passed_over(self, point: "Point", why: str) -> None:
+        """A line for a point that is none of these after all."""
+        self.n_points -= 1
+        self.total_flops -= point.own_flops
+        self.say(f"{point.describe()}: {why}")
+
+    def expect(self, n_points: int, flops: float) -> None:
+        """So many points, of these FLOPs in all, are under way or to come."""
+        self.n_points = self.n_done + n_points
+        self.total_flops = self.done_flops + flops
+        self.bar.total = self.total_flops
+
     def say(self, line: str) -> None:
         if self.bar.disable:
             print(line, flush=True)
@@ -119,7 +131,7 @@ class SweepProgress:
             left = time_left(now - start, flops - first, self.total_flops - flops)
             self.say(
                 f"{self.name}: {self.n_done} of {self.n_points} runs, "
-                f"{100 * flops / self.total_flops:.0f} % of the FLOPs, "
+                f"{100 * flops / (self.total_flops or 1):.0f} % of the FLOPs, "
                 f"{duration(now - self.start)} gone, {left} left; " + " | ".join(texts)
             )
 

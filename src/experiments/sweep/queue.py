@@ -110,12 +110,14 @@ class Queue(ABC):
 
     title: its name for people. stays: whether the command that gives it points waits until they
     have ended. Then exit code 0 is for all done, else for all that are submitted too.
-    starts_ranks: whether it starts several processes for a point that asks for them.
+    starts_ranks: whether it starts several processes for a point that asks for them. searches:
+    whether it takes the trials of a search, of which a command draws the next ones.
     """
 
     title: ClassVar[str] = "this machine"
     stays: ClassVar[bool] = True
     starts_ranks: ClassVar[bool] = False
+    searches: ClassVar[bool] = True
 
     @classmethod
     def name(cls) -> str:
@@ -206,9 +208,10 @@ def queue_named(name: str) -> type[Queue]:
     return known[name]
 
 
-def launchers(*, of_ranks: bool = False) -> str:
+def launchers(*, of_ranks: bool = False, of_searches: bool = False) -> str:
     """Choices of hydra/launcher in a message, with `or` between them."""
-    return " or ".join(q.name() for q in queues() if q.starts_ranks or not of_ranks)
+    fit = [q for q in queues() if q.starts_ranks or not of_ranks]
+    return " or ".join(q.name() for q in fit if q.searches or not of_searches)
 
 
 def read_tasks(sweep_dir: Path) -> dict[str, Task]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from experiments.points.emulated import emulation_lines
 from experiments.sweep import manifest
-from experiments.sweep.again import status_command
+from experiments.sweep.again import sweep_command
 from experiments.sweep.control import controlling
 from experiments.sweep.entering import enter
 from experiments.sweep.page.keeping import kept_page
@@ -18,7 +18,7 @@ from experiments.sweep.planning import (
     choose,
     prepare_all,
 )
-from experiments.sweep.queue import Outcome, Queue, Session, read_tasks
+from experiments.sweep.queue import Outcome, Queue, Session, launchers, read_tasks
 from experiments.sweep.search import Search
 from experiments.sweep.search_table import read_cells, search_lines
 from experiments.sweep.states import LOG_NAME
@@ -29,8 +29,14 @@ def run_search(search: Search, queue: Queue) -> None:
     """All trials of all cells, if the queue stays; else those that can run now, unless it watches.
 
     Raises ValueError before anything is written for a point at an end of the ranges that can't be
-    run, and for a cell that was searched by other rules. Exits as _report.
+    run, for a cell that was searched by other rules, and for a queue that takes no searches. Exits
+    as _report.
     """
+    if not queue.searches:
+        raise ValueError(
+            f"hydra.sweeper.search with hydra/launcher={queue.name()}, which runs points that are "
+            "there, and draws no trials; use hydra/launcher=" + launchers(of_searches=True)
+        )
     lowest = search.check()
     first = lowest[0]
     if first.config.dry_run:
@@ -60,7 +66,8 @@ def run_search(search: Search, queue: Queue) -> None:
                     pass
             outcomes = steps.outcomes
     if not queue.stays:
-        print(f"status: {status_command(first.config.sweep, str(first.config.paths.results))}")
+        results = str(first.config.paths.results)
+        print(f"status: {sweep_command('status', first.config.sweep, results)}")
         if n_open:
             print(f"{n_open} of {search.describe()} are not done; the same command goes on")
             return

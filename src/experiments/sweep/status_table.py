@@ -103,10 +103,15 @@ def find_pace(points: Sequence[PointState]) -> Pace:
     )
 
 
+def states_text(points: Sequence[PointState]) -> str:
+    """How many points are in each state."""
+    states = Counter(p.state for p in points)
+    return ", ".join(f"{states[s]} {s}" for s in STATES if states[s])
+
+
 def _summary(name: str, points: Sequence[PointState]) -> str:
-    states, pace = Counter(p.state for p in points), find_pace(points)
-    parts = [f"{states[s]} {s}" for s in STATES if states[s]]
-    text = f"sweep {name}: {len(points)} points, {', '.join(parts)}; "
+    pace = find_pace(points)
+    text = f"sweep {name}: {len(points)} points, {states_text(points)}; "
     text += f"{pace.done:.3g} of {pace.planned:.3g} FLOPs"
     if pace.rate is not None and pace.seconds_left is not None:
         text += f"; about {duration(pace.seconds_left)} left at {pace.rate / 1e9:.3g} GFLOP/s"

@@ -98,6 +98,14 @@ class Pool:
             time.sleep(_POLL)
         return False
 
+    def expect(self, n_points: int, flops: float) -> None:
+        """So many points, of these FLOPs in all, are under way or will be submitted."""
+        self._display.expect(n_points, flops)
+
+    def say(self, line: str) -> None:
+        """A line, beside the progress."""
+        self._display.say(line)
+
     def close(self) -> None:
         """Ends what still runs, and waits until it has saved."""
         for worker in self._running:
@@ -132,7 +140,10 @@ class Pool:
             self._queue.insert(0, point)
         else:
             self._outcomes[point.run_id] = outcome
-            self._display.finished(point, outcome.record, outcome.why)
+            if outcome.fate == "elsewhere":
+                self._display.passed_over(point, outcome.why)
+            else:
+                self._display.finished(point, outcome.record, outcome.why)
 
     def _close_slot(self, worker: _Worker) -> None:
         """Nothing more is run there, and if it was the last one, nothing at all."""
