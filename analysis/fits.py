@@ -93,7 +93,11 @@ def with_surface(done: pd.DataFrame, size: str) -> tuple[list[str], list[str]]:
     numbers = cells.groupby("series", sort=False).size()
     k = len(NAMES)
     few = [f"{model} has {n}" for model, n in numbers[numbers <= k].items()]
-    why = [f"it needs more than {k} distinct runs: {join_first(few)}"] if few else []
+    why = (
+        [f"it needs more than {k} distinct runs: {join_first(few)}; add sizes or budgets"]
+        if few
+        else []
+    )
     return [str(model) for model in numbers.index[numbers > k]], why
 
 

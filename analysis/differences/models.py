@@ -16,7 +16,7 @@ from analysis.table.warned import warned
 
 _CELL = ("series", "budget", "n_params", "lr")  # what has one expected loss
 _FEW_SEEDS = 3
-_NO_SEEDS = "no setting was run with two seeds or more: the noise is unknown"
+_NO_SEEDS = "no setting was run with two seeds or more: the noise is unknown; add seeds"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

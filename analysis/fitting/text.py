@@ -20,6 +20,11 @@ def join_first(items: Sequence[str], n: int = 3, separator: str = ", ") -> str:
     return separator.join([*items[:n], *more])
 
 
+def in_brackets(low: float, high: float, form: str) -> str:
+    """Interval after its value, "(1.2 to 1.4)"; "(no interval)" where the runs give none."""
+    return f"({low:{form}} to {high:{form}})" if low <= high else "(no interval)"
+
+
 def in_columns(frame: pd.DataFrame, digits: int = 4) -> str:
     """Frame without its index, fractions at so many significant digits."""
     return frame.to_string(index=False, float_format=lambda value: f"{value:.{digits}g}")

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from analysis.fitting.text import in_brackets
 from analysis.isoflop.curves import IsoFLOPCurve, IsoFLOPFit
+from analysis.isoflop.flags import MIN_POINTS
 from analysis.isoflop.left_out import outliers_in
 from experiments.system.text_table import aligned, count
 
@@ -33,13 +35,12 @@ def _cells(c: IsoFLOPCurve) -> list[str]:
     sizes = f"{count(c.x_min)} to {count(c.x_max)}"
     if not np.isfinite(c.loss_opt):
         return [f"{c.budget:.3g}", c.model, "-", "-", "-", sizes]
-    low, high = c.loss_interval
     left, right = c.x_interval
     bounded = np.isfinite(left) and np.isfinite(right) and left > 0
     return [
         f"{c.budget:.3g}",
         c.model,
-        f"{c.loss_opt:.3f} ({low:.3f} to {high:.3f})",
+        f"{c.loss_opt:.3f} {in_brackets(*c.loss_interval, '.3f')}",
         f"{np.exp(c.loss_opt):.1f}",
         count(c.x_opt) + (f" ({count(left)} to {count(right)})" if bounded else ""),
         sizes,
@@ -58,11 +59,12 @@ def _lowest(curves: Sequence[IsoFLOPCurve]) -> list[str]:
         gaps = [(other.model, *_difference(other, first)) for other in others]
         near = [gap for gap in gaps if not gap[2] > 0]  # a wide interval may be of any of them
         model, gap, low, high = [*near, *gaps][0]
-        by = f"by {gap:.3f} ({low:.3f} to {high:.3f})"
+        by = f"by {gap:.3f} {in_brackets(low, high, '.3f')}"
         said = f"{first.model} is lowest, {by} below {model}"
         if near:
             said = f"the lowest is open: {first.model} is below {model} {by}"
-        found.append(f"At {budget:.3g} FLOPs {said}.")
+        remedy = f"; {MIN_POINTS} sizes or more give one" if math.isnan(low) else ""
+        found.append(f"At {budget:.3g} FLOPs {said}{remedy}.")
     return found
 
 

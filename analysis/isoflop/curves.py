@@ -14,7 +14,7 @@ from analysis.fitting.intervals import Array, Prediction, percentiles, t_quantil
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Fit, Result
 from analysis.fitting.status import FitError, FitStatus, find_status, worst_status
-from analysis.fitting.text import unsaid
+from analysis.fitting.text import in_brackets, unsaid
 from analysis.isoflop import slices
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.laws import ModelLaws
@@ -170,11 +170,10 @@ class IsoFLOPCurve(Fit):
         return Prediction(value, value - half, value + half, level)
 
     def summary(self) -> str:
-        low, high = self.x_interval
         line = (
             f"{self.model:>10}  C={self.budget:.3g}  {self.x_name}*={self.x_opt:.3g} "
-            f"({low:.3g} to {high:.3g})  loss*={self.loss_opt:.4f} "
-            f"({self.loss_interval[0]:.4f} to {self.loss_interval[1]:.4f})  "
+            f"{in_brackets(*self.x_interval, '.3g')}  loss*={self.loss_opt:.4f} "
+            f"{in_brackets(*self.loss_interval, '.4f')}  "
             f"perplexity*={np.exp(self.loss_opt):.2f}  ({self.n_points} sizes, "
             f"rmse {self.rmse:.4f})"
         )
@@ -189,7 +188,8 @@ class NoCurveError(FitError):
     """No budget of any model has sizes enough; too_few: what they have."""
 
     def __init__(self, too_few: Sequence[TooFew]) -> None:
-        super().__init__(f"no curve to fit: {'; '.join(left_out(too_few))}")
+        remedy = "add runs of other sizes at the same budget"
+        super().__init__(f"no curve to fit: {'; '.join([*left_out(too_few), remedy])}")
         self.too_few = tuple(too_few)
 
     def only(self, model: str) -> "NoCurveError":

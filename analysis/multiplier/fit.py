@@ -119,7 +119,7 @@ def _arm(name: str, budgets: ArrayLike, losses: ArrayLike) -> tuple[Array, Array
 def _unusable(log_c: Array, losses: Array) -> str:
     """Why no law can be fitted to a model's points; empty if one can."""
     if len(np.unique(log_c)) < 2:
-        return "a single budget; a law needs two"
+        return "a single budget; a law needs two, so add runs at another"
     if not np.cov(log_c, losses)[0, 1] < 0:
         return "the losses do not fall with compute"
     return ""

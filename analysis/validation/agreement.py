@@ -83,7 +83,8 @@ def compute_agreement(fits: TableFits, x: str) -> Agreement:
     budgets = np.sort(done["budget"].dropna().unique())
     if len(budgets) < 2:
         raise FitError(
-            f"{pluralize(len(budgets), 'budget')}: an exponent of compute needs 2 or more"
+            f"{pluralize(len(budgets), 'budget')}: an exponent of compute needs 2 or more; "
+            "add runs at another"
         )
     top = float(budgets[-1])
 

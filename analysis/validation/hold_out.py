@@ -76,7 +76,8 @@ def hold_out_budgets(
     n = len(budgets)
     if n < 3:
         raise FitError(
-            f"{pluralize(n, 'budget')}: at least 3 are needed, to hold one out and fit two"
+            f"{pluralize(n, 'budget')}: at least 3 are needed, to hold one out and fit two; "
+            "add runs at others"
         )
     held = n // 2 if n_held is None else n_held
     if not 1 <= held <= n - 2:

@@ -1,4 +1,5 @@
-"""docs/performance.md's tables of results/performance: `python -m tests.benchmarks.recorded`.
+"""Tables of results/performance, for docs/performance.md and docs/performance_zen_3.md:
+`python -m tests.benchmarks.recorded`.
 
 The rows of a table are contenders, its columns the shapes that were compared.
 """

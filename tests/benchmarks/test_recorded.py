@@ -1,4 +1,4 @@
-"""docs/performance.md's tables are those of results/performance."""
+"""Tables of docs/performance.md and of its page of a Zen 3 are those of results/performance."""
 
 import statistics
 
@@ -7,7 +7,10 @@ import pytest
 from tests.benchmarks.recorded import FILES, TABLES, parts
 from tests.conftest import REPOSITORY
 
-LINES = (REPOSITORY / "docs" / "performance.md").read_text().splitlines()
+PAGES = ("performance", "performance_zen_3")
+LINES = [
+    line for page in PAGES for line in (REPOSITORY / "docs" / f"{page}.md").read_text().splitlines()
+]
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -77,7 +77,7 @@ def test_a_torn_progress_costs_its_information_only(run, content):
     assert (state(run).state, state(run).step) == ("killed", 0)
     config = SimpleNamespace(sweep="s", trainer=SimpleNamespace(log_every_seconds=0.0))
     point = SimpleNamespace(config=config, own_flops=1.0, run_dir=run, describe=lambda: "p")
-    progress.SweepProgress([point]).update([point])
+    progress.SweepProgress([point], None).update([point])
 
 
 def test_a_torn_journal_costs_its_lines_only(run):

@@ -13,6 +13,7 @@ from experiments.records.record import ENDED
 from experiments.sweep.again import sweep_command
 from experiments.sweep.control import controlling
 from experiments.sweep.entering import entered
+from experiments.sweep.estimate import assumed_rate
 from experiments.sweep.objective import objective_value
 from experiments.sweep.page.keeping import kept_page
 from experiments.sweep.plan_table import plan_table
@@ -21,7 +22,6 @@ from experiments.sweep.planning import (
     INTERRUPTED,
     Raw,
     Todo,
-    assumed_rate,
     check_planned,
     choose,
     plan_points,

@@ -8,13 +8,13 @@ from experiments.records.files import RECORD_NAME, read_record
 from experiments.records.record import RunRecord
 from experiments.sweep import manifest
 from experiments.sweep.entering import enter_branches
+from experiments.sweep.estimate import assumed_rate, seconds_of_all
 from experiments.sweep.objective import objective_value
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import (
     ELSEWHERE,
     Raw,
     Todo,
-    assumed_rate,
     check_fits,
     choose,
     plan_points,
@@ -67,7 +67,7 @@ def run_one(raw: Raw, *, stored: bool = False) -> float | None:
     set_aside_diverged([point])
     enter_branches([point])
     manifest.add(point.run_dir.parent, [manifest.make_entry(point, None)])
-    display = SweepProgress([point])
+    display = SweepProgress([point], seconds_of_all([point]))
     heartbeat = Heartbeat(point)
 
     def progress(row: dict[str, float]) -> None:

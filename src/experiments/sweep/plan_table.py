@@ -5,9 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from experiments.budget.plan import format_memory, format_shares
-from experiments.budget.traffic import step_bytes
-from experiments.points.memory import moment_bytes
 from experiments.points.point import Point
+from experiments.sweep.estimate import memory_bandwidth, n_devices, seconds_of
 from experiments.sweep.settings import with_settings
 from experiments.sweep.trunks import make_trunks, savings_text
 from experiments.system.text_table import aligned, count, duration
@@ -39,7 +38,7 @@ def plan_table(points: Sequence[Point], flops_per_second: float) -> str:
     lines += [
         "",
         f"{len(points)} run{'s' if len(points) > 1 else ''}, {total:.3g} FLOPs, about "
-        f"{duration(sum(_seconds(p, flops_per_second) for p in points))} one after the other "
+        f"{duration(sum(seconds_of(p, flops_per_second) for p in points))} one after the other "
         f"at {_rates(points[0], flops_per_second)}, on {devices}",
     ]
     packed = [p for p in points if not p.config.data.streaming and not p.plan.stage_steps]
@@ -113,48 +112,16 @@ def _shares(points: Sequence[Point]) -> list[str]:
     ]
 
 
-def _seconds(point: Point, flops_per_second: float) -> float:
-    """Seconds of the run's own steps. On a cluster's card reading rows and stepping weights takes
-    the time of its bandwidth, beside that of the products.
-    """
-    seconds = point.own_flops / (flops_per_second * _n_devices(point))
-    if (bandwidth := _bandwidth(point)) is None:
-        return seconds
-    n_bytes = step_bytes(
-        point.plan.cost,
-        n_tokens=point.plan.batch_tokens // point.ranks.world_size,
-        n_micro=point.ranks.n_micro,
-        moments=moment_bytes(
-            point.config.optim, point.transformer, point.table_ranks, by_rows=False
-        ),
-        table_gradient=point.config.optim.table_gradient,
-        table_dtype=getattr(point.config.model, "table_dtype", "float32"),
-        table_ranks=point.table_ranks,
-    )
-    return seconds + (point.plan.n_steps - point.first_step) * n_bytes / bandwidth
-
-
-def _n_devices(point: Point) -> int:
-    """Those that train the run together; processes on a CPU share it."""
-    return point.ranks.world_size if point.device.accelerator == "cuda" else 1
-
-
-def _bandwidth(point: Point) -> float | None:
-    """Bytes/s of the card's memory; None where the time is known without."""
-    given, card = point.config.trainer.flops_per_second, point.device.card
-    return None if card is None or given is not None else card.bandwidth
-
-
 def _rates(point: Point, flops_per_second: float) -> str:
     unit, name = (1e12, "TFLOP/s") if flops_per_second >= 1e12 else (1e9, "GFLOP/s")
-    bandwidth = _bandwidth(point)
+    bandwidth = memory_bandwidth(point)
     memory = "" if bandwidth is None else f" and {bandwidth / 1e12:.3g} TB/s of memory"
-    return f"{flops_per_second / unit:.3g} {name}{memory}{' each' if _n_devices(point) > 1 else ''}"
+    return f"{flops_per_second / unit:.3g} {name}{memory}{' each' if n_devices(point) > 1 else ''}"
 
 
 def _device(point: Point) -> str:
     """Device that the run is planned for, in words."""
-    n = _n_devices(point)
+    n = n_devices(point)
     return f"{f'{n} x ' if n > 1 else ''}{point.device.describe()}"
 
 
@@ -226,7 +193,7 @@ def _row(point: Point, flops_per_second: float) -> tuple[str, ...]:
         "?" if plan.epochs is None else f"{plan.epochs:.2f}",
         str(plan.n_steps),
         f"{plan.lr:.2e}",
-        duration(_seconds(point, flops_per_second)),
+        duration(seconds_of(point, flops_per_second)),
         _memory(plan.memory.total),
     )
 

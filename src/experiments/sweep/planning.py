@@ -216,19 +216,6 @@ def check_fits(points: Sequence[Point], n_sharing: int, setting: str = "") -> No
         check_memory(n_sharing * point.plan.memory.total, available, what)
 
 
-def assumed_rate(point: Point) -> float:
-    """FLOP/s that estimates assume: as configured, else a share of a matrix product's.
-
-    On a GPU a quarter. On a CPU a share that grows with the width, as `bench trunk` finds it of
-    dense models, fused, in float32: 0.25 at d=32, 0.52 at 64, 0.65 at 128, 0.74 at 256.
-    """
-    given, width = point.config.trainer.flops_per_second, point.transformer.d_model
-    if given is not None:
-        return given
-    share = 0.25 if point.device.accelerator == "cuda" else 0.95 * width / (width + 70)
-    return share * point.peak_flops()
-
-
 def prepare_all(points: Sequence[Point]) -> None:
     """Downloads and tokenizes once, before any run starts; and before that, looks whether results
     can be written.

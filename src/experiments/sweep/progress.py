@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # it brings torch, which `status` has no need of
 
 PROGRESS_NAME = "progress.json"
 _HEARTBEAT = 1.0  # seconds between writes
+_MEASURED = 5.0  # seconds of a speed that is said: the first steps are slow
 
 
 class Heartbeat:
@@ -51,15 +52,17 @@ def read_progress(run_dir: Path) -> dict[str, float]:
 class SweepProgress:
     """A bar over the FLOPs of these points, or of points like them, on a terminal; elsewhere a line
     every trainer.log_every_seconds.
+
+    seconds: the plan's estimate of them all, said until there is a measured speed; None: not known.
     """
 
-    def __init__(self, planned: "Sequence[Point]") -> None:
+    def __init__(self, planned: "Sequence[Point]", seconds: float | None) -> None:
         from tqdm import tqdm
 
         config, self.n_points = planned[0].config, len(planned)
         self.name, self.every = f"sweep {config.sweep}", config.trainer.log_every_seconds
         self.total_flops = sum(point.own_flops for point in planned)
-        self.n_done, self.done_flops = 0, 0.0
+        self.n_done, self.done_flops, self.estimate = 0, 0.0, seconds
         self.start = self.last_line = time.monotonic()
         self.since: tuple[float, float] | None = None  # when its first FLOPs were seen, and these
         self.bar = tqdm(
@@ -119,29 +122,38 @@ class SweepProgress:
             if "flops" in row
         )
         texts = [f"{point.describe()}: {_row_text(row)}" for point, row in rows]
-        self.bar.set_description_str(f"{self.n_done} of {self.n_points} runs", refresh=False)
-        self.bar.set_postfix_str(" | ".join(texts), refresh=False)
-        self.bar.update(flops - self.bar.n)
         now = time.monotonic()
         if self.since is None and flops:
             self.since = now, flops
+        start, first = self.since or (now, flops)  # processes start slowly
+        left = time_left(now - start, flops - first, self.total_flops - flops, self._planned(flops))
+        counts = f"{self.n_done} of {self.n_points} runs"
+        self.bar.set_description_str(f"{counts}, {left}", refresh=False)
+        self.bar.set_postfix_str(" | ".join(texts), refresh=False)
+        self.bar.update(flops - self.bar.n)
         if self.bar.disable and now - self.last_line >= self.every:
             self.last_line = now
-            start, first = self.since or (now, flops)  # processes start slowly
-            left = time_left(now - start, flops - first, self.total_flops - flops)
             self.say(
-                f"{self.name}: {self.n_done} of {self.n_points} runs, "
+                f"{self.name}: {counts}, "
                 f"{100 * flops / (self.total_flops or 1):.0f} % of the FLOPs, "
-                f"{duration(now - self.start)} gone, {left} left; " + " | ".join(texts)
+                f"{duration(now - self.start)} gone, {left}; " + " | ".join(texts)
             )
 
     def close(self) -> None:
         self.bar.close()
 
+    def _planned(self, flops: float) -> float | None:
+        """Estimated seconds of what is left after these FLOPs."""
+        return self.estimate and self.estimate * (1 - flops / (self.total_flops or 1))
 
-def time_left(seconds: float, flops: float, rest: float) -> str:
-    """Time of the rest, in FLOPs as what is done, at its speed; "?" where nothing is."""
-    return duration(seconds * rest / flops) if flops > 0 else "?"
+
+def time_left(seconds: float, flops: float, rest: float, estimate: float | None) -> str:
+    """How much is left: the rest, in FLOPs as what is done, at its speed. Before five seconds of
+    that the plan's estimate of the rest, marked as one; "?" without it.
+    """
+    if flops > 0 and seconds >= _MEASURED:
+        return f"{duration(seconds * rest / flops)} left"
+    return "? left" if estimate is None else f"{duration(estimate)} left (estimated)"
 
 
 def _row_text(row: dict[str, float]) -> str:

@@ -15,11 +15,11 @@ from experiments.points.planning import effective_id
 from experiments.points.point import Point
 from experiments.records.record import ENDED
 from experiments.sweep.control import is_controller, own_name
+from experiments.sweep.estimate import assumed_rate
 from experiments.sweep.objective import Result, check_scored, combine_results
 from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import (
     Raw,
-    assumed_rate,
     plan_points,
     read_status,
     set_aside_diverged,

@@ -14,6 +14,7 @@ from pathlib import Path
 from experiments.points.planning import make_point
 from experiments.points.point import Point
 from experiments.records.files import RECORD_NAME, read_record
+from experiments.sweep.estimate import seconds_of_all
 from experiments.sweep.planning import ELSEWHERE, INTERRUPTED, Raw
 from experiments.sweep.progress import Heartbeat, SweepProgress
 from experiments.sweep.queue import Outcome, Task
@@ -31,6 +32,7 @@ from experiments.system.claims import (
 from experiments.system.disk import explained, make_folder, opened, refuse_links_in
 from experiments.system.requeue import NO_GPU, STALLED, try_again
 from experiments.system.sockets import shorten_sockets
+from experiments.system.text_table import duration
 
 # a worker's exit codes, beside 0 done, 1 failed, INTERRUPTED, ELSEWHERE and STALLED
 LOST, NO_TRUNK, CARDLESS = 4, 5, 6
@@ -55,14 +57,15 @@ class Pool:
     """
 
     def __init__(self, slots: Sequence[str | None], what: str, planned: Sequence[Point]) -> None:
-        self.what = what
+        self.what, one_by_one = what, seconds_of_all(planned)
+        self._estimate = one_by_one and one_by_one / len({*slots})
         self._slots = dict(enumerate(slots))
         self._threads = max(1, environment.usable_cores() // len(slots))
         self._queue: list[Point] = []
         self._running: list[_Worker] = []
         self._outcomes: dict[str, Outcome] = {}
         self._context = mp.get_context("forkserver")
-        self._display = SweepProgress(planned)
+        self._display = SweepProgress(planned, self._estimate)
         self._code: Path | None = None
 
     def room(self, n_running: int) -> int:
@@ -74,7 +77,9 @@ class Pool:
         """
         if self._code is None:
             self._code = code
-            print(f"{self.what}, {len(self._slots)} at a time", flush=True)
+            seconds = self._estimate
+            said = "" if seconds is None else f", est. time {duration(seconds)}"
+            print(f"{self.what}, {len(self._slots)} at a time{said}", flush=True)
             run_from(code)
             os.environ.setdefault("OMP_NUM_THREADS", str(self._threads))
             shorten_sockets()
