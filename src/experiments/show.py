@@ -24,8 +24,6 @@ def main() -> None:
 
             defaults = composed(default_words(shown.config, choice_names("model")))
         print(shown_text(shown, defaults))
-        for note in shown.sweep.notes:
-            print(f"note: {note}")
 
 
 if __name__ == "__main__":

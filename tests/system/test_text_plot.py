@@ -9,10 +9,10 @@ def test_a_curve_goes_from_its_first_to_its_last_value():
     lines = plotted([1, 10, 100], [4.0, 3.0, 2.0], width=11, height=3, x_name="steps")
     assert lines == [
         "4 |***",
-        "3 |  *******",
-        "2 |         **",
+        "3 |   *****",
+        "2 |        ***",
         "  +-----------",
-        "   1  100 steps",
+        "   1 100 steps",
     ]
 
 

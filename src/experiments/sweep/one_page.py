@@ -76,7 +76,7 @@ def shown_text(shown: Shown, defaults: Mapping[str, Any]) -> str:
         aligned(list(_facts(shown)), 2),
         _curve(shown),
         _settings(shown, defaults),
-        _place(shown),
+        [*_place(shown), *(f"note: {note}" for note in shown.sweep.notes)],
         ["next:", *(f"  {line}" for line in commands(shown))],
     ]
     return "\n\n".join("\n".join(map(printable, part)) for part in parts if part)
