@@ -36,6 +36,8 @@ KEPT = {
         "the commands beside a sweep that runs",
     "tests/sweep/test_local.py::test_runs_every_point_once_and_then_none":
         "the sweep that users type",
+    "tests/sweep/test_working.py::test_two_workers_do_all_points_once_and_the_data_once":
+        "workers of one sweep, as they are typed",
     "tests/system/test_two_hosts.py::test_of_two_that_start_at_once_one_trains":
         "leases between two hosts",
     "tests/test_boundaries.py::test_the_analysis_needs_no_package_of_training":

@@ -61,7 +61,9 @@ def test_every_launcher_is_a_queue_and_its_settings():
         queue = read(queue_named(name), given)
         assert set(given) == {field.name for field in fields(queue)}
         assert queue == queue_named(name)()  # null, or the same default
-    with pytest.raises(ValueError, match=r"hydra.launcher.queue=x is not one of local, slurm"):
+    with pytest.raises(
+        ValueError, match=r"hydra.launcher.queue=x is not one of local, slurm, workers"
+    ):
         queue_named("x")
 
 

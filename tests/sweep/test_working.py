@@ -136,12 +136,13 @@ def test_of_two_that_start_one_point_one_takes_another(left, pool, sweep):
 
 
 def test_a_failed_point_is_tried_by_one_worker_until_somebody_retries(left, pool, sweep, command):
-    left("seed=1", "seed=2")
+    points = left("seed=1", "seed=2")
     pool.ends = lambda point: Outcome(fate="failed" if point.config.seed == 1 else "done")
     assert Worker(sweep).work() == 1
     assert Worker(sweep).work() == 0
     assert pool.ran == [1, 2]
-    assert command(retry, sweep)[0] == 0  # to workers again, where it ran last
+    # to workers again, where it ran last
+    assert command(retry, sweep, "--run", points[0].run_id)[0] == 0
     pool.ends = lambda point: Outcome(fate="done")
     assert Worker(sweep).work() == 0
     assert pool.ran == [1, 2, 1]
@@ -293,6 +294,10 @@ def _kill(process):
     """It and all that it has started, as when its machine is lost."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        while True:  # until the system has let go of what they held
+            os.killpg(process.pid, 0)
+            time.sleep(0.02)
 
 
 def _first_checkpoint(sweep, process):
@@ -316,7 +321,7 @@ def test_two_workers_do_all_points_once_and_the_data_once(left, sweep, command):
     assert [read_record(path).status for path in runs] == 4 * ["done"]
     for path in runs:
         assert [e["event"] for e in read_events(path.parent)] == ["started", "done"]
-    said = "".join(out for out, _ in ends)
+    said = "\n".join(out for out, _ in ends)
     assert said.count(": loss ") == 4
     assert "preparing" not in said  # by the command that left them
     assert "4 done" in command(status, sweep)[1]

@@ -14,6 +14,7 @@ from pathlib import Path
 from experiments.points.planning import make_point
 from experiments.points.point import Point
 from experiments.records.files import RECORD_NAME, read_record
+from experiments.records.finished import find_outcome
 from experiments.sweep.estimate import seconds_of_all
 from experiments.sweep.planning import ELSEWHERE, INTERRUPTED, Raw
 from experiments.sweep.progress import Heartbeat, SweepProgress
@@ -28,6 +29,7 @@ from experiments.system.claims import (
     is_claimed,
     log_event,
     read_events,
+    whoami,
 )
 from experiments.system.disk import explained, make_folder, opened, refuse_links_in
 from experiments.system.requeue import NO_GPU, STALLED, try_again
@@ -203,7 +205,8 @@ def _may_try_again(point: Point, why: str) -> bool:
 def _outcome(worker: _Worker) -> Outcome:
     run_dir, code = worker.point.run_dir, worker.process.exitcode
     if code == ELSEWHERE:
-        return Outcome(fate="elsewhere", why="left: another process has it")
+        had = find_outcome(run_dir) is not None and not is_claimed(run_dir)
+        return Outcome(fate="elsewhere", why=f"left: another process {'had' if had else 'has'} it")
     if code == INTERRUPTED:
         return Outcome(
             fate="interrupted", why="interrupted; the same command goes on from its checkpoint"
@@ -286,6 +289,8 @@ def _work_in_log(point: Point, n_threads: int, card: str | None) -> int:
     except RunningElsewhereError as error:
         print(error, file=sys.stderr)
         return ELSEWHERE
+    if not any(event["by"] == whoami() for event in read_events(point.run_dir)):
+        return ELSEWHERE  # another process had it to its end, just before this one
     if record.error:
         print(record.error, file=sys.stderr)
     return int(record.status == "failed")

@@ -2,6 +2,7 @@
 machine that sees the folder.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ class Workers(Queue):
     @classmethod
     def tasks(cls, sweep_dir: Path) -> dict[str, Task]:
         waiting = _waiting.find(sweep_dir)
-        task = Task(queue=TITLE, job=TITLE, detail="until a worker takes it")
+        detail = f"until python -m experiments.work {shlex.quote(str(sweep_dir))} takes it"
+        task = Task(queue=TITLE, job=TITLE, detail=detail)
         return {run_id: task for run_id in waiting if not _waiting.is_over(sweep_dir, run_id)}
 
     @classmethod
