@@ -94,15 +94,15 @@ def test_the_readme_shows_what_its_plan_prints(monkeypatch, capsys):
     out = capsys.readouterr().out.split("\n")
     printed = [line for line in out if not re.match("(composing|planning): ", line)]  # slow ones
     lines = shown[2].rstrip("\n").split("\n")
-    assert len(lines) == 6
-    shared = "all: budget 1e+12, est. time "
+    assert len(lines) == 8
+    shared = "all: budget 6e+11, est. time "
     assert lines[0].startswith(shared)
     assert printed[0].startswith(shared)
 
     def known(line):  # but for memory, and epochs, which are a column where there are tokens
         return [word for word in line.split()[:-2] if not re.fullmatch(r"epochs|\d\.\d\d", word)]
 
-    assert [known(line) for line in lines[1:]] == [known(line) for line in printed[1:6]]
+    assert [known(line) for line in lines[1:]] == [known(line) for line in printed[1:8]]
     assert all(len(known(line)) >= 8 for line in lines[1:])
 
 

@@ -196,7 +196,8 @@ def test_a_model_with_too_few_runs_for_a_surface_is_reported():
     few = curves("moe", 0.9).iloc[:5]  # at one budget
     found = analyse(pd.concat([curves().iloc[:14], few], ignore_index=True))
     assert list(found.parametric) == ["dense"]
-    assert why(found)["parametric surface"] == "it needs more than 5 distinct runs: moe has 5"
+    said = "it needs more than 5 distinct runs: moe has 5; add sizes or budgets"
+    assert why(found)["parametric surface"] == said
 
 
 def test_without_curves_multipliers_are_missing_too():

@@ -10,6 +10,7 @@ from scipy import stats
 
 from analysis.fitting.status import FitError, FitStatus
 from analysis.isoflop.akima import akima_minimum
+from analysis.isoflop.brief import brief
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.flags import Flag
 from analysis.isoflop.resample import nearest
@@ -145,6 +146,24 @@ def test_too_few_sizes_are_skipped_or_refused():
         fit_parabolas(joined(*(few.assign(seed=k) for k in range(5))))
     with pytest.raises(ValueError, match="no finished run"):
         fit_parabolas(curves(parabola, status="failed"))
+
+
+def test_three_sizes_have_a_minimum_without_an_interval_and_say_what_gives_one():
+    three = SIZES[1:6:2]
+    both = joined(*(curves(parabola, three, model=m) for m in ("dense", "peer")))
+    fit = fit_isoflop(both)
+    assert all(curve.inside for curve in fit.curves)
+    assert "(no interval)" in fit.curves[0].summary()
+    said = brief(fit)
+    assert "by 0.000 (no interval); 4 sizes or more give one." in said
+    assert "nan" not in said + fit.summary()
+    more = joined(*(curves(parabola, SIZES[1:6], model=m) for m in ("dense", "peer")))
+    assert "no interval" not in brief(fit_isoflop(more))
+
+
+def test_runs_of_one_size_a_budget_are_told_what_to_add():
+    with pytest.raises(FitError, match=r"; add runs of other sizes at the same budget$"):
+        fit_isoflop(curves(parabola, SIZES[:1], [1e12, 4e12]))
 
 
 @pytest.mark.parametrize("method", ["slice", "parabola", "akima"])

@@ -296,7 +296,7 @@ def test_models_without_a_law_are_left_out_by_name():
     points = {**exact("peer"), "one": ([1e18], [3.0]), "up": (C, loss("peer")[::-1])}
     found = compute_multipliers(points, "dense")
     assert found.skipped == {
-        "one": "a single budget; a law needs two",
+        "one": "a single budget; a law needs two, so add runs at another",
         "up": "the losses do not fall with compute",
     }
     assert "not compared: up: the losses do not fall" in found.summary()
