@@ -11,7 +11,7 @@ from statistics import median
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "results" / "performance"
-INTEL, ZEN_3 = "xeon", "zen_3"  # folders
+INTEL, ZEN_3, AMX = "xeon", "zen_3", "amx"  # folders
 FILES = sorted(
     path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.json")
 )
@@ -69,7 +69,7 @@ def by_floor(contender):
 
 
 def layers(folder):
-    names = ["layer"] if folder == INTEL else ["layer_1024", "layer_4096"]
+    names = ["layer_1024", "layer_4096"] if folder == ZEN_3 else ["layer"]
     return grid(compared(*(f"{folder}/{name}" for name in names)), by_floor)
 
 
@@ -115,8 +115,8 @@ def compiled():
     return grid(compared(*names), lambda one: [ms(one), faster(one)], only=" compiled")
 
 
-def retrieval():
-    found = compared(f"{INTEL}/retrieval")
+def retrieval(folder):
+    found = compared(f"{folder}/retrieval")
     return grid(found, lambda one: [ms(one), faster(one)], only="forward + backward")
 
 
@@ -155,6 +155,7 @@ def harness():
     return rows
 
 
+_OF_AMX = ("PEER-pytorch", "cpp half, rows", "cpp rows", "product-key-memory", "PKM cpp rows")
 TABLES = {
     "layer": lambda: layers(INTEL),
     "sizes": sizes,
@@ -163,12 +164,15 @@ TABLES = {
     "optimizer": optimizer,
     "step": step,
     "compiled": compiled,
-    "retrieval": retrieval,
+    "retrieval": lambda: retrieval(INTEL),
     "trunk": lambda: trunks(INTEL),
     "harness": harness,
     "levels": levels,
     "layer, Zen 3": lambda: layers(ZEN_3),
     "trunk, Zen 3": lambda: trunks(ZEN_3),
+    "layer, AMX": lambda: [row for row in layers(AMX) if row[0] in _OF_AMX],
+    "trunk, AMX": lambda: trunks(AMX),
+    "retrieval, AMX": lambda: retrieval(AMX),
 }
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 from tests.benchmarks.recorded import FILES, TABLES, parts
 from tests.conftest import REPOSITORY
 
-PAGES = ("performance", "performance_zen_3")
+PAGES = ("performance", "performance_zen_3", "kernels")
 LINES = [
     line for page in PAGES for line in (REPOSITORY / "docs" / f"{page}.md").read_text().splitlines()
 ]
