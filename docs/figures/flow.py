@@ -29,6 +29,7 @@ STAGES = (
         name="plan",
         text="a budget becomes steps",
         rooms=("experiments.points", "experiments.budget", "experiments.sweep"),
+        commands=("experiments.work",),
         files=("manifest.jsonl",),
     ),
     Stage(
@@ -71,7 +72,7 @@ STAGES = (
         name="table",
         text="a row a run, checked",
         rooms=("analysis.table",),
-        commands=("experiments.collect",),
+        commands=("experiments.collect", "experiments.show"),
         files=("records.csv",),
     ),
     Stage(
