@@ -1,4 +1,4 @@
-"""What a composed Hydra config is read into: schema.py's dataclasses, with what each `_target_`
+"""Reading a composed Hydra config: into schema.py's dataclasses, with what each `_target_`
 names built, and asked whether it can do what its place needs.
 """
 

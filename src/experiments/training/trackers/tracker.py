@@ -1,4 +1,4 @@
-"""What shows a run's curves elsewhere, as a guest: nothing that goes wrong there stops a run.
+"""A run's curves shown elsewhere, as a guest: nothing that goes wrong there stops a run.
 
 Calls of such a package may wait without a limit: for a server, or for a process of its own. So a
 child process makes them (owners/). It is told the rows, and is killed if it does not answer;
