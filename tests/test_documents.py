@@ -98,7 +98,7 @@ def test_the_readme_shows_what_its_plan_prints(monkeypatch, capsys):
     printed = [line for line in out if not re.match("(composing|planning): ", line)]  # slow ones
     lines = shown[2].rstrip("\n").split("\n")
     assert len(lines) == 8
-    shared = "all: budget 6e+11, est. time "
+    shared = "each run: budget 6e+11, est. time "
     assert lines[0].startswith(shared)
     assert printed[0].startswith(shared)
 

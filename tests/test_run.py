@@ -49,7 +49,7 @@ def planned(out):
     column is its note.
     """
     lines = out.split("\n\n")[0].splitlines()
-    shared = lines.pop(0).removeprefix("all: ") if lines[0].startswith("all: ") else ""
+    shared = lines.pop(0).removeprefix("each run: ") if lines[0].startswith("each run: ") else ""
     cells = dict(cell.split(" ", 1) for cell in shared.split(", ")) if shared else {}
     head, *rows = [re.split(r"  +", line.strip()) for line in lines]
     n = len(head)

@@ -10,7 +10,7 @@ def test_points_that_differ_in_the_seed_alone_show_it(make):
     shared, head, both, other, *_ = plan_table(with_settings(points), 1e9).splitlines()
     assert both.endswith("  seed=0,1")
     assert "seed" not in other
-    assert shared.startswith("all: model dense, size 2, ")
+    assert shared.startswith("each run: model dense, size 2, ")
     assert "model" not in head
     assert head.split()[0] == "budget"
 

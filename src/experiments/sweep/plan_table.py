@@ -78,7 +78,7 @@ def _table(points: Sequence[Point], flops_per_second: float) -> list[str]:
         for name, cell in zip(_COLUMNS, first)
         if name in shared and cell not in ("", "?")
     )
-    return [f"all: {said}", *lines] if said else lines
+    return [f"each run: {said}", *lines] if said else lines
 
 
 def _same(cells: Sequence[str]) -> bool:
