@@ -7,8 +7,8 @@ import pytest
 import analysis
 from analysis.isoflop.flags import Flag
 
-# `python -m analysis isoflop results/demo --out FOLDER` writes such a table: one a processor, and one by
-# trainer.trunk=eager
+# `python -m analysis isoflop results/demo --out FOLDER` writes such a table: one a processor, and
+# one by trainer.trunk=eager
 TABLES = sorted(Path(__file__).parent.glob("demo_*.csv"))
 MODELS = ["dense", "moe", "pkm", "peer"]
 
