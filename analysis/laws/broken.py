@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.least_squares import Model
+from analysis.fitting.least_squares import Model, side_by_side, some_of
 from analysis.laws.law import Centre, Law, Start, Variables, floor_texts
 from analysis.laws.powers import EXPONENT_BOUNDS, project
 
@@ -58,23 +58,24 @@ def broken(
             floor, straight, rest = parts / total
             columns = [floor, straight, rest, -straight * n, rest * (soft - d), -rest * soft]
             columns.append(rest * (beyond - beta) * on)
-            return top + np.log(total), np.stack(columns, axis=-1)
+            return top + np.log(total), side_by_side(columns)
 
         return of
 
     def start(at: Variables, centre: Centre, loss: Array, fixed: tuple[str, ...]) -> Start:
         """For a grid of exponents and breaks the coefficients of relative least squares."""
-        n, d = compute_logs(at, centre)
-        turns = np.quantile(d, _TURNS)
+        every, some = compute_logs(at, centre)[1], some_of(len(loss), 7)
+        n, d = compute_logs(at.only(some), centre)
+        turns = np.quantile(every, _TURNS)
         grid = np.array(list(product(_EXPONENTS, _EXPONENTS, beyond, turns)))
         alpha, beta, after, turn = (column[:, None] for column in grid.T)
         soft = SHARPNESS * _softplus((d - turn) / SHARPNESS)[0]
         powers = [np.zeros_like(soft), -alpha * n, -beta * d - (after - beta) * soft]
-        solved, misfit = project(np.exp(np.stack(powers, axis=1)), loss)
+        solved, misfit = project(np.exp(np.stack(powers, axis=1)), loss[some])
         best = np.argsort(misfit, kind="stable")[:_N_STARTS]
         top = float(np.log(loss.min()))
         logs = np.log(np.maximum(solved[best], np.exp(top + _LOW)))
-        low, high = np.quantile(d, _ENDS)
+        low, high = np.quantile(every, _ENDS)
         most = EXPONENT_BOUNDS[1]
         lower = [top + _LOW] * 3 + [EXPONENT_BOUNDS[0]] * 2 + [least, low]
         upper = [top, top + _HIGH, top + _HIGH, most, most, most, max(high, low + 1e-9)]

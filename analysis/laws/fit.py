@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from analysis.fitting.clusters import cluster_codes, describe_draws, drawn_counts, few_clusters
 from analysis.fitting.intervals import Array
-from analysis.fitting.least_squares import Minima, minimise
+from analysis.fitting.least_squares import Minima, Model, minimise, some_of
 from analysis.fitting.power_sum import exponentiated
 from analysis.fitting.profile import likelihood_text
 from analysis.fitting.status import FitError
@@ -25,6 +25,7 @@ F = TypeVar("F", bound=FittedLaw)
 
 _SAME = 1e-6  # relative: starts this near the best objective found the same minimum
 _MAX_STEPS = 10_000
+_ENOUGH = 1e-3  # squared standard errors: nothing beside what draws differ by
 _RAN_OFF = 0.05  # share of the draws that may stop at a bound
 
 
@@ -67,13 +68,21 @@ def fit_law(
     edges = [edge for edge in edges if _identified(law, at, ~edge.out)]
 
     centre = at.centre()
-    model, target = law.model(at, centre), np.log(loss)
-    if residual == "loss":
-        model, target = exponentiated(model), loss
-    box = law.start(at, centre, loss, fixed)
+    target = loss if residual == "loss" else np.log(loss)
+
+    def model_of(some: Variables) -> Model:
+        logs = law.model(some, centre)
+        return exponentiated(logs) if residual == "loss" else logs
+
+    model, box = model_of(at), law.start(at, centre, loss, fixed)
     by_likelihood = np.isinf(delta) and clusters is None and not law.of_size_and_tokens
-    descend = partial(minimise, model, target, lower=box.lower, upper=box.upper, delta=delta)
-    minima = descend(box.starts)
+    go = partial(minimise, lower=box.lower, upper=box.upper, delta=delta)
+    descend = partial(go, model, target)
+    some = some_of(n, len(law.names))
+    far = len(some) < n
+    minima = descend(
+        go(model_of(at.only(some)), target[some], box.starts).theta if far else box.starts
+    )
     if law.tells and not minima.converged[minima.best]:
         minima = _to_its_end(descend, minima)
     best = minima.best
@@ -97,7 +106,8 @@ def fit_law(
                 misfit = True
     few = [f"{n} runs for {n_free} parameters: the intervals say little"] if n < 2 * n_free else []
     counts = drawn_counts(n, n_draws, np.random.default_rng(seed), clusters)
-    drawn = descend(np.repeat(theta[None], len(counts), axis=0), weights=counts)
+    begin = np.repeat(theta[None], len(counts), axis=0)
+    drawn = descend(begin, weights=counts, enough=_ENOUGH)
     without = fit_without(edges, model, target, box, theta, counts, delta)
     ran_off = _ran_off(drawn) if law.of_size_and_tokens else []
     for text in (*notes, *few, *few_clusters(clusters), *ran_off):
@@ -139,7 +149,7 @@ def fit_law(
 
 def _identified(law: Law, at: Variables, kept: np.ndarray) -> bool:
     """Whether these runs alone identify what all do."""
-    rest = Variables(**{letter: getattr(at, letter)[kept] for letter in "NDEGSU"})
+    rest = at.only(kept)
     try:
         refuse(law, rest, law.not_fitted(rest))
     except FitError:

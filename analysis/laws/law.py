@@ -60,6 +60,10 @@ class Variables:
     def flat(self) -> Self:
         return type(self)(**{letter: getattr(self, letter).ravel() for letter in "NDEGSU"})
 
+    def only(self, keep: np.ndarray) -> Self:
+        """Those of some places: indices, or a mask."""
+        return type(self)(**{letter: getattr(self, letter)[keep] for letter in "NDEGSU"})
+
     def log(self, letter: str) -> Array:
         """ln of a variable; of 1 - S for S."""
         return np.log(1 - self.S if letter == "S" else getattr(self, letter))

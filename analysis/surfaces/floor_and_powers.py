@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.least_squares import Model
+from analysis.fitting.least_squares import Model, side_by_side
 from analysis.laws.law import Centre, Start
 from analysis.surfaces.form import Form, Points
 
@@ -46,7 +46,7 @@ def floor_and_powers(
             value = sign * theta[:, :1] + powers.sum(axis=1)
             slopes = -(used.T @ powers) * x
             columns = [np.full_like(value, sign), *powers.swapaxes(0, 1), *slopes.swapaxes(0, 1)]
-            return value, np.stack(columns, axis=-1)
+            return value, side_by_side(columns)
 
         return of
 

@@ -1,6 +1,6 @@
 """A fitted form: from many starts downhill, warnings, and intervals of residuals' signs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from scipy import stats
 from analysis.fitting.checks import check_level
 from analysis.fitting.clusters import cluster_codes, few_clusters
 from analysis.fitting.intervals import Array, Prediction, percentiles, t_quantile
-from analysis.fitting.least_squares import Minima, Model, minimise
+from analysis.fitting.least_squares import Minima, Model, minimise, some_of
 from analysis.fitting.pattern import CHANCE, LEAST, find_pattern
 from analysis.fitting.results import DrawsFit
 from analysis.fitting.status import FitError
@@ -27,7 +27,6 @@ _FIRST = 0.3  # the same in those of the losses themselves, for the way down
 _FEW = 20  # degrees of freedom: fewer do not tell noise from outliers
 _KNOWN = 100  # degrees of freedom: from here on the residuals' own sizes count
 _ROUNDS = 3
-_SOME, _PER_PARAMETER = 300, 15  # runs that the way down is of, at least
 _BEST = 3  # starts that are followed with the noise's own delta
 _STEPS = 200
 _SAME = 1e-6  # relative: starts this near the best found the same minimum
@@ -171,7 +170,7 @@ def fit_form(
     model, box = form.model(at, centre), form.start(at, centre, L, ())
     if near is not None:
         box = replace(box, starts=near[0])
-    minima, delta, share = _down(model, L, box, len(form.names))
+    minima, delta, share = _down(lambda some: form.model(some, centre), at, L, box)
     theta = minima.theta[minima.best]
     found = Optimum(
         law=form, at=Variables.of(1), model=model, box=box, fixed=(), minima=minima, share=share
@@ -236,16 +235,17 @@ def _refuse(form: Form, at: Points, n: int) -> None:
             )
 
 
-def _down(model: Model, L: Array, box: Start, k: int) -> tuple[Minima, float, float]:
+def _down(
+    of: Callable[[Points], Model], at: Points, L: Array, box: Start
+) -> tuple[Minima, float, float]:
     """Minima of the best starts at the noise's delta, that delta, and how many starts agree."""
+    model, k = of(at), box.starts.shape[1]
     descend = partial(minimise, lower=box.lower, upper=box.upper, max_steps=_STEPS)
     spread = float(np.median(np.abs(L - np.median(L)))) or float(np.abs(L).max())
     few = len(L) - k < _FEW
     delta = np.inf if few else _FIRST * spread
-    # The way down from far is of some of many runs; its end is of all
-    some = np.random.default_rng(0).permutation(len(L))[: max(_SOME, _PER_PARAMETER * k)]
-    thin = _thinned(model, some) if len(some) < len(L) else model
-    minima = descend(thin, L[some] if thin is not model else L, box.starts, delta=delta)
+    some = some_of(len(L), k)
+    minima = descend(of(at.only(some)), L[some], box.starts, delta=delta)
     least = minima.value[minima.best]
     share = float((minima.value <= least * (1 + _SAME) + (_EXACT * spread) ** 2).mean())
     if few:
@@ -258,16 +258,6 @@ def _down(model: Model, L: Array, box: Start, k: int) -> tuple[Minima, float, fl
         minima = descend(model, L, theta, delta=delta)
         theta = minima.theta[np.argsort(minima.value, kind="stable")]
     return minima, delta, share
-
-
-def _thinned(model: Model, some: np.ndarray) -> Model:
-    """Model of some of the points."""
-
-    def of(theta: Array) -> tuple[Array, Array]:
-        value, jacobian = model(theta)
-        return value[:, some], jacobian[:, some]
-
-    return of
 
 
 def _errors(

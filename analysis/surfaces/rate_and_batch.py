@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.least_squares import Model
+from analysis.fitting.least_squares import Model, side_by_side
 from analysis.laws.law import Centre, Start
 from analysis.surfaces.form import BATCH, LR, D, Form, N, Points
 
@@ -140,7 +140,7 @@ def rate_form(
             j |= {"k_batch": cy, "k_batch_N": cy * n, "k_batch_D": cy * d}
             value = floor + of_n + of_d + kx + cy
             columns = [np.broadcast_to(j[q], value.shape) for q in names]
-            return value, np.stack(columns, axis=-1)
+            return value, side_by_side(columns)
 
         return of
 

@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.least_squares import Model
+from analysis.fitting.least_squares import Model, side_by_side
 from analysis.laws.forms.chinchilla import LAW as CHINCHILLA
 from analysis.laws.law import Centre, Law, Start, Variables
 
@@ -57,7 +57,7 @@ def _model(at: Variables, centre: Centre) -> Model:
             of_v * (lever - slope * bend_a * y),
             -of_v * slope * a1 * by_pa * y,
         ]
-        return top + np.log(total), np.stack(columns, axis=-1)
+        return top + np.log(total), side_by_side(columns)
 
     return model
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.least_squares import Model
+from analysis.fitting.least_squares import Model, side_by_side
 from analysis.laws.law import Centre, Law, Start, Variables
 from analysis.laws.powers import NEAREST, project
 from analysis.laws.saturation import AT_BOUND, CAP, KAPPA, saturation, start_and_max
@@ -43,7 +43,7 @@ def _model(at: Variables, centre: Centre) -> Model:
         columns = [of_n, of_n * n, of_n * e, of_n * e * n]
         columns += [of_d, of_d * d, of_d * e, of_d * e * d]
         columns += [of_c, by_e * by_kappa, by_e * by_max]
-        return top + np.log(total), np.stack(columns, axis=-1)
+        return top + np.log(total), side_by_side(columns)
 
     return model
 

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.least_squares import Model
+from analysis.fitting.least_squares import Model, side_by_side
 from analysis.laws.law import Centre, Law, Start, Variables
 
 _EXPONENTS = (0.03, 0.07, 0.12, 0.2, 0.35)
@@ -23,7 +23,7 @@ def _model(at: Variables, centre: Centre) -> Model:
         total = np.logaddexp(size, tokens)
         share = np.exp(size - total)
         slopes = [beta * share, beta * (1 - share), -share * n, total + share * power * n]
-        return beta * total, np.stack(slopes, axis=-1)
+        return beta * total, side_by_side(slopes)
 
     return model
 

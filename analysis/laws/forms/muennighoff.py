@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.least_squares import Model
+from analysis.fitting.least_squares import Model, side_by_side
 from analysis.fitting.status import FitError
 from analysis.laws.forms.chinchilla import LAW as CHINCHILLA
 from analysis.laws.law import Centre, Law, Start, Variables, floor_texts
@@ -63,7 +63,7 @@ def _model(at: Variables, centre: Centre) -> Model:
             -of_d * beta * by_rd,
             -of_n * alpha * by_rn,
         ]
-        return top + np.log(total), np.stack(columns, axis=-1)
+        return top + np.log(total), side_by_side(columns)
 
     return model
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from analysis.fitting.intervals import Array
+from analysis.fitting.least_squares import side_by_side
 from analysis.laws.law import Centre, floor_texts
 from analysis.laws.size_and_experts import SizeAndExperts
 
@@ -16,7 +17,7 @@ def _value(theta: Array, n: Array, e: Array) -> tuple[Array, Array, Array]:
     log_loss = np.logaddexp(floor, power)
     share = np.exp(power - log_loss)
     columns = [1 - share, share, -share * n, -share * e]
-    return log_loss, np.stack(columns, axis=-1), -share * b
+    return log_loss, side_by_side(columns), -share * b
 
 
 def _starts(n: Array, e: Array, loss: Array, one_size: bool) -> list[list[float]]:

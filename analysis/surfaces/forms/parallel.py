@@ -7,7 +7,7 @@ parameters. Tokens are alike in all runs.
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.least_squares import Model
+from analysis.fitting.least_squares import Model, side_by_side
 from analysis.laws.law import Centre, Start, floor_texts
 from analysis.surfaces.form import Column, Form, N, Points
 
@@ -27,7 +27,7 @@ def _model(at: Points, centre: Centre) -> Model:
         term = np.exp(a - alpha * worth)
         by_k = -alpha * term * k * streams / (1 + k * streams)
         columns = [np.ones_like(term), term, -worth * term, by_k]
-        return e + term, np.stack(columns, axis=-1)
+        return e + term, side_by_side(columns)
 
     return of
 

@@ -8,7 +8,7 @@ below it more examples hardly help. One law is of one model on one task.
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.least_squares import Model
+from analysis.fitting.least_squares import Model, side_by_side
 from analysis.laws.law import Centre, Start, floor_texts
 from analysis.surfaces.form import Column, Form, Points
 
@@ -28,7 +28,7 @@ def _model(at: Points, centre: Centre) -> Model:
         term = np.exp(b - below)
         share = np.exp(prelearned - below)
         columns = [np.ones_like(term), term, -term * share, -term * (1 - share) * u]
-        return e + term, np.stack(columns, axis=-1)
+        return e + term, side_by_side(columns)
 
     return of
 
