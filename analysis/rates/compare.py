@@ -99,7 +99,12 @@ def compare_forms(
             skipped.append(f"{label}: {len(cells)} cells for {n_params} parameters")
             continue
         law = fit_law(cells, models, names)
-        laws.append(replace(law, held_out=_held_out(law, cells, columns, batch)))
+        off = _held_out(law, cells, columns, batch)
+        tried = np.log([[cell.lr_opt, cell.lr_tried] for cell in cells]) - off[:, None]
+        held_out = float(np.exp(np.median(np.abs(tried[:, 0]))))
+        missed = float(np.sqrt(np.mean(tried[:, 1] ** 2)))
+        costs = tuple(cost_of(cell, rate) for cell, rate in zip(cells, off, strict=True))
+        laws.append(replace(law, held_out=held_out, missed=missed, costs=costs))
     laws.sort(key=lambda law: (round(law.aicc, _DIGITS), len(law.names)))
     return RateForms(models=models, laws=tuple(laws), skipped=tuple(skipped))
 
@@ -153,19 +158,28 @@ def _correlation(Z: Array) -> float:
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
+def cost_of(cell: BestRate, log_rate: float) -> float:
+    """Loss at a rate above the lowest tried, nats/token, by straight lines between rates tried."""
+    logs, losses = np.log(cell.lrs), np.array(cell.losses)
+    order = np.argsort(logs)
+    at = np.interp(log_rate, logs[order], losses[order], left=np.nan, right=np.nan)
+    return float(at - losses.min())
+
+
 def _held_out(
     law: RateLaw, cells: Sequence[BestRate], columns: Sequence[str], batch: str | None
-) -> float:
-    """Median factor, at the law's own tau; nan where some cells can't be spared."""
+) -> Array:
+    """ln of each cell's best rate (n,) by the other cells, at the law's own tau; nan where some
+    can't be spared.
+    """
     places = [(c.model, *(c.at[name] for name in columns if name != batch)) for c in cells]
     own = design(cells, law.models, [])
     X = np.hstack([own, _within(cells, law.models, law.columns)])
     y, errors = np.array([np.log(cell.lr_opt) for cell in cells]), estimate_errors(cells)
-    missed: list[float] = []
+    found = np.full(len(cells), np.nan)
     for place in dict.fromkeys(places):
         out = np.array([at == place for at in places])
         if np.linalg.matrix_rank(X[~out]) < X.shape[1]:
-            return float("nan")
-        theta = weighted_at(law.tau, X[~out], y[~out], errors[~out]).theta
-        missed += np.abs(y[out] - X[out] @ theta).tolist()
-    return float(np.exp(np.median(missed)))
+            return np.full(len(cells), np.nan)
+        found[out] = X[out] @ weighted_at(law.tau, X[~out], y[~out], errors[~out]).theta
+    return found

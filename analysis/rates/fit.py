@@ -87,6 +87,7 @@ class Rates(Warned):
         for forms in self.forms:
             lines += ["", f"law of {forms.label}: {forms.law.summary()}"]
             lines += [f"    {line}" for line in in_columns(forms.to_frame()).splitlines()]
+            lines += [f"  {text}" for text in (forms.law.of_new_cells,) if text]
             lines += [f"  not fitted: {text}" for text in forms.skipped]
         lines += ["", *(f"warning: {text}" for text in unsaid(self.warnings))]
         if self.skipped:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize
 
 from analysis.fitting.checks import positive
-from analysis.fitting.intervals import Array, Prediction
+from analysis.fitting.intervals import Array, Prediction, t_quantile
 from analysis.fitting.results import WaldFit
 from analysis.fitting.status import Warnings
 from analysis.rates.cells import BestRate
@@ -34,7 +34,9 @@ class RateLaw(WaldFit):
     beside the cells' own errors; aicc: infinite where the cells are too few for it; ranges: over
     the cells, of each column that is known, those too that the law is not of; held_out: the typical
     factor by which it misses cells that it did not see (the median), nan where it can't be fitted
-    without some.
+    without some; missed: root mean square of ln(rate) by which it misses the best rates tried of
+    such cells, and costs (n,): by how much their losses at its rates are above these, in nats/token
+    between the rates tried; nan likewise, and beyond these.
     """
 
     models: tuple[str, ...]
@@ -43,6 +45,8 @@ class RateLaw(WaldFit):
     aicc: float
     ranges: Mapping[str, tuple[float, float]]
     held_out: float = float("nan")
+    missed: float = float("nan")
+    costs: tuple[float, ...] = ()
 
     @property
     def label(self) -> str:
@@ -50,16 +54,43 @@ class RateLaw(WaldFit):
         return " + ".join(self.columns) or "constant"
 
     @property
+    def of_new_cells(self) -> str | None:
+        """What it is worth in cells that it did not see, in words; None where it has none."""
+        costs = np.array(self.costs)[np.isfinite(self.costs)]
+        if not (np.isfinite(self.missed) and len(costs)):
+            return None
+        factor = np.exp(t_quantile(self.dof, 0.95) * self.missed)
+        beyond = len(self.costs) - len(costs)
+        return (
+            f"in cells held out the best rate tried is within a factor {factor:.3g} (95 %), and "
+            f"the law's rate costs {np.median(costs):.2g} nats (median), {costs.max():.2g} at most"
+            + (f"; beyond the rates tried in {beyond} of {len(self.costs)}" if beyond else "")
+        )
+
+    @property
     def exponents(self) -> dict[str, float]:
         return {name: self.params[name_exponent(name)] for name in self.columns}
 
     def predict(
-        self, at: Mapping[str, ArrayLike], model: str | None = None, level: float = 0.95
+        self,
+        at: Mapping[str, ArrayLike],
+        model: str | None = None,
+        level: float = 0.95,
+        *,
+        new_cell: bool = False,
     ) -> Prediction:
-        """Best rate where each of `columns` has these values (n,), and the law's interval.
+        """Best rate where each of `columns` has these values (n,), and the law's interval or,
+        new_cell, of the best of the rates that one more cell tries: the law's, and what it misses
+        of cells that it did not see, by Student's t, combined as independent.
 
-        model: whose constant, if there are several. Raises ValueError for one that is missing.
+        model: whose constant, if there are several. Raises ValueError for one that is missing, and
+        for a new cell where the law can't be fitted without some.
         """
+        if new_cell and not np.isfinite(self.missed):
+            raise ValueError(
+                f"the law of {self.label} can't be fitted without some cells, which tell what it "
+                "misses of a new one; give more cells"
+            )
         if model is None and len(self.models) == 1:
             model = self.models[0]
         if model not in self.models:
@@ -71,7 +102,12 @@ class RateLaw(WaldFit):
         n = len(logs[0]) if logs else 1
         own = [np.full(n, float(name == model)) for name in self.models]
         jacobian = np.stack([*own, *logs], axis=1)
-        return self._predict_log(jacobian @ np.array(self.theta), jacobian, level)
+        law = self._predict_log(jacobian @ np.array(self.theta), jacobian, level)
+        if not new_cell:
+            return law
+        own = t_quantile(self.dof, level) * self.missed
+        reach = np.exp(np.hypot(np.log(law.upper / law.value), own))
+        return law._replace(lower=law.value / reach, upper=law.value * reach)
 
 
 def name_exponent(column: str) -> str:

@@ -193,7 +193,7 @@ def test_experts_that_hardly_differ_are_warned_of():
     fit = fit_expert_law(table, "clark_floor", **FEW)
     assert fit.status is not FitStatus.CONVERGED
     assert any("hardly identifiable from these runs (condition number" in w for w in fit.warnings)
-    assert any("of 36 starts reached the best value" in w for w in fit.warnings)
+    assert fit.share_at_best > 0.5  # it's one minimum, however flat, and most descents reach it
 
 
 def test_the_condition_is_of_what_was_fitted():

@@ -1,14 +1,18 @@
 """Laws of best rates that are known, and those of Step Law's runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analysis.rates.compare import compare_forms
 from analysis.rates.fit import fit_rates
 from analysis.rates.law import fit_law
 from analysis.table.load import check_table, load_table
 from tests.analysis.rates.made import SIZES, TOKENS, TRUE, best, cell_of, grid_of
+from tests.analysis.rates.unseen import unseen
 
 
 def test_a_clean_law_comes_back():
@@ -220,3 +224,47 @@ def test_step_law_s_rates_by_batch(published):
     assert 0.2 < low < high < 0.4
     low, high = full.bounds("exponent[n_tokens]")
     assert high < 0.2
+
+
+def test_a_new_cell_s_interval_holds_its_best_rate_tried(published):
+    found = unseen(load_table(published("steplaw_dense_1911.csv")))
+    assert len(found) == 17
+    assert found["of_a_new_cell"].mean() >= 0.9 > found["by_law"].mean()
+    assert found["cost"].max() < 0.004  # nats, as docs/rates.md says
+
+
+def test_what_a_law_misses_of_cells_held_out_is_by_hand():
+    rng = np.random.default_rng(1)
+    sizes = np.geomspace(1e7, 1e9, 6)
+    lrs = np.geomspace(1e-4, 1e-2, 9)
+    rows = []
+    for size in sizes:
+        place = -0.5 * np.log(size) + 3 + rng.normal(0, 0.2)
+        loss = 3 + 0.05 * (np.log(lrs) - place) ** 2 + rng.normal(0, 0.002, len(lrs))
+        rows += [
+            {"model": "m", "n_params": size, "n_tokens": 20 * size, "lr": lr, "loss": value}
+            for lr, value in zip(lrs, loss, strict=True)
+        ]
+    table = check_table(pd.DataFrame(rows))
+    found = fit_rates(table)
+    law = next(law for law in found.forms[0].laws if law.columns == ("n_params",))
+    off, costs = [], []
+    for cell in found.cells:
+        others = [one for one in found.cells if one is not cell]
+        X = np.array([[1.0, np.log(one.at["n_params"])] for one in others])
+        y = np.log([one.lr_opt for one in others])
+        root = 1 / np.sqrt(np.array([one.error for one in others]) ** 2 + law.tau**2)
+        theta = np.linalg.lstsq(X * root[:, None], y * root)[0]
+        rate = theta[0] + theta[1] * np.log(cell.at["n_params"])
+        off.append(np.log(cell.lr_tried) - rate)
+        costs.append(np.interp(rate, np.log(cell.lrs), cell.losses) - min(cell.losses))
+    assert law.missed == pytest.approx(np.sqrt(np.mean(np.square(off))), rel=1e-6)
+    np.testing.assert_allclose(law.costs, costs, atol=1e-8)
+    at = {"n_params": 3e9}
+    narrow, wide = law.predict(at), law.predict(at, new_cell=True)
+    more = stats.t.ppf(0.975, law.dof) * law.missed
+    reach = np.hypot(np.log(narrow.upper / narrow.value), more)
+    np.testing.assert_allclose(np.log(wide.upper / wide.value), reach)
+    np.testing.assert_allclose(np.log(wide.value / wide.lower), reach)
+    with pytest.raises(ValueError, match="give more cells"):
+        replace(law, missed=float("nan")).predict(at, new_cell=True)
