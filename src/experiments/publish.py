@@ -18,6 +18,7 @@ from experiments.interchange.public import as_yaml, find_folder, public_record
 from experiments.interchange.publication_card import publication_card
 from experiments.interchange.runs_card import UNKNOWN, check_licence
 from experiments.records.files import HISTORY_NAME, write_record
+from experiments.records.finished import finished_record
 from experiments.records.record import RunRecord, flat_row
 from experiments.records.uncommitted import uncommitted_note
 from experiments.sweep import manifest
@@ -86,6 +87,8 @@ def publish(sweep_dir: Path, folder: Path, licence: str = UNKNOWN, models: str =
     results = [record for record in runs.values() if not record.is_trunk]
     sweep, exported = results[0].sweep, _chosen(runs, models)
     _check(folder, sweep, runs)
+    for name in exported:  # before the minute that the report takes
+        finished_record(sweep_dir / name)
     if note := uncommitted_note(results):
         print(f"note: {note}", file=sys.stderr)
     with explained(folder, OTHER_FOLDER), whole_folder(folder) as new:
@@ -101,7 +104,7 @@ def publish(sweep_dir: Path, folder: Path, licence: str = UNKNOWN, models: str =
         write_text(new / "README.md", card)
         if licence != UNKNOWN:
             write_text(new / "LICENSE", _licence(licence, exported))
-        return _seal(new, sweep, list(runs), commit, (sweep_dir, Path.cwd(), Path.home()))
+        return _seal(new, sweep, list(runs), commit, _private_folders(sweep_dir))
 
 
 def _check(folder: Path, sweep: str, runs: Mapping[str, RunRecord]) -> None:
@@ -176,6 +179,12 @@ def _write_report(folder: Path, sweep: str) -> None:
     title = f"Experts at equal compute: {sweep}"
     write_report(study, provenance, folder, "python -m analysis report .", title, say=steps)
     steps.close()
+
+
+def _private_folders(sweep_dir: Path) -> list[Path]:
+    """Folders of this machine that no file may name; / is none."""
+    folders = (sweep_dir.absolute().parent, Path.cwd(), Path.home())
+    return [folder for folder in folders if len(folder.parts) > 1]
 
 
 def _licence(licence: str, models: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ _OF_PLACE = re.compile(r"[+~]*(?:paths|logger|hydra\.launcher|hydra/launcher)\b"
 _START = r"(?:file://)?(?:~[\w.-]*[\\/]|/+(?=[\w.~])|(?:\.\.[\\/])+|[A-Za-z]:[\\/](?!/))"
 _WHOLE = re.compile(rf"{_START}[^\n]*")
 _INSIDE = re.compile(rf"(?<![\w./~:\\-]){_START}[^\s\"'`,;:()\[\]{{}}<>|]*")
-_AFTER = re.compile(rf"(?<=\w:){_START}[^\s\"'`,;:()\[\]{{}}<>|]*")  # key:/a/b, and no URL
+_AFTER = re.compile(rf"(?<=\w:)(?!//){_START}[^\s\"'`,;:()\[\]{{}}<>|]*")  # key:/a/b, and no URL
 _HOMES = ("home", "Users")
 _NO_LOGGER = {"wandb": "disabled", "project": "experiments", "entity": None}
 
