@@ -228,6 +228,7 @@ def test_it_is_brought_up_to_date_and_nothing_else_is_replaced(made, sweep, tmp_
     assert {name: after[name][1] for name in after} == {name: before[name][1] for name in before}
 
 
+@pytest.mark.long
 def test_what_can_t_be_published_is_said_before_any_work(sweep, tmp_path, command):
     out = tmp_path / "out"
     for path in sweep.glob("[!b]*/record.json"):

@@ -58,6 +58,7 @@ def test_a_lower_rank_is_the_nearest_and_says_what_it_keeps():
     assert 0.2 < kept < 1
 
 
+@pytest.mark.long
 def test_peft_reads_the_merge_as_its_own_cat(tmp_path):
     peft = pytest.importorskip("peft")
     one = merge_loras([A, B], GATES, "both")

@@ -86,6 +86,7 @@ def test_a_layer_instead_of_an_mlp_comes_back_with_the_mlp(tmp_path, kind):
     assert torch.equal(logits(type(model).from_pretrained(tmp_path / "theirs")), base)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["Llama", "Llama tied", "GPT2", "OPT"])
 def test_the_layers_alone_go_back_beside_the_base_to_the_bit(tmp_path, name, dtype):

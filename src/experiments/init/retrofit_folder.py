@@ -112,13 +112,13 @@ def load_retrofitted(folder: str | Path, base: Any = None) -> Any:
     if unknown := [t for t in tensors if not t.startswith(tuple(names))]:
         raise ValueError(f"{folder / _LAYERS} has {unknown[0]}, of no layer in {_ABOUT}")
     slots = slots_at(model, {made.block: made.paths for made in layers})
-    read = []
+    added = []
     for made, slot in zip(layers, slots, strict=True):
         start = f"blocks.{made.block}."
         own = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
-        read.append(_layer(made, own, slot.d_model, folder).to(slot.device))
-    for added in read:  # a base that was given is changed by all of them, or by none
-        attach(model, added)
+        added.append(_layer(made, own, slot.d_model, folder).to(slot.device))
+    for one in added:  # a base that was given is changed by all of them, or by none
+        attach(model, one)
     return model
 
 
