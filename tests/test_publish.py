@@ -40,7 +40,7 @@ ENVIRONMENT = {
     "git_commit": "ab" * 20, "git_dirty": False, "kernel": "cpp avx512",
     "command": ["run.py", "-m", "size=1,2", "data=local", "data.path=/home/ann/my texts/news",
                 "paths.results=/home/ann/results", "logger=wandb", "++logger.entity=ann-lee",
-                "hydra.launcher.partition=ann-gpu", "init.path='/scratch/models/small'"],
+                "hydra.launcher.partition=ann-gpu", "init.path='/scratch/models/small'", "data.path=/data/x y/a,~/b,c"],
 }  # fmt: skip
 ERROR = (
     'Traceback\n  File "/home/ann/src/experiments/run.py", line 3, in go\n'
@@ -102,7 +102,8 @@ def test_the_record_that_others_see_has_its_numbers_and_no_place_or_person(tmp_p
     assert (config["hub"], config["home"], config["windows"]) == ("allenai/c4", "[cut]", "w.txt")
     environment = public.environment
     assert environment["command"] == [
-        "run.py", "-m", "size=1,2", "data=local", "data.path=news", "init.path='small'"
+        "run.py", "-m", "size=1,2", "data=local", "data.path=news", "init.path='small'",
+        "data.path=a,b,c",
     ]  # fmt: skip
     assert {*environment} == {*ENVIRONMENT} - {"host", "slurm_job_id"}
     assert 'File "run.py", line 3' in public.error

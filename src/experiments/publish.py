@@ -81,7 +81,7 @@ def publish(sweep_dir: Path, folder: Path, licence: str = UNKNOWN, models: str =
 
     Raises ValueError for a sweep without a run that is done, a folder that holds anything but an
     earlier publication of this sweep, a run that can't be exported, and a file that would hold a
-    path of this machine or a credential; RuntimeError if it can't be written.
+    path of this machine; RuntimeError if it can't be written.
     """
     found = read_runs(sweep_dir)
     if not any(record.status == "done" and not record.is_trunk for record in found.values()):
