@@ -40,7 +40,8 @@ ENVIRONMENT = {
     "git_commit": "ab" * 20, "git_dirty": False, "kernel": "cpp avx512",
     "command": ["run.py", "-m", "size=1,2", "data=local", "data.path=/home/ann/my texts/news",
                 "paths.results=/home/ann/results", "logger=wandb", "++logger.entity=ann-lee",
-                "hydra.launcher.partition=ann-gpu", "init.path='/scratch/models/small'", "data.path=/data/x y/a,~/b,c"],
+                "hydra.launcher.partition=ann-gpu", "init.path='/scratch/models/small'",
+                "data.path=/data/x y/a,~/b,c"],
 }  # fmt: skip
 ERROR = (
     'Traceback\n  File "/home/ann/src/experiments/run.py", line 3, in go\n'
