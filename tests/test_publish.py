@@ -40,7 +40,8 @@ ENVIRONMENT = {
     "git_commit": "ab" * 20, "git_dirty": False, "kernel": "cpp avx512",
     "command": ["run.py", "-m", "size=1,2", "data=local", "data.path=/home/ann/my texts/news",
                 "paths.results=/home/ann/results", "logger=wandb", "++logger.entity=ann-lee",
-                "hydra.launcher.partition=ann-gpu", "init.path='/scratch/models/small'"],
+                "hydra.launcher.partition=ann-gpu", "init.path='/scratch/models/small'",
+                "data.path=/data/x y/a,~/b,c"],
 }  # fmt: skip
 ERROR = (
     'Traceback\n  File "/home/ann/src/experiments/run.py", line 3, in go\n'
@@ -102,7 +103,8 @@ def test_the_record_that_others_see_has_its_numbers_and_no_place_or_person(tmp_p
     assert (config["hub"], config["home"], config["windows"]) == ("allenai/c4", "[cut]", "w.txt")
     environment = public.environment
     assert environment["command"] == [
-        "run.py", "-m", "size=1,2", "data=local", "data.path=news", "init.path='small'"
+        "run.py", "-m", "size=1,2", "data=local", "data.path=news", "init.path='small'",
+        "data.path=a,b,c",
     ]  # fmt: skip
     assert {*environment} == {*ENVIRONMENT} - {"host", "slurm_job_id"}
     assert 'File "run.py", line 3' in public.error
@@ -228,6 +230,7 @@ def test_it_is_brought_up_to_date_and_nothing_else_is_replaced(made, sweep, tmp_
     assert {name: after[name][1] for name in after} == {name: before[name][1] for name in before}
 
 
+@pytest.mark.long
 def test_what_can_t_be_published_is_said_before_any_work(sweep, tmp_path, command):
     out = tmp_path / "out"
     for path in sweep.glob("[!b]*/record.json"):

@@ -4,10 +4,13 @@ Records, tables, figures and report, a dataset card, checksums, and models by ch
 uploaded.
 """
 
+import io
 import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +81,7 @@ def publish(sweep_dir: Path, folder: Path, licence: str = UNKNOWN, models: str =
 
     Raises ValueError for a sweep without a run that is done, a folder that holds anything but an
     earlier publication of this sweep, a run that can't be exported, and a file that would hold a
-    path of this machine or a credential; RuntimeError if it can't be written.
+    path of this machine; RuntimeError if it can't be written.
     """
     found = read_runs(sweep_dir)
     if not any(record.status == "done" and not record.is_trunk for record in found.values()):
@@ -97,14 +100,18 @@ def publish(sweep_dir: Path, folder: Path, licence: str = UNKNOWN, models: str =
         _write_report(new, sweep)
         for name in exported:
             make_folder(new / "models")
-            export_run(sweep_dir / name, new / "models" / name)
+            print(f"exporting {runs[name].model} {name}", file=sys.stderr)
+            with redirect_stdout(io.StringIO()):  # as above
+                export_run(sweep_dir / name, new / "models" / name)
         code = run_git(Path(__file__).parent, "rev-parse", "HEAD")
         commit = None if code is None else code.strip()
         card = publication_card(results, licence, own_version(), commit, exported)
         write_text(new / "README.md", card)
         if licence != UNKNOWN:
             write_text(new / "LICENSE", _licence(licence, exported))
-        return _seal(new, sweep, list(runs), commit, _private_folders(sweep_dir))
+        return _seal(
+            new, sweep, list(runs), commit, _private_folders(new, folder, sweep_dir.parent)
+        )
 
 
 def _check(folder: Path, sweep: str, runs: Mapping[str, RunRecord]) -> None:
@@ -159,31 +166,26 @@ def _write_runs(sweep_dir: Path, folder: Path, runs: Mapping[str, RunRecord]) ->
 
 
 def _write_report(folder: Path, sweep: str) -> None:
-    """As `python -m analysis report` does of the records that are there."""
+    """As `python -m analysis report` writes it of the records that are there."""
     import matplotlib as mpl
 
-    from analysis.progress import Steps
-    from analysis.report.provenance import find_provenance
-    from analysis.report.write import write_report
-    from analysis.study import analyse
-    from analysis.table.load import load_table
-    from analysis.table.sources import read_source
+    from analysis.options import as_option, check_options, declared
+    from analysis.parser import make_parser
+    from analysis.settings import settings_named
 
-    mpl.use("Agg")
-    source = read_source(folder)
-    table = load_table(source)
-    steps = Steps()
-    steps(f"{len(table)} runs of {sweep}")
-    study = analyse(table, records=list(source.records), say=steps)
-    provenance = find_provenance(source.records, table["run_id"].dropna())
     title = f"Experts at equal compute: {sweep}"
-    write_report(study, provenance, folder, "python -m analysis report .", title, say=steps)
-    steps.close()
+    options = make_parser("").parse_args(["report", str(folder), "--title", title])
+    options.typed = "python -m analysis report ."
+    mpl.use("Agg")
+    said = io.StringIO()  # names of files that are not yet where they will be
+    with settings_named(partial(as_option, declared(options))), redirect_stdout(said):
+        check_options(options)
+        options.chosen.run(options)
 
 
-def _private_folders(sweep_dir: Path) -> list[Path]:
+def _private_folders(*own: Path) -> list[Path]:
     """Folders of this machine that no file may name; / is none."""
-    folders = (sweep_dir.absolute().parent, Path.cwd(), Path.home())
+    folders = (*(folder.absolute() for folder in own), Path.cwd(), Path.home())
     return [folder for folder in folders if len(folder.parts) > 1]
 
 

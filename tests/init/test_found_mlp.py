@@ -17,6 +17,7 @@ transformers = pytest.importorskip("transformers")
 KNOWN = ("Gemma", "Gemma2", "Gemma3", "Phi", "Phi3", "Olmo2", "Mixtral", "GptOss")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", [*BUILT_IN, *OTHERS])
 def test_it_is_where_the_tables_say(kind, dtype):

@@ -154,6 +154,7 @@ def test_simple_evaluate_takes_the_model_and_finds_the_same(run_dir, tmp_path):
     assert found["n-shot"]["their_cloze"] == ours["n_shot"] == 2
 
 
+@pytest.mark.long
 @installed
 def test_few_shots_and_a_part_of_the_questions_are_the_harness_s_own(run_dir, tmp_path, capsys):
     from lm_eval import simple_evaluate
@@ -222,6 +223,7 @@ def test_options_that_can_t_be_are_one_line(run_dir, tmp_path, words, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.long
 @installed
 def test_all_names_are_listed_without_a_run(command, tmp_path):
     write_yaml(tmp_path, "mine_alone", committed("cloze"), **CHOICE)

@@ -95,9 +95,10 @@ def _plain(value: Any) -> Any:
 
 
 def _word(word: str) -> str:
-    """Word of a command line: a name and a value, or a path."""
+    """Word of a command line: a name and a value, or several between commas; or a path."""
     name, mark, value = word.partition("=")
-    return f"{name}{mark}{_text(value)}" if mark else _text(word)
+    values = ",".join(map(_text, value.split(",")))
+    return f"{name}{mark}{values}" if mark else _text(word)
 
 
 def _text(text: str) -> str:
