@@ -98,6 +98,13 @@ def test_a_foreign_table_is_read(frame, expected):
             "lr is peak_lr; columns={'OURS': 'THEIRS'} says otherwise",
         ),
         (
+            named(
+                "n_params,n_tokens,loss,budget,arch", N * 2, D * 2, L * 2, SIX * 2, list("aaabbb")
+            ),
+            {},
+            "no column model: all rows are one curve; if arch says the model, columns={'model': 'arch'}",
+        ),
+        (
             named("params,loss,total_tokens,tokens_seen", N, L, D, D),
             {},
             "n_tokens may be any of total_tokens, tokens_seen, and none is taken; say which, e.g. "
