@@ -98,13 +98,6 @@ def test_a_foreign_table_is_read(frame, expected):
             "lr is peak_lr; columns={'OURS': 'THEIRS'} says otherwise",
         ),
         (
-            named(
-                "n_params,n_tokens,loss,budget,arch", N * 2, D * 2, L * 2, SIX * 2, list("aaabbb")
-            ),
-            {},
-            "no column model: all rows are one curve; if arch says the model, columns={'model': 'arch'}",
-        ),
-        (
             named("params,loss,total_tokens,tokens_seen", N, L, D, D),
             {},
             "n_tokens may be any of total_tokens, tokens_seen, and none is taken; say which, e.g. "
@@ -125,6 +118,15 @@ def test_what_is_taken_for_granted_is_a_note(frame, how, note):
         [1e-3] * 3,
         N,
     ]
+
+
+def test_a_column_of_words_is_named_where_none_is_the_models():
+    frame = named("N,D,C,loss,arch", N * 2, D * 2, SIX * 2, L * 2, list("aaabbb"))
+    words = "no column model: all rows are one curve; if arch says the model, columns="
+    assert f"{words}{{'model': 'arch'}}" in check_table(frame).attrs["notes"]
+    own = check_table(frame.drop(columns="arch")).attrs["notes"]
+    named_one = check_table(frame, columns={"model": "arch"}).attrs["notes"]
+    assert not [note for note in (*own, *named_one) if "one curve" in note]
 
 
 def test_what_is_named_or_can_be_derived_is_not_missing():
