@@ -8,7 +8,7 @@ EXTRAS ?= dev
 # Machines of CI often set it. Each worker and child would then compile all sources again, for minutes.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo retrofit-demo study test test-fast test-changed test-levels test-long test-night test-study test-slurm durations soak audit-security check docs format wandb-sync gpu-check gpu-wheels clean
+.PHONY: help demo retrofit-demo study test test-fast test-changed test-levels test-long test-night test-study test-slurm durations soak audit-security check docs format wandb-sync gpu-check gpu-wheels release clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -98,6 +98,11 @@ gpu-check: $(READY)  ## prove a GPU in 8 minutes: kernels, speeds, memory; resul
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(AGAIN),--again)
 
 # For the parts that run the harness on a machine without a registry: PYTHON_VERSION=3.12 PLATFORM=manylinux_2_28_x86_64
+release: $(READY)  ## build the wheel and the sdist into dist/, and try each in an empty environment (5 minutes)
+	rm -rf dist
+	$(BIN)/hatchling build
+	$(BIN)/python -m tests.release dist
+
 gpu-wheels: $(READY)  ## gather what a bare machine lacks for gpu-check's runs into wheels/
 	$(BIN)/python -m experiments.gpu.wheels $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION)) \
 		$(if $(PLATFORM),--platform $(PLATFORM))

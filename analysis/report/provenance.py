@@ -1,13 +1,10 @@
 """How a sweep's runs were made: the settings they share or vary, their code and their commands."""
 
-import re
-import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from experiments.records.record import RunRecord
+from experiments.records.record import RunRecord, typed_command
 from experiments.records.uncommitted import uncommitted_note
 
 _SETTINGS = {  # what it is called -> its key in a record's config
@@ -64,7 +61,7 @@ def find_provenance(found: Iterable[RunRecord], run_ids: Collection[str]) -> Pro
     environments = [r.environment for r in records]
     return Provenance(
         settings=settings,
-        commands=_once(_command(r) for r in records),
+        commands=_once(typed_command(e) for e in environments),
         commits=_once(_commit(e) for e in environments),
         uncommitted=uncommitted_note(records),
         devices=_once(str(e.get("device") or "") for e in environments),
@@ -92,20 +89,6 @@ def _show(config: Mapping[str, Any], keys: Sequence[str]) -> str:
         for key, value in zip(keys, values, strict=True)
     ]
     return " and ".join(texts)
-
-
-def _command(record: RunRecord) -> str:
-    """As it can be typed again; the recorded one starts with the program's file.
-
-    That is of a module, run.py, or of the console script, `experiments run`, which once was
-    experiments-run; once with its path.
-    """
-    given = record.environment.get("command")
-    words = [str(word) for word in given] if isinstance(given, list) else []
-    if not words:
-        return ""
-    module = re.sub(r"^experiments[- ]", "", Path(words[0]).stem)
-    return shlex.join(["python", "-m", f"experiments.{module}", *words[1:]])
 
 
 def _commit(environment: Mapping[str, Any]) -> str:

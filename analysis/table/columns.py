@@ -121,6 +121,8 @@ def pick_columns(
         sources |= _loss_of_others(sources)
     _require_columns(frame, sources, needs, flops)
     notes += guess_notes(sources)
+    if "model" not in sources:
+        notes += _note_of_models(frame, sources)
     picked = {
         name: frame[sources[name].name]
         if name in sources
@@ -206,6 +208,19 @@ def _find_units(
             )
     of_names = {name: match.unit for name, match in sources.items() if match.unit is not None}
     return {name: (sources[name].name, unit) for name, unit in {**of_names, **given}.items()}
+
+
+def _note_of_models(frame: pd.DataFrame, sources: Mapping[str, Match]) -> list[str]:
+    """A note, if no column is the model's and one of words might be it."""
+    taken = {match.name for match in sources.values()}
+    for name in frame.columns:
+        column = frame[name]
+        if name in taken or pd.api.types.is_numeric_dtype(column):
+            continue
+        if 1 < column.nunique() <= len(frame) // 2:
+            named = setting("columns", {"model": str(name)})
+            return [f"no column model: all rows are one curve; if {name} says the model, {named}"]
+    return []
 
 
 def _require_columns(

@@ -72,7 +72,7 @@ STAGES = (
         name="table",
         text="a row a run, checked",
         rooms=("analysis.table",),
-        commands=("experiments.collect", "experiments.show"),
+        commands=("experiments.collect", "experiments.publish", "experiments.show"),
         files=("records.csv",),
     ),
     Stage(

@@ -85,23 +85,26 @@ def collect_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_records(folder: Path) -> list[RunRecord]:
-    """Those of a sweep's folder, failed and diverged ones too; but no trunks, which are no results.
+    """As read_runs, but no trunks, which are no results."""
+    return [record for record in read_runs(folder).values() if not record.is_trunk]
+
+
+def read_runs(folder: Path) -> dict[str, RunRecord]:
+    """Records of a sweep's folder by the names of their folders: failed and diverged ones, trunks.
 
     Damaged records are left out, and counted and named on stderr. Raises ValueError if there is
-    no record yet, or none that can be read.
+    no record of a result yet, or none that can be read.
     """
-    records, damaged = [], []
+    records, damaged = {}, []
     for path in sorted(folder.glob(f"*/{RECORD_NAME}")):
         try:
-            record = read_record(path)
-            if not record.is_trunk:
-                records.append(record)
+            records[path.parent.name] = read_record(path)
         except DamagedError as error:
             damaged.append(str(error))
     if damaged:
         print(f"warning: {len(damaged)} damaged records are left out:", file=sys.stderr)
         print("\n".join(f"  {printable(line)}" for line in damaged), file=sys.stderr)
-    if not records:
+    if all(record.is_trunk for record in records.values()):
         what = "no record that can be read" if damaged else "no records yet"
         raise ValueError(f"{folder} has {what}; see python -m experiments.status")
     return records

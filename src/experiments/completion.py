@@ -15,7 +15,7 @@ from experiments.sweep.folders import sweep_folders
 from experiments.system.command import Parser, exit_codes
 from experiments.system.modules import find_modules
 
-_OF_SWEEPS = ("work", "status", "cancel", "retry", "collect")
+_OF_SWEEPS = ("work", "status", "cancel", "retry", "collect", "publish")
 _REPLIES = "replies"
 _BASH = f"""
 _{PROGRAM}() {{

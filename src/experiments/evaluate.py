@@ -14,13 +14,17 @@ from experiments.records.files import RECORD_NAME
 from experiments.records.finished import finished_record
 from experiments.records.record import RunRecord
 from experiments.system.command import needs_train, run_words
+from experiments.system.plain_text import printable
 from experiments.tasks.facts import known_tasks
+from experiments.tasks.harness_names import harness_names
+from experiments.tasks.harness_rule import OPTIONS
 
 with needs_train():
     from experiments.config.composed import composed
     from experiments.tasks.choice import FOLDER, TASKS, choose
 
-_KEYS = (TASKS, FOLDER, LIBRARY, PATCH)  # the command's own
+_KEYS = (TASKS, FOLDER, *OPTIONS, LIBRARY, PATCH)  # the command's own
+_LIST = "list"
 
 USAGE = """\
 usage: python -m experiments.evaluate RUN [eval=[NAME,...]] [tasks=[NAME,...]] ...
@@ -31,6 +35,11 @@ Scores the checkpoint of a finished run and writes the results into its record.
   eval=[NAME,...]             {sets}
   tasks=[NAME,...]            {tasks}, or a file of items (.jsonl),
                               or tasks of lm-evaluation-harness, by name or as a yaml file
+  tasks=list                  prints all names of tasks, without a RUN
+  num_fewshot=N limit=N       of lm-evaluation-harness' tasks: examples before each question, and
+                              how many questions, or which share; marked by @num_fewshot=N,limit=N
+  output_path=FOLDER          its results_*.json; with log_samples=true each question with its
+                              answers too, samples_*.jsonl
   library=FOLDER              with adapters that are found at run time (experiments.library);
                               results are marked by @library=NAME
   patch=FILE                  with edits of its experts (inspect patch); marked by @patch=NAME
@@ -71,6 +80,11 @@ def _evaluate(run_dir: Path, words: Words) -> RunRecord:
 
 def _run(words: Words) -> None:
     rest = "names of sets and tasks are given as eval=[NAME,...] and tasks=[NAME,...]"
+    if words.values.get(TASKS) == _LIST and not words.plain:
+        folder = words.values.get(FOLDER)
+        for name in (*known_tasks(), *harness_names(Path(folder) if folder else None)):
+            print(printable(name))
+        return
     run_dir = Path(words.one_run(rest))
     record = _evaluate(run_dir, words)
     from experiments.finished.scores import tables

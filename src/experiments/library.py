@@ -84,6 +84,38 @@ def _remove(options: argparse.Namespace) -> None:
         library.remove(options.name)
 
 
+def _merge(options: argparse.Namespace) -> None:
+    """Adds the sum of adapters times their gates to a library, as one adapter more. With --rank the
+    nearest one of that rank; the others stay as they are.
+    """
+    from experiments.adapters.merging import merge_in
+
+    gates: dict[str, float] = {}
+    for word in options.gates:
+        name, equals, gate = word.rpartition("=")
+        try:
+            gates[name] = float(gate)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise ValueError(f"{word}: write NAME=GATE, as recipes=0.5")
+    if len(gates) < len(options.gates):
+        raise ValueError("an adapter is named twice; give it one gate")
+    with _changed(options.folder) as library:
+        share = merge_in(library, gates, options.name, options.rank)
+    if share < 1:
+        print(f"{options.name}: {100 * share:.1f} % of the squared norm of the exact merge")
+
+
+def _export(options: argparse.Namespace) -> None:
+    """Writes one adapter of a library as a new folder of peft."""
+    from experiments.adapters.peft_folder import save_lora
+    from experiments.adapters.storage import load_library
+
+    lora = load_library(options.folder).adapter(options.name)
+    print(save_lora(lora, options.to))
+
+
 def _show(options: argparse.Namespace) -> None:
     """Shows the adapters of a library, and how they are chosen."""
     from experiments.adapters.storage import load_library
@@ -279,6 +311,17 @@ def _arguments_of_make(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=at_least(1), help="the most that a later adapter may have")
 
 
+def _arguments_of_merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="of the new adapter")
+    parser.add_argument("gates", nargs="+", metavar="NAME=GATE")
+    parser.add_argument("--rank", type=at_least(1), help="of the new one (default: exact)")
+
+
+def _arguments_of_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name")
+    parser.add_argument("to", type=Path, metavar="FOLDER", help="a new one")
+
+
 def _arguments_of_route(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("by", choices=("none", "mix", "arrow", "text"))
     parser.add_argument("runs", nargs="*", metavar="RUN")
@@ -323,6 +366,8 @@ _COMMANDS: dict[str, tuple[Callable[[Any], None], Callable[[Any], object]]] = {
     "make": (_make, _arguments_of_make),
     "add": (_add, lambda parser: parser.add_argument("adapter", metavar="ADAPTER")),
     "remove": (_remove, lambda parser: parser.add_argument("name")),
+    "merge": (_merge, _arguments_of_merge),
+    "export": (_export, _arguments_of_export),
     "show": (_show, lambda parser: None),
     "route": (_route, _arguments_of_route),
     "compare": (_compare, _arguments_of_compare),

@@ -194,7 +194,7 @@ def test_a_config_file_that_breaks_a_rule_is_refused_too(tmp_path):
 
 
 REFUSED_TARGETS = {
-    "unknown": ("Gemma", {}, "MLPs of 'gemma' are not known here .*target_modules=\\['mlp'\\]"),
+    "unknown": ("Cohere", {}, "MLPs of 'cohere' are not known here .*target_modules=\\['mlp'\\]"),
     "above the last": ("Llama", {"layers_to_transform": [1, 7]}, r"\[1, 7\] names block 7, in"),
     "nowhere": ("GPTNeoX", {"layers_to_transform": 3}, r"=3 names block 3, in which .*\['mlp'\]"),
     "a matrix": (

@@ -155,6 +155,18 @@ def harness():
     return rows
 
 
+def plans():
+    """CPU seconds of imports alone and of plans, their ratio, a point's own time and memory."""
+    runs = read(f"{AMX}/plan")["runs"]
+    imports, rows = median(one["cpu_seconds"] for one in runs["imports"]), []
+    for name, repeats in runs.items():
+        seconds = median(one["cpu_seconds"] for one in repeats)
+        each = f"{1e3 * (seconds - imports) / int(name):.1f} ms" if name != "imports" else ""
+        peak = max(one["peak_bytes"] for one in repeats) / 2**20
+        rows.append([name, f"{seconds:.2f}", f"{seconds / imports:.2f} ×", each, f"{peak:.0f} MiB"])
+    return rows
+
+
 _OF_AMX = ("PEER-pytorch", "cpp half, rows", "cpp rows", "product-key-memory", "PKM cpp rows")
 TABLES = {
     "layer": lambda: layers(INTEL),
@@ -168,6 +180,7 @@ TABLES = {
     "trunk": lambda: trunks(INTEL),
     "harness": harness,
     "levels": levels,
+    "plan": plans,
     "layer, Zen 3": lambda: layers(ZEN_3),
     "trunk, Zen 3": lambda: trunks(ZEN_3),
     "layer, AMX": lambda: [row for row in layers(AMX) if row[0] in _OF_AMX],

@@ -11,8 +11,8 @@ from tests.init.tiny import BUILT_IN, LAYERS, OTHERS, tiny
 pytest.importorskip("transformers")
 
 PLAIN = (
-    "Gemma", "Phi", "StableLm", "Cohere", "Olmo2", "Starcoder2", "Falcon", "Phi3", "Glm4", "GPTJ",
-    "CodeGen", "Lfm2",
+    "Gemma", "Gemma2", "Gemma3", "Phi", "StableLm", "Cohere", "Olmo2", "Starcoder2",
+    "Falcon", "Phi3", "Glm4", "GPTJ", "CodeGen", "Lfm2",
 )  # fmt: skip
 READABLE = {kind: {} for kind in (*BUILT_IN, *PLAIN)} | {
     "Llama mlp_bias": {"mlp_bias": True},

@@ -269,7 +269,7 @@ REFUSED = [
     ("Llama", {"blocks": [1, 1]}, "names a block twice"),
     ("Llama", {"how": "instead"}, "how='instead' is not one of beside, copies, replace"),
     ("Llama", {"config": PEERConfig()}, "query_norm='batch' .* take query_norm='layer'"),
-    ("Gemma", {}, r"MLPs of 'gemma' .*perhaps mlp='model.layers.\{\}.mlp'"),
+    ("Cohere", {}, r"MLPs of 'cohere' .*mlp='auto' .*perhaps mlp='model.layers.\{\}.mlp'"),
     ("Llama", {"mlp": "model.layers.1.mlp"}, "must have one {}"),
     (
         "Llama",

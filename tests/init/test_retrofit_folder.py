@@ -86,6 +86,51 @@ def test_a_layer_instead_of_an_mlp_comes_back_with_the_mlp(tmp_path, kind):
     assert torch.equal(logits(type(model).from_pretrained(tmp_path / "theirs")), base)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["Llama", "Llama tied", "GPT2", "OPT"])
+def test_the_layers_alone_go_back_beside_the_base_to_the_bit(tmp_path, name, dtype):
+    model, _ = retrofitted(name, dtype)
+    expected = logits(model)
+    folder = save_retrofitted(model, tmp_path / "layers", base="me/base")
+    assert torch.equal(logits(model), expected)
+    assert sorted(p.name for p in folder.iterdir()) == ["layers.safetensors", "retrofit.json"]
+    unretrofit(model).save_pretrained(tmp_path / "base")
+    assert torch.equal(logits(load_retrofitted(folder, tmp_path / "base")), expected)
+    assert load_retrofitted(folder, base=model) is model  # in place
+    assert torch.equal(logits(model), expected)
+
+
+def test_layers_alone_are_refused_beside_another_base(tmp_path):
+    model, _ = retrofitted()
+    whole = save_retrofitted(model, tmp_path / "whole")
+    folder = save_retrofitted(model, tmp_path / "layers", base="me/base")
+    base = unretrofit(model)
+    with torch.no_grad():
+        base.model.norm.weight[3] += 1e-6
+    about = json.loads((folder / "retrofit.json").read_text())
+    refused = [
+        (folder, None, "has the layers alone, and belongs to me/base; get that, and give its fol"),
+        (
+            folder,
+            base,
+            r"base has other weights than me/base had when .* \(in float32\); give that",
+        ),
+        (folder, tiny("GPT2"), "base is a GPT2LMHeadModel, and the layers are of LlamaForCausalLM"),
+        (folder, tmp_path / "none", "none can't be read|none/config.json can't be read"),
+        (whole, base, "has a base of its own; leave base out"),
+    ]
+    for where, given, why in refused:
+        with pytest.raises(ValueError, match=why) as error:
+            load_retrofitted(where, given)
+        assert "\n" not in str(error.value)
+        assert not any(hasattr(module, "peer") for module in base.modules())
+    for noted, why in (({}, "'name'"), (about["base"] | {"dtype": "nn"}, "dtype nn is no type")):
+        (folder / "retrofit.json").write_text(json.dumps(about | {"base": noted}))
+        with pytest.raises(ValueError, match=f"retrofit.json can't be read: .*{why}"):
+            load_retrofitted(folder, base)
+
+
 def test_the_documents_example_runs(tmp_path, monkeypatch):
     text = (Path(__file__).resolve().parents[2] / "docs" / "retrofit.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -31,9 +31,11 @@ BUILT_IN = {
     "Qwen3": GROUPED | {"head_dim": 8},
     "SmolLM3": GROUPED,
 }
-# and where the MLP of a block is
+# and where the MLP of a block is; some of them are built in too
 OTHERS: dict[str, tuple[dict[str, Any], str | tuple[str, str]]] = {
     "Gemma": (GROUPED | {"head_dim": 8}, LAYERS),
+    "Gemma2": (GROUPED | {"head_dim": 8}, LAYERS),
+    "Gemma3": (GROUPED | {"head_dim": 8}, LAYERS),
     "Phi": (SIZES, LAYERS),
     "Phi3": (GROUPED, LAYERS),
     "StableLm": (GROUPED, LAYERS),
@@ -88,7 +90,7 @@ def tiny(kind: str, **values: Any) -> Any:
 
     both = BUILT_IN | CARRIED
     known = both[kind] if kind in both else OTHERS[kind][0]
-    text = "Text" if kind == "Llama4" else ""
+    text = "Text" if kind in ("Llama4", "Gemma3") else ""
     config = getattr(transformers, f"{kind}{text}Config")(**known | values)
     ending = "LMHeadModel" if kind == "GPT2" else "ForCausalLM"
     torch.manual_seed(0)

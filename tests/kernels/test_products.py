@@ -39,23 +39,26 @@ def test_all_that_make_products_make_the_same():
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
-def test_the_peak_is_the_fastest_makers(monkeypatch, bf16):
-    now, asked = [0.0], []
+def test_the_peak_is_the_fastest_makers_and_a_slow_one_makes_no_large_product(monkeypatch, bf16):
+    now, asked, made = [0.0], [], []
 
-    def takes(seconds):
+    def takes(name, size, seconds):
         def call():
+            made.append((name, size))
             now[0] += seconds
 
         return call
 
     def slow_and_fast(m, k, n, *, device, dtype):
         asked.append(dtype)
-        return {"torch": takes(1.0), "ours": takes(0.25)}
+        return {"torch": takes("torch", m, 0.5), "ours": takes("ours", m, 0.001)}
 
     monkeypatch.setattr(products, "makers", slow_and_fast)
     monkeypatch.setattr(products, "_SIZES", {"cpu": (4, 8)})
     monkeypatch.setattr(products.time, "perf_counter", lambda: now[0])
-    assert measured_peak_flops("cpu", bf16=bf16) == 2 * 8**3 / 0.25
+    found = measured_peak_flops("cpu", bf16=bf16)
+    assert found == pytest.approx(2 * 8**3 / 0.001)
+    assert set(made) == {("torch", 4), ("ours", 4), ("ours", 8)}
     assert set(asked) == {torch.bfloat16 if bf16 else torch.float32}
 
 

@@ -14,6 +14,7 @@ from tests.study.inside.files import FACTS
 from tests.study.inside.naming import Read, averaged, halves, named, permuted
 from tests.study.pilots import ENDS, SEEDS, ended, less_noise
 from tests.study.records import RESULTS, ROOT, paired
+from tests.study.trend import BEYOND, BUDGETS, multipliers, slope
 
 
 def test_the_interval_of_a_ratio_holds_it():
@@ -40,6 +41,20 @@ def test_a_paired_difference_is_scipys():
     mine = paired(*(dict(enumerate(values)) for values in drawn.tolist()))
     assert (mine.lower, mine.upper) == pytest.approx((interval.low, interval.high))
     assert mine.p == pytest.approx(test.pvalue)
+
+
+def test_a_multiplier_is_read_between_runs_and_its_slope_is_known():
+    """No layer: loss 4 - 0.2 ln C. PEER: that of twice the compute at 1e13, of 2 C^0.1 later."""
+    times = {c: 2 * (c / 1e13) ** 0.1 for c in BUDGETS}
+    means = {("none", 5, c): 10 - 0.2 * np.log(c) for c in (*BUDGETS, BEYOND, 1e15)}
+    means |= {("peer", 5, c): 10 - 0.2 * np.log(times[c] * c) for c in BUDGETS}
+    found = {c: np.exp(own[5]) for c, own in multipliers(means).items()}
+    assert found == pytest.approx(times)
+    assert slope(means) == pytest.approx(0.1)
+    means["peer", 6, 1e14] = 0.0  # no layer of this size: left out
+    assert 6 not in multipliers(means)[1e14]
+    del means["none", 5, 1e15], means["none", 5, BEYOND]
+    assert slope(means) is None  # nothing is continued beyond a run
 
 
 def test_a_thinned_curve_is_of_means():

@@ -41,7 +41,7 @@ def left(make, capsys):
 
 @pytest.fixture
 def pool(monkeypatch):
-    """Stands in for the processes: pool.ends(point) says how one ends; pool.ran has their seeds."""
+    """Takes the processes' place: pool.ends(point) says how one ends, pool.ran has their seeds."""
 
     class Pool:
         ends: Callable = staticmethod(lambda point: Outcome(fate="done"))

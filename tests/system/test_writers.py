@@ -35,6 +35,7 @@ ALLOWED: dict[str, tuple[set[str] | None, str]] = {
     "src/experiments/gpu/wheels.py": ({"copytree"}, "what remove_tree has just removed"),
     "src/experiments/gpu/documents.py": ({"write_text"}, "a document of the repository"),
     # Other packages write whole files into a folder that disk.py or tempfile has just made.
+    "src/experiments/adapters/peft_folder.py": ({"save_file"}, "a new folder"),
     "src/experiments/adapters/storage.py": ({"save_file"}, "after remove() of the same path"),
     "src/experiments/collect.py": ({"TemporaryDirectory", "to_parquet"}, "a new folder"),
     "src/experiments/init/retrofit_folder.py": ({"save_file", "save_pretrained"}, "a new folder"),

@@ -4,11 +4,13 @@ import importlib.util
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from experiments import evaluate
 from experiments.config.paths import conf_dir
 from experiments.evaluate import evaluate_run
 from experiments.export import export_run
@@ -150,6 +152,86 @@ def test_simple_evaluate_takes_the_model_and_finds_the_same(run_dir, tmp_path):
     for metric in ("acc", "acc_norm", "acc_bytes", "acc_stderr"):
         assert theirs[f"{metric},none"] == ours[metric]
     assert found["n-shot"]["their_cloze"] == ours["n_shot"] == 2
+
+
+@pytest.mark.long
+@installed
+def test_few_shots_and_a_part_of_the_questions_are_the_harness_s_own(run_dir, tmp_path, capsys):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    copied = shutil.copytree(run_dir, tmp_path / "s" / run_dir.name)
+    path = write_yaml(tmp_path, "part", committed("cloze"), fewshot_split="test", **CHOICE)
+    asked = [f"tasks=[{path}]", "num_fewshot=2", "limit=0.25", run_cache(run_dir)]
+    out = [f"output_path={tmp_path / 'out'}", "log_samples=true"]
+    record = evaluate_run(copied, [*asked, *out])
+    ours = record.evaluations["tasks/part@num_fewshot=2,limit=0.25"]
+    assert (ours["n_shot"], ours["n_items"]) == (2, 9)
+    manager = TaskManager(include_path=tmp_path, include_defaults=False)
+    theirs = simple_evaluate(
+        harness_model(run_dir, [run_cache(run_dir)]), tasks=["part"], num_fewshot=2, limit=0.25,
+        task_manager=manager,
+    )  # fmt: skip
+    for metric in ("acc", "acc_norm", "acc_bytes", "acc_stderr"):
+        assert theirs["results"]["part"][f"{metric},none"] == ours[metric]
+    (results,) = (tmp_path / "out").glob("results_*.json")
+    found = json.loads(results.read_text())
+    assert found["results"]["part"]["acc,none"] == ours["acc"]
+    assert found["n-shot"] == {"part": 2}
+    assert found["config"]["model_args"] == {"run_id": record.run_id}
+    (samples,) = (tmp_path / "out").glob("samples_part_*.jsonl")
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert [row["doc_id"] for row in rows] == list(range(9))
+    assert sum(row["acc"] for row in rows) / 9 == ours["acc"]
+    logprobs = [one[0] for one in theirs["samples"]["part"][3]["filtered_resps"]]
+    assert [one[0] for one in rows[3]["filtered_resps"]] == pytest.approx(logprobs, rel=1e-6)
+    assert evaluate_run(copied, [*asked]).evaluations == record.evaluations  # scored already
+    capsys.readouterr()
+    evaluate_run(copied, [*asked, out[0]])  # asked for as a file, it is scored again
+    assert len(list((tmp_path / "out").iterdir())) >= 2
+    assert "results_" in capsys.readouterr().out
+
+    fixed = write_yaml(tmp_path, "fixed", committed("cloze"), num_fewshot=0, **CHOICE)
+    words = [f"tasks=[{fixed}]", "num_fewshot=2", run_cache(run_dir)]
+    assert evaluate_run(copied, words).evaluations["tasks/fixed@num_fewshot=2"]["n_shot"] == 0
+    assert "note: fixed keeps num_fewshot=0" in capsys.readouterr().err
+
+
+@installed
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["num_fewshot=x"], "num_fewshot=x must be a whole number of at least 0"),
+        (["num_fewshot=-1"], "num_fewshot=-1 must be"),
+        (["limit=0"], "limit=0 must be a number of questions, or a share"),
+        (["limit=1.5"], "limit=1.5 must be"),
+        (["limit=nan"], "limit=nan must be"),
+        (["limit=1e999"], "limit=1e999 must be"),
+        (["log_samples=maybe", "output_path=a"], "log_samples=maybe must be true or false"),
+        (["log_samples=true"], "log_samples=true needs a place .* give output_path=FOLDER"),
+        (["output_path=RECORD"], "is a file; name a folder"),
+        (["tasks=[cloze]", "limit=4"], "limit=4 is of .* tasks, and cloze is not: score it by"),
+        (["tasks=[]", "limit=4", "eval=[validation]"], "limit=4 is of .*, and none is named"),
+    ],
+)
+def test_options_that_can_t_be_are_one_line(run_dir, tmp_path, words, message):
+    path = write_yaml(tmp_path, "part", committed("cloze"), **CHOICE)
+    given = [word.replace("RECORD", str(run_dir / "record.json")) for word in words]
+    tasks = [] if words[0].startswith("tasks") else [f"tasks=[{path}]"]
+    with pytest.raises(ValueError, match=message) as error:
+        evaluate_run(run_dir, [*tasks, *given, run_cache(run_dir)])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.long
+@installed
+def test_all_names_are_listed_without_a_run(command, tmp_path):
+    write_yaml(tmp_path, "mine_alone", committed("cloze"), **CHOICE)
+    code, out, _ = command(evaluate, "tasks=list", f"tasks_folder={tmp_path}")
+    names = out.splitlines()
+    assert code == 0
+    assert {"cloze", "grammar", "lambada_openai", "arc_easy", "mine_alone"} <= {*names}
+    assert len(names) > 1000
 
 
 @installed

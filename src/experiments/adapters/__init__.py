@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from experiments.adapters.library import LoRALibrary, find_library, lora_library
     from experiments.adapters.lora_files import LoRA, LowRank, read_lora
+    from experiments.adapters.merging import lower_rank, merge_in, merge_loras
     from experiments.adapters.peer_tuner import PeerConfig, PeerLayer, PeerModel
+    from experiments.adapters.peft_folder import save_lora
     from experiments.adapters.prototypes import add_text, by_text, learn
     from experiments.adapters.storage import load_library, save_library
 
@@ -27,14 +29,20 @@ __all__ = [
     "learn",
     "load_library",
     "lora_library",
+    "lower_rank",
+    "merge_in",
+    "merge_loras",
     "read_lora",
     "save_library",
+    "save_lora",
 ]
 
 # a name of this package, and its module
 _MODULES = {
     **dict.fromkeys(("LoRALibrary", "find_library", "lora_library"), "library"),
     **dict.fromkeys(("LoRA", "LowRank", "read_lora"), "lora_files"),
+    **dict.fromkeys(("lower_rank", "merge_in", "merge_loras"), "merging"),
+    "save_lora": "peft_folder",
     **dict.fromkeys(("PeerConfig", "PeerLayer", "PeerModel"), "peer_tuner"),
     **dict.fromkeys(("add_text", "by_text", "learn"), "prototypes"),
     **dict.fromkeys(("load_library", "save_library"), "storage"),

@@ -19,7 +19,7 @@ from experiments.records.files import RECORD_NAME
 from experiments.system.json_files import read_json
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-_PREFIX = "base_model.model."  # peft's, before a module's path below the model
+PREFIX = "base_model.model."  # peft's, before a module's path below the model
 _PART = re.compile(r"^(?P<path>.+)\.lora_(?P<side>[AB])\.weight$")
 # of the patterns that peft takes, those whose parts match one character each: linear in a path
 _LINEAR = re.compile(r"(?:[\w.|^$-]|\\[.dw-]|\[(?:\w-\w|\w)+\])+")
@@ -104,7 +104,7 @@ def _of_peft(folder: Path, name: str) -> LoRA:
     config = _config(folder)
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in _tensors(folder).items():
-        part = _PART.match(key.removeprefix(_PREFIX))
+        part = _PART.match(key.removeprefix(PREFIX))
         if part is None or tensor.dim() != 2 or not tensor.is_floating_point():
             raise ValueError(
                 f"{folder / WEIGHTS} holds {key} {tuple(tensor.shape)}, which is not a matrix "

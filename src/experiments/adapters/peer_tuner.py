@@ -23,7 +23,9 @@ class PeerModel(peft.tuners.tuners_utils.BaseTuner):
     prefix = "peer_"
     tuner_layer_cls = PeerLayer
     target_module_mapping = {  # noqa: RUF012 - peft's declaration
-        kind: [path.rpartition(".")[2]] for kind, (path, _) in ARCHITECTURES.items()
+        kind: [path.rpartition(".")[2]]
+        for kind, (path, _) in ARCHITECTURES.items()
+        if isinstance(path, str)
     }
 
     def _prepare_adapter_config(

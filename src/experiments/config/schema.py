@@ -239,7 +239,7 @@ class EvaluationRule:
 class Logger:
     """wandb: auto (online with a key and a network, else offline) | online | offline | disabled.
 
-    tools: what else shows the curves, by name (training/trackers).
+    tools: other tools that show the curves, by name (training/trackers).
     """
 
     wandb: Literal["auto", "online", "offline", "disabled"]

@@ -49,7 +49,7 @@ def score_run(
         _check_causal(run_dir, record)
     run = read_run(run_dir, record, overrides, SCORING)
     config, rule = run.config, run.config.evaluation
-    harness = load_tasks(chosen.harness, chosen.folder, rule.stride)
+    harness = load_tasks(chosen.harness, chosen.folder, rule.stride, chosen.rule)
     scored = _marked(record.evaluations, mark)
     harness = harness.without_scored(scored)
     sets = prepare_sets(config.data, config.eval, run.vocabulary, run.cache)
@@ -87,7 +87,8 @@ def score_run(
     record = _add(run_dir, scores, mark)
     if harness.named:
         _announce(", ".join(harness.named))
-        record = _add(run_dir, score_tasks(harness, scorer, encoder, rule.stride), mark)
+        found = score_tasks(harness, scorer, encoder, rule.stride, record.run_id)
+        record = _add(run_dir, found, mark)
     return record
 
 

@@ -78,7 +78,7 @@ def to_trunk(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
     """
     check_sizes({name: tuple(tensor.shape) for name, tensor in state.items()}, shape)
     ours = {}
-    for own, parts in _layout(shape).items():
+    for own, parts in llama_layout(shape).items():
         rows = [state[name].to(torch.float32) for name in parts]
         ours[own] = rows[0] if len(rows) == 1 else torch.cat(rows)
     if shape.tie_head:
@@ -93,12 +93,12 @@ def from_trunk(state: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
     layer is not dense.
     """
     theirs: dict[str, Tensor] = {}
-    for own, parts in _layout(shape).items():
+    for own, parts in llama_layout(shape).items():
         theirs |= zip(parts, state[own].split([size[0] for size in parts.values()]), strict=True)
     return {name: weight.detach().clone() for name, weight in theirs.items()}
 
 
-def _layout(shape: Shape) -> dict[str, dict[str, tuple[int, ...]]]:
+def llama_layout(shape: Shape) -> dict[str, dict[str, tuple[int, ...]]]:
     """By our name of each tensor: their names of those whose rows it has, and their sizes."""
     d, d_kv = shape.d_model, shape.attention["n_kv_heads"] * shape.d_head
     layout: dict[str, dict[str, tuple[int, ...]]] = {
@@ -133,7 +133,7 @@ def _layout(shape: Shape) -> dict[str, dict[str, tuple[int, ...]]]:
 
 def check_sizes(found: Mapping[str, tuple[int, ...]], shape: Shape) -> None:
     """Raises ValueError unless these are the sizes of a Llama's tensors, by their names."""
-    sizes = {name: size for parts in _layout(shape).values() for name, size in parts.items()}
+    sizes = {name: size for parts in llama_layout(shape).values() for name, size in parts.items()}
     if missing := [name for name in sizes if name not in found]:
         raise ValueError(f"the weights have no {_listed(missing)}; get the model's files again")
     for name, size in sizes.items():

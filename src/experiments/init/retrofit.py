@@ -16,9 +16,10 @@ from torch import nn
 
 from experiments.budget.costs import find_name
 from experiments.init.attached import Added, How, Retrofit, attach, detach, find_layers
+from experiments.init.found_mlp import slots_of
 from experiments.init.mlp_neurons import read_mlp
 from experiments.init.neurons import seed_copies, seed_replace
-from experiments.init.slots import Slot, find_slots
+from experiments.init.slots import Slot
 from experiments.models.ffn._base import check_choice
 from experiments.models.ffn.peer import PEERConfig
 
@@ -37,9 +38,11 @@ def retrofit(
     """Same model, with a PEER layer in each of the given blocks (from 0).
 
     model: a causal language model of transformers. Built in are GPT-2, GPT-NeoX (Pythia), Llama,
-    Mistral, Qwen 2 and 3, SmolLM; another one's MLP is named by its path below the model with {}
-    for the block, as mlp="model.layers.{}.mlp". Where the MLP is no module by itself, mlp is a
-    pair: the path of the module that takes its input, and of the one that gives its output.
+    Mistral, Mixtral, Qwen 2 and 3, SmolLM, Gemma 1 to 3, Phi 1 to 3, OLMo 2 and gpt-oss. Of others
+    mlp="auto" finds the MLP by what the parts of a block do; or it is named by its path below the
+    model with {} for the block, as mlp="model.layers.{}.mlp". Where the MLP is no module by itself,
+    mlp is a pair: the path of the module that takes its input, and of the one that gives its
+    output.
 
     how:
         beside: the layer's output is added to the MLP's; w_up starts at zero, so that the function
@@ -57,7 +60,7 @@ def retrofit(
     """
     check_choice("how", how, get_args(How))
     _check_values(config, noise, seed)
-    slots = find_slots(model, blocks, mlp)
+    slots = slots_of(model, blocks, mlp)
     for slot in slots:
         if hasattr(slot.last, "peer"):
             raise ValueError(

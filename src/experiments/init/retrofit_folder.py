@@ -2,7 +2,8 @@
 
     retrofit.json        which layers, how they are made, where they belong
     layers.safetensors   their tensors, as blocks.<block>.<name>
-    base/                the model without them, in transformers' own format
+    base/                the model without them, in transformers' own format; not there where the
+                         layers are saved alone, and retrofit.json has the base's name and hash
 
 The folder itself has no config.json. So transformers' own classes don't read it by mistake, and
 base/ alone is what it says: the base.
@@ -23,6 +24,7 @@ from experiments.init.attached import Added, Retrofit, attach, detach, find_laye
 from experiments.init.reading import from_extra
 from experiments.init.safetensors_files import load_tensors
 from experiments.init.slots import slots_at
+from experiments.models.digest import tensors_sha256
 from experiments.system import interruption
 from experiments.system.disk import OTHER_FOLDER, explained, reached, whole_folder, write_text
 from experiments.system.json_files import read_json
@@ -35,10 +37,12 @@ _NOTE = (
 )
 
 
-def save_retrofitted(model: Any, folder: str | Path) -> Path:
+def save_retrofitted(model: Any, folder: str | Path, base: str | None = None) -> Path:
     """Writes a model with layers of retrofit() to a new folder, whole or not at all.
 
     The tokenizer is not a part of it: tokenizer.save_pretrained(folder / "base") puts it there.
+    base: a name, by which readers find the base; the layers are then saved alone, with the hash of
+    the base's weights as they are. Give none if the base was trained too.
     Raises ValueError for a model without such layers, for a class that is not transformers' own,
     and for a folder that exists.
     """
@@ -68,15 +72,20 @@ def save_retrofitted(model: Any, folder: str | Path) -> Path:
     }
     with explained(folder, OTHER_FOLDER), whole_folder(folder) as new:
         safetensors.save_file(tensors, new / _LAYERS)
-        write_text(new / _ABOUT, json.dumps(about, indent=1) + "\n")
         with _without(model, layers):
-            model.save_pretrained(new / _BASE)
+            if base is None:
+                model.save_pretrained(new / _BASE)
+            else:
+                about["base"] = {"name": base, "dtype": _dtype(model), "sha256": _digest(model)}
+        write_text(new / _ABOUT, json.dumps(about, indent=1) + "\n")
     return folder
 
 
-def load_retrofitted(folder: str | Path) -> Any:
+def load_retrofitted(folder: str | Path, base: Any = None) -> Any:
     """Model that save_retrofitted() wrote, on the CPU, in evaluation mode.
 
+    base: where the layers were saved alone, the folder of the base, or the model itself, which gets
+    them in place and keeps its device and mode. Its weights must be those that it had.
     The types are those it had, but for what transformers does not save: a base that was cast with
     model.to(torch.bfloat16) comes back with its rotary angles in float32.
     Needs no network, and runs no code of the folder. Raises ValueError for a folder of another
@@ -93,17 +102,23 @@ def load_retrofitted(folder: str | Path) -> Any:
             f"{folder / _ABOUT}: transformers {transformers.__version__} has no class "
             f"{about['model']!r}; the folder was written with {about['transformers']}"
         )
-    model = _base(kind, folder / _BASE)
+    noted = about.get("base")
+    if noted is None and base is not None:
+        raise ValueError(f"{folder} has a base of its own; leave base out")
+    model = _base(kind, folder / _BASE) if noted is None else _given(kind, noted, base, folder)
     tensors = load_tensors(folder / _LAYERS, _AGAIN)
     layers = _layers(about["layers"], folder / _ABOUT)
     names = {f"blocks.{made.block}." for made in layers}
     if unknown := [t for t in tensors if not t.startswith(tuple(names))]:
         raise ValueError(f"{folder / _LAYERS} has {unknown[0]}, of no layer in {_ABOUT}")
     slots = slots_at(model, {made.block: made.paths for made in layers})
+    added = []
     for made, slot in zip(layers, slots, strict=True):
         start = f"blocks.{made.block}."
         own = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
-        attach(model, _layer(made, own, slot.d_model, folder))
+        added.append(_layer(made, own, slot.d_model, folder).to(slot.device))
+    for one in added:  # a base that was given is changed by all of them, or by none
+        attach(model, one)
     return model
 
 
@@ -130,7 +145,39 @@ def _layers(found: list[Mapping[str, Any]], path: Path) -> list[Retrofit]:
         return layers
 
 
-def _base(kind: Any, folder: Path) -> Any:
+def _given(kind: Any, noted: Mapping[str, Any], base: Any, folder: Path) -> Any:
+    """Base that the layers belong to, of those who read them."""
+    with _readable(folder / _ABOUT):
+        name, dtype, digest = (str(noted[key]) for key in ("name", "dtype", "sha256"))
+        kind_of = getattr(torch, dtype, None)
+        if not isinstance(kind_of, torch.dtype):
+            raise ValueError(f"dtype {dtype} is no type of torch")
+    if base is None:
+        raise ValueError(
+            f"{folder} has the layers alone, and belongs to {name}; get that, and give its folder, "
+            "or the model, as base="
+        )
+    if isinstance(base, str | Path):
+        base = _base(kind, Path(base), kind_of)
+    if type(base) is not kind:
+        raise ValueError(f"base is a {type(base).__name__}, and the layers are of {kind.__name__}")
+    if _digest(base) != digest:
+        raise ValueError(
+            f"base has other weights than {name} had when {folder} was saved (in {dtype}); give "
+            "that one, as it was"
+        )
+    return base
+
+
+def _digest(model: Any) -> str:
+    return tensors_sha256(model.state_dict())
+
+
+def _dtype(model: Any) -> str:
+    return str(model.dtype).removeprefix("torch.")
+
+
+def _base(kind: Any, folder: Path, dtype: Any = "auto") -> Any:
     """Every tensor of the model comes from the folder: none is drawn, none is ignored."""
     with _readable(folder / "config.json"):
         if key := _key_of_code(read_json(folder / "config.json")):
@@ -138,7 +185,7 @@ def _base(kind: Any, folder: Path) -> Any:
     with _readable(folder):
         model, found = kind.from_pretrained(
             folder,
-            dtype="auto",
+            dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,

@@ -36,6 +36,7 @@ class Form:
 GLU = Form(gate="gate_proj", up="up_proj", down="down_proj")
 CONV1D = Form(up="c_fc", down="c_proj")
 NEOX = Form(up="dense_h_to_4h", down="dense_4h_to_h")
+GATE_UP = Form(gate="gate_up_proj", up="gate_up_proj", down="down_proj")  # Phi-3, GLM 4
 # tried in this order on an MLP of another architecture
 FORMS = (
     GLU,
@@ -45,17 +46,22 @@ FORMS = (
     Form(up="up_proj", down="down_proj"),
     Form(up="fc_in", down="fc_out"),  # GPT-J, CodeGen
     Form(gate="w1", up="w3", down="w2"),  # LFM2
-    Form(gate="gate_up_proj", up="gate_up_proj", down="down_proj"),  # Phi-3, GLM 4
+    GATE_UP,
 )
 
-# config.model_type: the path of the MLP below the model without its head, and the MLP's form
-ARCHITECTURES: Mapping[str, tuple[str, Form]] = {
+# config.model_type: the path of the MLP below the model without its head, or a pair, and its form
+ARCHITECTURES: Mapping[str, tuple[str | tuple[str, str], Form]] = {
     "gpt2": ("h.{}.mlp", CONV1D),
     "gpt_neox": ("layers.{}.mlp", NEOX),  # Pythia
     **dict.fromkeys(
         ("llama", "mistral", "qwen2", "qwen3", "smollm3"),  # SmolLM and SmolLM2 are llama
         ("layers.{}.mlp", GLU),
     ),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "olmo2"), ("layers.{}.mlp", GLU)),
+    "phi": ("layers.{}.mlp", Form(up="fc1", down="fc2")),
+    "phi3": ("layers.{}.mlp", GATE_UP),
+    "mixtral": ("layers.{}.mlp", GLU),  # a mixture: its neurons can't be read
+    "gpt_oss": (("layers.{}.mlp.router", "layers.{}.mlp.experts"), GLU),
 }
 _LIKELY = re.compile(r"(^|\.)(mlp|ffn|ff|feed_forward)$")
 
@@ -87,7 +93,7 @@ def find_slots(
     model does not have, and for a module that does not map features to as many.
     """
     templates, forms = _templates(model, mlp)
-    _check_blocks(model, templates[0], blocks)
+    check_blocks(model, templates[0].partition(".{}")[0], blocks)
     return slots_at(model, {b: tuple(t.format(b) for t in templates) for b in blocks}, forms)
 
 
@@ -130,17 +136,26 @@ def _templates(
                     "as model.layers.{}.mlp"
                 )
         return templates, FORMS
-    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-    if kind not in ARCHITECTURES:
+    if not is_known(model):
         raise ValueError(
-            f"the MLPs of {kind!r} are not known here (known: {', '.join(ARCHITECTURES)}); "
-            f"name their path with mlp=, {_likely(model)}"
+            f"the MLPs of {_kind(model)!r} are not known here (known: {', '.join(ARCHITECTURES)}); "
+            f"mlp='auto' looks for them, or name their path with mlp=, {_likely(model)}"
         )
-    path, form = ARCHITECTURES[kind]
+    found, form = ARCHITECTURES[_kind(model)]
     # of GPT2LMHeadModel that is transformer, of GPT2Model nothing
     prefix = getattr(model, "base_model_prefix", "")
     below = f"{prefix}." if prefix and hasattr(model, prefix) else ""
-    return (below + path,), (form,)
+    paths = (found,) if isinstance(found, str) else found
+    return tuple(below + path for path in paths), (form,)
+
+
+def is_known(model: nn.Module) -> bool:
+    """Whether the place of its MLPs is built in."""
+    return _kind(model) in ARCHITECTURES
+
+
+def _kind(model: nn.Module) -> str:
+    return getattr(getattr(model, "config", None), "model_type", type(model).__name__)
 
 
 def _likely(model: nn.Module) -> str:
@@ -152,8 +167,8 @@ def _likely(model: nn.Module) -> str:
     return "as mlp='model.layers.{}.mlp'"
 
 
-def _check_blocks(model: nn.Module, template: str, blocks: Sequence[int]) -> None:
-    folder = template.partition(".{}")[0]
+def check_blocks(model: nn.Module, folder: str, blocks: Sequence[int]) -> None:
+    """Raises ValueError unless these are numbers of the list of blocks at that path, each once."""
     n_blocks = len(list(_module(model, folder).children()))
     wrong = [b for b in blocks if type(b) is not int or not 0 <= b < n_blocks]
     if wrong or not blocks:
@@ -190,7 +205,7 @@ def _inputs(model: nn.Module, modules: Mapping[str, tuple[nn.Module, ...]]) -> l
             before = found[0].register_forward_pre_hook(note_input, with_kwargs=True)
             hooks.callback(before.remove)
             hooks.callback(found[-1].register_forward_hook(note_output).remove)
-        _run(model)
+        run_on(model, torch.zeros(2, dtype=torch.int64))
     for name in modules:
         if name not in made or name not in given:
             raise ValueError(f"{name} is not called in a forward pass; name the module that is")
@@ -214,16 +229,16 @@ def make_shape(value: Any) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
-def _run(model: nn.Module) -> None:
-    """A forward pass of two tokens in evaluation mode, which changes no state."""
+def run_on(model: nn.Module, tokens: Tensor) -> None:
+    """A forward pass of a few token ids, (n,), in evaluation mode, which changes no state."""
     device = next(model.parameters()).device
     with evaluating(model), torch.no_grad():
         try:
-            model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=device))
+            model(input_ids=tokens.unsqueeze(0).to(device))
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ValueError(
-                f"a forward pass of {type(model).__name__} on two token ids fails "
+                f"a forward pass of {type(model).__name__} on {len(tokens)} token ids fails "
                 f"({type(error).__name__}: {reason}); retrofit needs a causal language model that "
                 "runs on input_ids alone"
             ) from error

@@ -63,7 +63,7 @@ def write_export(
         if not are_equal(load_file(new / WEIGHTS), form.state):
             raise RuntimeError(f"{folder}: the weights read back are not those written")
         check_loads(new, form)
-        _mark(new, record, patch)
+        write_marker(new, record, patch)
 
 
 def _texts(form: Form, vocabulary: Vocabulary, record: RunRecord, card: str) -> Mapping[str, str]:
@@ -110,7 +110,8 @@ def _targets(node: Any) -> Iterator[str]:
             yield from _targets(part)
 
 
-def _mark(new: Path, record: RunRecord, patch: str) -> None:
+def write_marker(new: Path, record: RunRecord, patch: str) -> None:
+    """export.json: whose the folder is, and its files."""
     files = {path.name: file_sha256(path) for path in sorted(new.iterdir())}
     marker = {"format": _FORMAT, "run_id": record.run_id, "files": {**files, MARKER: None}}
     marker |= {"patch": patch} if patch else {}

@@ -61,7 +61,7 @@ def find_form(model: Transformer, model_name: str, end_of_text: int) -> Form:
     said = dict(zip(("tokens", "logits"), _said(model, end_of_text)))
     model = folded(model)
     config = model.config
-    shape = _shape(config, model_name)
+    shape = trunk_shape(config, model_name)
     tensors = model.state_dict().items()
     state = merged({name: t.detach().cpu().contiguous().clone() for name, t in tensors})
     causal = all(layer.causal for layer in model.ffn_layers())
@@ -148,7 +148,7 @@ def _said(model: Transformer, end_of_text: int) -> tuple[Tensor, Tensor]:
         return tokens[None], model(tokens[None].to(device)).cpu()
 
 
-def _shape(config: TransformerConfig, model_name: str) -> Shape:
+def trunk_shape(config: TransformerConfig, model_name: str) -> Shape:
     """Trunk, as the sources of weights describe one."""
     return Shape(
         n_layers=len(config.ffns),

@@ -1,7 +1,9 @@
 """Whether an export can be written at a place. Without torch, so that it is quick to say no."""
 
 import importlib.util
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from experiments.system.disk import OTHER_FOLDER, check_writable, reached
 from experiments.system.json_files import read_json
@@ -11,28 +13,44 @@ MARKER = "export.json"
 
 
 def check_folder(folder: Path, whose: str) -> None:
-    """Raises ValueError unless the folder is new, empty, or an earlier export of that run (with
-    the same patch: whose is its id, and the patch's label), and RuntimeError if nothing can be
-    written beside it.
+    """As check_place, of an export. whose: the run's id, and its patch's label."""
+
+    def owner(marker: Mapping[str, Any]) -> str:
+        return "the run " + marker["run_id"] + marker.get("patch", "")
+
+    check_place(folder, f"the run {whose}", MARKER, owner, "export")
+
+
+def check_place(
+    folder: Path, whose: str, name: str, owner: Callable[[Mapping[str, Any]], str], what: str
+) -> None:
+    """Raises ValueError unless the folder is new, empty, or an earlier one of the same owner, and
+    RuntimeError if nothing can be written beside it. name: of the JSON in it that tells the owner,
+    and all of its files; what: the folder is, in a word.
     """
     check_writable(reached(folder.absolute()).parent, OTHER_FOLDER)
     if not folder.exists():
         return
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a new folder")
-    present = {path.name for path in folder.iterdir()}
+    present = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
     if not present:
         return
     try:
-        marker = read_json(folder / MARKER)
-        earlier, known = marker["run_id"] + marker.get("patch", ""), set(marker["files"])
+        marker = read_json(folder / name)
+        earlier, known = owner(marker), set(marker["files"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{folder} is not empty, and no earlier export; name a new one") from None
+        raise ValueError(f"{folder} is not empty, and no earlier {what}; name a new one") from None
     if earlier != whose:
-        raise ValueError(f"{folder} is an export of the run {earlier}; name another for {whose}")
+        an = "an" if what[0] in "aeiou" else "a"
+        raise ValueError(f"{folder} is {an} {what} of {earlier}; name another for {whose}")
     if others := sorted(present - known):
         raise ValueError(
-            f"{folder} holds {others[0]} beside an earlier export, and would lose it; move it away"
+            f"{folder} holds {others[0]} beside an earlier {what}, and would lose it; move it away"
         )
 
 

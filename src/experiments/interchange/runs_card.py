@@ -2,12 +2,10 @@
 
 import json
 import re
-import shlex
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from experiments.interchange.runs import Layout, describe_corpus, of_runs
-from experiments.records.record import STATUSES, RunRecord
+from experiments.records.record import STATUSES, RunRecord, typed_command
 from experiments.system.text_table import filled, markdown
 
 UNKNOWN = "unknown"  # the hub's own word
@@ -35,21 +33,24 @@ def runs_card(layout: Layout, records: Sequence[RunRecord], csv_name: str, licen
     done = [record for record in records if record.status == "done"]
     sweep = done[0].sweep
     sections = (
-        _front(sweep, csv_name, len(done), licence),
+        front(sweep, csv_name, len(done), licence),
         f"# Runs of the sweep {sweep}\n\n{_about(layout, done, licence)}",
         f"## Columns\n\n{_columns(of_runs(layout, done))}",
-        f"## How it was made\n\n{_made(done)}",
-        f"## Provenance\n\n{_provenance(records)}",
-        f"## Limits\n\n{_limits(records, done)}",
+        f"## How it was made\n\n{made(done)}",
+        f"## Provenance\n\n{provenance(records)}",
+        f"## Limits\n\n{limits(records, done)}",
     )
     return "\n\n".join(sections) + "\n"
 
 
-def _front(sweep: str, csv_name: str, n: int, licence: str) -> str:
+def front(sweep: str, file: str, n: int, licence: str, tasks: Sequence[str] = ()) -> str:
+    """Card's head, which the hub reads. file: of the table, with n rows; tasks: the hub's names."""
     size = next((name for most, name in _SIZES if n < most), "100K<n<1M")
     lines = [
         f"license: {licence}",
         f"pretty_name: {json.dumps(f'Runs of the sweep {sweep}')}",  # JSON is YAML
+        *(["task_categories:"] if tasks else []),
+        *(f"- {task}" for task in tasks),
         "tags:",
         "- scaling-laws",
         "- isoflop",
@@ -58,24 +59,30 @@ def _front(sweep: str, csv_name: str, n: int, licence: str) -> str:
         f"- {size}",
         "configs:",
         "- config_name: default",
-        f"  data_files: {json.dumps(csv_name)}",
+        f"  data_files: {json.dumps(file)}",
     ]
     return "\n".join(["---", *lines, "---"])
 
 
 def _about(layout: Layout, done: Sequence[RunRecord], licence: str) -> str:
-    models = _once(record.model for record in done)
-    budgets = sorted({record.budget for record in done})
-    sizes = [record.n_params for record in done]
     text = (
-        f"{len(done)} language models, trained to compare feed-forward layers at equal compute: "
-        f"{', '.join(models)}. {len(budgets)} training budgets of {budgets[0]:.3g} to "
-        f"{budgets[-1]:.3g} FLOPs, {min(sizes):,} to {max(sizes):,} parameters. The columns and "
-        f"units are those of {layout.project}, with more behind them. A row is a run; its loss is "
-        "that of the end of its schedule."
+        f"{trained(done)} The columns and units are those of {layout.project}, with more behind "
+        "them. A row is a run; its loss is that of the end of its schedule."
     )
     chosen = "The table's licence was not said." if licence == UNKNOWN else ""
     return filled(f"{text} {chosen}".strip())
+
+
+def trained(done: Sequence[RunRecord]) -> str:
+    """Models that are done, in a sentence or two."""
+    models = once(record.model for record in done)
+    budgets = sorted({record.budget for record in done})
+    sizes = [record.n_params for record in done]
+    return (
+        f"{len(done)} language models, trained to compare feed-forward layers at equal compute: "
+        f"{', '.join(models)}. {len(budgets)} training budgets of {budgets[0]:.3g} to "
+        f"{budgets[-1]:.3g} FLOPs, {min(sizes):,} to {max(sizes):,} parameters."
+    )
 
 
 def _columns(layout: Layout) -> str:
@@ -83,7 +90,9 @@ def _columns(layout: Layout) -> str:
     return "\n".join(markdown([("column", "unit", "meaning"), *rows]))
 
 
-def _made(done: Sequence[RunRecord]) -> str:
+def made(done: Sequence[RunRecord], with_commands: bool = True) -> str:
+    """How runs were made, a line a setting; and the commands, if asked for."""
+
     def setting(*keys: str) -> str:
         return _listed(_value(record, keys) for record in done)
 
@@ -101,34 +110,40 @@ def _made(done: Sequence[RunRecord]) -> str:
         "device": _listed(str(record.environment.get("device") or "") for record in done),
     }
     lines = [f"- {name}: {value}" for name, value in facts.items() if value]
-    commands = _once(_command(record) for record in done)
-    code = ["", "```", *commands, "```"] if any(commands) else []
+    commands = once(typed_command(record.environment) for record in done)
+    code = ["", "```", *commands, "```"] if with_commands and any(commands) else []
     return "\n".join([*lines, *code]) or "The records do not say."
 
 
-def _provenance(records: Sequence[RunRecord]) -> str:
+def provenance(records: Sequence[RunRecord]) -> str:
+    """Where runs come from, a line each: commits, states, dates, how FLOPs are counted."""
     counts = {status: sum(r.status == status for r in records) for status in STATUSES}
-    commits = ", ".join(_once(_commit(record) for record in records))
+    commits = ", ".join(once(_commit(record) for record in records))
     started = sorted(record.started[:10] for record in records if record.started)
     lines = [
         f"- git commit: {commits or 'not recorded'}",
         f"- runs: {', '.join(f'{n} {status}' for status, n in counts.items())}; those that are "
         "done are in the table",
-        f"- trained: {' to '.join(_once((started[0], started[-1])))}" if started else "",
+        f"- trained: {' to '.join(once((started[0], started[-1])))}" if started else "",
         "- harness: expert-isoflops, which wrote this card from the runs' records",
         f"- FLOPs: {_FLOPS}",
     ]
     return "\n".join(filled(line, "  ") for line in lines if line)
 
 
-def _limits(records: Sequence[RunRecord], done: Sequence[RunRecord]) -> str:
+def limits(
+    records: Sequence[RunRecord], done: Sequence[RunRecord], others: str = "have no row"
+) -> str:
+    """What a table of the runs that are done does not show, a line each. others: what those that
+    are not done have.
+    """
     left_out = len(records) - len(done)
-    leaky = _once(record.model for record in done if not record.causal_eval)
+    leaky = once(record.model for record in done if not record.causal_eval)
     repeated = max((record.epochs for record in done if record.epochs is not None), default=0.0)
     started = [record for record in done if record.init]
     seeds = {record.seed for record in done}
-    limits = [
-        f"{left_out} runs failed, diverged or were stopped as hopeless, and have no row."
+    found = [
+        f"{left_out} runs failed, diverged or were stopped as hopeless, and {others}."
         if left_out
         else "",
         f"The evaluation of {', '.join(leaky)} is not causal: its routing sees later tokens."
@@ -143,7 +158,7 @@ def _limits(records: Sequence[RunRecord], done: Sequence[RunRecord]) -> str:
         "Losses compare within one tokenizer and held-out text only.",
         "Learning rates were tuned as far as the column lr shows, and no further.",
     ]
-    return "\n".join(filled(f"- {text}", "  ") for text in limits if text)
+    return "\n".join(filled(f"- {text}", "  ") for text in found if text)
 
 
 def _value(record: RunRecord, keys: Iterable[str]) -> str:
@@ -153,26 +168,18 @@ def _value(record: RunRecord, keys: Iterable[str]) -> str:
     return "" if value is None else str(value)
 
 
-def _command(record: RunRecord) -> str:
-    given = record.environment.get("command")
-    words = [str(word) for word in given] if isinstance(given, list) else []
-    if not words:
-        return ""
-    module = Path(words[0]).stem.removeprefix("experiments-")
-    return shlex.join(["python", "-m", f"experiments.{module}", *words[1:]])
-
-
 def _commit(record: RunRecord) -> str:
     commit = record.environment.get("git_commit")
     changed = " with changes" if record.environment.get("git_dirty") else ""
     return f"{commit}{changed}" if commit else ""
 
 
-def _once(values: Iterable[str]) -> list[str]:
+def once(values: Iterable[str]) -> list[str]:
+    """Each text once, in order; no empty ones."""
     return [value for value in dict.fromkeys(values) if value]
 
 
 def _listed(values: Iterable[str]) -> str:
-    found = _once(values)
+    found = once(values)
     more = f", and {len(found) - _SHOWN} more" if found[_SHOWN:] else ""
     return ", ".join(found[:_SHOWN]) + more

@@ -5,6 +5,7 @@ processors), oneDNN's, and those of csrc/products.h, which the fused trunk is ma
 """
 
 import ctypes
+import math
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -19,8 +20,10 @@ from experiments.kernels.cpp import MAX_THREADS, load_best
 from experiments.kernels.trunk_passes import UNIT
 
 Call = Callable[[], Tensor]
-# of the square products that are the peak; a short one finds a busy machine's quiet moment
-_SIZES = {"cpu": (512, 1024), "cuda": (8192,)}
+# of the square products that are the peak. Small ones find a busy machine's quiet moment, and stay
+# in caches; tiles and many threads have their best rate at large ones.
+_SIZES = {"cpu": (384, 512, 768, 1536), "cuda": (8192,)}
+_SLOW = 0.02  # share of the time for all, in one product: its maker makes no larger one
 
 
 def makers(m: int, k: int, n: int, *, device: str, dtype: torch.dtype) -> dict[str, Call]:
@@ -80,26 +83,41 @@ def _function() -> Any:
 
 def measured_peak_flops(accelerator: str, *, bf16: bool, seconds: float = 0.2) -> float:
     """FLOP/s of square products on the device with this process's threads, the best of all that
-    make them and of their repeats, in turn: mfu's 1. bf16: of bfloat16 factors.
+    make them and of their repeats: mfu's 1. bf16: of bfloat16 factors.
 
-    Measured, not taken from a data sheet, so it holds for any device.
+    Measured, not taken from a data sheet, so it holds for any device. Repeats of a product follow
+    one another, as its factors are in the caches then.
     """
-    is_gpu, dtype = accelerator == "cuda", torch.bfloat16 if bf16 else torch.float32
-    calls = [
-        (2 * size**3, call)
-        for size in _SIZES[accelerator]
-        for call in makers(size, size, size, device=accelerator, dtype=dtype).values()
-    ]
-    for _, call in calls:
-        call()
-    best, start = 0.0, time.perf_counter()
-    while time.perf_counter() - start < seconds or not best:
-        for flops, call in calls:
-            if is_gpu:
-                torch.cuda.synchronize()
-            begin = time.perf_counter()
-            call()
-            if is_gpu:
-                torch.cuda.synchronize()
-            best = max(best, flops / (time.perf_counter() - begin))
+    best, slow = 0.0, set[str]()
+    dtype, sizes = torch.bfloat16 if bf16 else torch.float32, _SIZES[accelerator]
+    for size in sizes:
+        calls = makers(size, size, size, device=accelerator, dtype=dtype)
+        for name in [name for name in calls if name not in slow]:
+            call = calls[name] if accelerator == "cpu" else _synchronized(calls[name])
+            taken = _quickest(call, seconds / len(sizes) / len(calls))
+            best = max(best, 2 * size**3 / taken)
+            if taken > _SLOW * seconds:
+                slow.add(name)
     return best
+
+
+def _synchronized(call: Call) -> Call:
+    """A GPU's call, which returns when it is done."""
+
+    def done() -> Tensor:
+        out = call()
+        torch.cuda.synchronize()
+        return out
+
+    return done
+
+
+def _quickest(call: Call, seconds: float) -> float:
+    """Seconds of the quickest of the calls that are made in about this time."""
+    call()
+    quickest, start = math.inf, time.perf_counter()
+    while time.perf_counter() - start < seconds or quickest == math.inf:
+        begin = time.perf_counter()
+        call()
+        quickest = min(quickest, time.perf_counter() - begin)
+    return quickest

@@ -3,8 +3,11 @@
 Analysis reads these and nothing else of the harness; it never recomputes what stands here.
 """
 
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 STATUSES = ("done", "failed", "diverged", "hopeless")
@@ -130,6 +133,20 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", str(value) if isinstance(value, list | tuple) else value
+
+
+def typed_command(environment: Mapping[str, Any]) -> str:
+    """Command of a record's environment, as it can be typed again; "" if it has none.
+
+    The recorded one starts with the program's file: of a module, run.py, or of the console script,
+    `experiments run`, which once was experiments-run; once with its path.
+    """
+    given = environment.get("command")
+    words = [str(word) for word in given] if isinstance(given, list) else []
+    if not words:
+        return ""
+    module = re.sub(r"^experiments[- ]", "", PurePath(words[0]).stem)
+    return shlex.join(["python", "-m", f"experiments.{module}", *words[1:]])
 
 
 def flat_row(record: RunRecord) -> dict[str, Any]:

@@ -168,7 +168,7 @@ class Worker:
         return known[1]
 
     def _may_try(self, point: Point) -> bool:
-        """Whether one whose process ended without a word is tried again (requeue.py)."""
+        """Whether one whose process ended without a reason is tried again (requeue.py)."""
         events = read_events(point.run_dir)
         if not events or events[-1]["event"] != "started":
             return True

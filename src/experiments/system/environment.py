@@ -14,11 +14,14 @@ from typing import Any
 
 import torch
 
-from experiments.system import code_copy, started
+from experiments.system import code_copy, started, version
 from experiments.system.credentials import cut
 from experiments.system.git import run_git
 
-_PACKAGES = ("torch", "lightning", "numpy", "tokenizers", "hydra-core", "omegaconf", "wandb")
+_PACKAGES = (
+    version.PACKAGE, "torch", "lightning", "numpy", "tokenizers", "hydra-core", "omegaconf",
+    "wandb",
+)  # fmt: skip
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 _OMP_PAUSE_SOFT = 1  # omp.h
 _CPU_NUMBERS = {"family": "cpu family", "model": "model"}  # 25, 17: Zen 4; 26: Zen 5

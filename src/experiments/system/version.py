@@ -15,6 +15,11 @@ def install(extra: str) -> str:
     return f"pip install -e '.[{extra}]' in a clone of the repository"
 
 
+def own_version() -> str:
+    """Release of this package, e.g. 0.1.0."""
+    return _version(PACKAGE)
+
+
 def version_line() -> str:
     """'expert-isoflops 0.1.0 (Python 3.11.9, torch 2.13.0, lightning 2.6.1, hydra-core 1.3.8)'."""
     beside = [f"{name} {_version(name)}" for name in _SHOWN]

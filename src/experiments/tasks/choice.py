@@ -1,7 +1,7 @@
 """Tasks of a command line's `tasks=[...]`: our files, and lm-evaluation-harness' tasks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from experiments.config.constraints import shown
 from experiments.tasks.facts import NAMES
 from experiments.tasks.harness_names import check_extra, check_names
+from experiments.tasks.harness_rule import OPTIONS, HarnessRule, read_rule
 from experiments.tasks.items import LocalTask, find_task, name_twice, read_task
 
 TASKS, FOLDER = "tasks", "tasks_folder"
@@ -18,23 +19,26 @@ TASKS, FOLDER = "tasks", "tasks_folder"
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
     """facts: names of the tasks that are made of a run's corpus (tasks/facts.py).
-    harness: names and yaml files; folder: where their yamls are looked for too.
+    harness: names and yaml files; folder: where their yamls are looked for too; rule: how they are
+    asked.
     """
 
     local: tuple[LocalTask, ...] = ()
     facts: tuple[str, ...] = ()
     harness: tuple[str, ...] = ()
     folder: Path | None = None
+    rule: HarnessRule = field(default_factory=HarnessRule)
 
     def __bool__(self) -> bool:
         return bool(self.local or self.facts or self.harness)
 
 
 def choose(given: Mapping[str, str]) -> Chosen:
-    """Tasks that tasks= and tasks_folder= name, as they were typed. Reads our files.
+    """Tasks that tasks= and tasks_folder= name, as they were typed, and how they are asked.
 
-    Raises ValueError for what names no task, for a file that is not one, and for names that occur
-    twice; RuntimeError for tasks of lm-evaluation-harness, if it is not installed.
+    Reads our files. Raises ValueError for what names no task, for a file that is not one, for names
+    that occur twice, and for options of tasks that have none; RuntimeError for tasks of
+    lm-evaluation-harness, if it is not installed.
     """
     words = [f"{key}={given[key]}" for key in (TASKS, FOLDER) if key in given]
     values: dict[str, Any] = {}
@@ -60,7 +64,13 @@ def choose(given: Mapping[str, str]) -> Chosen:
     if harness:
         check_extra(harness)
     check_names((name for name in harness if not Path(name).is_file()), found)
-    return Chosen(local=local, facts=made, harness=harness, folder=found)
+    options = [f"{key}={given[key]}" for key in OPTIONS if key in given]
+    if options and (not harness or local or made):
+        ours = ", ".join([*(task.name for task in local), *made])
+        why = f"{ours} is not: score it by itself" if ours else "none is named: name one"
+        raise ValueError(f"{options[0]} is of lm-evaluation-harness' tasks, and {why}")
+    rule = read_rule(given)
+    return Chosen(local=local, facts=made, harness=harness, folder=found, rule=rule)
 
 
 def _names(given: Any) -> list[str]:

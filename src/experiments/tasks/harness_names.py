@@ -44,6 +44,12 @@ def check_names(names: Iterable[str], folder: Path | None = None) -> None:
         raise unknown_task(missing[0], known)
 
 
+def harness_names(folder: Path | None = None) -> list[str]:
+    """Names of tasks, groups and tags that the yamls have, of the folder and of the package."""
+    found = (name for path in _yamls(folder) for name in _NAMED.findall(read_regular(path)))
+    return sorted({name.decode("utf-8", "replace") for name in found})
+
+
 def unknown_task(name: str, known: Iterable[str]) -> ValueError:
     """For a name that is no task's; known: the names that exist."""
     near = difflib.get_close_matches(name, known, n=3)

@@ -35,7 +35,7 @@ def test_sparse_layers_stand_apart_from_dense_ones_in_the_papers_order(table):
 
 def test_curves_pass_through_their_runs(table):
     minima = analysis.fit_isoflop(table).to_frame()
-    # two seeds of a setting differ by up to 0.06 nats (docs/small-scale.md)
+    # two seeds differ by up to 0.06 nats in the usual settings (docs/small-scale.md)
     assert minima.rmse.max() < 0.03
     said = " ".join(str(flags) for flags in minima["flags"])
     for flag in (Flag.OUTLIER, Flag.MISFIT, Flag.LACK_OF_FIT, Flag.SKEWED):

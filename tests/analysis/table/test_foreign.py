@@ -120,6 +120,15 @@ def test_what_is_taken_for_granted_is_a_note(frame, how, note):
     ]
 
 
+def test_a_column_of_words_is_named_where_none_is_the_models():
+    frame = named("N,D,C,loss,arch", N * 2, D * 2, SIX * 2, L * 2, list("aaabbb"))
+    words = "no column model: all rows are one curve; if arch says the model, columns="
+    assert f"{words}{{'model': 'arch'}}" in check_table(frame).attrs["notes"]
+    own = check_table(frame.drop(columns="arch")).attrs["notes"]
+    named_one = check_table(frame, columns={"model": "arch"}).attrs["notes"]
+    assert not [note for note in (*own, *named_one) if "one curve" in note]
+
+
 def test_what_is_named_or_can_be_derived_is_not_missing():
     sets = named("N,eval/a/loss,eval/b/loss", N, L, NINE)
     assert check_table(sets, columns={"loss": "eval/b/loss"})["loss"].tolist() == NINE
