@@ -105,8 +105,8 @@ class RateLaw(WaldFit):
         law = self._predict_log(jacobian @ np.array(self.theta), jacobian, level)
         if not new_cell:
             return law
-        own = t_quantile(self.dof, level) * self.missed
-        reach = np.exp(np.hypot(np.log(law.upper / law.value), own))
+        missed = t_quantile(self.dof, level) * self.missed
+        reach = np.exp(np.hypot(np.log(law.upper / law.value), missed))
         return law._replace(lower=law.value / reach, upper=law.value * reach)
 
 
