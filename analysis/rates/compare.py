@@ -100,9 +100,9 @@ def compare_forms(
             continue
         law = fit_law(cells, models, names)
         off = _held_out(law, cells, columns, batch)
-        tried = np.log([[cell.lr_opt, cell.lr_tried] for cell in cells]) - off[:, None]
-        held_out = float(np.exp(np.median(np.abs(tried[:, 0]))))
-        missed = float(np.sqrt(np.mean(tried[:, 1] ** 2)))
+        held_out = float(np.exp(np.median(np.abs(np.log([c.lr_opt for c in cells]) - off))))
+        tried = np.log([cell.lr_tried if cell.losses else np.nan for cell in cells])
+        missed = float(np.sqrt(np.mean((tried - off) ** 2)))
         costs = tuple(cost_of(cell, rate) for cell, rate in zip(cells, off, strict=True))
         laws.append(replace(law, held_out=held_out, missed=missed, costs=costs))
     laws.sort(key=lambda law: (round(law.aicc, _DIGITS), len(law.names)))
@@ -160,6 +160,8 @@ def _correlation(Z: Array) -> float:
 
 def cost_of(cell: BestRate, log_rate: float) -> float:
     """Loss at a rate above the lowest tried, nats/token, by straight lines between rates tried."""
+    if not cell.losses:  # it is of a curve alone
+        return float("nan")
     logs, losses = np.log(cell.lrs), np.array(cell.losses)
     order = np.argsort(logs)
     at = np.interp(log_rate, logs[order], losses[order], left=np.nan, right=np.nan)
