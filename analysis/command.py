@@ -41,13 +41,15 @@ _SAME = 3  # runs of one loss are no accident
 class Output:
     """A command's result. text: to print; values: for --json, and for NAME.json.
 
-    figures: the name of a file -> draws it; tables: the name of a .csv -> what is in it.
+    figures: the name of a file -> draws it; tables: the name of a .csv -> what is in it. form: which
+    of a command's forms the values have, if they have keys of their own; part of the schema's name.
     """
 
     values: Mapping[str, Any]
     text: str
     figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    form: str = ""
 
     @classmethod
     def of(cls, found: Result, said: Sequence[str] = (), **others: Any) -> "Output":
@@ -153,7 +155,8 @@ def _write(output: Output, folder: Path, options: Options, unit: str) -> list[st
 
 
 def _as_json(output: Output, options: Options) -> str:
-    values = with_schema(options.command, plain(output.values), options.chosen.version)
+    name = "-".join(filter(None, (options.command, output.form)))
+    values = with_schema(name, plain(output.values), options.chosen.version)
     return json.dumps(values, indent=1, allow_nan=False)
 
 
