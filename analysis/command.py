@@ -41,8 +41,8 @@ _SAME = 3  # runs of one loss are no accident
 class Output:
     """A command's result. text: to print; values: for --json, and for NAME.json.
 
-    figures: the name of a file -> draws it; tables: the name of a .csv -> what is in it. form: which
-    of a command's forms the values have, if they have keys of their own; part of the schema's name.
+    figures: the name of a file -> draws it; tables: the name of a .csv -> what is in it. form: of
+    the values, where some options give them other keys; a part of the schema's name.
     """
 
     values: Mapping[str, Any]

@@ -4,9 +4,9 @@ import contextlib
 import hashlib
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,14 +17,13 @@ from analysis.parser import find_commands
 from analysis.questions import Asking, find_questions
 from experiments import status
 from experiments.benchmarks.core.made_sweep import make_sweep
-from experiments.sweep.search_table import CellState
 from tests.analysis.curves.made import annealed
 from tests.analysis.curves.test_command import frame
+from tests.analysis.hand_made import of_few_draws
 from tests.analysis.planning.test_seeds import runs, table
 from tests.analysis.surfaces.test_forms_of_columns import written
-from tests.analysis.contrast.test_parts import folder  # noqa: F401 — a fixture
 from tests.conftest import REPOSITORY
-from tests.json_page import PAGE, check, schemas
+from tests.json_page import check, schemas
 
 RESULTS = REPOSITORY / "results"
 STUDY, SECOND = (str(RESULTS / "study" / name) for name in ("isoflop", "edition_2"))
@@ -92,9 +91,76 @@ COMMANDS: dict[str, list[str | Callable[[Path], str]]] = {
 }  # fmt: skip
 
 
-def printed(words: list[str | Callable[[Path], str]], place: Path) -> dict:
+def printed(words: list[str | Callable[[Path], str]], place: Path) -> dict[str, Any]:
     typed = [word if isinstance(word, str) else word(place) for word in words]
-    out = [] if typed[:2] == ["plan", STUDY] and "--for" not in typed else ["--out", str(place / "out")]
+    prints_alone = typed[0] == "plan" and "--for" not in typed and "--half-width" not in typed
+    out = [] if prints_alone else ["--out", str(place / "out")]
     with contextlib.redirect_stdout(io.StringIO()) as said:
         assert main([*typed, *out, "--json"]) == 0
-    return json.loads(said.getvalue())
+    found: dict[str, Any] = json.loads(said.getvalue())
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_of_the_analysis_prints_the_keys_of_the_page(name, tmp_path):
+    with of_few_draws():
+        values = printed(COMMANDS[name], tmp_path)
+    assert values["schema"] == name
+    rows = {row.path for row in schemas()[name].rows()}
+    assert check(values) == rows, "a row of the page that no output has"
+
+
+def test_each_command_of_the_analysis_is_on_the_page():
+    known = {name.partition("/")[0] for name in schemas() if "/" in name}
+    for name, command in find_commands().items():
+        asked = find_questions(command.questions) if isinstance(command, Asking) else [""]
+        prefix = command.prefix if isinstance(command, Asking) else name
+        for question in asked:
+            assert prefix + question in known
+
+
+def test_status_prints_the_keys_of_the_page(tmp_path, command):
+    make_sweep(tmp_path / "made", 100)
+    for words in (["made"], []):
+        code, out, _ = command(status, *words, "--results", tmp_path, "--json")
+        assert code == 0
+        lines = [json.loads(line) for line in out.splitlines()]
+        name = "status/1" if words else "status-sweep/1"
+        assert {line["schema"] for line in lines} == {name}
+        seen = set().union(*(check(line) for line in lines))
+        assert seen == {row.path for row in schemas()[name].rows()}
+
+
+def test_keys_that_were_released_are_those_of_their_version():
+    """tests/json_keys.txt: the hash of each schema's rows, which changes with its version alone."""
+    made = {
+        name: hashlib.sha256(
+            "\n".join(f"{row.path} {row.kinds} {row.always}" for row in node.rows()).encode()
+        ).hexdigest()[:12]
+        for name, node in schemas().items()
+    }
+    lines = (Path(__file__).parent / "json_keys.txt").read_text(encoding="utf-8").splitlines()
+    kept = dict(line.split() for line in lines)
+    changed = [name for name in made if name in kept and made[name] != kept[name]]
+    assert not changed, f"keys of {changed} changed: raise the version, on the page and in the code"
+    new = "\n".join(f"{name} {digest}" for name, digest in sorted(made.items()))
+    assert made.keys() == kept.keys(), f"tests/json_keys.txt is to be:\n{new}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.update(more=1), "more is not in docs/json.md"),
+        (lambda v: v.pop("state"), "state is in docs/json.md alone"),
+        (lambda v: v.update(state=3), "state=3 is not string"),
+        (lambda v: v.update(step=True), "step=True is not number"),
+        (lambda v: v.update(schema="status/9"), "no status/9"),
+    ],
+)
+def test_a_key_that_comes_goes_or_changes_is_noticed(tmp_path, command, change, message):
+    make_sweep(tmp_path / "made", 1)
+    line = command(status, "made", "--results", tmp_path, "--json")[1].splitlines()[0]
+    values = json.loads(line)
+    change(values)
+    with pytest.raises(AssertionError, match=message):
+        check(values)
