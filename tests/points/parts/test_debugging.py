@@ -5,6 +5,7 @@ import json
 import pytest
 
 from analysis.__main__ import main
+from experiments.models.transformer import Transformer
 from experiments.points.planning import make_point
 from experiments.training.execute import execute
 from experiments.training.trackers.weights_and_biases import make_tags
@@ -75,25 +76,24 @@ def test_the_profile_is_printed_and_in_the_folder(compose_raw, tmp_path, capsys)
     assert line.split()[-1] == "2"
 
 
-def test_an_anomaly_is_named_by_its_operation(compose_raw, tmp_path, monkeypatch):
-    from experiments.models.transformer import Transformer
-
+def test_an_anomaly_is_named_by_its_operation(compose_raw, tmp_path, monkeypatch, capfd):
     whole = Transformer.forward
 
     def broken(self, *args, **kwargs):
         found = whole(self, *args, **kwargs)
-        return (found.float() * 0).sqrt() + found  # the gradient of sqrt at 0 times 0: nan
+        return (found.float() * 0).sqrt() + found  # its gradient at 0, infinite, times 0
 
     monkeypatch.setattr(Transformer, "forward", broken)
     place = (f"paths.results={tmp_path}", f"paths.cache={tmp_path / 'cache'}")
     record = execute(make_point(compose_raw(*SIZE, "debug=default", *place)))
     assert record.status == "failed"
-    assert "Function 'SqrtBackward0' returned nan values" in record.error
+    assert "Function 'MulBackward0' returned nan values" in record.error
+    assert "(found.float() * 0).sqrt()" in capfd.readouterr().err  # the line of the forward pass
 
 
 def test_tags_are_recorded_and_change_no_id(compose_raw, tmp_path):
     place = (f"paths.results={tmp_path}", f"paths.cache={tmp_path / 'cache'}")
-    words = (*SIZE, "budget=1e8", *place)
+    words = (*SIZE, "budget=9.7321e7", *place)
     plain, tagged = (make_point(compose_raw(*words, *more)) for more in ((), ("tags=[mine,b 2]",)))
     assert plain.run_id == tagged.run_id
     record = execute(tagged)
