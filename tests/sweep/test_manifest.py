@@ -15,11 +15,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import retry
+from experiments.language.places import located
 from experiments.points.planning import make_point
 from experiments.records.files import DamagedError
 from experiments.sweep import lost, manifest, restore
 from experiments.sweep.many_runs import run_sweep
-from experiments.sweep.places import located
 from experiments.sweep.queues.local import Local
 from experiments.system import claims
 from experiments.system.claims import RunningElsewhereError

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from experiments.language.estimate import assumed_rate, seconds_of, seconds_of_all
 from experiments.sweep import progress
-from experiments.sweep.estimate import assumed_rate, seconds_of, seconds_of_all
 from experiments.sweep.progress import SweepProgress, time_left
 
 
