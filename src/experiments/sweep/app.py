@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 from experiments.records.app_record import Record
 from experiments.sweep.point import Point
 from experiments.system import code_copy
-from experiments.system.disk import write_text_atomically
+from experiments.system.disk import make_folder, write_text_atomically
 from experiments.system.json_files import read_json
+from experiments.system.regular_files import read_regular_text
 from experiments.system.signatures import is_signed, key_path, signature
 
 Raw = Mapping[str, Any]
@@ -210,7 +211,8 @@ def note_app(sweep_dir: Path, place: str) -> None:
     found = AppFile(name=place, file=str(Path(str(file)).resolve()))
     signed = {**vars(found), "signature": signature(found.content())}
     text = json.dumps(signed, indent=1) + "\n"
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    make_folder(sweep_dir)
+    if not path.exists() or read_regular_text(path, "replace") != text:
         write_text_atomically(path, text, mode=0o644)
 
 
