@@ -17,6 +17,8 @@ from experiments.sweep.own_run import Run
 class Ridge(OwnApp):
     """Polynomial of a degree, fitted to half of a noisy curve's points. loss: on the others."""
 
+    save_seconds = 1.0
+
     def check(self, config):
         if not 1 <= config["degree"] <= 30:
             raise ValueError(f"degree={config['degree']} must be from 1 to 30")

@@ -62,13 +62,20 @@ def read_record(path: Path) -> RunRecord:
     """Reads one record.json of a language model.
 
     Raises DamagedError if it can't be read, is no record, has a value of another type than its
-    column's, or another checksum than its own; FileNotFoundError if there is none.
+    column's, or another checksum than its own; FileNotFoundError if there is none; ValueError if it
+    is another app's.
     """
-    with _named(path):
-        record = _parsed(read_regular(path))
-        if isinstance(record, AppRecord):
-            raise ValueError(f"it is of {record.app}, which trains no language model")
-        return record
+    return of_language_model(path, read_any_record(path))
+
+
+def of_language_model(path: Path, record: Record) -> RunRecord:
+    """The record. Raises ValueError if it is another app's."""
+    if isinstance(record, AppRecord):
+        raise ValueError(
+            f"{path} is of {record.app}, which trains no language model; experiments.status and "
+            "experiments.collect read it"
+        )
+    return record
 
 
 def read_any_record(path: Path) -> Record:

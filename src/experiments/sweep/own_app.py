@@ -114,11 +114,13 @@ class OwnApp(App[OwnPoint]):
     """Base class of an app in one Python file. `run` has to be written; all else has a default.
 
     sources: further files beside it, .py or .yaml, that its runs import or read. A sweep keeps a
-    copy of these, so that an edit does not change a run that waits.
+    copy of these, so that an edit does not change a run that waits. save_seconds: between
+    checkpoints.
     """
 
     unit: ClassVar[str] = "steps"
     sources: ClassVar[tuple[str, ...]] = ()
+    save_seconds: ClassVar[float] = 30.0
 
     # What an app writes
 
@@ -265,7 +267,7 @@ class OwnApp(App[OwnPoint]):
                 log_event(point.run_dir, "interrupted", why=str(error), step=step)
 
             with interruption.told(tell):
-                run = Run(point, claim, progress, n_threads)
+                run = Run(point, claim, progress, n_threads, self.save_seconds)
                 try:
                     record = self._recorded(point, run)
                 finally:

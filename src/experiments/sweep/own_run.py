@@ -15,7 +15,6 @@ from experiments.system.claims import Claim
 from experiments.system.disk import opened, whole_file
 from experiments.system.regular_files import read_regular
 
-_SAVES = 30.0  # seconds between checkpoints
 _ROWS = 0.1  # seconds between rows of the history, at least
 _CHECKS = 1.0  # seconds between looks whether the run is still this process's
 
@@ -34,7 +33,12 @@ class Run:
     """
 
     def __init__(
-        self, point: Point, claim: Claim, progress: Progress, n_threads: int | None
+        self,
+        point: Point,
+        claim: Claim,
+        progress: Progress,
+        n_threads: int | None,
+        save_seconds: float,
     ) -> None:
         self.config: Mapping[str, Any] = point.raw
         self.folder, self.n_threads = point.run_dir, n_threads
@@ -42,8 +46,8 @@ class Run:
         self._point, self._claim, self._progress = point, claim, progress
         self._names: tuple[str, ...] = ()
         self._history: IO[bytes] | None = None
-        self._saved = self._row = self._check = -math.inf  # by time.monotonic
-        self._saved = time.monotonic()
+        self._row = self._check = -math.inf  # by time.monotonic
+        self._saved, self._save_seconds = time.monotonic(), save_seconds
 
     def saved(self) -> Saved | None:
         """Last checkpoint; None at the start. To be asked once, before the first step."""
@@ -68,7 +72,7 @@ class Run:
         """To be called after each step. n_steps: those that are taken. save(): all that it takes to
         go on from here, as bytes. numbers: of the step, the same ones at each; `loss` is shown.
 
-        Saves every 30 s. If the process was asked to stop, saves and raises Interrupted.
+        Saves every OwnApp.save_seconds. If the process was asked to stop, saves and raises Interrupted.
         """
         self.n_steps, now = n_steps, time.monotonic()
         asked, is_last = interruption.received() is not None, n_steps >= self._point.n_steps
@@ -78,7 +82,7 @@ class Run:
         if asked or is_last or now - self._row >= _ROWS:
             self._write(n_steps, numbers)
             self._row = now
-        if asked or now - self._saved >= _SAVES:
+        if asked or now - self._saved >= self._save_seconds:
             self._save(n_steps, save())
         else:
             interruption.note_unsaved(True)
