@@ -19,6 +19,7 @@ from experiments.records.app_record import Record
 from experiments.sweep.point import Point
 from experiments.system import code_copy
 from experiments.system.disk import make_folder, write_text_atomically
+from experiments.system.environment import PACKAGE
 from experiments.system.json_files import read_json
 from experiments.system.regular_files import read_regular_text
 from experiments.system.signatures import is_signed, key_path, signature
@@ -161,6 +162,11 @@ class App(ABC, Generic[P]):
         are there in any case.
         """
         return []
+
+    @property
+    def repository(self) -> Path:
+        """Folder of its code, whose commit a copy notes."""
+        return PACKAGE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ from experiments.sweep.own_run import Run
 from experiments.sweep.point import Handling, Needs
 from experiments.sweep.refusals import check_folder, of_points
 from experiments.sweep.settings import with_settings
-from experiments.system import environment, interruption
+from experiments.system import code_copy, environment, interruption
 from experiments.system.claims import claimed, log_event
 from experiments.system.command import exit_codes
 from experiments.system.credentials import cut, refuse_credentials
@@ -196,6 +196,11 @@ class OwnApp(App[OwnPoint]):
     def place(self) -> str:
         return f"{self.file.stem}:{type(self).__name__}"
 
+    @property
+    def repository(self) -> Path:
+        in_copy = self.file.parents[2].name == code_copy.FOLDER
+        return environment.PACKAGE if in_copy else self.file.parent
+
     # What the engine asks
 
     def plan(self, raws: Sequence[Raw], *, stored: bool) -> list[OwnPoint]:
@@ -242,7 +247,7 @@ class OwnApp(App[OwnPoint]):
 
     def located(self, raw: Raw, sweep_dir: Path) -> dict[str, Any]:
         name, results = now_called(raw, sweep_dir)
-        return {**raw, "sweep": name, "paths": {"results": str(results)}}
+        return {**ENGINE, **raw, "sweep": name, "paths": {"results": str(results)}}
 
     def prepare(self, points: Sequence[OwnPoint]) -> None:
         self.prepare_data([point.raw for point in points])
@@ -324,7 +329,7 @@ class OwnApp(App[OwnPoint]):
             "python": sys.version.partition(" ")[0],
             "packages": environment.installed_packages(),
             "host": socket.gethostname(),
-            **environment.git_state(self.file.parent),
+            **environment.git_state(self.repository),
         }
         values: Mapping[str, Any] = {}
         status, error = "failed", None
@@ -352,7 +357,7 @@ class OwnApp(App[OwnPoint]):
             wall_seconds=time.perf_counter() - begun,
             started=started,
             environment=found,
-            config=dict(point.raw),
+            config={key: value for key, value in point.raw.items() if key not in ENGINE},
         )
 
 

@@ -72,7 +72,8 @@ class Run:
         """To be called after each step. n_steps: those that are taken. save(): all that it takes to
         go on from here, as bytes. numbers: of the step, the same ones at each; `loss` is shown.
 
-        Saves every OwnApp.save_seconds. If the process was asked to stop, saves and raises Interrupted.
+        Saves every OwnApp.save_seconds. If the process was asked to stop, saves and raises
+        Interrupted.
         """
         self.n_steps, now = n_steps, time.monotonic()
         asked, is_last = interruption.received() is not None, n_steps >= self._point.n_steps

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.records.files import set_aside
 from experiments.sweep.again import own_files
-from experiments.sweep.app import FIRST, FOLDER
+from experiments.sweep.app import FIRST, FOLDER, find_app
 from experiments.system import code_copy
 from experiments.system.disk import (
     copy_file,
@@ -16,7 +16,7 @@ from experiments.system.disk import (
     remove_tree,
     write_text_atomically,
 )
-from experiments.system.environment import PACKAGE, git_diff, git_state
+from experiments.system.environment import git_diff, git_state
 from experiments.system.made_once import made_once
 
 
@@ -49,9 +49,10 @@ def take_snapshot(sweep_dir: Path, place: str = FIRST) -> Path:
             target = folder / name
             make_folder(target.parent)
             copy_file(path, target)
-        state = json.dumps(git_state(PACKAGE), indent=1) + "\n"
+        repository = find_app(place).repository
+        state = json.dumps(git_state(repository), indent=1) + "\n"
         write_text_atomically(folder / code_copy.STATE_NAME, state)
-        if (diff := git_diff(PACKAGE)) is not None:
+        if (diff := git_diff(repository)) is not None:
             write_text_atomically(folder / code_copy.DIFF_NAME, diff, mode=0o600)
 
     return made_once(copy, make)
