@@ -16,7 +16,7 @@ from tests.slurm.conftest import slurm, wait_for_the_queue, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster")]
 SCRIPT = REPOSITORY / "examples" / "ridge" / "ridge.py"
-SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.time=10")
+SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.time=10:00")
 
 
 def ridge(folder, *words):
@@ -24,7 +24,7 @@ def ridge(folder, *words):
     done = subprocess.run(
         command, cwd=folder, check=False, timeout=120, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 3), done.stderr  # 3: others have some
     return done.stdout
 
 
