@@ -58,24 +58,33 @@ def cells(without=None):
 
 
 @cache
-def noise():
+def pooled(score):
     """Standard deviation of seeds about their cell's mean, and its degrees of freedom, by class
-    and budget; 1.5e14 has that of 1e14.
+    and budget: of the number that `score` gives of a record, or None.
     """
     found = defaultdict(list)
     for sweep in RUNS:
         for r in find(sweep):
-            if r.val_loss is not None:
+            if (value := score(r)) is not None:
                 rate = (r.config["optim"]["lr"], r.config["ladder"]["lr"])
                 place = str(r.config["trunk"]["ffn_blocks"])
                 batch = r.config["ladder"]["batch_size"]
-                found[*cell_of(r), place, rate, batch].append(r.val_loss)
+                found[*cell_of(r), place, rate, batch].append(value)
     squares, dof = defaultdict(float), defaultdict(int)
     for (model, _, budget, *_), losses in found.items():
         if len(losses) > 1:
             squares[class_of(model), budget] += float(np.var(losses) * len(losses))
             dof[class_of(model), budget] += len(losses) - 1
-    known = {key: (math.sqrt(squares[key] / dof[key]), dof[key]) for key in squares}
+    return {key: (math.sqrt(squares[key] / dof[key]), dof[key]) for key in squares}
+
+
+def loss_of(record):
+    return record.val_loss
+
+
+def noise():
+    """Of the loss (pooled); 1.5e14 has that of 1e14."""
+    known = pooled(loss_of)
     return known | {(name, BEYOND): known[name, 1e14] for name in ("sparse", "rest")}
 
 
