@@ -13,10 +13,10 @@ repeated and of all other targets, nats/token.
 
 scores the checkpoints that runs of the third edition kept (trainer.keep_at), on the whole held-out
 text: results/study/edition_3/copying.csv, a line a checkpoint, with the loss of each kind of
-target. Lines that are there already are not scored again. tests/study/kinds.py reads it.
+target. Lines that are there already are not scored again. tests/study/kinds.py reads it. A word
+with `=` is an override, such as paths.cache=FOLDER.
 """
 
-import csv
 import sys
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from experiments.records.kept import kept
 from experiments.training.by_document import ByDocument
 from experiments.training.evaluation import evaluate
 from tests.study.inside.files import write_rows
-from tests.study.kinds import COLUMNS, TABLE, by_kind, read_kept
+from tests.study.kinds import by_kind, read_kept, write_kept
 
 KEPT = "--kept"
 
@@ -40,10 +40,9 @@ KEPT = "--kept"
 class Scored:
     """A run that is open, and its held-out text."""
 
-    def __init__(self, run_dir):
+    def __init__(self, run_dir, overrides=()):
         self.record = read_record(run_dir / "record.json")
-        self.run_dir = run_dir
-        run = opened(run_dir, self.record, (), (), layers=["blocks.0.ffn"], change=None)
+        run = opened(run_dir, self.record, (), overrides, layers=["blocks.0.ffn"], change=None)
         (text,) = run.texts
         self.model = run.model
         self.windows = ScoredWindows(
@@ -60,15 +59,11 @@ class Scored:
         evaluate(self.model, self.windows, found.token_bytes, find_device(self.model), found.add)
         return {name: values[0] for name, values in found.columns().items()}
 
-    def checkpoints(self):
-        """(step, path) of those that were kept, the first one first."""
-        return sorted(kept(self.run_dir).items())
 
-
-def score_ends(run_dirs):
+def score_ends(run_dirs, overrides=()):
     rows = []
     for run_dir in run_dirs:
-        run = Scored(run_dir)
+        run = Scored(run_dir, overrides)
         record, sums = run.record, run.sums()
         assert abs(sums["nats"] / sums["n_tokens"] - record.val_loss) < 1e-4, run_dir
         n_new = sums["n_tokens"] - sums["n_repeated"]
@@ -85,15 +80,15 @@ def score_ends(run_dirs):
         write_rows("copying.csv", rows)
 
 
-def score_kept(run_dirs):
+def score_kept(run_dirs, overrides=()):
     rows = read_kept()
     there = {(row["run_id"], row["step"]) for row in rows}
     for run_dir in run_dirs:
-        run = Scored(run_dir)
+        run = Scored(run_dir, overrides)
         record = run.record
-        for step, path in run.checkpoints():
-            if step == record.n_steps or (record.run_id, step) in there:
-                continue  # of the end the record has it
+        for step, path in sorted(kept(run_dir).items()):
+            if (record.run_id, step) in there:
+                continue
             load_weights(run.model, path, step)
             sums = run.sums()
             for name in ("n_tokens", "n_repeated", "n_seen"):  # the same targets as in the record
@@ -105,18 +100,11 @@ def score_kept(run_dirs):
             write_kept(rows)
 
 
-def write_kept(rows):
-    with TABLE.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in sorted(rows, key=lambda row: (row["run_id"], row["step"])):
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-
-
 def main():
     words = sys.argv[1:]
     score = score_kept if KEPT in words else score_ends
-    score([Path(word) for word in words if word != KEPT])
+    own = [word for word in words if word != KEPT]
+    score([Path(w) for w in own if "=" not in w], [w for w in own if "=" in w])
 
 
 if __name__ == "__main__":

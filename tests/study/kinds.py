@@ -131,6 +131,15 @@ def read_kept():
     return [{k: t(row[k]) for k, t in zip(COLUMNS, types, strict=True)} for row in rows]
 
 
+def write_kept(rows):
+    """By run and step; losses to six digits."""
+    with TABLE.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in sorted(rows, key=lambda row: (row["run_id"], row["step"])):
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
 @cache
 def course(run_id):
     """Losses at the kept checkpoints and at the end, the first one first."""
