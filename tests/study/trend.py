@@ -21,6 +21,7 @@ from tests.study.records import RESULTS, find
 
 RUNS = ("study/edition_2", "study/edition_3")
 MODELS, BUDGETS, BEYOND = ("none", "peer"), (1e13, 3e13, 1e14), 1.5e14
+BATCH = 4
 FORMS = {"tokens": "n_tokens", "width": "d_model", "both": "d_model + n_tokens"}
 RATES = RESULTS / "rates_2" / "rates.json"
 _STEP = 1e-5  # nats/token, of derivatives
@@ -38,9 +39,12 @@ class Slope:
 
 @cache
 def runs():
-    """Runs of both layers with the layer in the middle block and the law's rate."""
+    """Runs of both layers with the layer in the middle block, the law's rate and four sequences a
+    step.
+    """
     found = [r for sweep in RUNS for model in MODELS for r in find(sweep, model=model)]
     kept = [r for r in found if r.config["trunk"]["ffn_blocks"] == "middle"]
+    kept = [r for r in kept if r.config["ladder"]["batch_size"] == BATCH]
     return tuple(r for r in kept if r.config["optim"].get("law"))
 
 
