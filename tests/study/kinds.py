@@ -165,6 +165,23 @@ def share_of_run(row):
     return row["step"] / course(row["run_id"])[-1]["step"]
 
 
+def gaps(run_id):
+    """Of its lines: at each tenth of its compute, where all were kept."""
+    return [gap(row) for row in course(run_id)]
+
+
+def over_training(kind, size):
+    """PEER minus none at each tenth of the runs of 1e14, whose compute is the same."""
+    both = zip(*(course(run(model, size).run_id) for model in ("peer", "none")), strict=True)
+    return [of_peer[kind] - of_none[kind] for of_peer, of_none in both]
+
+
+def when(run_id):
+    """Share of its compute by which it has begun, to a tenth, or a dash."""
+    row = begins(run_id)
+    return "-" if row is None else f"{share_of_run(row):.1f}"
+
+
 def scored():
     """Runs of which kept checkpoints are scored, by budget, size, layer and seed."""
     ids = {row["run_id"] for row in read_kept()}
@@ -182,10 +199,13 @@ def main():
         print(f"PEER minus none, {size or 'mean'} blocks: {each}; parts of the loss {added}")
     print("registered, neither:", neither(), f"p before correction {neither().p:.2g}")
     for record in scored():
-        gaps = " ".join(f"{gap(row):.2f}" for row in course(record.run_id))
-        first = begins(record.run_id)
-        when = "not begun" if first is None else f"begins by {share_of_run(first):.1f}"
-        print(f"{cell_of(record)} seed {record.seed} {record.run_id}: {gaps}; {when}")
+        apart = " ".join(f"{value:.2f}" for value in gaps(record.run_id))
+        about = f"{record.model}, {record.n_layers} blocks, {cell_of(record)[2]:g}"
+        print(f"{about}, seed {record.seed}, {record.run_id}: {apart}; begun {when(record.run_id)}")
+    for size in SIZES:
+        for kind in ("loss", *KINDS):
+            each = " ".join(f"{value:+.3f}" for value in over_training(kind, size))
+            print(f"PEER minus none over training, {size} blocks, {kind}: {each}")
 
 
 if __name__ == "__main__":
