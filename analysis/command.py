@@ -30,6 +30,7 @@ from analysis.table.warned import say_once, warnings_of_table
 from experiments.records.record import RunRecord
 from experiments.system.csv_text import to_csv
 from experiments.system.disk import followed, reached, rename, write_text
+from experiments.system.schemas import with_schema
 
 Options = argparse.Namespace
 T = TypeVar("T")
@@ -40,13 +41,15 @@ _SAME = 3  # runs of one loss are no accident
 class Output:
     """A command's result. text: to print; values: for --json, and for NAME.json.
 
-    figures: the name of a file -> draws it; tables: the name of a .csv -> what is in it.
+    figures: the name of a file -> draws it; tables: the name of a .csv -> what is in it. form: of
+    the values, where some options give them other keys; a part of the schema's name.
     """
 
     values: Mapping[str, Any]
     text: str
     figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    form: str = ""
 
     @classmethod
     def of(cls, found: Result, said: Sequence[str] = (), **others: Any) -> "Output":
@@ -80,7 +83,8 @@ class Command(Described, Generic[T]):
     raises ValueError for options that don't go together, before anything is read. writes: whether
     NAME.json and the figures are written. by_model: it compares models, so --series is refused.
     unused: options of all commands that change nothing here, and are refused; reads: what it takes
-    instead. What is read may have the table beside other things, as `table`.
+    instead. What is read may have the table beside other things, as `table`. version: of its JSON
+    (system/schemas.py).
     """
 
     read: Callable[[Options], T]
@@ -90,6 +94,7 @@ class Command(Described, Generic[T]):
     by_model: bool = False
     unused: Sequence[str] = ()
     reads: str = ""
+    version: int = 1
 
     def run(self, options: Options) -> None:
         """Raises WriteError before anything is computed, if nothing can be written."""
@@ -100,7 +105,7 @@ class Command(Described, Generic[T]):
         unit = loss_unit(table) if isinstance(table, pd.DataFrame) else PER_TOKEN
         paths = [] if folder is None else _write(output, folder, options, unit)
         if options.json:
-            print(_as_json(output.values))
+            print(_as_json(output, options))
             return
         print(in_unit(output.text.rstrip("\n"), unit))
         if paths:
@@ -128,7 +133,7 @@ def _write(output: Output, folder: Path, options: Options, unit: str) -> list[st
     with staged(folder) as new, figures.style():
         for label, table in output.tables.items():
             write_text(new / f"{label}.csv", to_csv(table))
-        write_text(new / f"{options.command}.json", _as_json(output.values) + "\n")
+        write_text(new / f"{options.command}.json", _as_json(output, options) + "\n")
         for label, draw in output.figures.items():
             figure = draw()
             figures.relabel(figure, unit)
@@ -149,8 +154,10 @@ def _write(output: Output, folder: Path, options: Options, unit: str) -> list[st
     return [*notes, *tables, f"fits: {folder / options.command}.json", *drawn]
 
 
-def _as_json(values: Any) -> str:
-    return json.dumps(plain(values), indent=1, allow_nan=False)
+def _as_json(output: Output, options: Options) -> str:
+    name = "-".join(filter(None, (options.command, output.form)))
+    values = with_schema(name, plain(output.values), options.chosen.version)
+    return json.dumps(values, indent=1, allow_nan=False)
 
 
 def load_runs(

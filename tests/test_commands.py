@@ -1,7 +1,14 @@
 """Commands as one: their usage is what is typed, and help waits for no library."""
 
+import re
+
+from experiments.__main__ import commands
 from experiments.inspect import QUESTIONS
+from experiments.sweep.planning import ELSEWHERE
+from experiments.sweep.task import STOPPED
+from experiments.system.command import BAD_INPUT, FAILED, INTERRUPTED
 from experiments.system.modules import find_modules
+from experiments.system.requeue import STALLED
 from tests.conftest import REPOSITORY, SMALL_PEER, python
 
 HELP = """
@@ -48,6 +55,24 @@ REFUSED = [
     ("generate", "RUNx The", "is not a finished run"),
     ("generate", "RUN text top_p=0.5", "give temperature=1 too"),
 ]
+ENDINGS = """
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
+from io import StringIO
+
+for name in {names}:
+    for word in ("--help", "--no-such-option"):
+        module = "analysis.__main__" if name == "analysis" else f"experiments.{{name}}"
+        sys.argv = [f"{{name}}.py", word]
+        said = StringIO()
+        try:
+            with redirect_stdout(StringIO()), redirect_stderr(said):
+                code = import_module(module).main()
+        except SystemExit as end:
+            code = end.code
+        print(name, word, code or 0, len(said.getvalue().splitlines()))
+"""
 EARLY = """
 import sys
 from importlib import import_module
@@ -74,6 +99,23 @@ def test_what_is_wrong_is_refused_before_torch_is_imported(trained, tmp_path):
     for line, (_, _, message) in zip(done.stderr.splitlines(), REFUSED, strict=True):
         assert line.startswith("error: ")
         assert message in line
+
+
+def test_exit_codes_are_those_of_the_page():
+    page = (REPOSITORY / "docs" / "errors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", page, re.MULTILINE)
+    of_all = {int(code) for code, of in rows if of == "all commands"}
+    assert of_all == {0, FAILED, BAD_INPUT, INTERRUPTED}
+    of_some = {int(code) for code, of in rows if of != "all commands"} - of_all
+    assert of_some == {ELSEWHERE, STOPPED, STALLED}
+    named = {name for _, of in rows for name in re.findall(r"`(\w+)", of)}
+    assert named <= commands().keys()
+    names = sorted(commands().keys() - HYDRAS)
+    ends = [line.split() for line in python("-c", ENDINGS.format(names=names)).stdout.splitlines()]
+    assert len(ends) == 2 * len(names)
+    for name, word, code, n_lines in ends:
+        wanted = ("0", "0") if word == "--help" else ("2", "1")
+        assert (code, n_lines) == wanted, f"{name} {word}"
 
 
 def test_neither_hydras_help_nor_a_refused_sweep_imports_torch(tmp_path):

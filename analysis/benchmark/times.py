@@ -26,6 +26,7 @@ from analysis.fitting.least_squares import huber
 from analysis.parametric import fit_parametric
 from analysis.synthetic import ChinchillaSurface, ClarkSurface, simulate_experts, simulate_isoflop
 from analysis.table.load import load_table
+from experiments.system.schemas import with_schema
 
 _DELTA = 1e-3
 
@@ -139,7 +140,8 @@ def _show(
         for name, times in seconds.items()
     ]
     if as_json:
-        print(json.dumps({"runs": where, "n_runs": n_runs, "rows": rows}, indent=1))
+        values = {"runs": where, "n_runs": n_runs, "rows": rows}
+        print(json.dumps(with_schema("analysis-benchmark", values), indent=1))
         return
     print(f"{where}: {n_runs} for the parametric fit; medians of {len(seconds['parametric fit'])}")
     frame = pd.DataFrame(rows).astype({"objective": "float64"})

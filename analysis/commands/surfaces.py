@@ -76,6 +76,7 @@ def _others(options: Options, runs: Mapping[str, pd.DataFrame]) -> Output:
         values={name: one.to_dict() for name, one in found.items()},
         text="\n".join(lines),
         figures={"surfaces": partial(draw_forms, found)},
+        form="of",
     )
 
 

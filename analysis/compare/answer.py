@@ -57,10 +57,11 @@ def answered(
     *,
     said: Sequence[str] = (),
     name: str | None = None,
+    form: str = "",
     figures: Mapping[str, Callable[[], Figure]] = {},
 ) -> Output:
     """A comparison as the command writes and prints it. said: lines above; name: of the table's
-    file, if not the question's.
+    file, if not the question's. form: Output's.
     """
     frame = found.to_frame()
     rows = plain(frame.to_dict("records"))
@@ -69,4 +70,5 @@ def answered(
         text="\n".join([*said, found.summary()]),
         figures=figures,
         tables={name or options.command: frame},
+        form=form,
     )

@@ -20,6 +20,7 @@ from analysis.table.load import finished
 from analysis.table.units import loss_unit
 from experiments.system.csv_text import to_csv
 from experiments.system.disk import make_folder, write_text
+from experiments.system.schemas import with_schema
 
 
 def write_report(
@@ -85,6 +86,6 @@ def _write_files(
         generated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by expert-isoflops",
     )
     write_text(folder / "report.html", render(page))
-    fits = json.dumps(study.to_dict(), indent=1, allow_nan=False)
+    fits = json.dumps(with_schema("report", study.to_dict()), indent=1, allow_nan=False)
     write_text(folder / "fits.json", fits + "\n")
     write_text(folder / "table.csv", to_csv(study.table))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.fitting.text import join_first
+from analysis.fitting.text import join_first, pluralize
 from analysis.settings import setting
 from analysis.table.csv_file import read_csv
 from analysis.table.documents import Documents, Gathered
@@ -87,12 +87,14 @@ def _read_records(folder: Path) -> Source:
             f"no record.json below {folder}; run a sweep first, e.g. "
             "python -m experiments.run experiment=demo"
         )
-    rows, records, damaged, documents = {}, [], [], Gathered()
+    rows, records, damaged, documents, n_debugging = {}, [], [], Gathered(), 0
     with _without_collection():
         for path, record in zip(paths, _read_each(paths), strict=True):
             if isinstance(record, RunRecord) and record.is_trunk:
                 continue  # steps for branches to start from; their records tell of them
-            if isinstance(record, RunRecord):
+            if isinstance(record, RunRecord) and record.is_debugging:
+                n_debugging += 1
+            elif isinstance(record, RunRecord):
                 rows[str(path.parent.relative_to(folder))] = flat_row(record)
                 documents.add(record)
                 records.append(replace(record, documents={}) if record.documents else record)
@@ -101,13 +103,17 @@ def _read_records(folder: Path) -> Source:
     said = f"{len(damaged)} of {len(paths)} records are damaged: " + join_first(
         [f"{error.path} ({error.why})" for error in damaged], separator="; "
     )
+    if not rows and not damaged and n_debugging:
+        raise ValueError(f"{folder} has debugging runs alone (debug=NAME), which are no results")
     if not rows and not damaged:
         raise ValueError(f"{folder} has records of trunks alone; run their branches first")
     if not rows:
         raise ValueError(f"{said}; {damaged[0].remedy}")
     frame = _printable(pd.DataFrame(list(rows.values()), index=list(rows)))
-    if damaged:
-        frame.attrs["damaged"] = printable(f"left out: {said}; {damaged[0].remedy}")
+    lines = [f"left out: {said}; {damaged[0].remedy}"] if damaged else []
+    lines += [f"left out: {pluralize(n_debugging, 'debugging run')}"] if n_debugging else []
+    if lines:
+        frame.attrs["damaged"] = printable("; ".join(lines))
     return Source(frame=frame, records=tuple(records), documents=documents.found())
 
 

@@ -17,6 +17,7 @@ from experiments.sweep.status_table import status_text, sweeps_text
 from experiments.system.command import Parser, exit_codes
 from experiments.system.disk import check_file, reached, write_text_atomically
 from experiments.system.plain_text import printable, raw
+from experiments.system.schemas import with_schema
 
 
 def main() -> None:
@@ -34,7 +35,8 @@ def main() -> None:
     parser.add_argument(
         "--json",
         action="store_true",
-        help="one JSON object a line, for each point; then for each cell of a search",
+        help="one JSON object a line: for each point, then for each cell of a search; without a "
+        "name for each sweep (docs/json.md)",
     )
     parser.add_argument(
         "--html",
@@ -113,8 +115,9 @@ def _show(
     if options.json:
         for note in [*(f"note: {note}" for note in sweep.notes), *notes]:
             print(printable(note), file=sys.stderr)
-        points = [vars(p) for p in sweep.points if not states or p.state in states]
-        shown = [*points, *search_rows(cells)]
+        points = [p for p in sweep.points if not states or p.state in states]
+        shown = [with_schema("status", vars(point)) for point in points]
+        shown += [with_schema("status-cell", row) for row in search_rows(cells)]
         if shown:
             _print("\n".join(map(json.dumps, shown)))
         return
@@ -156,7 +159,8 @@ def _list(results: Path, as_json: bool) -> None:
             print(printable(f"note: {name}: {sweep}"), file=sys.stderr)
         else:
             n_done = sum(p.state == "done" for p in sweep.points)
-            print(json.dumps({"sweep": name, "n_points": len(sweep.points), "n_done": n_done}))
+            row = {"sweep": name, "n_points": len(sweep.points), "n_done": n_done}
+            print(json.dumps(with_schema("status-sweep", row)))
 
 
 if __name__ == "__main__":

@@ -60,6 +60,39 @@ def test_a_mixture_is_the_weighted_sum_and_the_mean_is_of_all(base, library, thr
     torch.testing.assert_close(logits(base, ids), logits(expected, ids), **EXACT)
 
 
+def test_each_row_of_a_batch_has_its_own_adapter(base, library, three, tmp_path):
+    ids, names = tokens(4), [None, "a", "c", "__base__"]
+    library.use_rows(names)
+    with torch.no_grad():
+        together = logits(base, ids)
+    by_name = {lora.name: lora for lora in three}
+    for i, name in enumerate(names):
+        own = merged([by_name[name]], [1]) if name in by_name else model()
+        torch.testing.assert_close(
+            together[i : i + 1], logits(own, ids[i : i + 1]), rtol=0, atol=1e-12
+        )
+    how = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    for beams in (1, 2):
+        library.use_rows(names, beams=beams)
+        made = base.generate(ids, num_beams=beams, **how)
+        for i, name in enumerate(names):
+            library.use_rows([name], beams=beams)
+            own = base.generate(ids[i : i + 1], num_beams=beams, **how)
+            assert torch.equal(made[i : i + 1, : own.shape[1]], own)
+    with pytest.raises(ValueError, match="a batch of 4 sequences with adapters for 2"):
+        logits(base, ids)
+    with pytest.raises(ValueError, match="no adapter 'zz'"):
+        library.use_rows(["zz"])
+    for wrong in ("a", []):
+        with pytest.raises(ValueError, match="needs a list of names"):
+            library.use_rows(wrong)
+    with pytest.raises(ValueError, match="a choice by rows is of one batch"):
+        save_library(library, tmp_path / "kept")
+    library.use_rows(["a"])
+    library.remove("a")
+    assert torch.equal(logits(base, ids[:1]), logits(model(), ids[:1]))
+
+
 def test_without_a_route_and_after_detach_the_model_is_the_base_to_the_bit(library):
     ids, base = tokens(), model()
     before = logits(base, ids)

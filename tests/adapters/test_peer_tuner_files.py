@@ -254,9 +254,56 @@ def test_a_module_that_gives_no_hidden_states_is_refused_when_it_is_called():
     assert "\n" not in str(no.value)
 
 
-def test_one_adapter_for_each_sequence_is_refused():
-    model = peft.get_peft_model(tiny("Llama"), config())
-    with pytest.raises(ValueError, match="one adapter for each sequence, is LoRA's"):
+@pytest.mark.parametrize("kind", ["Llama", "GPT2"])
+def test_each_sequence_has_its_own_adapter(kind):
+    model = wake(peft.get_peft_model(tiny(kind).double(), config()))
+    model.add_adapter("other", config(n_experts=64))
+    wake(model, "other", seed=1)
+    model.double().eval()
+    ids = torch.randint(3, 60, (4, 7), generator=torch.Generator().manual_seed(0))
+    names = ["other", "__base__", "default", "other"]
+    with torch.no_grad():
+        together = model(input_ids=ids, adapter_names=names).logits
+        for i, name in enumerate(names):
+            if name == "__base__":
+                with model.disable_adapter():
+                    alone = model(input_ids=ids[i : i + 1]).logits
+            else:
+                model.set_adapter(name)
+                alone = model(input_ids=ids[i : i + 1]).logits
+            torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-10)
+    model.set_adapter("default")
+    how = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    for beams in (1, 3):
+        made = model.generate(input_ids=ids, adapter_names=names, num_beams=beams, **how)
+        for i, name in enumerate(names):
+            alone = {"input_ids": ids[i : i + 1], "adapter_names": [name]}
+            own = model.generate(**alone, num_beams=beams, **how)
+            assert torch.equal(made[i : i + 1, : own.shape[1]], own)
+    assert all(layer.rows is None for layer in peer_layers(model))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["default"], "adapter_names has 1 names and .* a batch of 2"),
+        (["default", "more"], "adapter_names has more, which the model has not; it has default"),
+        ("default", "must be a list of names"),
+    ],
+)
+def test_rows_that_can_not_be_are_refused(names, message):
+    model = peft.get_peft_model(tiny("Llama"), config()).eval()
+    before = logits(model)
+    with pytest.raises(ValueError, match=message):
+        model(input_ids=tokens(), adapter_names=names)
+    assert torch.equal(logits(model), before)
+    with pytest.raises(ValueError, match="is for evaluation"):
+        model.train()(input_ids=tokens(), adapter_names=["default", "__base__"])
+
+
+def test_modules_that_a_batch_shares_have_no_rows():
+    model = peft.get_peft_model(tiny("Llama"), config(modules_to_save=["lm_head"])).eval()
+    with pytest.raises(ValueError, match="modules_to_save, which the whole batch shares"):
         model(input_ids=tokens(), adapter_names=["default", "__base__"])
 
 

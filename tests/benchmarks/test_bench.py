@@ -18,6 +18,7 @@ from experiments.benchmarks.core.shapes import Settings, Shape
 from experiments.kernels import reference
 from experiments.kernels.build import BuildError, load
 from experiments.system.modules import find_modules
+from tests.json_page import check
 
 SIZES = ("--d", "32", "--n-experts", "256", "--tokens", "64", "--heads", "2", "--top-k", "4")
 FEW = ("--rounds", "2", "--allocator", "default")
@@ -58,7 +59,10 @@ def measure(tmp_path, capsys, monkeypatch):
         path = tmp_path / "bench.json"
         same = ("--threads", str(torch.get_num_threads()), "--kernels", ",".join(KERNELS))
         bench.main([arguments[0], *same, *arguments[1:], *FEW, "--json", str(path)])
-        (part,) = json.loads(path.read_text())["parts"]
+        found = json.loads(path.read_text())
+        assert found["schema"] == f"bench-{arguments[0]}/1"
+        check(found)
+        (part,) = found["parts"]
         assert part["allocator"] == "default"
         assert part["gated"] == (timing.cpu_seconds() is not None)
         return part["comparisons"], capsys.readouterr().out

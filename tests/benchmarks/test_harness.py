@@ -6,6 +6,7 @@ import pytest
 
 from experiments import bench
 from tests.conftest import TINY
+from tests.json_page import check
 
 
 def test_prints_a_run_s_own_cost(capsys, tmp_path):
@@ -27,7 +28,9 @@ def test_prints_a_run_s_own_cost(capsys, tmp_path):
     assert float(share) == pytest.approx(
         100 * int(own.replace(",", "")) / int(whole.replace(",", "")), abs=0.2
     )
-    (found,) = json.loads(kept.read_text())["models"]
+    written = json.loads(kept.read_text())
+    check(written)
+    (found,) = written["models"]
     assert len(found["run_seconds"]) == len(found["bare_seconds"]) == 3
     assert f"{1e6 * median(found['run_seconds']):,.0f}" == whole
     assert f"{1e6 * median(found['bare_seconds']):,.0f}" == bare

@@ -6,6 +6,7 @@ import pytest
 
 from experiments import bench
 from experiments.benchmarks import plan
+from tests.json_page import check
 
 
 @pytest.fixture
@@ -29,6 +30,7 @@ def test_medians_are_printed_beside_the_imports_and_each_repeat_is_kept(taken, t
     assert [line[1:3] for line in lines] == [["2.00", "1.00"], ["3.00", "1.50"], ["5.00", "2.50"]]
     assert lines[2][4:6] == ["30.0", "ms"]
     found = json.loads(path.read_text())
+    check(found)
     assert found["arguments"][:3] == ["plan", "--points", "10,100"]
     assert [run["cpu_seconds"] for run in found["runs"]["10"]] == [3.0, 9.0, 3.0]
     assert "seed=range(10)" in taken[2]

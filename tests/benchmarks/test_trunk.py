@@ -21,6 +21,7 @@ from experiments.models.ffn.peer import PEERConfig
 from experiments.models.fused import why_not_fused
 from experiments.optim.groups import build_optimizer
 from tests.conftest import TINY
+from tests.json_page import check
 
 SIZES = Sizes(
     d_model=32, d_head=16, n_layers=2, vocab_size=64, seq_len=8, sequences=2, tie_head=False
@@ -120,6 +121,7 @@ def test_two_processes_at_once(tmp_path, capsys):
     short = ("--processes", "2", "--rounds", "1", "--seconds", "0.01")
     bench.main(["trunk", *overrides, *short, "--json", str(path)])
     printed, everything = capsys.readouterr().out, json.loads(path.read_text())
+    check(everything)
     assert everything["n_processes"] == 2
     assert everything["processor"] in printed
     (comparison,) = everything["comparisons"]

@@ -230,6 +230,10 @@ REFUSED: list[tuple[Callable[[Path], Any], str]] = [
     (config(num_key_value_heads=3), "4 heads and 3 of keys"),
     (config(hidden_act="relu2"), "hidden_act='relu2' is not one of"),
     (config(quantization_config={"quant_method": "gptq"}), "quantised by gptq"),
+    (
+        config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        "quantised by bitsandbytes; give plain ones, or a gguf",
+    ),
     (config(hidden_size="32"), "hidden_size='32' must be of type int"),
     (config(tie_word_embeddings="false"), "tie_word_embeddings='false' must be of type bool"),
     (config(rms_norm_eps=0), "rms_norm_eps=0 must be"),

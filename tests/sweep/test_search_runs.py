@@ -9,6 +9,7 @@ import pytest
 from experiments import status
 from experiments.records.files import read_record
 from experiments.sweep.search_table import read_cells
+from tests.json_page import check
 from tests.sweep.searches import FIXED, events
 from tests.sweep.searches import command as search
 
@@ -87,6 +88,8 @@ def test_a_search_trains_and_status_shows_it(run, tmp_path, command):
         assert best.value == min(r.val_loss for r in records if r.model == record.model)
     out = command(status, "s")[1]
     *points, dense, _ = map(json.loads, command(status, "s", "--json")[1].splitlines())
+    for each in (*points, dense):
+        check(each)
     assert {p["run_id"] for p in points} == {r.run_id for r in records}
     assert (dense["cell"], dense["done"]) == ("model=dense budget=2e+08 size=1", 2)
     assert dense["best"]["value"] == min(r.val_loss for r in records if r.model == "dense")

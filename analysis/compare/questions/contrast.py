@@ -116,17 +116,20 @@ def _compute(options: Options, read: Read) -> Output:
     at = at_budgets(read.table)
     how = {"documents": read.documents, **_how(options)}
     found: Contrasts | ContrastsByPart | Held
+    form = ""
     if options.preregistered is not None:
         how |= {"moved": _unregistered(options)}
         found = hold_to(read_registration(options.preregistered), at.table, **how)
+        form = "registered"
         drawings = _drawings(found.every, options)
     elif options.by is not None:
-        found = contrast_parts(at.table, by=options.by, **how)
+        found, form = contrast_parts(at.table, by=options.by, **how), "by"
         drawings = {_FILES[options.by]: partial(draw_parts, found)}
     else:
         found = contrast(at.table, **how)
         drawings = _drawings(found, options)
-    return answered(options, found, said=at.how, name=_FILES[options.by], figures=drawings)
+    name = _FILES[options.by]
+    return answered(options, found, said=at.how, name=name, form=form, figures=drawings)
 
 
 def _how(options: Options) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
     else:
         means = compare_models(at.table, **how)
         found = holm(means) if options.holm else means
-    return answered(options, found, said=at.how)
+    form = "by" if options.by else "holm" if options.holm else ""
+    return answered(options, found, said=at.how, form=form)
 
 
 QUESTION = Question(

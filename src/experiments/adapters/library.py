@@ -6,7 +6,7 @@ and a route says which rows a token reads (routes.py). The model itself stays as
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from experiments.adapters.attachment import Attached
 from experiments.adapters.lora_files import LoRA, LowRank, read_lora
 from experiments.adapters.routes import (
+    BASE,
     Arrow,
+    ByRow,
     Fixed,
     ProductKeys,
     Reading,
@@ -25,6 +27,8 @@ from experiments.adapters.routes import (
 )
 from experiments.adapters.table import LoRATable
 from experiments.kernels.ops import Execution
+
+ROW_BASE = "__base__"  # peft's word for a sequence without an adapter
 
 
 def lora_library(
@@ -219,6 +223,22 @@ class LoRALibrary:
         if gates is None:
             gates = dict.fromkeys(self.names, 1 / max(1, len(self.names)))
         self.set_route(Fixed({self.place(n): float(g) for n, g in gates.items()}, self.rank))
+
+    def use_rows(self, names: Sequence[str | None], *, beams: int = 1) -> None:
+        """Each sequence of a batch gets one adapter, whole, as peft's `adapter_names` has it; None
+        and "__base__": the base alone. It stays until another choice is made.
+
+        beams: of a search by generate(num_beams=...), which has so many copies of each sequence.
+        Raises ValueError for an unknown name; a forward pass does for a batch of another size.
+        """
+        if isinstance(names, str) or not names or beams < 1:
+            raise ValueError(
+                f"use_rows({names!r}, beams={beams}) needs a list of names, one for each sequence, "
+                "and a beam or more"
+            )
+        each = [BASE if name in (None, ROW_BASE) else self.place(name) for name in names]
+        places = torch.tensor(each).repeat_interleave(beams)
+        self.set_route(ByRow(places, self.rank))
 
     def arrow(self, *, top_k: int = 3, temperature: float = 1.0, memory: float = 1) -> None:
         """Each token gets, at each map, the top_k adapters by Arrow (routes.py)."""

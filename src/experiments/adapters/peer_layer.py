@@ -1,6 +1,6 @@
 """A module of a model with PEER layers beside it, in the form in which peft holds adapters."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,7 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
             self.add_module(name, nn.ParameterDict())
         self.peers: dict[str, PEER] = {}
         self.merged_adapters: list[str] = []  # stays empty
+        self.rows: Sequence[str] | None = None  # of a batch's sequences, their adapters
         self.handed = None if first is None else Handed(first)
 
     @property
@@ -95,7 +96,8 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
         y = self.base_layer(*args, **kwargs)
         x = first_input(args, kwargs) if self.handed is None else self.handed.take()
         active = [name for name in self.active_adapters if name in self.peers]
-        if self.disable_adapters or not active:
+        rows = self.rows
+        if self.disable_adapters or not (active if rows is None else self.peers):
             return y
         if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or not (
             x.shape == y.shape and x.shape[-1] == self.d_model
@@ -105,10 +107,26 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
                 f"(..., {self.d_model}) to what maps it to the same; name another module in "
                 "target_modules, or another pair"
             )
+        if rows is not None:
+            return self._by_row(x, y, rows)
         first, *others = (self._peer(name, x) for name in active)
         # Under a base of 16 bits adapters are float32: small steps on small weights would be
         # rounded away. One rounding, of their sum, is to the type of the base's output.
         return y + sum(others, start=first).to(y)
+
+    def _by_row(self, x: Tensor, y: Tensor, names: Sequence[str]) -> Tensor:
+        """y plus each sequence's own adapter's output; x, y (batch, ..., d_model)."""
+        if len(x) != len(names):
+            raise ValueError(
+                f"adapter_names has {len(names)} names and {self.path} a batch of {len(x)}; give "
+                "one for each sequence"
+            )
+        y = y.clone()
+        for name in dict.fromkeys(names):
+            if name in self.peers:
+                rows = torch.tensor([i for i, n in enumerate(names) if n == name], device=y.device)
+                y[rows] += self._peer(name, x[rows]).to(y)
+        return y
 
     def _peer(self, adapter_name: str, x: Tensor) -> Tensor:
         """One adapter's output, in its own type."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from experiments.adapters.library import ROW_BASE
 from experiments.adapters.peer_config import PeerConfig
 from experiments.adapters.peer_layer import PeerLayer, refuse_merging
 from experiments.adapters.peft_release import peft
@@ -111,12 +112,39 @@ class PeerModel(peft.tuners.tuners_utils.BaseTuner):
     @contextlib.contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         # peft drops this argument before the model sees it
-        if kwargs.get("adapter_names") is not None:
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        self._check_rows(names)
+        beams = kwargs.get("num_beams") or 1  # copies of each sequence, side by side
+        layers = [layer for layer in self.modules() if isinstance(layer, PeerLayer)]
+        for layer in layers:
+            layer.rows = [name for name in names for _ in range(beams)]
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.rows = None
+
+    def _check_rows(self, names: Any) -> None:
+        """Raises ValueError for what can't be one adapter for each sequence of a batch."""
+        if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+            raise ValueError(f"adapter_names={names!r} must be a list of names, one a sequence")
+        unknown = sorted({*names} - {ROW_BASE, *self.peft_config})
+        if unknown:
             raise ValueError(
-                "adapter_names in a forward pass, one adapter for each sequence, is LoRA's; with "
-                "PEER choose the adapters of the whole batch by set_adapter()"
+                f"adapter_names has {', '.join(unknown)}, which the model has not; it has "
+                f"{', '.join(self.peft_config)}, and {ROW_BASE} for none"
             )
-        yield
+        if self.training:
+            raise ValueError("adapter_names is for evaluation; call model.eval() first")
+        wrapper = peft.utils.other.AuxiliaryTrainingWrapper
+        if any(isinstance(module, wrapper) for module in self.modules()):
+            raise ValueError(
+                "adapter_names with modules_to_save, which the whole batch shares; choose one "
+                "adapter by set_adapter()"
+            )
 
 
 def _find_first(config: PeerConfig, path: str, model: nn.Module) -> nn.Module | None:

@@ -82,6 +82,34 @@ class Fixed(Route):
         return f"hand: {len(self.gates)} for all tokens" if self.gates else "hand: none"
 
 
+class ByRow(Route):
+    """One whole adapter for each sequence of a batch, all its tokens: places (batch,), of which
+    BASE is the base alone.
+    """
+
+    def __init__(self, places: Tensor, rank: int) -> None:
+        self.places, self.rank = places, rank
+
+    def choose(self, x: Tensor, path: str, reading: Reading) -> Choice:
+        """Raises ValueError for a batch of another size."""
+        if len(x) != len(self.places):
+            raise ValueError(
+                f"a batch of {len(x)} sequences with adapters for {len(self.places)}: give "
+                "use_rows a name for each sequence, and beams=k before a search by k beams"
+            )
+        places = self.places.to(x.device)[:, None].expand(x.shape[:2]).reshape(-1, 1)
+        gates = torch.ones(places.shape, device=x.device)
+        experts, gates = with_components(places, gates, self.rank)
+        return Choice(experts=experts, gates=gates)
+
+    def put(self, place: int, lora: LoRA | None, n_places: int) -> None:
+        """Rows of a place that gets another adapter, or none, have the base."""
+        self.places = self.places.masked_fill(self.places == place, BASE)
+
+    def describe(self) -> str:
+        return f"rows: {len(self.places)}"
+
+
 class Given(Route):
     """One whole adapter a position, given from outside: places (batch, n). For comparisons."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from experiments.adapters.library import LoRALibrary
 from experiments.adapters.library_rules import check_library
 from experiments.adapters.prototypes import Background, TextKeys
-from experiments.adapters.routes import Arrow, Fixed, ProductKeys, Route
+from experiments.adapters.routes import Arrow, ByRow, Fixed, ProductKeys, Route
 from experiments.adapters.table import LoRATable
 from experiments.config.constraints import shown
 from experiments.init.reading import file_sha256, from_extra, named
@@ -146,6 +146,11 @@ def _inside(folder: Path, name: Any) -> Path:
 def _route_settings(route: Route) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if isinstance(route, Fixed):
         return {"kind": "fixed", "gates": {str(p): g for p, g in route.gates.items()}}, {}
+    if isinstance(route, ByRow):
+        raise ValueError(
+            "a choice by rows is of one batch, and can't be kept; choose by use(), mix() or "
+            "arrow() before saving"
+        )
     assert isinstance(route, (Arrow, ProductKeys))
     says = {"top_k": route.top_k, "temperature": route.temperature, "memory": str(route.memory)}
     if isinstance(route, Arrow):

@@ -6,7 +6,6 @@ have several, with as many adapters as they can hold: X-LoRA, Arrow, and one ada
 hand before each call.
 """
 
-import json
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
@@ -21,7 +20,12 @@ from torch import Tensor, nn
 from experiments.adapters.library import LoRALibrary
 from experiments.adapters.lora_files import LoRA, LowRank
 from experiments.adapters.routes import ProductKeys
-from experiments.benchmarks.core.arguments import add_json, check_json, parse_numbers
+from experiments.benchmarks.core.arguments import (
+    add_json,
+    check_json,
+    parse_numbers,
+    save_json,
+)
 from experiments.benchmarks.core.timing import Contender, Timing, compare, is_gated
 from experiments.init.reading import from_extra
 from experiments.system import environment
@@ -92,8 +96,7 @@ def run(options: Namespace) -> None:
         f"{options.n[-1]} adapters take {first.times_faster_than(last):.3f} times what "
         f"{options.n[0]} do"
     )
-    if options.json is not None:
-        options.json.write_text(json.dumps(_report(options, timings), indent=1) + "\n")
+    save_json(options, _report(options, timings))
 
 
 def _base(options: Namespace) -> Any:

@@ -7,7 +7,6 @@ run's own cost is its time less that of the loop. Takes overrides of experiments
 sizes of the demo and of the study.
 """
 
-import json
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
@@ -18,7 +17,12 @@ from statistics import median
 
 import torch
 
-from experiments.benchmarks.core.arguments import add_json, check_json, takes_overrides
+from experiments.benchmarks.core.arguments import (
+    add_json,
+    check_json,
+    save_json,
+    takes_overrides,
+)
 from experiments.benchmarks.core.drafts import drafted
 from experiments.benchmarks.core.progress import bar
 from experiments.data.batches import Batch
@@ -65,10 +69,8 @@ def run(options: Namespace) -> None:
             rows.append((name, *(f"{1e6 * s:,.0f}" for s in times), f"{own / times[0]:.1%}"))
             models.append({"name": name, "run_seconds": whole, "bare_seconds": bare})
     print("\n".join(aligned(rows)))
-    if options.json is not None:
-        about = {"processor": environment.processor(), **environment.describe("cpu")}
-        everything = {"arguments": options.words, **about, "models": models}
-        options.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+    about = {"processor": environment.processor(), **environment.describe("cpu")}
+    save_json(options, {"arguments": options.words, **about, "models": models})
 
 
 def _point(overrides: Sequence[str], n_steps: int, folder: str) -> Point:

@@ -5,7 +5,6 @@ and as many seeds as make the points. Plans and imports take turns. Seconds are 
 processes change less than those of a clock.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -14,7 +13,12 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from statistics import median
 
-from experiments.benchmarks.core.arguments import add_json, check_json, parse_numbers
+from experiments.benchmarks.core.arguments import (
+    add_json,
+    check_json,
+    parse_numbers,
+    save_json,
+)
 from experiments.system import environment
 from experiments.system.command import at_least
 from experiments.system.text_table import aligned
@@ -57,15 +61,13 @@ def run(options: Namespace) -> None:
         times = f"{seconds / imports:.2f} ×"
         rows.append((name, f"{seconds:.2f}", times, each, f"{peak / 2**20:.0f}"))
     print("\n".join(aligned(rows)))
-    if options.json is not None:
-        about = {"processor": environment.processor(), **environment.describe("cpu")}
-        runs = {
-            name: [{"cpu_seconds": s, "peak_bytes": n_bytes} for s, n_bytes in repeats]
-            for name, repeats in taken.items()
-        }
-        load = os.getloadavg()[2]
-        everything = {"arguments": options.words, **about, "load_of_15_minutes": load, "runs": runs}
-        options.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+    about = {"processor": environment.processor(), **environment.describe("cpu")}
+    runs = {
+        name: [{"cpu_seconds": s, "peak_bytes": n_bytes} for s, n_bytes in repeats]
+        for name, repeats in taken.items()
+    }
+    load = {"load_of_15_minutes": os.getloadavg()[2]}
+    save_json(options, {"arguments": options.words, **about, **load, "runs": runs})
 
 
 def _plan(n_points: int) -> list[str]:

@@ -7,7 +7,6 @@ study's runs do; rates are the sums of all. Without overrides of experiments.run
 EXPERIMENTS_KERNEL_LEVEL=avx2 shows what the fused trunk is worth on a processor without AVX-512.
 """
 
-import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,12 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks.core.agreement import Passed, check_passes
-from experiments.benchmarks.core.arguments import add_json, check_json, takes_overrides
+from experiments.benchmarks.core.arguments import (
+    add_json,
+    check_json,
+    save_json,
+    takes_overrides,
+)
 from experiments.benchmarks.core.drafts import drafted
 from experiments.benchmarks.core.jax_loop import JAX, JaxLoop, why_not_jax
 from experiments.benchmarks.core.loop import OPTIM, Loop, Sizes
@@ -112,11 +116,9 @@ def run(options: Namespace) -> None:
     print("\n".join([*_heading(n, options.rounds), ""]), flush=True)
     measured = (_compare(work, n, how) for work in works)
     found = [section.as_json() for section in printed(measured)]
-    if options.json is not None:
-        about = {"n_processes": n, "processor": environment.processor(), "level": _level()}
-        about |= environment.describe("cpu")
-        everything = {"arguments": options.words, **about, "comparisons": found}
-        options.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+    about = {"n_processes": n, "processor": environment.processor(), "level": _level()}
+    about |= environment.describe("cpu")
+    save_json(options, {"arguments": options.words, **about, "comparisons": found})
 
 
 def _works(options: Namespace) -> list[Work]:

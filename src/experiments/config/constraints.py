@@ -85,6 +85,13 @@ SweepName = Annotated[
 ModelName = Annotated[str, Matches(r"[^\x00-\x1f\x7f-\x9f]{1,64}", "1 to 64 characters of text")]
 Sha256 = Annotated[str, Matches("[0-9a-f]{64}", "64 hex digits, the sha256 of the file")]
 KernelName = Literal["auto", "reference", "torch", "cpp", "triton"]
+TagName = Annotated[
+    str,
+    Matches(
+        r"[^\s,\x00-\x1f\x7f](?:[^,\x00-\x1f\x7f]{0,62}[^\s,\x00-\x1f\x7f])?",
+        "a tag of at most 64 characters, without commas",
+    ),
+]
 Requirement = Annotated[str, Matches(r"[\w.-]+==[\w.+!-]+", "name==version, as pip pins it")]
 # W&B's own rule for projects; a user or team is a part of an address too
 WandbName = Annotated[

@@ -23,11 +23,13 @@ from experiments.config.constraints import (
     Seed,
     Sha256,
     SweepName,
+    TagName,
     WandbName,
     Within,
     check_once,
     shown,
 )
+from experiments.config.debug import Debug
 from experiments.config.effects import Above, Drawn, If, Is, Through
 from experiments.config.fields import added, used
 from experiments.config.optim import LearningRate, Optim
@@ -262,8 +264,10 @@ class RunConfig:
     """One point: every setting of `python -m experiments.run`.
 
     kernel: what reads expert tables (kernels/select.py). budget in training FLOPs; size in blocks;
-    n_experts as the model resolved it, None if it has none. What has a `_target_` (model, optim,
-    trunk.base_ffn, data.corpus, data.tokenizer, the corpora of eval, parts) is built from it.
+    n_experts as the model resolved it, None if it has none. debug: the run is to look at, and no
+    result. tags: what a person calls it by, in its record and in the tools that show it. What has a
+    `_target_` (model, optim, trunk.base_ffn, data.corpus, data.tokenizer, the corpora of eval,
+    parts) is built from it.
     """
 
     model_name: ModelName
@@ -290,6 +294,11 @@ class RunConfig:
     parts: Mapping[str, Any] | None = added(None)
     cluster: Cluster | None = None  # the cards to plan for; None: this machine
     verbose: bool = False  # of a plan; records from before it have none
+    debug: Debug | None = added(None)
+    tags: tuple[TagName, ...] = ()  # words of one's own; no part of the identity
+
+    def __post_init__(self) -> None:
+        check_once(self.tags, f"tags={list(self.tags)}")
 
     @property
     def d_model(self) -> int:

@@ -99,14 +99,15 @@ class SteppedBatches(IterableDataset[Windows], ABC):
 
 
 class PackedBatches(SteppedBatches):
-    """Windows of one text, in epochs of shuffled windows."""
+    """Windows of one text, in epochs of shuffled windows. most: only so many, the first."""
 
-    def __init__(self, tokens: Tokens, **place: int) -> None:
+    def __init__(self, tokens: Tokens, most: int | None = None, **place: int) -> None:
         super().__init__(**place)
-        self.tokens = tokens
+        self.tokens, self.most = tokens, most
 
     def batch(self, step: int) -> np.ndarray:
         n = n_windows(len(self.tokens), self.seq_len)
+        n = n if self.most is None else min(n, self.most)
         windows = window_indices(self.seed, step, self.batch_size, n)
         starts = windows[self.rank :: self.world_size] * self.seq_len
         return cut_windows(self.tokens, starts, self.seq_len + 1)

@@ -160,19 +160,21 @@ def training_batches(
     positions: Mapping[int, Any] | None = None,
     stage_steps: Sequence[int] = (),
     replay: float = 0.0,
+    most_windows: int | None = None,
     **place: int,
 ) -> IterableDataset[Windows]:
     """One rank's endless batches; place: start_step, rank, world_size.
 
     stage_steps: how many of them are of each stage of a stream (Plan.stage_steps); without, they
     are of its base. replay: the share of windows that are of the base instead.
+    most_windows: of a packed text, only so many, from its beginning.
     """
     common = {"seq_len": data.seq_len, "batch_size": batch_size, "seed": seed, **place}
     if isinstance(data.corpus, DomainStream) and stage_steps:
         stages = _stages(data.corpus, prepared, stage_steps)
         return StagedBatches(stages, prepared.train, replay, **common)
     if prepared.train is not None:
-        return PackedBatches(prepared.train, **common)
+        return PackedBatches(prepared.train, most_windows, **common)
     return StreamedBatches(
         data.corpus,
         prepared.vocabulary,

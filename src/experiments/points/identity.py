@@ -17,7 +17,7 @@ from experiments.system.distributed import Ranks
 
 NOT_IDENTITY = (
     "sweep", "dry_run", "verbose", "retry", "kernel", "eval", "evaluation", "trainer", "cluster",
-    "logger", "paths", "model_name",
+    "logger", "paths", "model_name", "tags",
 )  # fmt: skip
 
 

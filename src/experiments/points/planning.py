@@ -125,6 +125,8 @@ def plan_point(draft: Draft) -> Point:
     """Raises OffBudgetError, a ValueError, if whole steps miss the budget by more than 1 %, and
     ValueError for a plan that a part can't follow, or a schedule that its steps are too few for.
     """
+    for part in draft.parts:
+        draft = part.priced(draft)
     plan = make_plan(draft)
     for part in draft.parts:
         draft, plan = part.plan(draft, plan)

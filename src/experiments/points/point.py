@@ -289,6 +289,10 @@ class RunPart:
         """Cost of a token, with what the part computes."""
         return cost
 
+    def priced(self, draft: Draft) -> Draft:
+        """Draft with the budget that it is to have, before it becomes steps."""
+        return draft
+
     @property
     def n_models(self) -> int:
         """Further copies of the model in memory."""

@@ -108,6 +108,11 @@ class RunRecord:
         optim = self.config.get("optim")
         return isinstance(optim, dict) and optim.get("schedule") == "trunk"
 
+    @property
+    def is_debugging(self) -> bool:
+        """Whether it is of a run to look at (debug=NAME), and no result."""
+        return self.config.get("debug") is not None
+
 
 def layer_settings(record: RunRecord) -> dict[str, Any]:
     """Settings of the layer under study but n_experts, nested ones dotted, lists as texts."""

@@ -1,5 +1,6 @@
 """Arguments that several benchmarks have: sizes and settings of a comparison, overrides."""
 
+import json
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -15,6 +16,7 @@ from experiments.config.trainer import spelled
 from experiments.config.words import split_pairs
 from experiments.system.command import at_least
 from experiments.system.disk import check_file
+from experiments.system.schemas import with_schema
 
 GRID = "16384,65536,262144,1048576"  # 128² to 1024²
 # instead of a comparison's usual sizes
@@ -149,6 +151,13 @@ def check_json(options: Namespace) -> None:
     """Raises ValueError or RuntimeError for a file that could not be written at the end."""
     if options.json is not None:
         check_file(options.json, "--json")
+
+
+def save_json(options: Namespace, values: Mapping[str, Any]) -> None:
+    """Writes what was measured to the file of --json, if one was asked for."""
+    if options.json is not None:
+        found = with_schema(f"bench-{options.words[0]}", values)
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def parse_numbers(option: str, text: str) -> tuple[int, ...]:

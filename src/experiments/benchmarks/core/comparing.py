@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.core import machine
-from experiments.benchmarks.core.arguments import read_comparison
+from experiments.benchmarks.core.arguments import read_comparison, save_json
 from experiments.benchmarks.core.report import Section, printed
 from experiments.benchmarks.core.shapes import Settings, Shape
 
@@ -30,9 +30,7 @@ def run_comparison(options: Namespace, sections: Sections) -> None:
         print("\n".join([*machine.heading(settings, parts[0]), *notes, ""]), flush=True)
         found = [section.as_json() for section in printed(sections(shapes, settings))]
         results = [{**machine.describe(settings, parts[0]), "comparisons": found}]
-    if options.json is not None:
-        everything = {"arguments": options.words, "parts": results}
-        options.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+    save_json(options, {"arguments": options.words, "parts": results})
 
 
 def _in_own_process(part: str, words: Sequence[str]) -> dict[str, Any]:

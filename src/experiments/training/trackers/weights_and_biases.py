@@ -56,7 +56,8 @@ def start_wandb(settings: Logger, run: TrackedRun) -> Tracker | None:
 
 
 def make_tags(config: Mapping[str, Any]) -> list[str]:
-    """A resolved config's tags: ladder, data, size, n_experts and budget, as far as it has them.
+    """A resolved config's own tags, then ladder, data, size, n_experts and budget, as far as it
+    has them.
 
     data is the last part of the corpus's path (c4), else the corpus's class (WikiText2).
     """
@@ -69,7 +70,9 @@ def make_tags(config: Mapping[str, Any]) -> list[str]:
         "n_experts": config.get("n_experts"),
         "budget": config.get("budget"),
     }
-    return [f"{k}={v}"[:_TAG_LENGTH] for k, v in values.items() if v not in (None, "")]
+    own = list(config.get("tags") or ())
+    named = [f"{k}={v}"[:_TAG_LENGTH] for k, v in values.items() if v not in (None, "")]
+    return list(dict.fromkeys([*own, *named]))
 
 
 def resolve_mode(wanted: str) -> str:
