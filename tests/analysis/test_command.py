@@ -108,7 +108,7 @@ def test_parametric_fits_each_model(sweep, capsys, tmp_path):
     assert text.count("L = E + A/N^alpha + B/D^beta") == 3
     assert "starts reached the best value" in text
     fits = json.loads((out / "parametric.json").read_text())
-    assert set(fits) == {"dense", "moe", "peer"}
+    assert set(fits) == {"schema", "dense", "moe", "peer"}
     assert set(fits["dense"]["params"]) == {"E", "A", "B", "alpha", "beta"}
     assert {"contours_dense.png", "residuals_peer.png"} <= {p.name for p in out.iterdir()}
 
@@ -233,7 +233,7 @@ def test_plan_says_size_tokens_and_loss_of_a_budget(sweep, capsys):
     assert "n_params =" in text
     assert "extrapolated: 1.67 times beyond the budgets" in text
     assert main(["plan", str(sweep), "--budget", "1e12", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"dense", "moe", "peer"}
+    assert set(json.loads(capsys.readouterr().out)) == {"schema", "dense", "moe", "peer"}
 
 
 @pytest.mark.parametrize("budget", ["0", "-1", "nan", "inf"])
