@@ -16,9 +16,12 @@ from functools import cache
 
 import numpy as np
 
+from tests.study.pilots import by_targets
+from tests.study.pilots import gap as gap_of
+from tests.study.place import FIRST as SECOND
 from tests.study.place import THIRD, class_of
 from tests.study.records import RESULTS, find, records, student
-from tests.study.trend import cell_of, pooled
+from tests.study.trend import cell_of, loss_of, pooled
 
 TABLE = RESULTS / "edition_3" / "copying.csv"
 COLUMNS = ("run_id", "step", "n_tokens", "loss", "repeated", "seen", "neither")
@@ -97,6 +100,11 @@ def neither():
     return of_noise(noise())
 
 
+def with_noise_of_all():
+    """As neither(), by the noise that the loss of all targets has at 1e14: exploratory."""
+    return of_noise({name: pooled(loss_of)[name, BUDGET] for name in ("sparse", "rest")})
+
+
 def of_noise(by_class):
     each = defaultdict(float)
     for model in ("peer", "none"):
@@ -116,6 +124,36 @@ def shares():
 def parts(size=None):
     """What each kind adds to PEER minus none on all targets, in nats per token of all."""
     return {kind: share * minus(kind, size) for kind, share in shares().items()}
+
+
+def ends(seed):
+    """Of both layers and sizes: loss of new targets, and its distance to that of repeated ones.
+    Seed 0 is of the second edition.
+    """
+    found = {}
+    for model in ("none", "peer"):
+        for size in SIZES:
+            where = {"model": model, "n_layers": size, "seed": seed}
+            (own,) = (r for r in find(SECOND if seed == 0 else THIRD, **where)
+                      if cell_of(r)[2] == BUDGET)  # fmt: skip
+            found[model, size] = by_targets(own)[2], gap_of(own)
+    return found
+
+
+def new_minus(seed):
+    """PEER minus none on new targets, the mean over both sizes."""
+    of = ends(seed)
+    return float(np.mean([of["peer", n][0] - of["none", n][0] for n in SIZES]))
+
+
+def minus_where_both_copy(column):
+    """PEER minus none at six blocks, the second edition's two seeds: of by_targets' columns."""
+    means = {
+        model: np.mean([by_targets(r)[column] for r in find(SECOND, model=model, n_layers=6)
+                        if cell_of(r)[2] == BUDGET])
+        for model in ("peer", "none")
+    }  # fmt: skip
+    return float(means["peer"] - means["none"])
 
 
 # When a layer begins to copy
@@ -198,6 +236,10 @@ def main():
         added = {kind: round(v, 4) for kind, v in parts(size).items()}
         print(f"PEER minus none, {size or 'mean'} blocks: {each}; parts of the loss {added}")
     print("registered, neither:", neither(), f"p before correction {neither().p:.2g}")
+    print("with the noise of all targets at 1e14:", with_noise_of_all())
+    for seed in (0, SEED):
+        apart = {cell: round(own[1], 3) for cell, own in ends(seed).items()}
+        print(f"seed {seed}: new targets {new_minus(seed):.4f}, new less repeated {apart}")
     for record in scored():
         apart = " ".join(f"{value:.2f}" for value in gaps(record.run_id))
         about = f"{record.model}, {record.n_layers} blocks, {cell_of(record)[2]:g}"
