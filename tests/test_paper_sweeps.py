@@ -51,7 +51,8 @@ def plan():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(socket.socket, "connect", refuse)
             patch.setattr(
-                "experiments.sweep.many_runs.run_sweep", lambda some, _: raws.extend(some) or []
+                "experiments.sweep.many_runs.run_sweep",
+                lambda some, _, place: raws.extend(some) or [],
             )
             patch.setattr(sys, "argv", ["experiments.run", *arguments])
             GlobalHydra.instance().clear()

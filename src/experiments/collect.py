@@ -11,9 +11,16 @@ from typing import Any
 
 from experiments.interchange.runs import LAYOUTS, rows_as
 from experiments.interchange.runs_card import UNKNOWN, check_licence, runs_card
-from experiments.records.files import RECORD_NAME, DamagedError, read_record
+from experiments.records.app_record import Record
+from experiments.records.files import (
+    RECORD_NAME,
+    DamagedError,
+    of_language_model,
+    read_any_record,
+    record_row,
+)
 from experiments.records.finished import lacking_rows, rows_note
-from experiments.records.record import RunRecord, flat_row
+from experiments.records.record import RunRecord
 from experiments.records.uncommitted import uncommitted_note
 from experiments.sweep.folders import sweep_argument, sweep_folder
 from experiments.system.command import Parser, exit_codes
@@ -68,28 +75,31 @@ def main() -> None:
         if note := uncommitted_note(records):
             print(f"note: {note}", file=sys.stderr)
         if options.layout is None:
-            paths = write_tables(folder, [flat_row(record) for record in records])
+            paths = write_tables(folder, [record_row(record) for record in records])
         else:
             paths = write_as(
-                options.layout, records, folder / options.layout, licence if options.card else None
+                options.layout,
+                [of_language_model(folder, record) for record in records],
+                folder / options.layout,
+                licence if options.card else None,
             )
         for path in paths:
             print(path)
 
 
 def collect_rows(folder: Path) -> list[dict[str, Any]]:
-    """A row a record, failed and diverged ones too, as records.flat_row has it. Else as
+    """A row a record, failed and diverged ones too, as files.record_row has it. Else as
     read_records.
     """
-    return [flat_row(record) for record in read_records(folder)]
+    return [record_row(record) for record in read_records(folder)]
 
 
-def read_records(folder: Path) -> list[RunRecord]:
+def read_records(folder: Path) -> list[Record]:
     """As read_runs, but no trunks, which are no results."""
     return [record for record in read_runs(folder).values() if not record.is_trunk]
 
 
-def read_runs(folder: Path) -> dict[str, RunRecord]:
+def read_runs(folder: Path) -> dict[str, Record]:
     """Records of a sweep's folder by the names of their folders: failed and diverged ones, trunks.
 
     Damaged records are left out, and counted and named on stderr. Raises ValueError if there is
@@ -98,7 +108,7 @@ def read_runs(folder: Path) -> dict[str, RunRecord]:
     records, damaged = {}, []
     for path in sorted(folder.glob(f"*/{RECORD_NAME}")):
         try:
-            records[path.parent.name] = read_record(path)
+            records[path.parent.name] = read_any_record(path)
         except DamagedError as error:
             damaged.append(str(error))
     if damaged:

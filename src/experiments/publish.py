@@ -20,7 +20,7 @@ from experiments.interchange.place import check_place
 from experiments.interchange.public import as_yaml, find_folder, public_record
 from experiments.interchange.publication_card import publication_card
 from experiments.interchange.runs_card import UNKNOWN, check_licence
-from experiments.records.files import HISTORY_NAME, write_record
+from experiments.records.files import HISTORY_NAME, of_language_model, write_record
 from experiments.records.finished import finished_record
 from experiments.records.record import RunRecord, flat_row
 from experiments.records.uncommitted import uncommitted_note
@@ -83,7 +83,9 @@ def publish(sweep_dir: Path, folder: Path, licence: str = UNKNOWN, models: str =
     earlier publication of this sweep, a run that can't be exported, and a file that would hold a
     path of this machine; RuntimeError if it can't be written.
     """
-    found = read_runs(sweep_dir)
+    found = {
+        name: of_language_model(sweep_dir / name, run) for name, run in read_runs(sweep_dir).items()
+    }
     if not any(record.status == "done" and not record.is_trunk for record in found.values()):
         raise ValueError(f"{sweep_dir} has no run that is done; see python -m experiments.status")
     runs = {name: public_record(record) for name, record in found.items()}

@@ -34,7 +34,8 @@ def main() -> None:
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="run what its last submission asks of a shell, though you did not write it here",
+        help="run what its last submission asks of a shell, and the app that its folder names, "
+        "though you did not write them here",
     )
     parser.add_argument("--workers", type=int, help="points at once on this machine")
     parser.add_argument(
@@ -42,6 +43,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     with exit_codes():
+        from experiments.sweep.app import app_of_sweep, find_app
         from experiments.sweep.many_runs import run_sweep
         from experiments.sweep.queue import last_used
         from experiments.sweep.queues.local import Local
@@ -50,12 +52,13 @@ def main() -> None:
 
         folder = sweep_folder(options)
         wanted = None if options.run is None else runs_named(folder, options.run)
-        found, n_refused = read_raws(folder, wanted)
+        place = app_of_sweep(folder, trusted=options.trust)
+        found, n_refused = read_raws(find_app(place), folder, wanted)
         raws = [{**raw, "retry": "all" if options.diverged else "failed"} for raw in found]
         own = Workers() if options.to_workers else Local(n_workers=options.workers)
         chosen = options.local or options.to_workers
         before = None if chosen else last_used(folder, trusted=options.trust)
-        run_sweep(raws, before or own, stored=True)
+        run_sweep(raws, before or own, stored=True, place=place)
         if n_refused:
             raise ValueError(f"{n_refused} points could not be run: see the lines above")
 

@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="its folder, results/<sweep>/<run_id>")
     options = parser.parse_args()
     with exit_codes():
-        from experiments.sweep.one_page import default_words, read_shown, shown_text
+        from experiments.language.one_page import default_words, read_shown, shown_text
 
         shown = read_shown(reached(options.run))
         with needs_train():

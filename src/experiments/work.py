@@ -30,6 +30,11 @@ def main() -> None:
         action="store_true",
         help="stay while other workers run points, to take what they leave",
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run the app that its folder names, though you did not write that here",
+    )
     options = parser.parse_args()
     with exit_codes():
         interruption.listen()
@@ -38,7 +43,7 @@ def main() -> None:
             return
         from experiments.sweep.working import Worker  # seconds of imports
 
-        code = Worker(folder, most=options.max, stays=options.wait).work()
+        code = Worker(folder, most=options.max, stays=options.wait, trusted=options.trust).work()
         if code:
             raise SystemExit(code)
 

@@ -32,23 +32,28 @@ def find_value(point: "Composed", name: str, where: str) -> Any:
 
 
 def make_search(
-    sweeper: DictConfig, points: "Sequence[tuple[Overrides, Composed]]", compose: Compose
+    sweeper: DictConfig,
+    points: "Sequence[tuple[Overrides, Composed]]",
+    compose: Compose,
+    place: str,
 ) -> "Search":
-    """Search that hydra.sweeper asks for, over these points and their overrides.
+    """Search that hydra.sweeper asks for, over these points and their overrides, of the app of that
+    place.
 
     Raises ValueError for settings that are none, and for cells that are not there.
     """
     from experiments.sweep.search import Search
     from experiments.sweep.study import check_installed
 
-    rules = _rules(sweeper)
+    rules = _rules(sweeper, place)
     check_installed()
-    return Search(_cells(sweeper.per, rules, points, compose), rules)
+    return Search(_cells(sweeper.per, rules, points, compose), rules, place)
 
 
-def _rules(sweeper: DictConfig) -> "Rules":
+def _rules(sweeper: DictConfig, place: str) -> "Rules":
     from experiments.config.constraints import AtLeast1, Seed, checked
-    from experiments.sweep.objective import DIRECTIONS, Objective, check_fair, check_objective
+    from experiments.sweep.app import find_app
+    from experiments.sweep.objective import DIRECTIONS, Objective
     from experiments.sweep.space import read_spaces
     from experiments.sweep.study import SAMPLERS, Rules
 
@@ -60,9 +65,10 @@ def _rules(sweeper: DictConfig) -> "Rules":
         if plain[name] not in known:
             given = f"hydra.sweeper.{name}={plain[name]}"
             raise ValueError(f"{given} is not one of {', '.join(known)}")
-    check_objective(plain["objective"])
+    app = find_app(place)
+    app.check_search((), plain["objective"])
     spaces = read_spaces(plain["search"])
-    check_fair(spaces, plain["objective"])
+    app.check_search(spaces, plain["objective"])
     return Rules(
         spaces=spaces,
         n_trials=checked(plain["n_trials"], AtLeast1, "hydra.sweeper.n_trials"),

@@ -17,12 +17,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config.constraints import shown
-from experiments.config.hydra_hints import check_choices
 from hydra_plugins.experiments_search import RULES, find_value, make_search
 
 if TYPE_CHECKING:
     from experiments.config.composed import Composed
     from experiments.config.composition import Composer
+    from experiments.sweep.app import App
     from experiments.sweep.queue import Queue
 
 
@@ -55,13 +55,14 @@ class PointSweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.launcher is not None
         self._check()
+        app = _app_of(self.launcher)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         shared = _words(self.params or {})
         points: list[Sequence[str]] = []
         for grid in self.grids or [{}]:
             own = _words(grid)
             for word in (*shared, *own):
-                check_choices(word)
+                app.check_word(word)
             # Of one name the last counts, so the command line's beats the grid's
             overrides = parser.parse_overrides([*shared, *own, *arguments])
             for override in overrides:
@@ -103,6 +104,13 @@ class PointSweeper(BasicSweeper):
             raise ValueError(
                 f"hydra.sweeper.search needs hydra/launcher={launchers(of_searches=True)}"
             )
+
+
+def _app_of(launcher: Launcher) -> "App[Any]":
+    """App whose points the launcher runs; with a launcher of others that of language models."""
+    from experiments.sweep.app import FIRST, find_app
+
+    return find_app(getattr(launcher, "place", FIRST))
 
 
 def _check_group(name: str, given: Any) -> None:
@@ -174,7 +182,10 @@ class PointLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Keeps the arguments of launch."""
+        from experiments.sweep.app import FIRST
+
         self.hydra_context, self.config = hydra_context, config
+        self.place = getattr(task_function, "place", FIRST)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -188,11 +199,11 @@ class PointLauncher(Launcher):
         kept = select(points, only or {})
         if OmegaConf.select(self.config, "hydra.sweeper.search") is None:
             raws = [point.raw for point in kept]
-            values = run_again(raws, queue)
+            values = run_again(raws, queue, self.place)
             if values is None:
                 from experiments.sweep.many_runs import run_sweep  # seconds of imports
 
-                values = run_sweep(raws, queue)
+                values = run_sweep(raws, queue, place=self.place)
             return [_returned(value) for value in values]
         from experiments.sweep.search_runs import run_search
 
@@ -202,7 +213,8 @@ class PointLauncher(Launcher):
         def compose(each: Sequence[Sequence[str]]) -> list[Mapping[str, Any]]:
             return [point.raw for point in self._compose(each)]
 
-        run_search(make_search(self.config.hydra.sweeper, pairs, compose), queue)
+        search = make_search(self.config.hydra.sweeper, pairs, compose, self.place)
+        run_search(search, queue)
         return []
 
     @cached_property

@@ -9,8 +9,8 @@ import torch
 
 from experiments.evaluate import evaluate_run
 from experiments.init.start import start
+from experiments.language.plan_table import plan_table
 from experiments.points.planning import compute_run_id, make_point
-from experiments.sweep.plan_table import plan_table
 from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute
 from experiments.training.starting import START_NAME

@@ -19,6 +19,7 @@ from experiments.init.gguf_header import read_gguf_header
 from experiments.init.safetensors_files import load_tensors, stored_tensors
 from experiments.inspection.editing.patch import read_patch
 from experiments.inspection.texts import _of_file
+from experiments.language.app import APP
 from experiments.records.files import HISTORY_NAME, RECORD_NAME, read_outcome, read_record
 from experiments.sweep import control, manifest, submission
 from experiments.sweep.lost import CONFIG_NAME
@@ -72,7 +73,7 @@ READERS = {
         lambda path: read_rows(path, 1, None),
     ],
     "manifest.jsonl": [lambda path: manifest.load(path.parent)],
-    "config.yaml": [lambda path: raw_of_run(path.parents[1], path.parent.name)],
+    "config.yaml": [lambda path: raw_of_run(APP, path.parents[1], path.parent.name)],
     "events.jsonl": [lambda path: read_events(path.parent)],
     "slurm/x.json": [submission.read],
     "patch.json": [lambda path: read_patch(path, path.parent, None)],

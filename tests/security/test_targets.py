@@ -13,6 +13,7 @@ from experiments.evaluate import evaluate_run
 from experiments.export import export_run
 from experiments.finished.model import read_finished
 from experiments.finished.texts import read_adapter, read_base, read_sets
+from experiments.language.app import APP
 from experiments.points.planning import make_point
 from experiments.sweep.restore import read_raws
 from tests.conftest import TINY
@@ -97,7 +98,7 @@ def test_a_sweep_s_class_is_not_imported(where, place, payload, raw, tmp_path, c
         plant_manifest(tmp_path / "s", {}, run_id="other")
         plant_config(tmp_path / "s", raw)
     with pytest.raises(ValueError, match="no point that can be run"):
-        read_raws(tmp_path / "s")
+        read_raws(APP, tmp_path / "s")
     assert RUN_ID in capsys.readouterr().err
     assert not ran.exists()
 
@@ -113,7 +114,7 @@ def test_odd_yaml_is_one_line(text, tmp_path, capsys):
     plant_config(tmp_path / "s", {})
     (tmp_path / "s" / RUN_ID / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match="no point that can be run"):
-        read_raws(tmp_path / "s")
+        read_raws(APP, tmp_path / "s")
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert RUN_ID in said[1]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.language.trunks import make_trunks
 from experiments.points.planning import make_point
 from experiments.records import kept
 from experiments.records.files import read_record
@@ -9,7 +10,6 @@ from experiments.sweep import many_runs
 from experiments.sweep.queue import read_tasks
 from experiments.sweep.queues.slurm import Slurm
 from experiments.sweep.states import read_states
-from experiments.sweep.trunks import make_trunks
 from experiments.system.claims import read_events
 from experiments.training.execute import execute
 from tests.conftest import TINY

@@ -14,10 +14,10 @@ from hydra import compose
 from experiments.config.composed import resolve
 from experiments.config.hydra_version import composing
 from experiments.config.paths import conf_dir
-from experiments.data.cache import locked
 from experiments.data.prepare import prepare_data
 from experiments.points.planning import make_point
 from experiments.system.disk import write_text_atomically
+from experiments.system.made_once import locked
 from tests.conftest import REPOSITORY, TINY
 from tests.training.domains import stream
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.language.trunks import make_trunks
 from experiments.points.planning import make_point
 from experiments.sweep.objective import Objective
 from experiments.sweep.queues.local import Local
@@ -12,7 +13,6 @@ from experiments.sweep.search_runs import run_search
 from experiments.sweep.search_table import read_cells
 from experiments.sweep.space import read_spaces
 from experiments.sweep.study import Rules
-from experiments.sweep.trunks import make_trunks
 from tests.soak.judge import DIFFERING, Problem
 from tests.soak.points import Case, Points
 from tests.soak.stage import Sweep

@@ -20,7 +20,7 @@ from tests.study.records import find
 FIRST, THIRD = "study/edition_2", "study/edition_3"
 LAYERS = ("dense", "none", "moe_fine", "pkm", "peer")
 SPARSE = ("moe_fine", "pkm", "peer")
-BUDGET, SIZE, SEEDS, N_CONTRASTS = 1e13, 4, (0, 1, 2), 6
+BUDGET, SIZE, SEEDS = 1e13, 4, (0, 1, 2)
 MIDDLE, LAST = "middle", "last"
 
 
@@ -44,7 +44,7 @@ REGISTERED = tuple(CONTRASTS)[:3]
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """In nats/token. p: two-sided, times six at most of Holm's factors, as all six are not known.
+    """In nats/token. p: two-sided, before Holm's correction (third.py).
 
     tuned: whether no rate beside the law's is better by more than noise, of the layers that enter.
     """
@@ -160,30 +160,6 @@ def levels(place):
     return [{r.environment["trunk"] for r in _found(model, place)} for model in LAYERS]
 
 
-@cache
-def corrected():
-    """p of the registered contrasts after Holm's correction for six, as if the three that are not
-    run had the larger p: no smaller than what all six would give.
-    """
-    found, most = {}, 0.0
-    for rank, name in enumerate(sorted(REGISTERED, key=lambda n: contrast(n).p)):
-        most = max(most, min(1.0, (N_CONTRASTS - rank) * contrast(name).p))
-        found[name] = most
-    return found
-
-
-def verdict(name):
-    """supported, or open."""
-    significant = corrected()[name] < 0.05 and contrast(name).tuned
-    return "supported" if significant else "open"
-
-
-def shown(name):
-    """Verdict with p, as the page has it."""
-    p = corrected()[name]
-    return f"{verdict(name)} (p = {p:.2f})" if p >= 0.0095 else f"{verdict(name)} (p = {p:.1g})"
-
-
 if __name__ == "__main__":
     for k, (s, dof) in noise().items():
         print(f"noise of {k}: {s:.4f}, {dof} degrees of freedom")
@@ -195,5 +171,5 @@ if __name__ == "__main__":
     print("each of them once:", contrast("place of dense", once=True))
     for name in CONTRASTS:
         c = contrast(name)
-        p = f"p {corrected()[name]:.3g}, {verdict(name)}" if name in REGISTERED else "exploratory"
-        print(f"{name}: {c.value:.4f} ({c.lower:.4f} to {c.upper:.4f}), own p {c.p:.3g}, {p}")
+        kind = "registered" if name in REGISTERED else "exploratory"
+        print(f"{name}, {kind}: {c.value:.4f} ({c.lower:.4f} to {c.upper:.4f}), own p {c.p:.3g}")

@@ -18,7 +18,7 @@ def planned(experiment):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)  # a law's file is named from there
         patch.setattr(
-            "experiments.sweep.many_runs.run_sweep", lambda some, _: raws.extend(some) or []
+            "experiments.sweep.many_runs.run_sweep", lambda some, _, place: raws.extend(some) or []
         )
         patch.setattr(sys, "argv", ["experiments.run", f"experiment={experiment}"])
         GlobalHydra.instance().clear()

@@ -21,6 +21,7 @@ from tests.study.records import RESULTS, find
 
 RUNS = ("study/edition_2", "study/edition_3")
 MODELS, BUDGETS, BEYOND = ("none", "peer"), (1e13, 3e13, 1e14), 1.5e14
+BATCH = 4
 FORMS = {"tokens": "n_tokens", "width": "d_model", "both": "d_model + n_tokens"}
 RATES = RESULTS / "rates_2" / "rates.json"
 _STEP = 1e-5  # nats/token, of derivatives
@@ -38,9 +39,12 @@ class Slope:
 
 @cache
 def runs():
-    """Runs of both layers with the layer in the middle block and the law's rate."""
+    """Runs of both layers with the layer in the middle block, the law's rate and four sequences a
+    step.
+    """
     found = [r for sweep in RUNS for model in MODELS for r in find(sweep, model=model)]
     kept = [r for r in found if r.config["trunk"]["ffn_blocks"] == "middle"]
+    kept = [r for r in kept if r.config["ladder"]["batch_size"] == BATCH]
     return tuple(r for r in kept if r.config["optim"].get("law"))
 
 
@@ -58,24 +62,33 @@ def cells(without=None):
 
 
 @cache
-def noise():
+def pooled(score):
     """Standard deviation of seeds about their cell's mean, and its degrees of freedom, by class
-    and budget; 1.5e14 has that of 1e14.
+    and budget: of the number that `score` gives of a record, or None.
     """
     found = defaultdict(list)
     for sweep in RUNS:
         for r in find(sweep):
-            if r.val_loss is not None:
+            if (value := score(r)) is not None:
                 rate = (r.config["optim"]["lr"], r.config["ladder"]["lr"])
                 place = str(r.config["trunk"]["ffn_blocks"])
                 batch = r.config["ladder"]["batch_size"]
-                found[*cell_of(r), place, rate, batch].append(r.val_loss)
+                found[*cell_of(r), place, rate, batch].append(value)
     squares, dof = defaultdict(float), defaultdict(int)
     for (model, _, budget, *_), losses in found.items():
         if len(losses) > 1:
             squares[class_of(model), budget] += float(np.var(losses) * len(losses))
             dof[class_of(model), budget] += len(losses) - 1
-    known = {key: (math.sqrt(squares[key] / dof[key]), dof[key]) for key in squares}
+    return {key: (math.sqrt(squares[key] / dof[key]), dof[key]) for key in squares}
+
+
+def loss_of(record):
+    return record.val_loss
+
+
+def noise():
+    """Of the loss (pooled); 1.5e14 has that of 1e14."""
+    known = pooled(loss_of)
     return known | {(name, BEYOND): known[name, 1e14] for name in ("sparse", "rest")}
 
 

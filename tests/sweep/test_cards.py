@@ -91,11 +91,11 @@ class Asked(Exception):
 
 @pytest.mark.parametrize(("card", "seen"), [("GPU-11aa", "GPU-11aa"), (None, "5,3")])
 def test_a_worker_is_told_its_gpu_before_it_asks_what_is_here(monkeypatch, card, seen):
-    def ask(raw):
+    def ask(raws, **_):
         raise Asked(os.environ["CUDA_VISIBLE_DEVICES"])
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
-    monkeypatch.setattr(workers, "make_point", ask)
+    monkeypatch.setattr(workers, "plan_points", ask)
     monkeypatch.setattr(workers.interruption, "listen", lambda: None)
     with pytest.raises(Asked, match=f"^{seen}$"):
         workers._work({}, 1, card)
@@ -104,10 +104,10 @@ def test_a_worker_is_told_its_gpu_before_it_asks_what_is_here(monkeypatch, card,
 def test_a_worker_that_is_told_to_end_before_its_run_says_so_by_its_code(monkeypatch, capsys):
     """No traceback: the controller has the word."""
 
-    def told(raw):
+    def told(raws, **_):
         raise interruption.Interrupted("SIGTERM")
 
-    monkeypatch.setattr(workers, "make_point", told)
+    monkeypatch.setattr(workers, "plan_points", told)
     monkeypatch.setattr(interruption, "listen", lambda: None)
     monkeypatch.setattr(interruption, "ending", lambda: None)
     with pytest.raises(SystemExit) as end:

@@ -15,11 +15,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import retry
+from experiments.language.app import APP
+from experiments.language.places import located
 from experiments.points.planning import make_point
 from experiments.records.files import DamagedError
 from experiments.sweep import lost, manifest, restore
 from experiments.sweep.many_runs import run_sweep
-from experiments.sweep.places import located
 from experiments.sweep.queues.local import Local
 from experiments.system import claims
 from experiments.system.claims import RunningElsewhereError
@@ -77,7 +78,7 @@ def test_old_lines_are_read(make, sweep):
     write_lines(sweep, [old_line(a)])
     (entry,) = manifest.read(sweep).values()
     assert (entry.run_id, entry.line, entry.model) == (a.run_id, 1, "dense")
-    assert restore.read_raw(sweep, entry) == a.raw
+    assert restore.read_raw(APP, sweep, entry) == a.raw
 
 
 def test_an_old_line_with_another_config_is_not_run(make, sweep, capsys):
@@ -85,8 +86,8 @@ def test_an_old_line_with_another_config_is_not_run(make, sweep, capsys):
     write_lines(sweep, [old_line(a, raw={**a.raw, "seed": 8}), old_line(b)])
     entries = manifest.read(sweep)
     with pytest.raises(DamagedError, match=rf"line 1: the config of run {a.run_id} is that of "):
-        restore.read_raw(sweep, entries[a.run_id])
-    raws, n_refused = restore.read_raws(sweep)
+        restore.read_raw(APP, sweep, entries[a.run_id])
+    raws, n_refused = restore.read_raws(APP, sweep)
     assert ([raw["seed"] for raw in raws], n_refused) == ([1], 1)
     assert "manifest.jsonl is damaged (line 1" in capsys.readouterr().err
 
@@ -179,7 +180,7 @@ def test_relative_paths_are_of_the_sweeps_folder(make, tmp_path, monkeypatch):
     (moved / "elsewhere").mkdir()
     monkeypatch.chdir(moved / "elsewhere")
     sweep = moved / "results" / "group" / "s"
-    raw = restore.raw_of_run(sweep, point.run_id)
+    raw = restore.raw_of_run(APP, sweep, point.run_id)
     assert raw["paths"] == {"results": str(moved / "results"), "cache": str(moved / ".cache")}
     assert raw["data"]["path"] == raw["data"]["corpus"]["path"] == str(moved / "texts")
     assert raw["sweep"] == "group/s"
@@ -187,7 +188,7 @@ def test_relative_paths_are_of_the_sweeps_folder(make, tmp_path, monkeypatch):
 
     alone = sweep.rename(tmp_path / "other")  # without its group
     with pytest.raises(ValueError, match=r"line 1, run .*path='/.*texts' does not exist"):
-        restore.raw_of_run(alone, point.run_id)
+        restore.raw_of_run(APP, alone, point.run_id)
     raw = located(manifest.read(alone)[point.run_id].raw, alone)
     assert (raw["sweep"], raw["paths"]["results"]) == ("other", str(tmp_path))
 
@@ -195,7 +196,7 @@ def test_relative_paths_are_of_the_sweeps_folder(make, tmp_path, monkeypatch):
 def test_a_cache_that_is_gone_is_todays(make, sweep, tmp_path, monkeypatch, capsys):
     manifest.add(sweep, [manifest.make_entry(make(), None)])
     monkeypatch.setenv("EXPERIMENTS_CACHE", str(tmp_path / "today"))
-    raw = restore.raw_of_run(sweep, make().run_id)
+    raw = restore.raw_of_run(APP, sweep, make().run_id)
     assert raw["paths"]["cache"] == str(tmp_path / "today")
     assert f"the cache {tmp_path / 'cache'} is not there" in capsys.readouterr().err
 
@@ -210,7 +211,7 @@ def test_a_run_whose_line_is_lost_is_found_by_its_folder(make, sweep):
         (point.run_dir / "config.yaml").write_text(text)
     (entry,) = lost.lost_entries(sweep, lost.list_folders(sweep) - {a.run_id})
     assert (entry.run_id, entry.label) == (b.run_id, b.describe())
-    raws, n_refused = restore.read_raws(sweep)
+    raws, n_refused = restore.read_raws(APP, sweep)
     assert [make_point(raw).run_id for raw in raws] == [a.run_id, b.run_id]
     assert n_refused == 0
     (same,) = lost.lost_entries(sweep, [a.run_id])

@@ -1,6 +1,6 @@
 """Dry run's table: a line a cell with its seeds, and above what all share."""
 
-from experiments.sweep.plan_table import plan_table
+from experiments.language.plan_table import plan_table
 from experiments.sweep.settings import with_settings
 
 

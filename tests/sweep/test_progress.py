@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from experiments.language.estimate import assumed_rate, seconds_of, seconds_of_all
 from experiments.sweep import progress
-from experiments.sweep.estimate import assumed_rate, seconds_of, seconds_of_all
+from experiments.sweep.app import FIRST
+from experiments.sweep.point import Handling
 from experiments.sweep.progress import SweepProgress, time_left
 
 
@@ -27,11 +29,9 @@ def test_what_is_left_is_by_the_speed_of_what_is_done(seconds, flops, rest, esti
 def test_lines_have_the_plan_s_time_until_a_speed_is_measured(tmp_path, monkeypatch, capsys):
     clock = iter([0.0, 6.0, 9.0, 29.0])
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    config = SimpleNamespace(sweep="s", trainer=SimpleNamespace(log_every_seconds=1.0))
-    plan = SimpleNamespace(count_flops=lambda steps: 0.0)
     point = SimpleNamespace(
-        config=config, own_flops=100.0, run_dir=tmp_path, first_step=0, plan=plan,
-        describe=lambda: "p",
+        app=FIRST, handling=Handling(sweep="s", log_every_seconds=1.0), own_work=100.0,
+        work_before=0.0, run_dir=tmp_path, describe=lambda: "p",
     )  # fmt: skip
     lines = SweepProgress([point], 200.0)
     lines.update([point])

@@ -10,6 +10,7 @@ import yaml
 
 from experiments.config.paths import conf_dir
 from experiments.config.reading import read
+from experiments.language.trunks import make_trunks
 from experiments.sweep import manifest, submission
 from experiments.sweep.many_runs import run_sweep
 from experiments.sweep.one_run import run_one
@@ -20,7 +21,7 @@ from experiments.sweep.queues.local import Local
 from experiments.sweep.queues.slurm import Slurm
 from experiments.sweep.states import read_states
 from experiments.sweep.submission import Submission
-from experiments.sweep.trunks import alike, make_trunks
+from experiments.sweep.waiting_for import alike
 from experiments.system.claims import claimed
 from tests.conftest import REPOSITORY
 

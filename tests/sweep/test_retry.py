@@ -35,10 +35,10 @@ def test_what_names_no_single_run_is_an_error(sweep, command, name, what):
 def test_it_is_the_only_one_that_runs(sweep, command, monkeypatch):
     asked = []
 
-    def raws_of(folder, run_ids):
+    def raws_of(app, folder, run_ids):
         return [{"run": run_id} for run_id in sorted(run_ids)], 0
 
     monkeypatch.setattr("experiments.sweep.restore.read_raws", raws_of)
-    monkeypatch.setattr(many_runs, "run_sweep", lambda raws, n, stored: asked.extend(raws))
+    monkeypatch.setattr(many_runs, "run_sweep", lambda raws, *_, **__: asked.extend(raws))
     command(retry, sweep, "--run", "abc", "--run", "abd")
     assert [raw["run"] for raw in asked] == ["abc123", "abd456"]

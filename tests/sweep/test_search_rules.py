@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.sweep.objective import check_fair, check_objective, check_scored
+from experiments.language.objectives import check_fair, check_objective, check_scored
 from experiments.sweep.search import Cell
 from experiments.sweep.search_table import read_cells, search_lines
 from experiments.sweep.study import JOURNAL_NAME

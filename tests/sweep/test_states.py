@@ -14,7 +14,9 @@ from experiments.benchmarks.core.made_sweep import make_sweep
 from experiments.points.planning import make_point
 from experiments.records.files import read_record
 from experiments.sweep import manifest, progress, states
+from experiments.sweep.app import FIRST
 from experiments.sweep.planning import choose
+from experiments.sweep.point import Handling
 from experiments.sweep.progress import Heartbeat, read_progress
 from experiments.sweep.states import read_states, read_sweep
 from experiments.sweep.status_table import status_text
@@ -75,8 +77,10 @@ def test_a_torn_progress_costs_its_information_only(run, content):
     (run / "progress.json").write_bytes(content)
     assert read_progress(run) == {}
     assert (state(run).state, state(run).step) == ("killed", 0)
-    config = SimpleNamespace(sweep="s", trainer=SimpleNamespace(log_every_seconds=0.0))
-    point = SimpleNamespace(config=config, own_flops=1.0, run_dir=run, describe=lambda: "p")
+    point = SimpleNamespace(
+        app=FIRST, handling=Handling(sweep="s", log_every_seconds=0.0), own_work=1.0,
+        work_before=0.0, run_dir=run, describe=lambda: "p",
+    )  # fmt: skip
     progress.SweepProgress([point], None).update([point])
 
 
@@ -128,8 +132,7 @@ def test_a_running_run_without_a_sign_of_life_is_named(run, monkeypatch):
 def test_a_clock_set_back_does_not_stop_the_heartbeat(run, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    plan = SimpleNamespace(n_steps=10, cost=SimpleNamespace(n_params=7))
-    beat = Heartbeat(SimpleNamespace(run_dir=run, plan=plan))
+    beat = Heartbeat(SimpleNamespace(run_dir=run, planned={"n_steps": 10, "n_params": 7}))
     beat({"step": 1.0})
     monkeypatch.setattr(progress.time, "time", lambda: 0.0)
     clock[0] += 2

@@ -5,14 +5,14 @@ refused, what Slurm gets, and what its task says where there is no card.
 import pytest
 import torch
 
+from experiments.language.estimate import assumed_rate
+from experiments.language.plan_table import plan_table
+from experiments.language.planning import check_planned
 from experiments.points import point as run_point
 from experiments.points.planning import make_point
 from experiments.records.record import flat_row
 from experiments.sweep import task
-from experiments.sweep.estimate import assumed_rate
 from experiments.sweep.many_runs import run_sweep
-from experiments.sweep.plan_table import plan_table
-from experiments.sweep.planning import check_planned
 from experiments.sweep.queues.local import Local
 from experiments.sweep.queues.slurm import Slurm
 from experiments.system.text_table import duration

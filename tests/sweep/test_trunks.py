@@ -6,19 +6,20 @@ import pytest
 
 from experiments.config.schema import Continual
 from experiments.data.stream import DomainStream
+from experiments.language.app import APP
+from experiments.language.places import located, relocatable
+from experiments.language.plan_table import plan_table
+from experiments.language.trunks import make_trunks
 from experiments.points.parts import find_parts
 from experiments.points.planning import make_point, read_point
 from experiments.records import kept
 from experiments.records.files import write_record
 from experiments.sweep.entering import entered
 from experiments.sweep.many_runs import run_sweep
-from experiments.sweep.places import located, relocatable
-from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import choose, plan_points
 from experiments.sweep.queues.local import Local
 from experiments.sweep.restore import read_raws
 from experiments.sweep.states import read_states
-from experiments.sweep.trunks import make_trunks
 from experiments.system.claims import claimed, read_events
 from tests.records.test_record import record
 
@@ -173,7 +174,7 @@ def test_the_manifest_and_status_tell_trunks_from_branches(branch, sweep):
     assert sum(p.planned_flops for p in states.values()) == pytest.approx(
         trunk.plan.count_flops(45)
     )
-    assert {p.run_id for p in map(make_point, read_raws(sweep)[0])} == set(states)
+    assert {p.run_id for p in map(make_point, read_raws(APP, sweep)[0])} == set(states)
     ended(points[0])
     assert {p.run_id: p for p in read_states(sweep)}[short.run_id].done_flops == pytest.approx(
         trunk.plan.count_flops(5)

@@ -8,10 +8,10 @@ import warnings
 
 import pytest
 
-from experiments.data.cache import locked
 from experiments.sweep.manifest import submitting
 from experiments.system import locks
 from experiments.system.claims import RunLostError, RunningElsewhereError, claimed, is_claimed
+from experiments.system.made_once import locked
 from tests.conftest import REPOSITORY
 
 POLLER = """

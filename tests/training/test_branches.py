@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from experiments.language.app import APP
+from experiments.language.trunks import make_trunks
 from experiments.optim.schedule import check_steps
 from experiments.points.parts.branch import BRANCH_NAME
 from experiments.points.planning import make_point
 from experiments.points.training_part import DivergedError
 from experiments.records import kept
 from experiments.records.files import write_record
-from experiments.sweep.entering import enter_branches
-from experiments.sweep.trunks import make_trunks
 from experiments.system.interruption import Interrupted
 from experiments.training.checkpoints import LAST
 from experiments.training.execute import execute, planned_record
@@ -65,7 +65,7 @@ def rows(point):
 
 def trained_trunk(*branches):
     (trunk,) = make_trunks(branches)
-    enter_branches(branches)
+    APP.enter(branches)
     record = execute(trunk)
     assert record.status == "done", record.error
     return trunk
@@ -120,7 +120,7 @@ def test_a_killed_trunk_and_a_killed_branch_change_nothing(make):
     branch, alone = make(32, every), make(32, branch=None)
     expected = execute(alone)
     (trunk,) = make_trunks([branch])
-    enter_branches([branch])
+    APP.enter([branch])
     for point, at in ((trunk, 14), (branch, 28)):
         with pytest.raises(Killed):
             execute(point, kill_at(at))

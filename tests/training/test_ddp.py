@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from experiments.language.app import APP
+from experiments.language.trunks import make_trunks
 from experiments.points.planning import make_point
 from experiments.records.files import read_record
-from experiments.sweep.entering import enter_branches
-from experiments.sweep.trunks import make_trunks
 from experiments.training.execute import execute
 from tests.conftest import REPOSITORY, TINY
 
@@ -147,7 +147,7 @@ def test_a_branch_of_two_ranks_is_their_run_from_scratch(compose_raw, overrides)
     scratch, raw = compose_raw(*wsd), compose_raw(*wsd, "optim.branch_from=trunk")
     branch = make_point(raw)
     (trunk,) = make_trunks([branch])
-    enter_branches([branch])
+    APP.enter([branch])
     _train_all([trunk.raw, raw, scratch])
     (_, expected), (_, record) = map(_result, (make_point(scratch).run_dir, branch.run_dir))
     assert (record.trunk["run_id"], record.trunk["n_steps"]) == (trunk.run_id, branch.first_step)

@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
+from experiments.language.plan_table import plan_table
 from experiments.points.planning import make_point
-from experiments.sweep.plan_table import plan_table
 from experiments.training.execute import execute
 from tests.conftest import Killed, kill_at
 from tests.init.conftest import STARTED, weights_of

@@ -17,10 +17,10 @@ from experiments.budget.communication import (
     sent_by_replicas,
     sent_for_columns,
 )
+from experiments.language.app import APP
+from experiments.language.trunks import make_trunks
 from experiments.points.planning import make_point
 from experiments.records.files import RECORD_NAME
-from experiments.sweep.entering import enter_branches
-from experiments.sweep.trunks import make_trunks
 from experiments.system.seals import find_damage
 from experiments.system.table_files import FOLDER
 from experiments.training.checkpoints import LAST
@@ -315,7 +315,7 @@ def test_a_branch_of_a_trunk_in_columns_is_the_run_from_scratch(compose_raw, ove
     given = (*overrides("rows", "branches", *wsd), "optim.branch_from=trunk")
     branch = make_point(compose_raw(*_together(given)))
     (trunk,) = make_trunks([branch])
-    enter_branches([branch])
+    APP.enter([branch])
     _by_ranks(overrides.top, runs=[(dict(p.raw), None, None) for p in (trunk, branch)])
     assert len(list((trunk.run_dir / FOLDER).glob("*/*"))) == RANKS  # its last checkpoint's
     single = make_point(compose_raw(*overrides("rows", "single", *wsd),

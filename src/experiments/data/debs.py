@@ -7,9 +7,9 @@ import tarfile
 from pathlib import Path
 from zipfile import ZipFile
 
-from experiments.data.cache import made_once
 from experiments.data.progress import doing
 from experiments.system.disk import file_sha256
+from experiments.system.made_once import made_once
 
 _MAGIC = b"!<arch>\n"
 _HEADER = 60  # bytes of a member's header in an ar archive: man 5 ar

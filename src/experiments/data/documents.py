@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.cache import made_once
 from experiments.data.checked import read_checked, write_checked
 from experiments.data.corpus import Corpus, DomainCorpus
 from experiments.data.packed import PackedText
 from experiments.records.files import DamagedError
+from experiments.system.made_once import made_once
 
 _FILE = "domains.json"
 

@@ -23,10 +23,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from experiments.data.cache import locked
 from experiments.data.checked import read_checked, write_checked
 from experiments.records.files import DamagedError
 from experiments.system.disk import file_sha256, reached, write_text_atomically
+from experiments.system.made_once import locked
 
 INDEX_NAME = "index.json"
 _DAYS = 7  # a stamp holds

@@ -13,7 +13,6 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from experiments.data.cache import full_disk_explained, locked
 from experiments.data.corpus import Corpus, find_name
 from experiments.data.packed import (
     INDEX_NAME,
@@ -42,6 +41,7 @@ from experiments.system.disk import (
     sync_tree,
     write_text,
 )
+from experiments.system.made_once import full_disk_explained, locked
 
 SHARD_TOKENS = 2**24  # a shard ends with the document that reaches this
 _CHUNK_BYTES = 4_000_000  # of text handed to the tokenizer's threads at once

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from experiments.data.cache import made_once
 from experiments.data.checked import read_checked, write_checked
 from experiments.data.corpus import Corpus
 from experiments.data.folders import vocabulary_folder
 from experiments.data.tokenizer import TokenizerConfig, token_bytes, vocabulary_size
 from experiments.records.files import DamagedError
 from experiments.system.disk import write_text
+from experiments.system.made_once import made_once
 
 
 @dataclass(frozen=True)

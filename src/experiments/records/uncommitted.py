@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from experiments.records.record import RunRecord
+from experiments.records.app_record import Record
 
 
-def uncommitted_note(records: Sequence[RunRecord]) -> str | None:
+def uncommitted_note(records: Sequence[Record]) -> str | None:
     """How many records are of a working tree with uncommitted changes, and how many don't know;
     None if each is of a commit. Records without an environment are not asked.
     """

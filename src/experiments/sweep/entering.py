@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.points.point import Point
-from experiments.records import kept
 from experiments.sweep import manifest
+from experiments.sweep.app import app_of, note_app
 from experiments.sweep.planning import Todo, choose, repair_histories, set_aside_diverged
+from experiments.sweep.point import Point
 from experiments.sweep.queue import read_tasks
 from experiments.sweep.snapshot import take_snapshot
 
@@ -23,13 +23,6 @@ class Entered:
     code: Path | None
 
 
-def enter_branches(points: Sequence[Point]) -> None:
-    """Tells trunks where these points start from them."""
-    for point in points:
-        if point.branch is not None:
-            kept.enter(point.branch.folder, point.run_id, point.branch.n_steps)
-
-
 @contextmanager
 def entered(points: Sequence[Point]) -> Iterator[Entered]:
     """Enters what is left to do of one sweep's points, after saying what is not.
@@ -38,7 +31,7 @@ def entered(points: Sequence[Point]) -> Iterator[Entered]:
     before the other one asks. One that chose before, to prepare data, may have chosen what
     another has submitted meanwhile; the choice here is the one that holds.
     """
-    sweep_dir, name = points[0].run_dir.parent, points[0].config.sweep
+    sweep_dir, name = points[0].sweep_dir, points[0].handling.sweep
     with manifest.submitting(sweep_dir) as claim:
         todo = choose(points, read_tasks(sweep_dir))
         if todo.describe():
@@ -56,9 +49,10 @@ def enter(points: Sequence[Point]) -> Path | None:
     """
     if not points:
         return None
-    sweep_dir = points[0].run_dir.parent
+    sweep_dir, place = points[0].sweep_dir, points[0].app
     set_aside_diverged(points)
-    enter_branches(points)
-    code = take_snapshot(sweep_dir)
+    app_of(points).enter(points)
+    note_app(sweep_dir, place)
+    code = take_snapshot(sweep_dir, place)
     manifest.add(sweep_dir, [manifest.make_entry(point, code.name) for point in points])
     return code

@@ -1,7 +1,10 @@
 """Folders of sweeps: by name, by path, all of them. Quick to import."""
 
 import argparse
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from experiments.records.files import RECORD_NAME
 from experiments.sweep.lost import list_folders
@@ -37,6 +40,16 @@ def sweep_folder(options: argparse.Namespace) -> Path:
     raise ValueError(
         f"no sweep {options.sweep!r} in {options.results}; it has {', '.join(known) or 'none'}"
     )
+
+
+def now_called(raw: Mapping[str, Any], sweep_dir: Path) -> tuple[str, Path]:
+    """A sweep's name, by where its folder is now, and the folder of results that this is in. raw:
+    the config of a point of it, whose group is before the name if that folder is there too.
+    """
+    folder = Path(os.path.abspath(sweep_dir))  # noqa: PTH100  (resolve() would follow links)
+    group = str(raw.get("sweep", "")).split("/")[:-1]
+    kept = group if group and list(folder.parts[-1 - len(group) : -1]) == group else []
+    return "/".join([*kept, folder.name]), folder.parents[len(kept)]
 
 
 def sweep_folders(results: Path) -> list[Path]:

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.records.files import RECORD_NAME, read_record
+from experiments.records.app_record import AppRecord
+from experiments.records.files import RECORD_NAME, read_any_record
 from experiments.sweep.manifest import Entry
 from experiments.system.plain_text import printable
 from experiments.system.regular_files import read_regular_text
@@ -38,9 +39,14 @@ def lost_entries(sweep_dir: Path, names: Collection[str]) -> list[Entry]:
 def _entry(run_dir: Path) -> Entry | None:
     if (run_dir / RECORD_NAME).is_file():
         try:
-            record = read_record(run_dir / RECORD_NAME)
+            record = read_any_record(run_dir / RECORD_NAME)
         except ValueError:  # the run's state will say so
             return _from_config(run_dir) or _lost(run_dir, "unknown", 0.0)
+        if isinstance(record, AppRecord):
+            found = _lost(
+                run_dir, record.label, record.own_work, record.planned_steps, record.config
+            )
+            return replace(found, unit=record.unit)
         budget = "trunk" if record.is_trunk else f"budget={record.budget:g}"
         label = _label(record.model, record.n_experts, record.n_layers, budget, record.seed)
         found = _lost(run_dir, label, record.planned_flops, record.n_steps, record.config)

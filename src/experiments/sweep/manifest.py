@@ -1,8 +1,8 @@
 """A sweep's memory: results/<sweep>/manifest.jsonl, a line a point, only ever added to.
 
 A line is a JSON object: run_id, label, planned_flops, n_steps, code, of a branch trunk and
-first_step, raw (the resolved config) and checksum, the sha256 of the line's text before it. Lines
-of earlier versions have no checksum.
+first_step, unit where planned_flops has another than FLOPs, raw (the resolved config) and checksum,
+the sha256 of the line's text before it. Lines of earlier versions have no checksum.
 """
 
 import hashlib
@@ -15,22 +15,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.records.files import DamagedError
-from experiments.sweep.places import relocatable
+from experiments.sweep.app import app_of
+from experiments.sweep.point import Point
 from experiments.system.claims import Claim, RunningElsewhereError, claimed
 from experiments.system.disk import end_line, make_folder, opened, sync, sync_file
 from experiments.system.json_files import parse_json
 from experiments.system.plain_text import printable
 from experiments.system.regular_files import read_regular
 
-if TYPE_CHECKING:  # it brings torch, which `status` has no need of
-    from experiments.points.point import Point
-
 MANIFEST_NAME = "manifest.jsonl"
 _CONFIG, _CHECKSUM = b', "raw": ', b', "checksum": "'  # JSON escapes quotes: in no string
 _KEYS = {"run_id", "label", "planned_flops", "n_steps", "code", "raw"}
+FLOPS = "FLOPs"
 _POLL = 0.2  # seconds
 _SHOWN = 10  # numbers of lines that a message lists
 
@@ -38,9 +37,9 @@ _SHOWN = 10  # numbers of lines that a message lists
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """A point as it was submitted. code: the snapshot's name. config: the resolved config as JSON,
-    its paths as places.relocatable leaves them. line: its number in the manifest, from 1; None if
+    its paths as App.relocatable leaves them. line: its number in the manifest, from 1; None if
     the point is known from its run's folder alone. trunk: of a branch, its trunk's run id;
-    first_step: the steps that the trunk takes; planned_flops are those of the others.
+    first_step: the steps that the trunk takes; planned_flops are those of the others, in `unit`.
     """
 
     run_id: str
@@ -52,6 +51,7 @@ class Entry:
     line: int | None = None
     trunk: str | None = None
     first_step: int = 0
+    unit: str = FLOPS
 
     @property
     def raw(self) -> dict[str, Any]:
@@ -87,17 +87,19 @@ class Manifest:
         )
 
 
-def make_entry(point: "Point", code: str | None) -> Entry:
-    raw = relocatable(point.raw, point.run_dir.parent)
+def make_entry(point: Point, code: str | None) -> Entry:
+    app = app_of([point])
+    raw = app.relocatable(point.raw, point.sweep_dir)
     return Entry(
         run_id=point.run_id,
         label=point.describe(),
-        planned_flops=point.own_flops,
-        n_steps=point.plan.n_steps,
+        planned_flops=point.own_work,
+        n_steps=point.n_steps,
         code=code,
         config=json.dumps(raw),
         trunk=None if point.branch is None else point.branch.trunk_id,
         first_step=point.first_step,
+        unit=app.unit,
     )
 
 
@@ -130,7 +132,7 @@ def add(sweep_dir: Path, entries: Sequence[Entry]) -> None:
         sync_file(sweep_dir)
 
 
-def adopt(sweep_dir: Path, points: Sequence["Point"]) -> None:
+def adopt(sweep_dir: Path, points: Sequence[Point]) -> None:
     """Adds those finished points that no line tells of: records from another checkout or sweep.
 
     Says on stderr which lines of the manifest are damaged.
@@ -203,6 +205,8 @@ def _line(entry: Entry) -> bytes:
     }
     if entry.trunk is not None:
         head |= {"trunk": entry.trunk, "first_step": entry.first_step}
+    if entry.unit != FLOPS:
+        head["unit"] = entry.unit
     text = json.dumps(head).encode()[:-1] + _CONFIG + entry.config.encode()
     return text + _CHECKSUM + hashlib.sha256(text).hexdigest().encode() + b'"}\n'
 
@@ -244,6 +248,8 @@ def _checked(values: dict[str, Any], config: str, number: int) -> Entry:
     trunk, first_step = values.get("trunk"), values.get("first_step", 0)
     if not isinstance(trunk, str | None) or type(first_step) is not int or first_step < 0:
         raise ValueError("trunk or first_step is none")
+    if not isinstance(values.get("unit", FLOPS), str):
+        raise ValueError("unit is not text")
     if not isinstance(values["label"], str) or not isinstance(values["code"], str | None):
         raise ValueError("label or code is not text")
     return Entry(**{**values, "label": printable(values["label"])}, config=config, line=number)

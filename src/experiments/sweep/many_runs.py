@@ -6,51 +6,50 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-from experiments.points.emulated import emulation_lines
-from experiments.points.point import Point
-from experiments.records.files import RECORD_NAME, read_record
+from experiments.records.files import RECORD_NAME, read_any_record
 from experiments.records.record import ENDED
 from experiments.sweep.again import sweep_command
+from experiments.sweep.app import FIRST, Raw, app_of
 from experiments.sweep.control import controlling
 from experiments.sweep.entering import entered
-from experiments.sweep.estimate import assumed_rate
 from experiments.sweep.objective import objective_value
 from experiments.sweep.page.keeping import kept_page
-from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import (
     ELSEWHERE,
     INTERRUPTED,
-    Raw,
     Todo,
-    check_planned,
     choose,
     plan_points,
     prepare_all,
     read_status,
 )
+from experiments.sweep.point import Point
 from experiments.sweep.queue import Fate, Outcome, Queue
 from experiments.sweep.states import LOG_NAME
 from experiments.system import interruption
 
 
-def run_sweep(raws: Sequence[Raw], queue: Queue, *, stored: bool = False) -> list[float | None]:
+def run_sweep(
+    raws: Sequence[Raw], queue: Queue, *, stored: bool = False, place: str = FIRST
+) -> list[float | None]:
     """All points: what is finished is skipped, what is half-done goes on. Returns their held-out
-    losses as run_one, if the queue stays; nothing of a dry run. stored: as of plan_points.
+    losses as run_one, if the queue stays; nothing of a dry run. stored: as of App.plan. place: that
+    of the app.
 
     Text is fetched and tokenized here, on a machine that may have a network when nodes have none;
     a stream's vocabulary too. Raises ValueError before anything is written if any point is bad, two
     are the same run, or the queue can't run them; RuntimeError with the queue's words if it
     refuses. Exits as _report.
     """
-    points = plan_points(raws, stored=stored)
+    points = plan_points(raws, stored=stored, place=place)
     first = points[0]
-    if first.config.dry_run:
+    handling = first.handling
+    if handling.dry_run:
         lines = queue.plan(points)  # first: it may refuse them
-        table = plan_table(points, assumed_rate(first))
-        print("\n".join([table, *emulation_lines(points), *lines]))
+        print("\n".join([app_of(points).plan_text(points), *lines]))
         return []
     wanted = choose(points).run
-    check_planned(wanted)
+    app_of(points).check_planned(wanted)
     queue.check(wanted, len(wanted))
     prepare_all(wanted)
     outcomes: Mapping[str, Outcome] = {}
@@ -59,11 +58,11 @@ def run_sweep(raws: Sequence[Raw], queue: Queue, *, stored: bool = False) -> lis
             todo = submission.todo
             if submission.code is not None:
                 interruption.listen()  # `cancel` sends TERM
-                stack.enter_context(controlling(first.run_dir.parent))
+                stack.enter_context(controlling(first.sweep_dir))
                 n_shown = len(points) if queue.stays else 0
-                page = kept_page(first.run_dir.parent, first.config.sweep, n_shown)
+                page = kept_page(first.sweep_dir, handling.sweep, n_shown)
                 stack.enter_context(page)
-                what = f"sweep {first.config.sweep}: {len(todo.run)} runs"
+                what = f"sweep {handling.sweep}: {len(todo.run)} runs"
                 session = stack.enter_context(queue.session(what, todo.run))
                 session.submit(todo.run, submission.code, todo.tasks)
         if submission.code is not None and queue.stays:
@@ -71,12 +70,11 @@ def run_sweep(raws: Sequence[Raw], queue: Queue, *, stored: bool = False) -> lis
                 pass
             outcomes = session.outcomes({})
     if not queue.stays:
-        results = str(first.config.paths.results)
-        print(f"status: {sweep_command('status', first.config.sweep, results)}")
+        print(f"status: {sweep_command('status', handling.sweep, handling.results)}")
     _report(todo, {run_id: outcome.fate for run_id, outcome in outcomes.items()}, queue)
     if not queue.stays:
         return []
-    return [objective_value(read_record(point.run_dir / RECORD_NAME)) for point in points]
+    return [objective_value(read_any_record(point.run_dir / RECORD_NAME)) for point in points]
 
 
 def _report(todo: Todo, fates: Mapping[str, Fate], queue: Queue) -> None:

@@ -2,72 +2,58 @@
 
 import sys
 
-from experiments.points.emulated import emulation_lines
-from experiments.points.point import Point
-from experiments.records.files import RECORD_NAME, read_record
-from experiments.records.record import RunRecord
+from experiments.records.app_record import Record
+from experiments.records.files import RECORD_NAME, read_any_record
 from experiments.sweep import manifest
-from experiments.sweep.entering import enter_branches
-from experiments.sweep.estimate import assumed_rate, seconds_of_all
+from experiments.sweep.app import FIRST, Raw, app_of, note_app
 from experiments.sweep.objective import objective_value
-from experiments.sweep.plan_table import plan_table
 from experiments.sweep.planning import (
     ELSEWHERE,
-    Raw,
     Todo,
-    check_fits,
     choose,
     plan_points,
     prepare_all,
     repair_histories,
     set_aside_diverged,
 )
+from experiments.sweep.point import Point
 from experiments.sweep.progress import Heartbeat, SweepProgress
-from experiments.sweep.queue import launchers, own_job, read_tasks, requeue_point
-from experiments.system import distributed, interruption
+from experiments.sweep.queue import own_job, read_tasks, requeue_point
+from experiments.system import interruption
 from experiments.system.claims import RunningElsewhereError
 
 
-def run_one(raw: Raw, *, stored: bool = False) -> float | None:
+def run_one(raw: Raw, *, stored: bool = False, place: str = FIRST) -> float | None:
     """One point in this process, and before a branch its trunk, if nothing is there to start from.
-    stored: as of plan_points.
+    stored: as of App.plan; place: the app's.
 
     Returns its held-out loss in nats per token, infinite if it diverged; None of a dry run, of a
     trunk and of other ranks. Exits with 1 if it fails, 3 if another process or a queue has it.
     """
     interruption.listen()
-    (point,) = plan_points([raw], stored=stored)
-    if point.config.dry_run:
-        print("\n".join([plan_table([point], assumed_rate(point)), *emulation_lines([point])]))
+    (point,) = plan_points([raw], stored=stored, place=place)
+    app = app_of([point])
+    if point.handling.dry_run:
+        print(app.plan_text([point]))
         return None
-    from experiments.training.evaluation import results_table
-    from experiments.training.execute import (
-        execute,  # seconds of imports that a plan has no use for
-    )
-
-    distributed.check_started(point.ranks)
     trunks = [other for other in choose([point]).run if other.run_id != point.run_id]
-    if trunks and point.ranks.world_size > 1:
-        raise ValueError(
-            f"optim.branch_from={point.config.optim.branch_from} with {point.ranks.world_size} "
-            "ranks trains one run a command: train the trunk first, with optim.schedule=trunk and "
-            f"optim.branch_from=null, or use hydra/launcher={launchers(of_ranks=True)} with -m"
-        )
+    is_first = app.begin(point, trunks)
     for trunk in trunks:
-        enter_branches([point])
-        run_one(trunk.raw, stored=True)
-    if distributed.is_other_rank(point.ranks):
-        execute(point)
+        app.enter([point])
+        run_one(trunk.raw, stored=True, place=place)
+    if not is_first:
+        app.execute(point)
         return None
-    todo = choose([point], read_tasks(point.run_dir.parent))
+    todo = choose([point], read_tasks(point.sweep_dir))
     if point not in todo.run:
         return objective_value(_found(point, todo))
-    check_fits([point], 1)
+    app.check_fits([point], 1)
     prepare_all([point])
     set_aside_diverged([point])
-    enter_branches([point])
-    manifest.add(point.run_dir.parent, [manifest.make_entry(point, None)])
-    display = SweepProgress([point], seconds_of_all([point]))
+    app.enter([point])
+    note_app(point.sweep_dir, place)
+    manifest.add(point.sweep_dir, [manifest.make_entry(point, None)])
+    display = SweepProgress([point], app.seconds([point]))
     heartbeat = Heartbeat(point)
 
     def progress(row: dict[str, float]) -> None:
@@ -78,11 +64,11 @@ def run_one(raw: Raw, *, stored: bool = False) -> float | None:
         job = own_job()
         if job is not None and job.at_time_limit(interruption.received()):  # sbatch/run.sh
             why = f"time limit: {error}"
-            requeue_point(job, point.run_dir, point.config.trainer.max_retries, why)
+            requeue_point(job, point.run_dir, point.handling.max_retries, why)
 
     try:
         with interruption.told(tell):
-            record = execute(point, progress)
+            record = app.execute(point, progress)
     except KeyboardInterrupt:
         display.close()
         raise
@@ -92,8 +78,8 @@ def run_one(raw: Raw, *, stored: bool = False) -> float | None:
         raise SystemExit(ELSEWHERE) from None
     display.finished(point, record)
     display.close()
-    if record.evaluations:
-        print(results_table(record.evaluations))
+    for line in app.ended_lines(point, record, before=False):
+        print(line)
     print(f"record: {point.run_dir / RECORD_NAME}")
     if record.status == "failed":
         print(record.error, file=sys.stderr)
@@ -101,24 +87,16 @@ def run_one(raw: Raw, *, stored: bool = False) -> float | None:
     return objective_value(record)
 
 
-def _found(point: Point, todo: Todo) -> RunRecord:
+def _found(point: Point, todo: Todo) -> Record:
     """Record of the one point that is not run, and says why. Exits with 3, or 1 if it failed
     before, if it is not done.
     """
     if point not in todo.finished:
         print(f"{point.describe()}: {todo.describe()}, in {point.run_dir}")
         raise SystemExit(1 if todo.failed else ELSEWHERE)
-    record = read_record(point.run_dir / RECORD_NAME)
+    record = read_any_record(point.run_dir / RECORD_NAME)
     repair_histories([point])
     print(f"{point.describe()}: {record.status} before, in {point.run_dir}")
-    _name_missing_sets(point, record)
+    for line in app_of([point]).ended_lines(point, record, before=True):
+        print(line)
     return record
-
-
-def _name_missing_sets(point: Point, record: RunRecord) -> None:
-    """Says how to score a finished run on sets that it was not scored on."""
-    scored = {label.partition("@")[0].partition("/")[0] for label in record.evaluations}
-    missing = [name for name in point.config.eval if name not in scored]
-    if missing and record.status == "done" and not record.is_trunk:
-        sets = ",".join(missing)
-        print(f"not scored on {sets}: python -m experiments.evaluate {point.run_dir} eval=[{sets}]")

@@ -4,27 +4,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from experiments.budget.plan import OffBudgetError, check_memory
-from experiments.config.once import remembering
-from experiments.data.corpus import find_name
-from experiments.data.prepare import is_prepared, prepare_data, prepare_sets
-from experiments.data.progress import said
-from experiments.points.planning import check_effects, effective_id, here, plan_point, read_point
-from experiments.points.point import Draft, Point
-from experiments.records.files import HISTORY_NAME, RECORD_NAME, read_record
+from experiments.records.files import RECORD_NAME
 from experiments.records.finished import find_outcome, lacks_rows
 from experiments.records.record import CUT_SHORT
-from experiments.sweep import refusals
-from experiments.sweep.counting import counted
+from experiments.sweep.app import FIRST, Raw, app_of, find_app
+from experiments.sweep.point import Point
 from experiments.sweep.queue import Task
 from experiments.sweep.settings import with_settings
-from experiments.sweep.trunks import check_places, make_trunks, waits, without_derived
 from experiments.system.claims import RunningElsewhereError, claimed, is_claimed, log_event
 from experiments.system.disk import check_writable, make_folder, rename
 
-Raw = Mapping[str, Any]
 # exit codes of commands whose points are not all done, beside 1 failed: stopped by a signal and
 # kept to go on, or in the hands of another process or of a queue
 INTERRUPTED, ELSEWHERE = 130, 3
@@ -64,51 +54,11 @@ class Todo:
         return ", ".join(dict.fromkeys(self.tasks[point.run_id].queue for point in points))
 
 
-def plan_points(raws: Sequence[Raw], *, stored: bool = False) -> list[Point]:
-    """Points of a sweep, or one. Raises ValueError, before anything is written, for bad points
-    (refusals.py), for two that are the same run, and for a folder that is another sweep's.
-
-    stored: the configs are a manifest's. Others are composed now, and each setting that somebody
-    gave must have an effect (config/effects.py).
-    """
-    with remembering():
-        return _plan_points(raws, stored)
-
-
-def _plan_points(raws: Sequence[Raw], stored: bool) -> list[Point]:
-    drafts: list[Draft] = []
-    bad: list[tuple[Raw, ValueError]] = []
-    for raw in counted(raws, len(raws), "planning"):
-        try:
-            draft = read_point(raw)
-            if not stored:
-                check_effects(draft)
-            drafts.append(draft)
-        except ValueError as error:
-            bad.append((raw, error))
-    if bad:
-        raise ValueError(refusals.of_points(bad, len(raws)))
-    points: list[Point] = []
-    missed: list[tuple[Draft, OffBudgetError]] = []
-    for draft in drafts:
-        try:
-            points.append(plan_point(draft))
-        except OffBudgetError as error:
-            missed.append((draft, error))
-        except ValueError as error:  # of a law without a rate here, or a schedule too long
-            bad.append((draft.raw, error))
-    if bad:
-        raise ValueError(refusals.of_points(bad, len(raws)))
-    if missed:
-        raise ValueError(refusals.of_budgets(missed, drafts))
-    if points:
-        refusals.check_folder(points[0].run_dir.parent, points[0].config.sweep)
-    seen: dict[str, Point] = {}
-    for point in points if len(points) > 1 else ():
-        before = seen.setdefault(point.run_id if stored else effective_id(point), point)
-        if before is not point:
-            raise ValueError(refusals.of_one_run(before, point))
-    return with_settings(without_derived(points))
+def plan_points(
+    raws: Sequence[Raw], *, stored: bool = False, place: str = FIRST
+) -> Sequence[Point]:
+    """As App.plan of the app of that place."""
+    return find_app(place).plan(raws, stored=stored)
 
 
 def choose(points: Sequence[Point], tasks: Mapping[str, Task] | None = None) -> Todo:
@@ -120,15 +70,16 @@ def choose(points: Sequence[Point], tasks: Mapping[str, Task] | None = None) -> 
     goes on from its checkpoint. A trunk is a point more, as long as branches wait for one. Raises
     ValueError for branches of a given trunk that has no checkpoint for them.
     """
-    retry = points[0].config.retry if points else "failed"
+    retry = points[0].handling.retry if points else "failed"
     names = ("run", "finished", "running", "queued", "held", "failed")
     groups: dict[str, list[Point]] = {name: [] for name in names}
     tasks = tasks or {}
     for point in points:
         groups[_group(point, retry, tasks)].append(point)
-    check_places(groups["run"])
+    app = app_of(points) if points else find_app(FIRST)
+    app.check_trunks(groups["run"])
     unfinished = [p for name in names if name != "finished" for p in groups[name]]
-    trunks = with_settings(make_trunks([p for p in unfinished if waits(p)]))
+    trunks = with_settings(app.trunks([p for p in unfinished if p.waits()]))
     for trunk in reversed(trunks):
         groups[_group(trunk, retry, tasks)].insert(0, trunk)
     return Todo(
@@ -146,7 +97,7 @@ def _group(point: Point, retry: str, tasks: Mapping[str, Task]) -> str:
         return "running"
     if task is not None:
         return "held" if task.release is not None else "queued"
-    goes_on = point.is_trunk and outcome is not None and outcome.n_steps < point.plan.n_steps
+    goes_on = point.is_trunk and outcome is not None and outcome.n_steps < point.n_steps
     if (status == "done" and not goes_on) or (status in CUT_SHORT and retry != "all"):
         return "finished"
     return "failed" if status == "failed" and retry == "none" else "run"
@@ -164,15 +115,8 @@ def repair_histories(points: Sequence[Point]) -> None:
     """Writes the rows that a loss of power has taken from finished runs, from their checkpoints."""
     for point in points:
         outcome = find_outcome(point.run_dir)
-        if outcome is None or not lacks_rows(point.run_dir, outcome):
-            continue
-        from experiments.training.history import repair  # seconds of imports, rarely needed
-
-        path = point.run_dir / HISTORY_NAME
-        if repair(point.run_dir, read_record(point.run_dir / RECORD_NAME)):
-            print(f"{path} ended before its run did: written again from last.ckpt")
-        else:
-            print(f"warning: {path} ends before its run did, and last.ckpt lacks its rows too")
+        if outcome is not None and lacks_rows(point.run_dir, outcome):
+            app_of(points).repair(point)
 
 
 def set_aside_diverged(points: Sequence[Point]) -> None:
@@ -181,7 +125,7 @@ def set_aside_diverged(points: Sequence[Point]) -> None:
     is left to it.
     """
     for point in points:
-        if point.config.retry != "all" or read_status(point.run_dir) not in CUT_SHORT:
+        if point.handling.retry != "all" or read_status(point.run_dir) not in CUT_SHORT:
             continue  # what has ended since it was chosen, too
         with suppress(RunningElsewhereError), claimed(point.run_dir):
             status = read_status(point.run_dir)
@@ -195,43 +139,12 @@ def set_aside_diverged(points: Sequence[Point]) -> None:
             log_event(point.run_dir, "set aside")
 
 
-def check_planned(points: Sequence[Point]) -> None:
-    """Raises ValueError if the largest point has no room on the cluster's card that it is planned
-    for.
-    """
-    planned = [point for point in points if point.device.card is not None]
-    for point in sorted(planned, key=lambda p: -p.plan.memory.total)[:1]:
-        what = f"{point.describe()}, on {point.device.describe()},"
-        check_memory(point.plan.memory.total, point.device.memory, what)
-
-
-def check_fits(points: Sequence[Point], n_sharing: int, setting: str = "") -> None:
-    """Raises ValueError if the largest point, or n_sharing of it at once on its device, as that
-    setting says, has no room here.
-    """
-    for point in sorted(points, key=lambda p: -p.plan.memory.total)[:1]:
-        available = here(point).device.memory
-        check_memory(point.plan.memory.total, available, point.describe())
-        what = f"{setting}={n_sharing} times {point.describe()}"
-        check_memory(n_sharing * point.plan.memory.total, available, what)
-
-
 def prepare_all(points: Sequence[Point]) -> None:
-    """Downloads and tokenizes once, before any run starts; and before that, looks whether results
+    """What is fetched or made once, before any run starts; and before that, looks whether results
     can be written.
 
     Raises RuntimeError, with path, reason and remedy, if they can't.
     """
     if points:
-        check_writable(points[0].run_dir.parent)
-    for point in points:
-        data = point.config.data
-        if not is_prepared(data, point.cache):
-            size = data.tokenizer.n_entries()
-            print(
-                f"preparing {find_name(data.corpus)}: text, vocabulary of {size}, tokens",
-                flush=True,
-            )
-        with said(find_name(data.corpus)):
-            prepared = prepare_data(data, point.cache)
-            prepare_sets(data, point.config.eval, prepared.vocabulary, point.cache)
+        check_writable(points[0].sweep_dir)
+        app_of(points).prepare(points)

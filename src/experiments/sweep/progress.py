@@ -6,15 +6,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from experiments.records.record import RunRecord
+from experiments.records.app_record import Record
+from experiments.sweep.app import app_of
+from experiments.sweep.point import Point
 from experiments.system.disk import write_text_atomically
 from experiments.system.json_files import read_json
 from experiments.system.text_table import count, duration
-
-if TYPE_CHECKING:  # it brings torch, which `status` has no need of
-    from experiments.points.point import Point
 
 PROGRESS_NAME = "progress.json"
 _HEARTBEAT = 1.0  # seconds between writes
@@ -23,12 +21,12 @@ _MEASURED = 5.0  # seconds of a speed that is said: the first steps are slow
 
 class Heartbeat:
     """Writes a run's last history row to progress.json, at most once a second, with what its plan
-    says of it: n_steps, n_params.
+    says of it (Point.planned).
     """
 
-    def __init__(self, point: "Point") -> None:
+    def __init__(self, point: Point) -> None:
         self.path, self.last = point.run_dir / PROGRESS_NAME, -math.inf
-        self.planned = {"n_steps": point.plan.n_steps, "n_params": point.plan.cost.n_params}
+        self.planned = dict(point.planned)
 
     def __call__(self, row: dict[str, float]) -> None:
         now = time.monotonic()  # a clock may be set back
@@ -56,49 +54,41 @@ class SweepProgress:
     seconds: the plan's estimate of them all, said until there is a measured speed; None: not known.
     """
 
-    def __init__(self, planned: "Sequence[Point]", seconds: float | None) -> None:
+    def __init__(self, planned: Sequence[Point], seconds: float | None) -> None:
         from tqdm import tqdm
 
-        config, self.n_points = planned[0].config, len(planned)
-        self.name, self.every = f"sweep {config.sweep}", config.trainer.log_every_seconds
-        self.total_flops = sum(point.own_flops for point in planned)
+        handling, self.n_points = planned[0].handling, len(planned)
+        self.name, self.every = f"sweep {handling.sweep}", handling.log_every_seconds
+        self.app = app_of(planned)
+        self.total_flops = sum(point.own_work for point in planned)
         self.n_done, self.done_flops, self.estimate = 0, 0.0, seconds
         self.start = self.last_line = time.monotonic()
         self.since: tuple[float, float] | None = None  # when its first FLOPs were seen, and these
         self.bar = tqdm(
             total=self.total_flops,
-            unit="FLOP",
+            unit=self.app.unit.removesuffix("s"),
             unit_scale=True,
             disable=not sys.stderr.isatty(),
             dynamic_ncols=True,
             smoothing=0.05,
         )
 
-    def finished(self, point: "Point", record: RunRecord | None, why: str = "") -> None:
+    def finished(self, point: Point, record: Record | None, why: str = "") -> None:
         """A line for a run that has ended; without a record, why."""
         self.n_done += 1
-        self.done_flops += point.own_flops
+        self.done_flops += point.own_work
         if record is None:
             text = why
-        elif record.status == "done" and record.val_loss is None:
-            text = f"step {record.n_steps}, in {duration(record.wall_seconds or 0)}"  # of a trunk
         elif record.status == "done":
-            text = (
-                f"loss {record.val_loss:.4f}  perplexity {record.perplexity:.1f}  "
-                f"{record.bits_per_byte:.3f} bits/byte  in {duration(record.wall_seconds or 0)}"
-            )
-            if record.flops_per_second:
-                text += f" at {record.flops_per_second / 1e9:.1f} GFLOP/s"
-            if record.compile_seconds:
-                text += f", {duration(record.compile_seconds)} of it compiling"
+            text = self.app.ended_text(record)
         else:
             text = record.status + (f": {_last_line(record.error)}" if record.error else "")
         self.say(f"[{self.n_done}/{self.n_points}] {point.describe()}: {text}")
 
-    def passed_over(self, point: "Point", why: str) -> None:
+    def passed_over(self, point: Point, why: str) -> None:
         """A line for a point that is none of these after all."""
         self.n_points -= 1
-        self.total_flops -= point.own_flops
+        self.total_flops -= point.own_work
         self.say(f"{point.describe()}: {why}")
 
     def expect(self, n_points: int, flops: float) -> None:
@@ -113,14 +103,11 @@ class SweepProgress:
         else:
             self.bar.write(line, file=sys.stdout)
 
-    def update(self, running: "list[Point]") -> None:
+    def update(self, running: Sequence[Point]) -> None:
         """Refreshes the bar, or prints a line if it is time."""
         rows = [(point, read_progress(point.run_dir)) for point in running]
-        flops = self.done_flops + sum(
-            max(0.0, row["flops"] - p.plan.count_flops(p.first_step))
-            for p, row in rows
-            if "flops" in row
-        )
+        done = [(p, row.get("work", row.get("flops"))) for p, row in rows]
+        flops = self.done_flops + sum(max(0.0, n - p.work_before) for p, n in done if n is not None)
         texts = [f"{point.describe()}: {_row_text(row)}" for point, row in rows]
         now = time.monotonic()
         if self.since is None and flops:
@@ -135,7 +122,7 @@ class SweepProgress:
             self.last_line = now
             self.say(
                 f"{self.name}: {counts}, "
-                f"{100 * flops / (self.total_flops or 1):.0f} % of the FLOPs, "
+                f"{100 * flops / (self.total_flops or 1):.0f} % of the {self.app.unit}, "
                 f"{duration(now - self.start)} gone, {left}; " + " | ".join(texts)
             )
 
@@ -157,12 +144,14 @@ def time_left(seconds: float, flops: float, rest: float, estimate: float | None)
 
 
 def _row_text(row: dict[str, float]) -> str:
-    if not {"step", "n_steps", "loss", "tokens_per_second"} <= row.keys():
+    if not {"step", "n_steps"} <= row.keys():
         return "starting"
-    return (
-        f"step {row['step']:.0f}/{row['n_steps']:.0f}, loss {row['loss']:.3f}, "
-        f"{count(row['tokens_per_second'])} tokens/s"
-    )
+    parts = [f"step {row['step']:.0f}/{row['n_steps']:.0f}"]
+    if "loss" in row:
+        parts.append(f"loss {row['loss']:.3f}")
+    if "tokens_per_second" in row:
+        parts.append(f"{count(row['tokens_per_second'])} tokens/s")
+    return ", ".join(parts)
 
 
 def _last_line(text: str) -> str:

@@ -18,13 +18,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
+from typing import ClassVar, Literal, Protocol, Self
 
-from experiments.records.record import RunRecord
+from experiments.records.app_record import Record
+from experiments.sweep.point import Point
 from experiments.system.requeue import try_again
-
-if TYPE_CHECKING:
-    from experiments.points.point import Point
 
 Fate = Literal["done", "failed", "interrupted", "elsewhere", "killed"]
 
@@ -52,7 +50,7 @@ class Outcome:
     """
 
     fate: Fate
-    record: RunRecord | None = None
+    record: Record | None = None
     why: str = ""
 
 
@@ -65,7 +63,7 @@ class Session(Protocol):
         """
         ...
 
-    def submit(self, points: "Sequence[Point]", code: Path, tasks: Mapping[str, Task]) -> None:
+    def submit(self, points: Sequence[Point], code: Path, tasks: Mapping[str, Task]) -> None:
         """Takes the points, to be run by this copy of the code, and says so. Under the sweep's
         lock, so that nothing is run here.
 
@@ -124,20 +122,20 @@ class Queue(ABC):
         """That of its file, of its yaml, and of its folder in a sweep if it has one."""
         return cls.__module__.rpartition(".")[2]
 
-    def check(self, points: "Sequence[Point]", n: int) -> None:
+    def check(self, points: Sequence[Point], n: int) -> None:
         """Raises ValueError, before anything is written, if it can't run these points, of which n
         are to come.
         """
         for point in points:
-            trainer = point.config.trainer
-            if point.ranks.world_size > 1 and not self.starts_ranks:
+            needs = point.needs
+            if needs.n_processes > 1 and not self.starts_ranks:
                 raise ValueError(
-                    f"trainer.devices={trainer.devices} and trainer.num_nodes={trainer.num_nodes} "
+                    f"trainer.devices={needs.devices} and trainer.num_nodes={needs.num_nodes} "
                     f"with hydra/launcher={self.name()}, which gives each point one process; use "
                     f"hydra/launcher={launchers(of_ranks=True)}, or start single runs with torchrun"
                 )
 
-    def plan(self, points: "Sequence[Point]") -> list[str]:
+    def plan(self, points: Sequence[Point]) -> list[str]:
         """Lines for a dry run: how it would run these points. Raises ValueError as check does, but
         for what this machine lacks.
         """
@@ -145,7 +143,7 @@ class Queue(ABC):
         return []
 
     @abstractmethod
-    def session(self, what: str, planned: "Sequence[Point]") -> AbstractContextManager[Session]:
+    def session(self, what: str, planned: Sequence[Point]) -> AbstractContextManager[Session]:
         """A command's session with it. planned: the points to come, or of a search points like
         them; what: all these in words. At its end nothing goes on that needs this process.
         """

@@ -8,18 +8,17 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from experiments.points.planning import compute_run_id
 from experiments.records.files import DamagedError
 from experiments.sweep import manifest
+from experiments.sweep.app import App
 from experiments.sweep.lost import CONFIG_NAME, list_folders, lost_entries
 from experiments.sweep.manifest import MANIFEST_NAME, Entry
-from experiments.sweep.places import located
 from experiments.system.plain_text import printable
 from experiments.system.regular_files import read_regular_text
 
 
 def read_raws(
-    sweep_dir: Path, run_ids: Collection[str] | None = None
+    app: App[Any], sweep_dir: Path, run_ids: Collection[str] | None = None
 ) -> tuple[list[dict[str, Any]], int]:
     """Configs of a sweep's points to run, of these run ids (None: all), and how many can't be.
 
@@ -32,7 +31,7 @@ def read_raws(
     raws, n_refused = [], 0
     for entry in entries:
         try:
-            raws.append(read_raw(sweep_dir, entry))
+            raws.append(read_raw(app, sweep_dir, entry))
         except ValueError as error:
             n_refused += 1
             print(f"error: {printable(str(error))}", file=sys.stderr)
@@ -41,7 +40,7 @@ def read_raws(
     return raws, n_refused
 
 
-def raw_of_run(sweep_dir: Path, run_id: str) -> dict[str, Any]:
+def raw_of_run(app: App[Any], sweep_dir: Path, run_id: str) -> dict[str, Any]:
     """As read_raw, of one run id. Raises ValueError if neither a line nor a folder tells of it."""
     known = manifest.read(sweep_dir).get(run_id)
     entries = lost_entries(sweep_dir, [run_id]) if known is None else [known]
@@ -50,10 +49,10 @@ def raw_of_run(sweep_dir: Path, run_id: str) -> dict[str, Any]:
             f"{sweep_dir / MANIFEST_NAME} has no line of run {run_id}; the command that started "
             "the sweep writes it again"
         )
-    return read_raw(sweep_dir, entries[0])
+    return read_raw(app, sweep_dir, entries[0])
 
 
-def read_raw(sweep_dir: Path, entry: Entry) -> dict[str, Any]:
+def read_raw(app: App[Any], sweep_dir: Path, entry: Entry) -> dict[str, Any]:
     """Config of an entry's run, its results in sweep_dir.
 
     Raises DamagedError, naming file and line, if it is not the config of that run id, and
@@ -64,8 +63,8 @@ def read_raw(sweep_dir: Path, entry: Entry) -> dict[str, Any]:
     else:
         path, where = sweep_dir / MANIFEST_NAME, f"line {entry.line}"
     try:
-        raw = located(_config(sweep_dir, entry), sweep_dir)
-        found = compute_run_id(raw)
+        raw = app.located(_config(sweep_dir, entry), sweep_dir)
+        found = app.run_id(raw)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}, {where}, run {entry.run_id}: {error}") from error
     if found != entry.run_id:

@@ -11,19 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.points.planning import effective_id
-from experiments.points.point import Point
 from experiments.records.record import ENDED
+from experiments.sweep.app import FIRST, Raw, app_of
 from experiments.sweep.control import is_controller, own_name
-from experiments.sweep.estimate import assumed_rate
-from experiments.sweep.objective import Result, check_scored, combine_results
-from experiments.sweep.plan_table import plan_table
+from experiments.sweep.objective import Result, combine_results
 from experiments.sweep.planning import (
-    Raw,
     plan_points,
     read_status,
     set_aside_diverged,
 )
+from experiments.sweep.point import Point
 from experiments.sweep.search_table import read_cells
 from experiments.sweep.study import Rules, Start, Studies, Trial, counted, is_tried
 
@@ -43,7 +40,9 @@ class Cell:
 class Search:
     """Cells, the rules, and after `begin` the studies."""
 
-    def __init__(self, cells: Sequence[Cell], rules: Rules) -> None:
+    def __init__(self, cells: Sequence[Cell], rules: Rules, place: str = FIRST) -> None:
+        """place: that of the app whose runs they are."""
+        self._place = place
         self.cells, self.rules = {cell.name: cell for cell in cells}, rules
         self._points: dict[tuple[str, tuple[Any, ...]], tuple[Point, ...]] = {}
         self._lowest: dict[str, list[Point]] = {}
@@ -59,17 +58,13 @@ class Search:
         for cell in self.cells.values():
             base = {name: space.ends[0] for name, space in self.rules.spaces.items()}
             points = self._plan(cell, base)
-            check_scored(self.rules.objective.name, points[0].config.eval)
-            if points[0].branch is not None:
-                raise ValueError(
-                    "hydra.sweeper.search with optim.branch_from: each trial has a trunk of its "
-                    "own, so branches save nothing; set optim.branch_from=null"
-                )
+            app = app_of(points)
+            app.check_scored(points[0], self.rules.objective.name)
             for name, space in self.rules.spaces.items():
                 for end in space.ends[1:]:
                     others = self._plan(cell, {**base, name: end})
                     self.ends += others
-                    if effective_id(others[0]) == effective_id(points[0]):
+                    if app.run_id_of_result(others[0]) == app.run_id_of_result(points[0]):
                         raise ValueError(
                             f"hydra.sweeper.search: {name} makes no other run of {cell.name}: all "
                             "its trials would be one; search what can change the result"
@@ -89,13 +84,14 @@ class Search:
         states = {state.name: state.trials for state in read_cells(self.sweep_dir)}
         n_known = {name: self._n_known(name, states.get(name, ())) for name in self.cells}
         total = sum(
-            (self.rules.n_trials - n_known[name]) * sum(p.plan.planned_flops for p in lowest)
+            (self.rules.n_trials - n_known[name]) * sum(p.work_before + p.own_work for p in lowest)
             for name, lowest in self._lowest.items()
         )
         known = sum(n_known.values())
         text = f"search: these at other values too, {self.describe()}, "
         text += f"{known} of them known already, " if known else ""
-        return f"{plan_table(points, assumed_rate(points[0]))}\n{text}{total:.3g} FLOPs"
+        app = app_of(points)
+        return f"{app.plan_text(points)}\n{text}{total:.3g} {app.unit}"
 
     def _n_known(self, cell: str, trials: Sequence[Trial]) -> int:
         """How many trials of a cell have a value: by the journal, whose trials these are, or by the
@@ -134,7 +130,7 @@ class Search:
     @property
     def sweep_dir(self) -> Path:
         """After check."""
-        return next(iter(self._lowest.values()))[0].run_dir.parent
+        return next(iter(self._lowest.values()))[0].sweep_dir
 
     @property
     def studies(self) -> Studies:
@@ -272,5 +268,5 @@ class Search:
         raws = cell.compose([spaces[name].override(value) for name, value in params.items()])
         self._retry = raws[0]["retry"]
         setting = "".join(f" {name.rpartition('.')[2]}={params[name]}" for name in spaces)
-        points = plan_points([{**raw, "retry": again} for raw in raws])
+        points = plan_points([{**raw, "retry": again} for raw in raws], place=self._place)
         return [replace(point, setting=setting) for point in points]

@@ -5,16 +5,15 @@ each time that a run may have ended. Several commands may do so at once (search.
 import sys
 from collections.abc import Mapping
 
-from experiments.points.emulated import emulation_lines
 from experiments.sweep import manifest
 from experiments.sweep.again import sweep_command
+from experiments.sweep.app import app_of
 from experiments.sweep.control import controlling
 from experiments.sweep.entering import enter
 from experiments.sweep.page.keeping import kept_page
 from experiments.sweep.planning import (
     ELSEWHERE,
     INTERRUPTED,
-    check_planned,
     choose,
     prepare_all,
 )
@@ -39,11 +38,12 @@ def run_search(search: Search, queue: Queue) -> None:
         )
     lowest = search.check()
     first = lowest[0]
-    if first.config.dry_run:
+    handling = first.handling
+    if handling.dry_run:
         lines = queue.plan(search.ends)  # first: it may refuse them
-        print("\n".join([search.plan_text(), *emulation_lines(search.ends), *lines]))
+        print("\n".join([search.plan_text(), *lines]))
         return
-    check_planned(search.ends)
+    app_of(lowest).check_planned(search.ends)
     queue.check(search.ends, search.rules.n_trials * len(lowest))
     prepare_all(lowest)
     interruption.listen()  # `cancel` sends TERM
@@ -55,10 +55,10 @@ def run_search(search: Search, queue: Queue) -> None:
             search.try_again()
             n_open = search.n_open()
         if n_open:
-            what = f"sweep {first.config.sweep}: {n_open} of {search.describe()}"
+            what = f"sweep {handling.sweep}: {n_open} of {search.describe()}"
             n_points = n_open if queue.stays else 0
             with (
-                kept_page(search.sweep_dir, first.config.sweep, n_points),
+                kept_page(search.sweep_dir, handling.sweep, n_points),
                 queue.session(what, search.expected()) as session,
             ):
                 steps = Steps(search, session)
@@ -66,8 +66,7 @@ def run_search(search: Search, queue: Queue) -> None:
                     pass
             outcomes = steps.outcomes
     if not queue.stays:
-        results = str(first.config.paths.results)
-        print(f"status: {sweep_command('status', first.config.sweep, results)}")
+        print(f"status: {sweep_command('status', handling.sweep, handling.results)}")
         if n_open:
             print(f"{n_open} of {search.describe()} are not done; the same command goes on")
             return

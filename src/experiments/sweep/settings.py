@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from experiments.points.point import Point
+from experiments.sweep.point import Point
 
+P = TypeVar("P", bound=Point)
 # what follows from init.path, and would only make a line longer
 _OF_WEIGHTS = (
     "init.sha256", "init.weights", "trunk.base_ffn", "model.n_first_keys", "data.tokenizer",
@@ -14,13 +15,13 @@ _OF_WEIGHTS = (
 )  # fmt: skip
 
 
-def with_settings(points: Sequence[Point]) -> list[Point]:
+def with_settings(points: Sequence[P]) -> list[P]:
     """The points. Those of equal names get the settings in which they differ, and those that differ
     from them by the seed alone get the same settings.
     """
-    alike: dict[str, list[Point]] = {}
+    alike: dict[str, list[P]] = {}
     for point in points:
-        alike.setdefault(point.name.removesuffix(f" seed={point.config.seed}"), []).append(point)
+        alike.setdefault(point.name.removesuffix(f" seed={point.seed}"), []).append(point)
     settings = {}
     for group in alike.values():
         leaves = _own_leaves([point.raw for point in group])
@@ -46,7 +47,7 @@ def _own_leaves(raws: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 def _by_seed(leaves: Sequence[Mapping[str, str]]) -> Iterable[list[Mapping[str, str]]]:
     groups: dict[str, list[Mapping[str, str]]] = {}
     for own in leaves:
-        groups.setdefault(own["seed"], []).append(own)
+        groups.setdefault(own.get("seed", ""), []).append(own)
     return groups.values()
 
 

@@ -5,9 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-from experiments.data.cache import made_once
 from experiments.records.files import set_aside
 from experiments.sweep.again import own_files
+from experiments.sweep.app import FIRST, FOLDER, find_app
 from experiments.system import code_copy
 from experiments.system.disk import (
     copy_file,
@@ -16,17 +16,19 @@ from experiments.system.disk import (
     remove_tree,
     write_text_atomically,
 )
-from experiments.system.environment import PACKAGE, git_diff, git_state
+from experiments.system.environment import git_diff, git_state
+from experiments.system.made_once import made_once
 
 
-def take_snapshot(sweep_dir: Path) -> Path:
-    """sweep_dir/.code/<hash>, with src/ and conf/; made once for the same content.
+def take_snapshot(sweep_dir: Path, place: str = FIRST) -> Path:
+    """sweep_dir/.code/<hash>, with src/ and conf/, and app/ with an app's own files; made
+    once for the same content. place: the app's.
 
     <hash> is of the files' names and bytes. Caches and compiled files are left out. One that is
     there and is not what its name says, after a loss of power or by another's hand, is set aside
     with a warning and made again.
     """
-    files = own_files()
+    files = own_files(place)
     digest = code_copy.compute_digest(files)
     copy = sweep_dir / code_copy.FOLDER / code_copy.find_name(digest)
     refuse_links(copy.parent)
@@ -47,9 +49,10 @@ def take_snapshot(sweep_dir: Path) -> Path:
             target = folder / name
             make_folder(target.parent)
             copy_file(path, target)
-        state = json.dumps(git_state(PACKAGE), indent=1) + "\n"
+        repository = find_app(place).repository
+        state = json.dumps(git_state(repository), indent=1) + "\n"
         write_text_atomically(folder / code_copy.STATE_NAME, state)
-        if (diff := git_diff(PACKAGE)) is not None:
+        if (diff := git_diff(repository)) is not None:
             write_text_atomically(folder / code_copy.DIFF_NAME, diff, mode=0o600)
 
     return made_once(copy, make)
@@ -57,7 +60,7 @@ def take_snapshot(sweep_dir: Path) -> Path:
 
 def run_from(snapshot: Path) -> None:
     """Makes processes that this one starts import the snapshot's code."""
-    source = str((snapshot / "src").resolve())
-    sys.path.insert(0, source)
+    folders = [str((snapshot / name).resolve()) for name in ("src", FOLDER)]
+    sys.path[:0] = folders
     rest = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (source, rest)))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (*folders, rest)))

@@ -68,6 +68,11 @@ class SweepState:
     notes: tuple[str, ...]
     entries: tuple[manifest.Entry, ...] = ()
 
+    @property
+    def unit(self) -> str:
+        """Of the points' planned_flops and done_flops."""
+        return self.entries[0].unit if self.entries else manifest.FLOPS
+
 
 def read_states(sweep_dir: Path) -> list[PointState]:
     """Points of read_sweep."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.records.record import CUT_SHORT
+from experiments.sweep.manifest import FLOPS
 from experiments.sweep.states import STATES, PointState, SweepState
 from experiments.system.text_table import aligned, count, duration
 
@@ -23,7 +24,7 @@ def status_text(name: str, sweep: SweepState, chosen: Sequence[str], shorten: bo
     if shorten and not chosen and len(points) > MANY:
         hidden = [p for p in points if p.state in _QUIET_STATES]
         points = [p for p in points if p.state not in _QUIET_STATES]
-    parts = [[_summary(name, sweep.points), *(f"note: {note}" for note in sweep.notes)]]
+    parts = [[_summary(name, sweep.points, sweep.unit), *(f"note: {note}" for note in sweep.notes)]]
     by_model = model_rows(sweep.points)
     if by_model:
         parts.append(aligned(by_model))
@@ -109,12 +110,17 @@ def states_text(points: Sequence[PointState]) -> str:
     return ", ".join(f"{states[s]} {s}" for s in STATES if states[s])
 
 
-def _summary(name: str, points: Sequence[PointState]) -> str:
+def speed_text(rate: float, unit: str) -> str:
+    """Work a second: of FLOPs in GFLOP/s."""
+    return f"{rate / 1e9:.3g} GFLOP/s" if unit == FLOPS else f"{rate:.3g} {unit}/s"
+
+
+def _summary(name: str, points: Sequence[PointState], unit: str) -> str:
     pace = find_pace(points)
     text = f"sweep {name}: {len(points)} points, {states_text(points)}; "
-    text += f"{pace.done:.3g} of {pace.planned:.3g} FLOPs"
+    text += f"{pace.done:.3g} of {pace.planned:.3g} {unit}"
     if pace.rate is not None and pace.seconds_left is not None:
-        text += f"; about {duration(pace.seconds_left)} left at {pace.rate / 1e9:.3g} GFLOP/s"
+        text += f"; about {duration(pace.seconds_left)} left at {speed_text(pace.rate, unit)}"
     return text
 
 
@@ -123,19 +129,21 @@ def sweeps_text(sweeps: Sequence[tuple[str, SweepState | str]]) -> str:
     why it can't be read.
     """
     rows = [("sweep", "points", "done", "FLOPs done", "of", "")]
+    # of other apps the numbers have their unit behind them
     for name, sweep in sweeps:
         if isinstance(sweep, str):
             rows.append((name, "", "", "", "", sweep))
             continue
         points = sweep.points
         others = Counter(p.state for p in points if p.state != "done")
+        unit = "" if sweep.unit == FLOPS else f" {sweep.unit}"
         rows.append(
             (
                 name,
                 str(len(points)),
                 str(sum(p.state == "done" for p in points)),
                 f"{sum(p.done_flops for p in points):.3g}",
-                f"{sum(p.planned_flops for p in points):.3g}",
+                f"{sum(p.planned_flops for p in points):.3g}{unit}",
                 ", ".join(f"{others[s]} {s}" for s in STATES if others[s]),
             )
         )

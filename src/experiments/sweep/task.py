@@ -40,27 +40,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    from experiments.points.planning import here, make_point
     from experiments.sweep import submission
+    from experiments.sweep.app import app_of_sweep, find_app
     from experiments.sweep.progress import Heartbeat
     from experiments.sweep.queue import own_job, requeue_point
     from experiments.sweep.restore import raw_of_run
     from experiments.system import cards
     from experiments.system.claims import RunningElsewhereError
-    from experiments.training.execute import execute
 
     try:
         given = submission.read(options.submission)
         run_id = given.run_ids[options.index]
         if given.needs_gpu and (why := cards.why_not_open(given.devices)) is not None:
             return _without_gpu(_find_sweep(options) / run_id, why)
-        point = here(make_point(raw_of_run(_find_sweep(options), run_id)))
+        sweep_dir = _find_sweep(options)
+        app = find_app(app_of_sweep(sweep_dir))
+        (point,) = app.plan([raw_of_run(app, sweep_dir, run_id)], stored=True)
+        point = app.here(point)
     except (OSError, ValueError, IndexError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{point.describe()}: {point.run_dir}", flush=True)
     job = own_job()
-    again = partial(requeue_point, job, point.run_dir, point.config.trainer.max_retries)
+    again = partial(requeue_point, job, point.run_dir, point.handling.max_retries)
     heartbeat = Heartbeat(point)
     stopped = STOPPED
 
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         with interruption.told(tell):
-            record = _when_free(partial(execute, point, heartbeat, on_stall=again))
+            record = _when_free(partial(app.execute, point, heartbeat, on_stall=again))
     except RunningElsewhereError as error:
         print(f"{error}, and it did not end in {_PATIENCE:.0f} s", file=sys.stderr)
         return STOPPED

@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from experiments.points.planning import make_point
-from experiments.points.point import Point
-from experiments.records.files import RECORD_NAME, read_record
+from experiments.records.files import RECORD_NAME, read_any_record
 from experiments.records.finished import find_outcome
-from experiments.sweep.estimate import seconds_of_all
-from experiments.sweep.planning import ELSEWHERE, INTERRUPTED, Raw
+from experiments.sweep.app import FIRST, Raw, app_of, find_app
+from experiments.sweep.planning import ELSEWHERE, INTERRUPTED, plan_points
+from experiments.sweep.point import Point
 from experiments.sweep.progress import Heartbeat, SweepProgress
 from experiments.sweep.queue import Outcome, Task
 from experiments.sweep.snapshot import run_from
 from experiments.sweep.states import LOG_NAME
-from experiments.sweep.trunks import waits
 from experiments.system import cards, environment, interruption
 from experiments.system.claims import (
     RunLostError,
@@ -59,7 +57,8 @@ class Pool:
     """
 
     def __init__(self, slots: Sequence[str | None], what: str, planned: Sequence[Point]) -> None:
-        self.what, one_by_one = what, seconds_of_all(planned)
+        self._app = app_of(planned)
+        self.what, one_by_one = what, self._app.seconds(planned)
         self._estimate = one_by_one and one_by_one / len({*slots})
         self._slots = dict(enumerate(slots))
         self._threads = max(1, environment.usable_cores() // len(slots))
@@ -85,8 +84,8 @@ class Pool:
             run_from(code)
             os.environ.setdefault("OMP_NUM_THREADS", str(self._threads))
             shorten_sockets()
-            self._context.set_forkserver_preload(["experiments.training.execute"])
-        self._queue += sorted(points, key=lambda p: (not p.is_trunk, -p.own_flops))
+            self._context.set_forkserver_preload([*self._app.modules])
+        self._queue += sorted(points, key=lambda p: (not p.is_trunk, -p.own_work))
 
     def outcomes(self, tasks: Mapping[str, Task]) -> Mapping[str, Outcome]:
         return self._outcomes
@@ -128,10 +127,9 @@ class Pool:
         ready = (p for p in [*self._queue] if not _waits(p, ours))
         for slot, point in zip(free, ready):
             self._queue.remove(point)
-            card = self._slots[slot] if point.device.accelerator == "cuda" else None
-            process = self._context.Process(
-                target=_work, args=(dict(point.raw), self._threads, card), name=point.run_id
-            )
+            card = self._slots[slot] if point.needs.gpu else None
+            given = dict(point.raw), self._threads, card, point.app
+            process = self._context.Process(target=_work, args=given, name=point.run_id)
             process.start()
             interruption.note_begun()
             self._running.append(_Worker(point=point, process=process, slot=slot))
@@ -176,7 +174,7 @@ def _waits(point: Point, ours: Collection[str]) -> bool:
     """Whether a branch's trunk has yet to get to its start, and one of our processes, or another's,
     is about to take it there. If none is, the branch's own process says what is wrong.
     """
-    if point.branch is None or not waits(point):
+    if point.branch is None or not point.waits():
         return False
     return point.branch.trunk_id in ours or is_claimed(point.branch.folder)
 
@@ -196,7 +194,7 @@ def _wait_for(processes: Sequence[BaseProcess]) -> None:
 
 def _may_try_again(point: Point, why: str) -> bool:
     try:
-        return try_again(point.run_dir, point.config.trainer.max_retries, "tried again", why)
+        return try_again(point.run_dir, point.handling.max_retries, "tried again", why)
     except (OSError, RuntimeError) as error:  # a full disk: the journal can't be written
         print(f"{point.run_dir}: {error}", file=sys.stderr)
         return False
@@ -225,7 +223,7 @@ def _outcome(worker: _Worker) -> Outcome:
             return Outcome(fate="elsewhere", why=why)
         return Outcome(fate="killed", why=f"{_ending(code)}; see {log}")
     try:
-        record = read_record(run_dir / RECORD_NAME)
+        record = read_any_record(run_dir / RECORD_NAME)
     except (OSError, ValueError):
         return Outcome(fate="failed", why=f"failed without a record; see {log}")
     return Outcome(fate="failed" if record.status == "failed" else "done", record=record)
@@ -241,23 +239,23 @@ def _ending(code: int | None) -> str:
     return f"killed: its process ended with {code}"
 
 
-def _work(raw: Raw, n_threads: int, card: str | None) -> None:
-    """A worker's whole life: one point, its output in log.txt. card: its GPU."""
+def _work(raw: Raw, n_threads: int, card: str | None, place: str = FIRST) -> None:
+    """A worker's whole life: one point, its output in log.txt. card: its GPU. place: its app's."""
     try:
         interruption.listen()
         with interruption.bounded(INTERRUPTED):
-            code = _work_on(raw, n_threads, card)
+            code = _work_on(raw, n_threads, card, place)
     except KeyboardInterrupt:  # before the run's own log, and the controller says that it ends
         code = INTERRUPTED
     interruption.ending()
     raise SystemExit(code)
 
 
-def _work_on(raw: Raw, n_threads: int, card: str | None) -> int:
+def _work_on(raw: Raw, n_threads: int, card: str | None, place: str) -> int:
     """Exit code of a worker."""
     if card is not None:
         cards.show_only(card)  # before the point, which asks what is here
-    point = make_point(raw)
+    (point,) = plan_points([raw], stored=True, place=place)
     terminal = os.dup(sys.stderr.fileno())
     try:
         redirect_output(point.run_dir / LOG_NAME)
@@ -272,16 +270,12 @@ def _work_on(raw: Raw, n_threads: int, card: str | None) -> int:
 
 def _work_in_log(point: Point, n_threads: int, card: str | None) -> int:
     """Exit code of a worker."""
-    from experiments.training.execute import (
-        execute,  # the server has it; the controller has no use for it
-    )
-
     if card is not None and (why := cards.why_not_open()) is not None:
         log_event(point.run_dir, NO_GPU, why=why)
         print(why, file=sys.stderr)
         return CARDLESS
     try:
-        record = execute(point, Heartbeat(point), n_threads)
+        record = find_app(point.app).execute(point, Heartbeat(point), n_threads)
     except KeyboardInterrupt as error:
         interruption.ending()
         print(f"interrupted: {error}", file=sys.stderr)

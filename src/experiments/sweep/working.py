@@ -20,12 +20,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from experiments.points.point import Point
 from experiments.records.finished import find_outcome
 from experiments.sweep import manifest
+from experiments.sweep.app import app_of_sweep, find_app
 from experiments.sweep.entering import enter
 from experiments.sweep.manifest import Entry
-from experiments.sweep.planning import INTERRUPTED, choose, plan_points, prepare_all
+from experiments.sweep.planning import INTERRUPTED, choose, prepare_all
+from experiments.sweep.point import Point
 from experiments.sweep.queue import Outcome
 from experiments.sweep.queues import _waiting
 from experiments.sweep.queues.local import Local
@@ -33,7 +34,6 @@ from experiments.sweep.restore import read_raw
 from experiments.sweep.snapshot import take_snapshot
 from experiments.sweep.states import read_states
 from experiments.sweep.status_table import states_text
-from experiments.sweep.trunks import waits
 from experiments.sweep.workers import Pool
 from experiments.system.claims import is_claimed, read_events
 from experiments.system.plain_text import printable
@@ -65,8 +65,17 @@ class Worker:
     run, if branches of it are left.
     """
 
-    def __init__(self, sweep_dir: Path, *, most: int | None = None, stays: bool = False) -> None:
+    def __init__(
+        self,
+        sweep_dir: Path,
+        *,
+        most: int | None = None,
+        stays: bool = False,
+        trusted: bool = False,
+    ) -> None:
+        """Raises ValueError as app_of_sweep."""
         self.sweep_dir, self.stays = sweep_dir, stays
+        self._place = app_of_sweep(sweep_dir, trusted=trusted)
         self.most = math.inf if most is None else most
         self.outcomes: list[Outcome] = []
         self.refused: dict[str, str] = {}  # run ids that can't be run here, and why
@@ -140,7 +149,7 @@ class Worker:
         if point in todo.finished or _waiting.is_over(self.sweep_dir, run_id):
             _waiting.take_out(self.sweep_dir, run_id)
             return None
-        if point.branch is not None and waits(point):
+        if point.branch is not None and point.waits():
             trunk = point.branch.trunk_id
             if trunk in look.running or is_claimed(point.branch.folder):
                 self._trunks = True
@@ -158,8 +167,9 @@ class Worker:
         """Point of an entry, named as it was with the others of its sweep. Raises ValueError."""
         known = self._known.get(entry.run_id)
         if known is None or known[0] != entry:
-            raw = {**read_raw(self.sweep_dir, entry), "retry": "failed"}
-            (point,) = plan_points([raw], stored=True)
+            app = find_app(self._place)
+            raw = {**read_raw(app, self.sweep_dir, entry), "retry": "failed"}
+            (point,) = app.plan([raw], stored=True)
             trunk = point.describe().removeprefix(point.name)
             if entry.label.startswith(point.name):
                 setting = entry.label.removeprefix(point.name).removesuffix(trunk)
@@ -173,7 +183,7 @@ class Worker:
         if not events or events[-1]["event"] != "started":
             return True
         why = f"{events[-1]['by']} was killed"
-        if try_again(point.run_dir, point.config.trainer.max_retries, "tried again", why):
+        if try_again(point.run_dir, point.handling.max_retries, "tried again", why):
             return True
         _waiting.take_out(self.sweep_dir, point.run_id)
         print(f"{point.describe()}: {why}, again without a new checkpoint: given up")
@@ -182,7 +192,7 @@ class Worker:
     @cached_property
     def _code(self) -> Path:
         """Copy of this code in the sweep's folder, which points are run from."""
-        return take_snapshot(self.sweep_dir)
+        return take_snapshot(self.sweep_dir, self._place)
 
     def _what(self, look: _Look) -> str:
         n_others = len(look.running)
@@ -193,11 +203,11 @@ class Worker:
         """Runs the point to its end, or until another process turns out to have it."""
         prepare_all([point])
         n_workers = len(look.running) + 1
-        rest = look.flops - point.own_flops  # of which this worker expects its share
+        rest = look.flops - point.own_work  # of which this worker expects its share
         n_expected = math.ceil((len(look.free) - 1) / n_workers)
         n_more = min(n_expected, self.most - len(self.outcomes) - 1)
         share = rest * n_more / max(1, len(look.free) - 1)
-        pool.expect(1 + int(n_more), point.own_flops + share)
+        pool.expect(1 + int(n_more), point.own_work + share)
         pool.submit([point], self._code, {})
         pool.say(f"takes {point.describe()}: {point.run_dir}")
         with self._until_withdrawn(point):

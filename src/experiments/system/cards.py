@@ -1,12 +1,11 @@
 """GPUs: those that this process sees, and the one that is a worker's or a rank's own.
 
 CUDA reads CUDA_VISIBLE_DEVICES when it starts, which is once a process. So a worker is told its GPU
-before that, and nothing here starts CUDA but `why_not_open`.
+before that, and nothing here starts CUDA but `why_not_open`. torch is imported where it is asked:
+a sweep of runs without GPUs has no use for it.
 """
 
 import os
-
-import torch
 
 from experiments.system import started
 
@@ -17,6 +16,8 @@ def cards() -> tuple[str, ...]:
     """GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them: numbers, UUIDs, or parts
     of a card (MIG), of which CUDA shows a process one at a time.
     """
+    import torch
+
     n, given = torch.cuda.device_count(), os.environ.get(VISIBLE)
     if given is None:
         return tuple(str(i) for i in range(n))
@@ -35,6 +36,8 @@ def own_index(devices: int) -> int:
     A job gives its ranks all GPUs of the node (--gpus-per-node), of which the local rank's is its
     own, or one each (--gpus-per-task). Raises RuntimeError if it has fewer.
     """
+    import torch
+
     seen = torch.cuda.device_count()
     if devices == 1 or (seen == 1 and started.given_gpus() >= devices):
         return 0
@@ -50,6 +53,8 @@ def why_not_open(devices: int = 1) -> str | None:
     """Makes this process's GPU the current one and computes there, so that no other's memory is
     touched. Returns the reason if it has none that computes. devices: as of own_index.
     """
+    import torch
+
     if not torch.cuda.is_available():
         why = "this torch is made without CUDA" if torch.version.cuda is None else "torch sees none"
         return f"planned for a GPU, and {why} ({_surroundings()})"

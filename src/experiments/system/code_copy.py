@@ -14,6 +14,7 @@ FOLDER = ".code"  # of a sweep: holds the copies
 STATE_NAME = "code.json"  # beside the src/ of a copy: the commit it was taken at
 DIFF_NAME = "code.diff"  # and what was not committed; may hold secrets
 TOPS = ("src/experiments", "src/hydra_plugins", "conf", "sbatch")
+OF_APP = "app"  # the files of an app that is no part of this package
 _SUFFIXES = (".py", ".yaml", ".cpp", ".cu", ".h", ".sh")
 _COMPILED = "__pycache__"
 _DIGITS = 12
@@ -45,7 +46,7 @@ def find_damage(copy: Path, digest: str | None = None) -> str | None:
 
     What Python has compiled is not looked at: who asks removes it (compiled).
     """
-    files = [file for top in TOPS for file in list_files(top, copy / top)]
+    files = [file for top in (*TOPS, OF_APP) for file in list_files(top, copy / top)]
     known = {path for _, path in files} | {copy / STATE_NAME, copy / DIFF_NAME}
     for path in sorted(copy.rglob("*")):
         if path.is_symlink():

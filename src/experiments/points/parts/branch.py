@@ -21,11 +21,12 @@ from experiments.config.schedules import TRUNK
 from experiments.config.schema import RunConfig
 from experiments.optim.schedule import start_step
 from experiments.points.identity import compute_id
-from experiments.points.point import Branch, Draft, Point, RunPart
+from experiments.points.point import Draft, Point, RunPart
 from experiments.points.training_part import DivergedError
 from experiments.records import kept
 from experiments.records.finished import find_outcome
 from experiments.records.record import RunRecord
+from experiments.sweep.point import Branch
 from experiments.system import distributed
 from experiments.system.agreement import told_by_all
 from experiments.system.claims import log_event

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.schema import Init, RunConfig
-from experiments.data.cache import made_once
 from experiments.data.folders import digest
 from experiments.init import completion
 from experiments.init.finished_run import FinishedRun
@@ -18,6 +17,7 @@ from experiments.models.transformer import TransformerConfig
 from experiments.points.point import BuiltRun, Point, RunPart, Scores
 from experiments.system.claims import log_event
 from experiments.system.disk import write_text
+from experiments.system.made_once import made_once
 from experiments.system.text_table import count
 
 

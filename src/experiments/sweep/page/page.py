@@ -15,7 +15,7 @@ from experiments.sweep.manifest import Entry
 from experiments.sweep.page.data import PageData
 from experiments.sweep.search_table import CellState, SearchTable, search_tables
 from experiments.sweep.states import STATES, PointState, SweepState
-from experiments.sweep.status_table import find_pace, model_rows
+from experiments.sweep.status_table import find_pace, model_rows, speed_text
 from experiments.system.page.shell import Part, document, environment, resource
 from experiments.system.plain_text import printable, shortened
 from experiments.system.text_table import count, duration
@@ -89,8 +89,8 @@ def _shown(sweep: SweepState, cells: Sequence[CellState], notes: Sequence[str]) 
         "tiles": [
             ("points done", f"{n_done:,} of {n_points:,}"),
             *([("time left", left)] if left else []),
-            (f"of {_short(pace.planned)} FLOPs done", f"{100 * share:.0f} %"),
-            *([("speed", f"{pace.rate / 1e9:.3g} GFLOP/s")] if pace.rate else []),
+            (f"of {_short(pace.planned)} {sweep.unit} done", f"{100 * share:.0f} %"),
+            *([("speed", speed_text(pace.rate, sweep.unit))] if pace.rate else []),
             *([("tokens/s", count(tokens))] if tokens else []),
         ],
         "by_model": model_rows(sweep.points),

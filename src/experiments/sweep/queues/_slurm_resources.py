@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from experiments.config.constraints import Matches, Within
+from experiments.sweep.point import Point
 
 if TYPE_CHECKING:
-    from experiments.points.point import Point
     from experiments.sweep.queues.slurm import Slurm
 
 TimeLimit = Annotated[
@@ -94,7 +94,7 @@ def parse_seconds(limit: str) -> int | None:
     return ((24 * int(days or 0) + hours) * 60 + minutes) * 60 + seconds
 
 
-def check_resources(points: "Sequence[Point]", queue: "Slurm") -> None:
+def check_resources(points: Sequence[Point], queue: "Slurm") -> None:
     """Raises ValueError if less is asked for than these points need."""
     if not points:
         return
@@ -108,8 +108,8 @@ def check_resources(points: "Sequence[Point]", queue: "Slurm") -> None:
         )
     n_bytes = _parse_bytes(queue.mem or "0")
     for point in points:
-        needed = point.plan.memory.total * point.ranks.devices
-        if point.device.accelerator == "cpu" and 0 < n_bytes < needed:
+        needed = point.needs.n_bytes * point.needs.devices
+        if not point.needs.gpu and 0 < n_bytes < needed:
             raise ValueError(
                 f"hydra.launcher.mem={queue.mem} is below the {needed / 2**30:.1f} GiB that "
                 f"{point.describe()} needs on a node; raise it"
@@ -121,12 +121,13 @@ def _parse_bytes(mem: str) -> int:
     return int(mem) * _UNITS["M"] if unit is None else int(mem[:-1]) * unit
 
 
-def _check_gpus(points: "Sequence[Point]", queue: "Slurm") -> None:
+def _check_gpus(points: Sequence[Point], queue: "Slurm") -> None:
     """Raises ValueError for points that are planned for GPUs, and a submission without them."""
     for point in points:
-        if point.device.accelerator != "cuda":
+        needs = point.needs
+        if not needs.gpu:
             continue
-        devices, given = point.config.trainer.devices, queue.gpus_per_node
+        devices, given = needs.devices, queue.gpus_per_node
         if given is None and not asks_for_gpus(queue):
             raise ValueError(
                 f"{point.describe()} is planned for a GPU, and its submission asks Slurm for none, "
@@ -139,34 +140,33 @@ def _check_gpus(points: "Sequence[Point]", queue: "Slurm") -> None:
                 f"hydra.launcher.gpus_per_node={given} is below trainer.devices={devices}, and "
                 "each process needs a GPU; set it to as many"
             )
-        card = point.device.card
-        if given and card is not None and given > card.cards_per_node:
+        if given and needs.cards_per_node is not None and given > needs.cards_per_node:
             raise ValueError(
                 f"hydra.launcher.gpus_per_node={given} is above cluster.cards_per_node="
-                f"{card.cards_per_node}; lower it, and set trainer.num_nodes for more cards"
+                f"{needs.cards_per_node}; lower it, and set trainer.num_nodes for more cards"
             )
 
 
-def needs_gpu(point: "Point", queue: "Slurm") -> bool:
+def needs_gpu(point: Point, queue: "Slurm") -> bool:
     """Whether a task without a GPU is to end at once: one was planned, or is asked for and taken
     where it is found (trainer.accelerator=auto).
     """
-    of_cpu = point.config.trainer.accelerator == "cpu"
-    return point.device.accelerator == "cuda" or (asks_for_gpus(queue) and not of_cpu)
+    needs = point.needs
+    return needs.gpu or (asks_for_gpus(queue) and needs.takes_gpu)
 
 
-def checkpoint_bytes(points: "Sequence[Point]") -> int:
+def checkpoint_bytes(points: Sequence[Point]) -> int:
     """Largest checkpoint's: weights and moments, as they are planned."""
-    return max(point.plan.memory.weights + point.plan.memory.moments for point in points)
+    return max(point.needs.checkpoint_bytes for point in points)
 
 
-def signal_seconds(points: "Sequence[Point]") -> int:
+def signal_seconds(points: Sequence[Point]) -> int:
     """Seconds of warning in which the largest checkpoint can be written."""
     needed = _BESIDE + checkpoint_bytes(points) / _WRITES
     return max(SIGNAL_SECONDS, 10 * math.ceil(needed / 10))
 
 
-def describe_signal(points: "Sequence[Point]", seconds: int) -> str:
+def describe_signal(points: Sequence[Point], seconds: int) -> str:
     """Warning in words, and what it has to be enough for."""
     return (
         f"{seconds} s before the time limit the runs save and are put back: checkpoints of up to "
@@ -174,7 +174,7 @@ def describe_signal(points: "Sequence[Point]", seconds: int) -> str:
     )
 
 
-def notes(points: "Sequence[Point]", queue: "Slurm") -> list[str]:
+def notes(points: Sequence[Point], queue: "Slurm") -> list[str]:
     """Lines for what a submission leaves to the cluster, and the plan to this machine."""
     lines = []
     if queue.cpus_per_task is None and not _CPU_OPTION.search(" ".join(queue.extra)):
@@ -182,7 +182,7 @@ def notes(points: "Sequence[Point]", queue: "Slurm") -> list[str]:
             "note: hydra.launcher.cpus_per_task is not set, so each process has the cluster's "
             "default, often one core"
         )
-    if any(p.device.accelerator == "cpu" and needs_gpu(p, queue) for p in points):
+    if any(not p.needs.gpu and needs_gpu(p, queue) for p in points):
         lines.append(
             "note: GPUs are asked for, and time and memory are planned for this machine's CPU; "
             "name the cards to plan for them: cluster=h100 (conf/cluster)"

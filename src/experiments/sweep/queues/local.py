@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from experiments.config.constraints import AtLeast1
+from experiments.sweep.app import app_of
+from experiments.sweep.point import Point
 from experiments.sweep.queue import Queue, launchers
 
 if TYPE_CHECKING:
-    from experiments.points.point import Point
     from experiments.sweep.workers import Pool
 
 
@@ -22,16 +23,14 @@ class Local(Queue):
     n_workers: AtLeast1 | None = None
     points_per_gpu: AtLeast1 = 1
 
-    def check(self, points: "Sequence[Point]", n: int) -> None:
-        from experiments.sweep.planning import check_fits
-
+    def check(self, points: Sequence[Point], n: int) -> None:
         super().check(points, n)
         if points:
             slots = self._slots(points, n)
             n_sharing = max(slots.count(slot) for slot in slots)
-            check_fits(points, n_sharing, self._limit(points))
+            app_of(points).check_fits(points, n_sharing, self._limit(points))
 
-    def plan(self, points: "Sequence[Point]") -> list[str]:
+    def plan(self, points: Sequence[Point]) -> list[str]:
         from experiments.system.cards import cards
 
         lines = super().plan(points)
@@ -45,7 +44,7 @@ class Local(Queue):
         return [f"this machine: {len(slots)} at a time, on GPU {names}"]
 
     @contextmanager
-    def session(self, what: str, planned: "Sequence[Point]") -> "Iterator[Pool]":
+    def session(self, what: str, planned: Sequence[Point]) -> "Iterator[Pool]":
         from experiments.sweep.workers import Pool
 
         slots = self._slots(planned, len(planned))
@@ -62,7 +61,7 @@ class Local(Queue):
         finally:
             pool.close()
 
-    def _slots(self, points: "Sequence[Point]", n: int) -> tuple[str | None, ...]:
+    def _slots(self, points: Sequence[Point], n: int) -> tuple[str | None, ...]:
         """GPU of each of n points that run at once; None without one."""
         from experiments.system.cards import cards
         from experiments.system.environment import usable_cores
@@ -82,13 +81,13 @@ class Local(Queue):
             )
         return tuple(names) * self.points_per_gpu
 
-    def _limit(self, points: "Sequence[Point]") -> str:
+    def _limit(self, points: Sequence[Point]) -> str:
         """Setting that says how many points share a device's memory."""
         return "hydra.launcher." + ("points_per_gpu" if _of_gpus(points) else "n_workers")
 
 
-def _of_gpus(points: "Sequence[Point]") -> bool:
-    return any(point.device.accelerator == "cuda" for point in points)
+def _of_gpus(points: Sequence[Point]) -> bool:
+    return any(point.needs.gpu for point in points)
 
 
 def _gpus(n: int) -> str:

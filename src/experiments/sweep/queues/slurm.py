@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 from experiments.config.constraints import AtLeast1, Positive, Processes
 from experiments.config.reading import read
 from experiments.sweep import submission
+from experiments.sweep.point import Point
 from experiments.sweep.queue import Outcome, Queue, Task
 from experiments.sweep.queues._slurm_resources import (
     SIGNAL_SECONDS,
@@ -47,11 +48,9 @@ from experiments.sweep.queues._slurm_tasks import (
     queued,
 )
 from experiments.sweep.submission import Submission
+from experiments.sweep.waiting_for import alike
 from experiments.system import started
 from experiments.system.disk import remove
-
-if TYPE_CHECKING:
-    from experiments.points.point import Point
 
 _SIGNAL_VARIABLE = "EXPERIMENTS_SIGNAL_SECONDS"  # of a job's environment, if another was asked for
 _TIME_LIMIT_SIGNAL = "SIGUSR1"
@@ -109,7 +108,7 @@ class Slurm(Queue):
         named = [f"--{name}={value}" for name, value in given.items() if value is not None]
         return [*named, "--requeue", "--open-mode=append", *self.extra]
 
-    def check(self, points: "Sequence[Point]", n: int) -> None:
+    def check(self, points: Sequence[Point], n: int) -> None:
         if not is_there():
             raise ValueError(
                 "hydra/launcher=slurm needs sbatch, which this machine does not have; submit from "
@@ -119,7 +118,7 @@ class Slurm(Queue):
         if points:
             check_answers()
 
-    def plan(self, points: "Sequence[Point]") -> list[str]:
+    def plan(self, points: Sequence[Point]) -> list[str]:
         check_resources(points, self)
         lines = []
         for (devices, num_nodes), group in _of_one_shape(points).items():
@@ -130,16 +129,16 @@ class Slurm(Queue):
         lines.append(describe_signal(points, self.warning(points)))
         return lines + notes(points, self)
 
-    def warning(self, points: "Sequence[Point]") -> int:
+    def warning(self, points: Sequence[Point]) -> int:
         """Seconds before the time limit in which these points save."""
         return self.signal_seconds or signal_seconds(points)
 
-    def completed(self, points: "Sequence[Point]") -> Self:
+    def completed(self, points: Sequence[Point]) -> Self:
         """With the seconds of warning of these points."""
         return replace(self, signal_seconds=self.warning(points))
 
     @contextmanager
-    def session(self, what: str, planned: "Sequence[Point]") -> Iterator["_Session"]:
+    def session(self, what: str, planned: Sequence[Point]) -> Iterator["_Session"]:
         yield _Session(self)
 
     @classmethod
@@ -170,15 +169,15 @@ class Slurm(Queue):
         return None if name is None else _Job(name=name)
 
 
-def _of_one_shape(points: "Sequence[Point]") -> dict[tuple[int, int], list["Point"]]:
+def _of_one_shape(points: Sequence[Point]) -> dict[tuple[int, int], list[Point]]:
     """Points of each number of devices and nodes."""
     groups: dict[tuple[int, int], list[Point]] = {}
     for point in points:
-        groups.setdefault((point.ranks.devices, point.ranks.num_nodes), []).append(point)
+        groups.setdefault((point.needs.devices, point.needs.num_nodes), []).append(point)
     return groups
 
 
-def _arrays(points: "Sequence[Point]") -> Iterator[Sequence["Point"]]:
+def _arrays(points: Sequence[Point]) -> Iterator[Sequence[Point]]:
     """Points in parts that are no longer than Slurm takes."""
     for i in range(0, len(points), _MAX_ARRAY):
         yield points[i : i + _MAX_ARRAY]
@@ -194,10 +193,8 @@ class _Session:
         n = self.queue.max_parallel
         return None if n is None else n - n_running
 
-    def submit(self, points: "Sequence[Point]", code: Path, tasks: Mapping[str, Task]) -> None:
+    def submit(self, points: Sequence[Point], code: Path, tasks: Mapping[str, Task]) -> None:
         """An array for the points of each number of devices, and no longer than Slurm takes."""
-        from experiments.sweep.trunks import alike
-
         names = {run_id: task.job for run_id, task in tasks.items() if task.queue == TITLE}
         jobs = []
         for trunk, group in alike(points, names):
@@ -208,7 +205,7 @@ class _Session:
         self.given |= {point.run_id: point.run_dir for point in points}
         for note in notes(points, self.queue):
             print(note)
-        what = f"sweep {points[0].config.sweep}: {len(points)} runs submitted"
+        what = f"sweep {points[0].handling.sweep}: {len(points)} runs submitted"
         print(f"{what}, Slurm job {', '.join(jobs)}", flush=True)
 
     def outcomes(self, tasks: Mapping[str, Task]) -> dict[str, Outcome]:
@@ -263,7 +260,7 @@ class _Job:
         return True
 
 
-def submit(points: "Sequence[Point]", code: str, queue: Slurm, after: str | None = None) -> str:
+def submit(points: Sequence[Point], code: str, queue: Slurm, after: str | None = None) -> str:
     """Submits an array of points of one number of devices, and returns its job id. Raises
     RuntimeError with sbatch's own words.
 
@@ -277,14 +274,14 @@ def submit(points: "Sequence[Point]", code: str, queue: Slurm, after: str | None
         name=submission.new_name(),
         run_ids=tuple(point.run_id for point in points),
         code=code,
-        devices=points[0].ranks.devices,
-        num_nodes=points[0].ranks.num_nodes,
+        devices=points[0].needs.devices,
+        num_nodes=points[0].needs.num_nodes,
         resources=settings,
-        max_retries=max(point.config.trainer.max_retries for point in points),
+        max_retries=max(point.handling.max_retries for point in points),
         after=after,
         needs_gpu=any(needs_gpu(point, queue) for point in points),
     )
-    return give(points[0].run_dir.parent, given, queue.completed(points))
+    return give(points[0].sweep_dir, given, queue.completed(points))
 
 
 def give(sweep_dir: Path, given: Submission, queue: Slurm) -> str:

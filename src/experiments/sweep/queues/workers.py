@@ -7,16 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 from experiments.config.reading import read
 from experiments.sweep import submission
+from experiments.sweep.point import Point
 from experiments.sweep.queue import Outcome, Queue, Task
 from experiments.sweep.queues import _waiting
 from experiments.sweep.submission import Submission
-
-if TYPE_CHECKING:
-    from experiments.points.point import Point
 
 TITLE = "workers"
 
@@ -29,11 +27,11 @@ class Workers(Queue):
     stays: ClassVar[bool] = False
     searches: ClassVar[bool] = False
 
-    def plan(self, points: "Sequence[Point]") -> list[str]:
+    def plan(self, points: Sequence[Point]) -> list[str]:
         return [*super().plan(points), f"workers: {_command(points)}"]
 
     @contextmanager
-    def session(self, what: str, planned: "Sequence[Point]") -> Iterator["_Session"]:
+    def session(self, what: str, planned: Sequence[Point]) -> Iterator["_Session"]:
         yield _Session(what)
 
     @classmethod
@@ -66,8 +64,8 @@ class _Session:
     def room(self, n_running: int) -> int:
         return 0
 
-    def submit(self, points: "Sequence[Point]", code: Path, tasks: Mapping[str, Task]) -> None:
-        sweep_dir = points[0].run_dir.parent
+    def submit(self, points: Sequence[Point], code: Path, tasks: Mapping[str, Task]) -> None:
+        sweep_dir = points[0].sweep_dir
         run_ids = tuple(point.run_id for point in points)
         given = Submission(
             name=submission.new_name(),
@@ -88,9 +86,9 @@ class _Session:
         return False
 
 
-def _command(points: "Sequence[Point]") -> str:
+def _command(points: Sequence[Point]) -> str:
     """That of a worker of these points."""
     from experiments.sweep.again import sweep_command
 
-    config = points[0].config
-    return sweep_command("work", config.sweep, str(config.paths.results))
+    handling = points[0].handling
+    return sweep_command("work", handling.sweep, handling.results)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.sweep.folders import now_called
+
 _TEXTS = ("path", "validation_path")  # of a corpus
 
 
@@ -40,11 +42,8 @@ def located(raw: Mapping[str, Any], sweep_dir: Path) -> dict[str, Any]:
     A cache that is not there any more becomes today's default, with a note on stderr. Texts given
     relative to the sweep's folder are taken from there; others are left as they are.
     """
-    folder = Path(os.path.abspath(sweep_dir))  # noqa: PTH100  (resolve() would follow links)
-    group = str(raw.get("sweep", "")).split("/")[:-1]
-    kept = group if group and list(folder.parts[-1 - len(group) : -1]) == group else []
-    name = "/".join([*kept, folder.name])
-
+    name, results = now_called(raw, sweep_dir)
+    folder = results / name
     real = Path(os.path.realpath(folder))
 
     def text(path: str) -> str:
@@ -59,7 +58,7 @@ def located(raw: Mapping[str, Any], sweep_dir: Path) -> dict[str, Any]:
         if cache is not None and default != cache:
             _say_once(f"note: the cache {cache} is not there; {default} is used")
         cache = default
-    paths = {"results": str(folder.parents[len(kept)]), "cache": str(cache)}
+    paths = {"results": str(results), "cache": str(cache)}
     with_texts = _with_trunk(_with_texts(raw, text), lambda path: os.path.normpath(real / path))
     return {**with_texts, "sweep": name, "paths": paths}
 

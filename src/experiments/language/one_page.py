@@ -13,7 +13,7 @@ from typing import Any
 from experiments.config.hydra_hints import choice_names
 from experiments.records.files import CHECKPOINT_NAME, RECORD_NAME, DamagedError, read_record
 from experiments.records.record import RunRecord
-from experiments.sweep.manifest import Entry
+from experiments.sweep.manifest import FLOPS, Entry
 from experiments.sweep.page.curves import Curves
 from experiments.sweep.progress import read_progress
 from experiments.sweep.states import PointState, SweepState, read_sweep
@@ -55,6 +55,11 @@ def read_shown(run_dir: Path) -> Shown:
     if run_dir.name not in own:
         raise ValueError(f"{run_dir} is not a run of {run_dir.parent}; {_remedy(run_dir.parent)}")
     state, entry = own[run_dir.name]
+    if entry.unit != FLOPS:
+        raise ValueError(
+            f"{run_dir} is of an app that trains no language model; experiments.status and "
+            "experiments.collect read it"
+        )
     try:
         record = read_record(run_dir / RECORD_NAME)
     except (FileNotFoundError, NotADirectoryError, DamagedError, OSError):

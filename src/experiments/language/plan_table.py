@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from experiments.budget.plan import format_memory, format_shares
+from experiments.language.estimate import memory_bandwidth, n_devices, seconds_of
+from experiments.language.trunks import make_trunks, savings_text
 from experiments.points.point import Point
-from experiments.sweep.estimate import memory_bandwidth, n_devices, seconds_of
 from experiments.sweep.settings import with_settings
-from experiments.sweep.trunks import make_trunks, savings_text
 from experiments.system.text_table import aligned, count, duration
 
 _COLUMNS = (

@@ -1,6 +1,6 @@
 """Trunks of a sweep: which its branches wait for, how long each is, and what they save."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from experiments.config.schedules import TRUNK
 from experiments.points.parts.branch import trunk_raw
@@ -33,13 +33,6 @@ def without_derived(points: Sequence[Point]) -> list[Point]:
     return [point for point in points if point.run_id not in derived]
 
 
-def waits(point: Point) -> bool:
-    """Whether the point is a branch that has neither begun nor a checkpoint to start from."""
-    if point.branch is None or (point.run_dir / "last.ckpt").exists():
-        return False
-    return not kept.is_there(point.branch.folder, point.branch.n_steps)
-
-
 def check_places(points: Sequence[Point]) -> None:
     """Raises ValueError for a branch whose trunk, named by its path, has nothing to start from."""
     for point in points:
@@ -69,21 +62,3 @@ def savings_text(points: Sequence[Point]) -> list[str]:
         f"{what} of {trunks:.3g} FLOPs and {len(branches)} branches of {own:.3g}; from scratch "
         f"these runs would be {alone:.3g}: {1 - (trunks + own) / alone:.0%} saved",
     ]
-
-
-def alike(
-    points: Sequence[Point], queued: Collection[str]
-) -> list[tuple[str | None, tuple[Point, ...]]]:
-    """Points in groups of as many devices each, what is longest first. Branches whose trunk is
-    among the points, or queued (its run id), are groups of their own beside its run id: they wait
-    for it.
-    """
-    ours = {point.run_id for point in points} | set(queued)
-    groups: dict[tuple[str | None, int, int], list[Point]] = {}
-    for point in sorted(points, key=lambda p: (not p.is_trunk, -p.own_flops)):
-        trunk = point.branch.trunk_id if point.branch is not None and waits(point) else None
-        waited = trunk if trunk in ours else None
-        groups.setdefault((waited, point.ranks.devices, point.ranks.num_nodes), []).append(point)
-    # trunks are among those that wait for none
-    in_order = sorted(groups.items(), key=lambda item: item[0][0] is not None)
-    return [(waited, tuple(group)) for (waited, _, _), group in in_order]

@@ -1,0 +1,410 @@
+"""An app of one's own: an ordinary Hydra app whose runs the commands of this project sweep.
+
+One class of one file says what a config means and runs it; `main` of it is the command. docs/
+engine.md has it from an empty file to a sweep on a cluster, and examples/ridge is one.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import sys
+import time
+import traceback
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from experiments.config.constraints import NotNegative, SweepName, checked
+from experiments.config.paths import conf_dir
+from experiments.records.app_record import AppRecord, Record
+from experiments.records.files import (
+    RECORD_NAME,
+    DamagedError,
+    read_any_record,
+    set_aside,
+    write_record,
+)
+from experiments.sweep import point as swept
+from experiments.sweep.app import App, Progress, Raw, introduce
+from experiments.sweep.counting import counted
+from experiments.sweep.folders import now_called
+from experiments.sweep.own_run import Run
+from experiments.sweep.point import Handling, Needs
+from experiments.sweep.refusals import check_folder, of_points
+from experiments.sweep.settings import with_settings
+from experiments.system import code_copy, environment, interruption
+from experiments.system.claims import claimed, log_event
+from experiments.system.command import exit_codes
+from experiments.system.credentials import cut, refuse_credentials
+from experiments.system.disk import remove_leftovers, write_text_atomically
+from experiments.system.text_table import aligned, duration
+
+# Keys of a config that are the engine's, and no part of a run's identity
+ENGINE: Mapping[str, Any] = {
+    "sweep": "default",  # results/<sweep>/<run_id>
+    "retry": "failed",  # failed | all: diverged ones too | none
+    "dry_run": False,  # true: print the plan, write nothing
+    "max_retries": 2,  # tries of a killed run without a new checkpoint
+    "log_every_seconds": 15.0,  # between lines of progress
+    "paths": {"results": "results"},
+}
+_HYDRA = {
+    "output_subdir": None,  # a run's own folder holds its config; Hydra writes nothing
+    "run": {"dir": "."},
+    "sweep": {"dir": ".", "subdir": "."},
+}
+_RULES: Mapping[str, Any] = {
+    "sweep": SweepName,
+    "retry": Literal["failed", "all", "none"],
+    "dry_run": bool,
+    "max_retries": NotNegative,
+    "log_every_seconds": float,
+    "paths": Mapping[str, str],
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much a run is. work: in the app's unit; None: its steps. n_bytes: of memory, if known."""
+
+    n_steps: int = 1
+    work: float | None = None
+    n_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnPoint(swept.Point):
+    """place: of its app, as module:class."""
+
+    place: str
+    size: Size
+    label: str
+
+    @property
+    def app(self) -> str:
+        return self.place
+
+    @property
+    def handling(self) -> Handling:
+        own = {name: self.raw[name] for name in ENGINE if name != "paths"}
+        return Handling(results=self.raw["paths"]["results"], **own)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(n_bytes=self.size.n_bytes)
+
+    @property
+    def name(self) -> str:
+        return self.label
+
+    @property
+    def n_steps(self) -> int:
+        return self.size.n_steps
+
+    @property
+    def own_work(self) -> float:
+        return float(self.size.n_steps if self.size.work is None else self.size.work)
+
+
+class OwnApp(App[OwnPoint]):
+    """Base class of an app in one Python file. `run` has to be written; all else has a default.
+
+    sources: further files beside it, .py or .yaml, that its runs import or read. A sweep keeps a
+    copy of these, so that an edit does not change a run that waits. save_seconds: between
+    checkpoints.
+    """
+
+    unit: ClassVar[str] = "steps"
+    sources: ClassVar[tuple[str, ...]] = ()
+    save_seconds: ClassVar[float] = 30.0
+
+    # What an app writes
+
+    @abstractmethod
+    def run(self, run: Run) -> Mapping[str, Any]:
+        """One run, from its last checkpoint (run.saved) on. Returns its values: numbers and texts,
+        of which the first number is what tables show. A value that is not finite: it diverged.
+        """
+
+    def check(self, config: Raw) -> None:
+        """Raises ValueError for a config that can't be run: name, value, rule and remedy."""
+
+    def size(self, config: Raw) -> Size:
+        return Size()
+
+    def label(self, config: Raw) -> str:
+        """A run in a few words, the seed last; what runs of one name differ in is added."""
+        seed = f" seed={config['seed']}" if "seed" in config else ""
+        return f"{type(self).__name__.lower()}{seed}"
+
+    def identity(self, config: Raw) -> Mapping[str, Any]:
+        """What of a config can change the result: all but the engine's keys."""
+        return {key: value for key, value in config.items() if key not in ENGINE}
+
+    def prepare_data(self, configs: Sequence[Raw]) -> None:
+        """What is fetched or made once, before any run starts."""
+
+    # The command
+
+    @classmethod
+    def main(cls, config_path: str = "conf", config_name: str = "config") -> None:
+        """The app's command. config_path: the folder of its yaml files, from its own file. The
+        primary one begins with `defaults: [engine, _self_]`, and chooses launcher and sweeper.
+        """
+        import hydra
+        from hydra.core.config_store import ConfigStore
+        from omegaconf import DictConfig, OmegaConf
+
+        from experiments.config.hydra_version import VERSION_BASE
+
+        app = cls()
+        introduce(app.place, app)
+        store = ConfigStore.instance()
+        store.store(name="engine", node={**ENGINE, "hydra": _HYDRA})
+        for group in ("hydra/launcher", "hydra/sweeper"):
+            for path in sorted((conf_dir() / group).glob("*.yaml")):
+                store.store(group=group, name=path.stem, node=OmegaConf.load(path))
+
+        def task(config: Any) -> float | None:
+            from hydra.core.hydra_config import HydraConfig
+
+            from experiments.config.composed import resolve
+            from experiments.sweep.one_run import run_one
+
+            with exit_codes():
+                composed = OmegaConf.merge({"hydra": HydraConfig.get()}, config)
+                assert isinstance(composed, DictConfig)
+                return run_one(resolve(composed), place=app.place)
+            raise AssertionError("exit_codes lets every error out")
+
+        vars(task)["place"] = app.place  # the launcher asks for it
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
+        folder = str((app.file.parent / config_path).resolve())
+        with exit_codes():
+            refuse_credentials("the command line", sys.argv[1:])
+            hydra.main(config_path=folder, config_name=config_name, **VERSION_BASE)(task)()
+
+    @property
+    def file(self) -> Path:
+        return Path(str(sys.modules[type(self).__module__].__file__)).resolve()
+
+    @property
+    def place(self) -> str:
+        return f"{self.file.stem}:{type(self).__name__}"
+
+    @property
+    def repository(self) -> Path:
+        in_copy = self.file.parents[2].name == code_copy.FOLDER
+        return environment.PACKAGE if in_copy else self.file.parent
+
+    # What the engine asks
+
+    def plan(self, raws: Sequence[Raw], *, stored: bool) -> list[OwnPoint]:
+        points: list[OwnPoint] = []
+        bad: list[tuple[Raw, ValueError]] = []
+        for raw in counted(raws, len(raws), "planning"):
+            try:
+                points.append(self._point(raw))
+            except ValueError as error:
+                bad.append((raw, error))
+        if bad:
+            raise ValueError(of_points(bad, len(raws), self._named))
+        if points:
+            check_folder(points[0].sweep_dir, points[0].handling.sweep)
+        seen: dict[str, OwnPoint] = {}
+        for point in points:
+            before = seen.setdefault(point.run_id, point)
+            if before is not point:
+                raise ValueError(
+                    f"two points of the sweep are one run, {point.run_id} ({point.describe()}); "
+                    "what they differ in is no part of a run's identity: leave one of them out"
+                )
+        return with_settings(points)
+
+    def run_id(self, raw: Raw) -> str:
+        own = {key: value for key, value in self.identity(_plain(raw)).items() if key != "seed"}
+        own["seed"] = raw.get("seed")
+        text = json.dumps([self.place, own], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def plan_text(self, points: Sequence[OwnPoint]) -> str:
+        rows = [("run", "steps", self.unit)]
+        rows += [(p.describe(), str(p.n_steps), f"{p.own_work:.3g}") for p in points]
+        n_columns = 2 if self.unit == "steps" else 3
+        total, s = sum(point.own_work for point in points), "s" if len(points) > 1 else ""
+        lines = aligned([row[:n_columns] for row in rows], n_left=1)
+        return "\n".join([*lines, "", f"{len(points)} run{s}, {total:.3g} {self.unit}"])
+
+    def is_plain(self, raw: Raw) -> bool:
+        return True
+
+    def relocatable(self, raw: Raw, sweep_dir: Path) -> dict[str, Any]:
+        return {**_plain(raw), "paths": {}}
+
+    def located(self, raw: Raw, sweep_dir: Path) -> dict[str, Any]:
+        name, results = now_called(raw, sweep_dir)
+        return {**ENGINE, **raw, "sweep": name, "paths": {"results": str(results)}}
+
+    def prepare(self, points: Sequence[OwnPoint]) -> None:
+        self.prepare_data([point.raw for point in points])
+
+    def execute(
+        self,
+        point: OwnPoint,
+        progress: Progress = lambda row: None,
+        n_threads: int | None = None,
+        on_stall: Callable[[str], object] = lambda why: None,
+    ) -> Record:
+        with claimed(point.run_dir) as claim:
+            ended = _ended(point.run_dir)
+            if ended is not None:
+                return ended
+            remove_leftovers(point.run_dir)
+            log_event(point.run_dir, "started")
+
+            def tell(error: KeyboardInterrupt) -> None:
+                claim.check()
+                step = getattr(error, "step", None)
+                log_event(point.run_dir, "interrupted", why=str(error), step=step)
+
+            with interruption.told(tell):
+                run = Run(point, claim, progress, n_threads, self.save_seconds)
+                try:
+                    record = self._recorded(point, run)
+                finally:
+                    run.close()
+            claim.check()
+            write_record(point.run_dir, record)
+            log_event(point.run_dir, record.status)
+            return record
+
+    def ended_text(self, record: Record) -> str:
+        assert isinstance(record, AppRecord)
+        values = "  ".join(
+            f"{name} {value:.6g}" if type(value) is float else f"{name} {value}"
+            for name, value in record.values.items()
+        )
+        return f"{values}  in {duration(record.wall_seconds or 0)}"
+
+    def files(self) -> list[tuple[str, Path]]:
+        names = (self.file.name, *self.sources)
+        for name in names:
+            path = self.file.parent / name
+            if path.suffix not in (".py", ".yaml") or ".." in Path(name).parts:
+                raise ValueError(f"sources: {name} must be a .py or .yaml file beside the app's")
+            if not path.is_file():
+                raise ValueError(f"sources: {path} is not there; correct the name")
+        return [(name, self.file.parent / name) for name in names]
+
+    def _point(self, raw: Raw) -> OwnPoint:
+        config = _plain(raw)
+        refuse_credentials("the config", config)
+        _check_engine(config)
+        self.check(config)
+        size = self.size(config)
+        if size.n_steps < 1:
+            raise ValueError(f"n_steps={size.n_steps} must be at least 1")
+        return OwnPoint(
+            raw=config,
+            run_id=self.run_id(config),
+            place=self.place,
+            size=size,
+            label=self.label(config),
+        )
+
+    def _named(self, raw: Raw) -> str:
+        try:
+            return self.label(raw)
+        except Exception:  # of a bad config
+            return type(self).__name__
+
+    def _recorded(self, point: OwnPoint, run: Run) -> AppRecord:
+        """Runs it; its record, of whatever end but an interruption."""
+        begun = time.perf_counter()
+        found = {
+            "python": sys.version.partition(" ")[0],
+            "packages": environment.installed_packages(),
+            "host": socket.gethostname(),
+            **environment.git_state(self.repository),
+        }
+        values: Mapping[str, Any] = {}
+        status, error = "failed", None
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        config = json.dumps(dict(point.raw), indent=1) + "\n"  # JSON is YAML
+        write_text_atomically(point.run_dir / "config.yaml", config)
+        try:
+            with interruption.deferred():
+                values = _checked(self.run(run))
+            status = "done" if all(map(_is_finite, values.values())) else "diverged"
+        except Exception:
+            error = cut(traceback.format_exc())
+        return AppRecord(
+            run_id=point.run_id,
+            sweep=point.handling.sweep,
+            status=status,
+            app=self.place,
+            label=point.describe(),
+            n_steps=run.n_steps if status != "done" else point.n_steps,
+            planned_steps=point.n_steps,
+            own_work=point.own_work,
+            unit=self.unit,
+            values=dict(values) if status == "done" else {},
+            error=error,
+            wall_seconds=time.perf_counter() - begun,
+            started=started,
+            environment=found,
+            config={key: value for key, value in point.raw.items() if key not in ENGINE},
+        )
+
+
+def _plain(raw: Raw) -> dict[str, Any]:
+    """Without what is a language model's alone: the name of its model."""
+    return {k: v for k, v in raw.items() if k != "model_name" or v is not None}
+
+
+def _check_engine(config: Raw) -> None:
+    """Raises ValueError for the engine's keys, where they are missing or no such values."""
+    missing = [name for name in ENGINE if name not in config]
+    if missing:
+        raise ValueError(
+            f"{missing[0]} is not in the config; begin its primary yaml with `defaults: [engine, "
+            "_self_]`"
+        )
+    for name, rule in _RULES.items():
+        checked(config[name], rule, name)
+    if set(config["paths"]) != {"results"}:
+        raise ValueError(f"paths has {', '.join(config['paths'])}, and must have results alone")
+
+
+def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run returned. Raises TypeError for what no record holds."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"run returned {type(values).__name__}, and must return a mapping")
+    plain = {}
+    for name, value in values.items():
+        item = value.item() if hasattr(value, "item") else value  # of numpy
+        if not isinstance(item, int | float | str | None):
+            raise TypeError(f"run returned {name} of {type(value).__name__}: numbers and texts go")
+        plain[str(name)] = item
+    return plain
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or abs(value) < float("inf")
+
+
+def _ended(run_dir: Path) -> Record | None:
+    """Record of a run that needs no more work. A damaged one is set aside."""
+    path = run_dir / RECORD_NAME
+    try:
+        record = read_any_record(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except DamagedError as error:
+        print(f"warning: {error}; it is kept as {set_aside(path).name}", file=sys.stderr)
+        return None
+    return None if record.status == "failed" else record

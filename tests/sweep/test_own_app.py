@@ -1,0 +1,344 @@
+"""An app of one's own on the engine: examples/ridge, by its command and by those of all sweeps."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from examples.ridge.ridge import Ridge
+from experiments import cancel, collect, retry, show, status
+from experiments.records.app_record import AppRecord
+from experiments.records.files import DamagedError, read_any_record, read_outcome, read_record
+from experiments.sweep import app as apps
+from experiments.sweep.many_runs import run_sweep
+from experiments.sweep.one_run import run_one
+from experiments.sweep.own_app import ENGINE
+from experiments.sweep.planning import plan_points
+from experiments.sweep.queues.local import Local
+from experiments.sweep.queues.workers import Workers
+from experiments.sweep.states import read_states, read_sweep
+from experiments.sweep.working import Worker
+from experiments.system.claims import read_events
+from tests.conftest import REPOSITORY
+
+SCRIPT = REPOSITORY / "examples" / "ridge" / "ridge.py"
+PLACE = "ridge:Ridge"
+
+
+@pytest.fixture(autouse=True)
+def introduced(monkeypatch):
+    """As the app's own command does it; what a command loads from a file is forgotten after."""
+    before = sys.path.copy()
+    apps.introduce(PLACE, Ridge())
+    yield
+    apps._known.pop(PLACE, None)
+    sys.path[:] = before
+    sys.modules.pop("ridge", None)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """raw(degree=3): the config that Hydra composes."""
+
+    def make(**given):
+        own = {"degree": 3, "penalty": 1e-3, "rate": 0.2, "n_steps": 50, "n_points": 40}
+        engine = {**ENGINE, "sweep": "s", "paths": {"results": str(tmp_path / "results")}}
+        return {**engine, **own, "pause": 0.0, "seed": 0, "model_name": None, **given}
+
+    return make
+
+
+@pytest.fixture
+def sweep(raw, tmp_path):
+    """Two points, done."""
+    run_sweep([raw(degree=3), raw(degree=5)], Local(n_workers=2), place=PLACE)
+    return tmp_path / "results" / "s"
+
+
+def ridge(folder, *words, **options):
+    command = [sys.executable, str(SCRIPT), *words, f"paths.results={folder / 'results'}"]
+    environment = {**os.environ, "CI": "true"}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, **options,
+    )  # fmt: skip
+
+
+def test_an_id_is_of_what_can_change_the_result_alone(raw):
+    def run_id(**given):
+        (point,) = plan_points([raw(**given)], place=PLACE)
+        return point.run_id
+
+    first = run_id()
+    assert run_id(sweep="t", retry="all", pause=1.0, max_retries=0) == first
+    assert len({first, run_id(degree=4), run_id(seed=1), run_id(penalty=0.0)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"degree": 99}, "degree=99 must be from 1 to 30"),
+        ({"sweep": "../x"}, "sweep='../x' must be a name"),
+        ({"retry": "maybe"}, "retry='maybe'"),
+        ({"paths": {"results": "r", "cache": "c"}}, "paths has results, cache, and must have"),
+        ({"token": "hf_" + "a" * 30}, "token"),
+        ({"n_steps": 0}, "n_steps=0 must be at least 1"),
+    ],
+)
+def test_bad_configs_are_refused_before_anything_is_written(raw, given, said, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        run_sweep([raw(), raw(seed=1, **given)], Local(), place=PLACE)
+    assert not (tmp_path / "results").exists()
+
+
+def test_two_points_that_are_one_run_are_refused(raw):
+    with pytest.raises(ValueError, match="two points of the sweep are one run"):
+        plan_points([raw(), raw(pause=0.5)], place=PLACE)
+
+
+def test_a_config_without_the_engine_s_keys_says_where_they_come_from(raw):
+    given = raw()
+    del given["retry"]
+    with pytest.raises(ValueError, match="retry is not in the config; begin its primary yaml"):
+        plan_points([given], place=PLACE)
+
+
+def test_a_run_has_a_record_and_a_history_and_is_not_repeated(raw, tmp_path, capsys):
+    """Its loss is that of the same descent, written out."""
+    value = run_one(raw(), place=PLACE)
+    (path,) = (tmp_path / "results" / "s").glob("*/record.json")
+    record = read_any_record(path)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, 40)
+    y = np.sin(3 * x) + 0.1 * rng.normal(size=40)
+    a = np.polynomial.legendre.legvander(x, 3)
+    w = np.zeros(4)
+    for _ in range(50):
+        w = w - 0.2 * (a[:20].T @ (a[:20] @ w - y[:20]) / 20 + 1e-3 * w)
+    loss = np.mean((a[20:] @ w - y[20:]) ** 2)
+    assert isinstance(record, AppRecord)
+    assert (record.status, record.n_steps, record.app, record.unit) == ("done", 50, PLACE, "steps")
+    assert record.values["loss"] == record.loss == value == pytest.approx(loss, rel=1e-12)
+    assert not record.config.keys() & ENGINE.keys()
+    rows = (path.parent / "history.csv").read_text().splitlines()
+    assert rows[0] == "step,loss"
+    assert rows[-1].startswith("50,")
+    assert read_outcome(path).loss == record.loss
+    capsys.readouterr()
+    run_one(raw(), place=PLACE)
+    assert "done before" in capsys.readouterr().out
+    assert [event["event"] for event in read_events(path.parent)] == ["started", "done"]
+
+
+def test_readers_of_language_models_say_what_it_is(sweep, command):
+    path = next(sweep.glob("*/record.json"))
+    with pytest.raises(ValueError, match="is of ridge:Ridge, which trains no language model"):
+        read_record(path)
+    code, _, err = command(show, path.parent)
+    assert code == 2
+    assert "trains no language model" in err
+
+
+def test_a_damaged_record_is_found(sweep):
+    path = next(sweep.glob("*/record.json"))
+    path.write_text(path.read_text().replace('"done"', '"failed"'))
+    with pytest.raises(DamagedError, match="checksum"):
+        read_any_record(path)
+
+
+def test_status_and_collect_read_it_without_its_code(sweep, command):
+    (sweep / "app.json").unlink()
+    apps._known.pop(PLACE)
+    code, out, _ = command(status, sweep)
+    assert code == 0
+    assert out.startswith("sweep s: 2 points, 2 done; 100 of 100 steps\n")
+    code, _, _ = command(collect, sweep)
+    assert code == 0
+    head, *rows = (sweep / "records.csv").read_text().splitlines()
+    assert {"run_id", "status", "degree", "seed", "loss", "size"} <= {*head.split(",")}
+    assert len(rows) == 2
+    (sweep / "manifest.jsonl").unlink()  # by their folders
+    found = read_sweep(sweep)
+    assert {p.label for p in found.points} == {"ridge degree=3 seed=0", "ridge degree=5 seed=0"}
+    assert found.unit == "steps"
+
+
+def test_a_failure_is_a_record_and_is_tried_again(raw, tmp_path, monkeypatch, capsys):
+    def fail(self, run):
+        raise ZeroDivisionError("no data")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ridge, "run", fail)
+        with pytest.raises(SystemExit) as end:
+            run_one(raw(), place=PLACE)
+    assert end.value.code == 1
+    (point,) = read_states(tmp_path / "results" / "s")
+    assert (point.state, point.detail) == ("failed", "ZeroDivisionError: no data")
+    run_one(raw(), place=PLACE)
+    (point,) = read_states(tmp_path / "results" / "s")
+    assert point.state == "done"
+
+
+@pytest.mark.parametrize(
+    ("returned", "status"),
+    [
+        ({"loss": float("nan")}, "diverged"),
+        ({"loss": np.float32(1)}, "done"),
+        ({"loss": [1]}, "failed"),
+        (1.0, "failed"),
+    ],
+)
+def test_what_a_run_may_return(raw, tmp_path, monkeypatch, returned, status):
+    monkeypatch.setattr(Ridge, "run", lambda self, run: returned)
+    try:
+        run_one(raw(), place=PLACE)
+    except SystemExit:
+        assert status == "failed"
+    assert read_any_record(next(tmp_path.rglob("record.json"))).status == status
+
+
+def test_a_moved_sweep_is_retried_where_it_is(sweep, command):
+    """By the file that its folder names, which this user has signed."""
+    removed = next(sweep.glob("*/record.json"))
+    removed.unlink()
+    moved = sweep.rename(sweep.with_name("elsewhere"))
+    apps._known.pop(PLACE)
+    code, _, err = command(retry, moved)
+    assert (code, err) == (0, "")
+    assert {point.state for point in read_states(moved)} == {"done"}
+    assert not sweep.exists()
+
+
+def test_an_app_that_a_stranger_names_is_not_imported(sweep, command, tmp_path):
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    (evil / "ridge.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    next(sweep.glob("*/record.json")).unlink()
+    path = sweep / "app.json"
+    given = json.loads(path.read_text())
+    apps._known.pop(PLACE)
+    path.write_text(json.dumps({**given, "file": str(evil / "ridge.py")}))
+    code, _, err = command(retry, sweep)
+    assert code == 2
+    assert "is not signed by you" in err
+    path.write_text(json.dumps({**given, "name": "os:system"}))
+    assert command(retry, sweep)[0] == 2
+    path.write_text("{")
+    assert "is damaged" in command(retry, sweep)[2]
+    assert not (tmp_path / "ran").exists()
+    path.write_text(json.dumps(given))
+    assert command(retry, sweep)[0] == 0
+
+
+def test_an_edit_does_not_reach_points_that_wait(raw, tmp_path):
+    """A copy of the app's file is in the sweep's folder, and is what runs."""
+    run_sweep([raw()], Local(n_workers=1), place=PLACE)
+    (copy,) = (tmp_path / "results" / "s" / ".code").glob("[!.]*")
+    assert (copy / "app" / "ridge.py").read_bytes() == SCRIPT.read_bytes()
+
+
+@pytest.mark.parametrize("source", ["../conftest.py", "data.bin", "missing.py"])
+def test_sources_are_files_beside_the_app(monkeypatch, source):
+    monkeypatch.setattr(Ridge, "sources", (source,))
+    with pytest.raises(ValueError, match="sources: "):
+        Ridge().files()
+
+
+def test_workers_share_its_points(raw, tmp_path):
+    run_sweep([raw(degree=d) for d in (3, 4, 5)], Workers(), place=PLACE)
+    sweep = tmp_path / "results" / "s"
+    assert Worker(sweep, most=1).work() == 0
+    assert [point.state for point in read_states(sweep)].count("done") == 1
+    assert Worker(sweep).work() == 0
+    assert {point.state for point in read_states(sweep)} == {"done"}
+
+
+def test_ten_thousand_points_are_planned_in_ten_seconds(raw):
+    """Of CPU time, beside a processor that may be half as fast as one where it took 2 s."""
+    raws = [raw(degree=1 + k % 30, seed=k // 30) for k in range(10_000)]
+    start = time.process_time()
+    points = plan_points(raws, place=PLACE)
+    assert time.process_time() - start < 10
+    assert len({point.run_id for point in points}) == 10_000
+
+
+@pytest.mark.long
+def test_a_killed_sweep_goes_on_from_its_checkpoints(tmp_path):
+    """kill -9 of all its processes; then its own command again."""
+    words = ("-m", "degree=3,5", "pause=0.005", "n_steps=800", "sweep=k")
+    killed = ridge(tmp_path, *words, start_new_session=True)
+    sweep = tmp_path / "results" / "k"
+    _until(lambda: len([*sweep.glob("*/last.ckpt")]) == 2)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    _until(lambda: {point.state for point in read_states(sweep)} == {"killed"})
+    saved = [json.loads(p.read_bytes().partition(b"\n")[0])["step"] for p in _sorted(sweep)]
+    again = ridge(tmp_path, *words)
+    out, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, out
+    assert {point.state for point in read_states(sweep)} == {"done"}
+    for path, step in zip(_sorted(sweep, "history.csv"), saved, strict=True):
+        steps = [int(row.partition(",")[0]) for row in path.read_text().splitlines()[1:]]
+        assert steps == sorted(set(steps))
+        assert step > 0
+        assert steps[-1] == 800
+    whole = ridge(tmp_path, "-m", "degree=3,5", "n_steps=800", "sweep=whole")
+    assert whole.communicate(timeout=60)
+    for path in _sorted(sweep, "record.json"):
+        other = tmp_path / "results" / "whole" / path.parent.name / "record.json"
+        assert read_any_record(path).values == read_any_record(other).values
+
+
+@pytest.mark.long
+def test_a_cancelled_sweep_has_saved(tmp_path, command):
+    running = ridge(tmp_path, "-m", "degree=3,5", "pause=0.005", "n_steps=4000", "sweep=c")
+    sweep = tmp_path / "results" / "c"
+    _until(lambda: len([*sweep.glob("*/history.csv")]) == 2)
+    code, out, _ = command(cancel, sweep)
+    assert code == 0
+    assert out.startswith("1 local sweeps were asked to end")
+    running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert {point.state for point in read_states(sweep)} == {"interrupted"}
+    assert len(_sorted(sweep)) == 2
+
+
+@pytest.mark.long
+def test_its_command_plans_searches_and_refuses(tmp_path):
+    def said(*words):
+        ended = ridge(tmp_path, *words)
+        out, _ = ended.communicate(timeout=90)
+        return ended.returncode, out
+
+    code, out = said("-m", "degree=3,5", "seed=0,1", "dry_run=true")
+    assert code == 0
+    assert out.endswith("4 runs, 8e+03 steps\n")
+    assert not (tmp_path / "results").exists()
+    code, out = said("-m", "degree=3,99")
+    assert (code, out) == (
+        2,
+        "error: degree=99 must be from 1 to 30 (ridge degree=99 seed=0)\n",
+    )
+    assert said("degre=3")[0] == 2
+    search = "hydra.sweeper.search={penalty: 'log(1e-5, 1)'}"
+    code, out = said("-m", "degree=3", "sweep=q", search, "hydra.sweeper.n_trials=3", "n_steps=20")
+    assert code == 0, out
+    assert "search: lowest loss of penalty log(1e-5, 1)" in out
+    assert len(_sorted(tmp_path / "results" / "q", "record.json")) == 3
+
+
+def _sorted(sweep, name="last.ckpt"):
+    return sorted(sweep.glob(f"*/{name}"))
+
+
+def _until(true, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
