@@ -2,11 +2,13 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -136,6 +138,7 @@ def test_a_run_has_a_record_and_a_history_and_is_not_repeated(raw, tmp_path, cap
     assert [event["event"] for event in read_events(path.parent)] == ["started", "done"]
 
 
+@pytest.mark.long
 def test_readers_of_language_models_say_what_it_is(sweep, command):
     path = next(sweep.glob("*/record.json"))
     with pytest.raises(ValueError, match="is of ridge:Ridge, which trains no language model"):
@@ -145,6 +148,7 @@ def test_readers_of_language_models_say_what_it_is(sweep, command):
     assert "trains no language model" in err
 
 
+@pytest.mark.long
 def test_a_damaged_record_is_found(sweep):
     path = next(sweep.glob("*/record.json"))
     path.write_text(path.read_text().replace('"done"', '"failed"'))
@@ -203,6 +207,7 @@ def test_what_a_run_may_return(raw, tmp_path, monkeypatch, returned, status):
     assert read_any_record(next(tmp_path.rglob("record.json"))).status == status
 
 
+@pytest.mark.long
 def test_a_moved_sweep_is_retried_where_it_is(sweep, command):
     """By the file that its folder names, which this user has signed."""
     removed = next(sweep.glob("*/record.json"))
@@ -215,6 +220,7 @@ def test_a_moved_sweep_is_retried_where_it_is(sweep, command):
     assert not sweep.exists()
 
 
+@pytest.mark.long
 def test_an_app_that_a_stranger_names_is_not_imported(sweep, command, tmp_path):
     evil = tmp_path / "evil"
     evil.mkdir()
@@ -236,6 +242,7 @@ def test_an_app_that_a_stranger_names_is_not_imported(sweep, command, tmp_path):
     assert command(retry, sweep)[0] == 0
 
 
+@pytest.mark.long
 def test_an_edit_does_not_reach_points_that_wait(raw, tmp_path):
     """A copy of the app's file is in the sweep's folder, and is what runs."""
     run_sweep([raw()], Local(n_workers=1), place=PLACE)
@@ -250,6 +257,7 @@ def test_sources_are_files_beside_the_app(monkeypatch, source):
         Ridge().files()
 
 
+@pytest.mark.long
 def test_workers_share_its_points(raw, tmp_path):
     run_sweep([raw(degree=d) for d in (3, 4, 5)], Workers(), place=PLACE)
     sweep = tmp_path / "results" / "s"
@@ -259,6 +267,7 @@ def test_workers_share_its_points(raw, tmp_path):
     assert {point.state for point in read_states(sweep)} == {"done"}
 
 
+@pytest.mark.long
 def test_ten_thousand_points_are_planned_in_ten_seconds(raw):
     """Of CPU time, beside a processor that may be half as fast as one where it took 2 s."""
     raws = [raw(degree=1 + k % 30, seed=k // 30) for k in range(10_000)]
@@ -342,3 +351,62 @@ def _until(true, seconds=60):
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.night
+@pytest.mark.parametrize("seed", range(4))
+def test_random_faults_lose_nothing_and_repeat_nothing(tmp_path, command, seed):
+    """Kills of all processes or of one, cancel, a second controller and a moved folder, drawn; then
+    each run is done once, in order, and its values are those of an undisturbed one.
+    """
+    rng = random.Random(seed)
+    words = ("-m", "degree=3,5,7", "pause=0.003", "n_steps=600")
+    name, faults = "f0", list[str]()
+    for k in range(6):
+        running = ridge(tmp_path, *words, f"sweep={name}", start_new_session=True)
+        time.sleep(rng.uniform(1.0, 3.0))
+        sweep, fault = tmp_path / "results" / name, rng.choice(["all", "one", "cancel", "second"])
+        faults.append(fault)
+        if fault == "cancel" and sweep.exists():
+            command(cancel, sweep)
+        elif fault == "second":
+            ridge(tmp_path, *words, f"sweep={name}").communicate(timeout=60)
+        elif fault == "one":
+            with suppress(ProcessLookupError):
+                os.kill(rng.choice([running.pid, *_children(running.pid)]), signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGTERM if rng.random() < 0.5 else signal.SIGKILL)
+        running.communicate(timeout=60)
+        _until(lambda at=sweep: not at.exists() or _none_runs(at))
+        if k == 3 and sweep.exists():
+            name = "f1"
+            sweep.rename(tmp_path / "results" / name)
+    ended = ridge(tmp_path, *words, f"sweep={name}")
+    out, _ = ended.communicate(timeout=90)
+    assert ended.returncode == 0, (faults, out)
+    whole = ridge(tmp_path, "-m", "degree=3,5,7", "n_steps=600", "sweep=whole")
+    assert whole.communicate(timeout=60)
+    paths = _sorted(tmp_path / "results" / name, "record.json")
+    assert len(paths) == 3
+    for path in paths:
+        other = tmp_path / "results" / "whole" / path.parent.name / "record.json"
+        assert read_any_record(path).values == read_any_record(other).values, faults
+        rows = (path.parent / "history.csv").read_text().splitlines()[1:]
+        steps = [int(row.partition(",")[0]) for row in rows]
+        assert steps == sorted(set(steps)), faults
+        assert [e["event"] for e in read_events(path.parent)].count("done") == 1, faults
+
+
+def _children(pid):
+    text = subprocess.run(
+        ["ps", "-eo", "pid,pgid"], capture_output=True, text=True, check=True
+    ).stdout
+    pairs = [line.split() for line in text.splitlines()[1:]]
+    return [int(own) for own, group in pairs if int(group) == pid and int(own) != pid]
+
+
+def _none_runs(sweep):
+    try:
+        return all(point.state != "running" for point in read_states(sweep))
+    except ValueError:  # nothing of it is there yet
+        return True
