@@ -111,6 +111,24 @@ def test_a_config_without_the_engine_s_keys_says_where_they_come_from(raw):
         plan_points([given], place=PLACE)
 
 
+def test_an_app_whose_config_has_changed_meanwhile_says_so(raw, tmp_path, command, monkeypatch):
+    """Its stored points lack a key that it reads now, or are other runs by now."""
+    run_sweep([raw()], Workers(), place=PLACE)
+    sweep = tmp_path / "results" / "s"
+    with monkeypatch.context() as patch:
+        patch.setattr(Ridge, "check", lambda self, config: config["depth"])
+        code, _, err = command(retry, sweep)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "'depth' is not in the config, and ridge:Ridge reads it" in err
+    monkeypatch.setattr(Ridge, "identity", lambda self, config: {"degree": config["degree"] + 1})
+    code, _, err = command(retry, sweep)
+    assert code == 2
+    assert "is that of" in err
+    monkeypatch.setattr(Ridge, "identity", lambda self, config: {"degree": {1, 2}})
+    with pytest.raises(ValueError, match="identity has what no JSON is"):
+        plan_points([raw()], place=PLACE)
+
+
 def test_a_run_has_a_record_and_a_history_and_is_not_repeated(raw, tmp_path, capsys):
     """Its loss is that of the same descent, written out."""
     value = run_one(raw(), place=PLACE)

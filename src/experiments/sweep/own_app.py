@@ -228,7 +228,13 @@ class OwnApp(App[OwnPoint]):
     def run_id(self, raw: Raw) -> str:
         own = {key: value for key, value in self.identity(_plain(raw)).items() if key != "seed"}
         own["seed"] = raw.get("seed")
-        text = json.dumps([self.place, own], sort_keys=True, separators=(",", ":"))
+        try:
+            text = json.dumps([self.place, own], sort_keys=True, separators=(",", ":"))
+        except TypeError as error:
+            raise ValueError(
+                f"{self.place}.identity has what no JSON is ({error}); give numbers, texts, lists "
+                "and mappings of them"
+            ) from None
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def plan_text(self, points: Sequence[OwnPoint]) -> str:
@@ -304,17 +310,18 @@ class OwnApp(App[OwnPoint]):
         config = _plain(raw)
         refuse_credentials("the config", config)
         _check_engine(config)
-        self.check(config)
-        size = self.size(config)
+        try:
+            self.check(config)
+            size, label, run_id = self.size(config), self.label(config), self.run_id(config)
+        except KeyError as error:
+            raise ValueError(
+                f"{error} is not in the config, and {self.place} reads it; add it to the app's "
+                "yaml. If this is a sweep's stored config, the app has changed since: give its own "
+                "command again"
+            ) from None
         if size.n_steps < 1:
             raise ValueError(f"n_steps={size.n_steps} must be at least 1")
-        return OwnPoint(
-            raw=config,
-            run_id=self.run_id(config),
-            place=self.place,
-            size=size,
-            label=self.label(config),
-        )
+        return OwnPoint(raw=config, run_id=run_id, place=self.place, size=size, label=label)
 
     def _named(self, raw: Raw) -> str:
         try:
