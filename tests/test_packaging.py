@@ -37,7 +37,7 @@ def test_training_is_an_extra_that_others_bring(project):
     assert not base & train
     brought = {r.name: r.extras for r in map(Requirement, extras["dev"])}["expert-isoflops"]
     shown = {"tensorboard", "trackio"}
-    assert {"train", "hub", "hf", "peft", "search"} | shown == brought
+    assert {"train", "hub", "hf", "peft", "search", "dask"} | shown == brought
     alone = [name for name, group in extras.items() if not any("[train" in r for r in group)]
     assert set(alone) == {"train", "parquet", "docs"}
 

@@ -187,6 +187,8 @@ def queues() -> tuple[type[Queue], ...]:
 
     found = []
     for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+        if module.name.rpartition(".")[2].startswith("_"):
+            continue
         names = vars(importlib.import_module(module.name))
         found += [
             value
