@@ -63,7 +63,7 @@ def test_every_launcher_is_a_queue_and_its_settings():
         assert set(given) == {field.name for field in fields(queue)}
         assert queue == queue_named(name)()  # null, or the same default
     with pytest.raises(
-        ValueError, match=r"hydra.launcher.queue=x is not one of local, slurm, workers"
+        ValueError, match=r"hydra.launcher.queue=x is not one of dask, local, ray, slurm, workers"
     ):
         queue_named("x")
 
