@@ -14,4 +14,4 @@ def test_a_launcher(tmp_path):
     assert "sweep mine: 2 points, 2 done" in out
     records = [json.loads(p.read_text()) for p in (tmp_path / "results/mine").glob("*/record.json")]
     assert {record["seed"] for record in records} == {0, 1}
-    assert out.endswith("hydra/launcher, with -m: inline, local, slurm, workers\n")
+    assert out.endswith("hydra/launcher, with -m: dask, inline, local, ray, slurm, workers\n")

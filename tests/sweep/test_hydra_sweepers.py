@@ -71,8 +71,14 @@ def test_a_search_of_ours_needs_a_launcher_of_ours(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     search = ["hydra.sweeper.search={ladder.lr: 'log(2e-3, 4e-2)'}", "hydra.sweeper.n_trials=2"]
     for words, message in [
-        (["-m", "hydra/launcher=basic", *search], "needs hydra/launcher=local or slurm"),
-        (["-m", "hydra/launcher=workers", *search], "draws no trials; use hydra/launcher=local or"),
+        (
+            ["-m", "hydra/launcher=basic", *search],
+            "hydra/launcher=dask, local, ray or slurm",
+        ),
+        (
+            ["-m", "hydra/launcher=workers", *search],
+            "draws no trials; use hydra/launcher=dask, local, ray or",
+        ),
         (search, "hydra.sweeper.search is of many runs; add -m"),
         (["-m", search[1]], "hydra.sweeper.n_trials=2 without hydra.sweeper.search"),
     ]:

@@ -209,9 +209,10 @@ def queue_named(name: str) -> type[Queue]:
 
 
 def launchers(*, of_ranks: bool = False, of_searches: bool = False) -> str:
-    """Choices of hydra/launcher in a message, with `or` between them."""
+    """Choices of hydra/launcher in a message, with `or` before the last."""
     fit = [q for q in queues() if q.starts_ranks or not of_ranks]
-    return " or ".join(q.name() for q in fit if q.searches or not of_searches)
+    *names, last = (q.name() for q in fit if q.searches or not of_searches)
+    return f"{', '.join(names)} or {last}" if names else last
 
 
 def read_tasks(sweep_dir: Path) -> dict[str, Task]:
