@@ -41,6 +41,7 @@ from experiments.system.claims import claimed, log_event
 from experiments.system.command import exit_codes
 from experiments.system.credentials import cut, refuse_credentials
 from experiments.system.disk import remove_leftovers, write_text_atomically
+from experiments.system.regular_files import read_regular_text
 from experiments.system.text_table import aligned, duration
 
 # Keys of a config that are the engine's, and no part of a run's identity
@@ -167,7 +168,9 @@ class OwnApp(App[OwnPoint]):
         store.store(name="engine", node={**ENGINE, "hydra": _HYDRA})
         for group in ("hydra/launcher", "hydra/sweeper"):
             for path in sorted((conf_dir() / group).glob("*.yaml")):
-                store.store(group=group, name=path.stem, node=OmegaConf.load(path))
+                store.store(
+                    group=group, name=path.stem, node=OmegaConf.create(read_regular_text(path))
+                )
 
         def task(config: Any) -> float | None:
             from hydra.core.hydra_config import HydraConfig
