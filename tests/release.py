@@ -75,7 +75,7 @@ def _install(path: Path, place: Path, extra: str) -> Path:
 
 
 def _run(place: Path, *words: object) -> str:
-    """What a command prints, in a folder with nothing of the checkout."""
+    """Output of a command, in a folder with nothing of the checkout."""
     command = [str(word) for word in words]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -115,19 +115,19 @@ def of_noise(by_class):
 
 
 def shares():
-    """Of the targets, by kind."""
+    """Shares of the targets, by kind."""
     sums = sums_of(run("peer", SIZES[0]))
     n, repeated, seen = (sums[k] for k in ("n_tokens", "n_repeated", "n_seen"))
     return {"repeated": repeated / n, "seen": seen / n, "neither": 1 - (repeated + seen) / n}
 
 
 def parts(size=None):
-    """What each kind adds to PEER minus none on all targets, in nats per token of all."""
+    """Part of each kind in PEER minus none on all targets, in nats per token of all."""
     return {kind: share * minus(kind, size) for kind, share in shares().items()}
 
 
 def ends(seed):
-    """Of both layers and sizes: loss of new targets, and its distance to that of repeated ones.
+    """Both layers and sizes: loss of new targets, and its distance to that of repeated ones.
     Seed 0 is of the second edition.
     """
     found = {}
@@ -204,7 +204,7 @@ def share_of_run(row):
 
 
 def gaps(run_id):
-    """Of its lines: at each tenth of its compute, where all were kept."""
+    """Its lines: at each tenth of its compute, where all were kept."""
     return [gap(row) for row in course(run_id)]
 
 

@@ -15,7 +15,7 @@ LEVEL = 0.05
 
 @cache
 def registered():
-    """What each contrast that is run has found: value, lower, upper and p before correction."""
+    """Findings of each contrast that is run: value, lower, upper and p before correction."""
     of_place = {name: place.contrast(name) for name in place.REGISTERED}
     return {**of_place, "trend": trend.registered(), "neither": kinds.neither()}
 

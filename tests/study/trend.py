@@ -87,7 +87,7 @@ def loss_of(record):
 
 
 def noise():
-    """Of the loss (pooled); 1.5e14 has that of 1e14."""
+    """Noise of the loss (pooled); 1.5e14 has that of 1e14."""
     known = pooled(loss_of)
     return known | {(name, BEYOND): known[name, 1e14] for name in ("sparse", "rest")}
 

@@ -287,7 +287,7 @@ def test_workers_share_its_points(raw, tmp_path):
 
 @pytest.mark.long
 def test_ten_thousand_points_are_planned_in_ten_seconds(raw):
-    """Of CPU time, beside a processor that may be half as fast as one where it took 2 s."""
+    """Seconds of CPU time, beside a processor that may be half as fast as one where it took 2 s."""
     raws = [raw(degree=1 + k % 30, seed=k // 30) for k in range(10_000)]
     start = time.process_time()
     points = plan_points(raws, place=PLACE)

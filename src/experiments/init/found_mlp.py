@@ -35,7 +35,7 @@ _LOOKED_FOR = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    """What a module was given and gave. order: of its end among those that were called."""
+    """Tensors that a module was given and gave. order: of its end among those that were called."""
 
     path: str
     module: nn.Module

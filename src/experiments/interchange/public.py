@@ -1,4 +1,4 @@
-"""What of a run's record others may see: results and settings, and nothing of machines or people.
+"""A run's record as others may see it: results and settings, and nothing of machines or people.
 
 A record of ours holds the place of its files, the host, numbers of jobs and where curves were
 sent. Of a path the last part stays alone, which names the text or the weights. Kept of the

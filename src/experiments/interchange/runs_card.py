@@ -134,7 +134,7 @@ def provenance(records: Sequence[RunRecord]) -> str:
 def limits(
     records: Sequence[RunRecord], done: Sequence[RunRecord], others: str = "have no row"
 ) -> str:
-    """What a table of the runs that are done does not show, a line each. others: what those that
+    """Lines on all that a table of the runs that are done does not show. others: what those that
     are not done have.
     """
     left_out = len(records) - len(done)

@@ -1,4 +1,4 @@
-"""What of a record a search may look for, and which keys it may search. Standard library only."""
+"""Numbers of a record that a search may look for, and keys that it may search. Stdlib only."""
 
 import difflib
 import re

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from experiments.records.app_record import Record
 from experiments.records.files import (
     CHECKPOINT_NAME,
     HISTORY_NAME,
@@ -13,6 +14,8 @@ from experiments.records.files import (
     DamagedError,
     Outcome,
     find_records,
+    of_language_model,
+    read_any_record,
     read_outcome,
     read_record,
     set_aside,
@@ -38,6 +41,12 @@ def find_outcome(run_dir: Path) -> Outcome | None:
 
 
 def ended_record(run_dir: Path, *, aside: bool = False) -> RunRecord | None:
+    """As ended_any_record, of a language model. Raises ValueError for another app's."""
+    found = ended_any_record(run_dir, aside=aside)
+    return None if found is None else of_language_model(run_dir, found)
+
+
+def ended_any_record(run_dir: Path, *, aside: bool = False) -> Record | None:
     """Record of a run that needs no more work: done, or cut short as it would be again.
 
     A damaged record says nothing: the run goes on from its checkpoint, and writes it again. aside:
@@ -45,7 +54,7 @@ def ended_record(run_dir: Path, *, aside: bool = False) -> RunRecord | None:
     """
     path = run_dir / RECORD_NAME
     try:
-        record = read_record(path)
+        record = read_any_record(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except DamagedError as error:

@@ -1,4 +1,4 @@
-"""What a sweep asks of the app whose runs it has: of language models, or of anything else.
+"""The protocol by which a sweep asks the app whose runs it has: language models, or anything else.
 
 The engine composes no config and trains nothing. It knows which points there are, which of them
 have ended, who runs the others, and what to try again. All else it asks an App: what a config
@@ -62,7 +62,7 @@ class App(ABC, Generic[P]):
 
     @abstractmethod
     def plan_text(self, points: Sequence[P]) -> str:
-        """What a dry run prints."""
+        """Text of a dry run."""
 
     def seconds(self, points: Sequence[P]) -> float | None:
         """That the plan expects of these runs one after the other; None: not known."""
@@ -112,7 +112,7 @@ class App(ABC, Generic[P]):
     # Before a run, the run, and after it
 
     def prepare(self, points: Sequence[P]) -> None:
-        """What is fetched or made once, before any run starts: nodes may have no network."""
+        """Fetches or makes all that they need, before any starts: nodes may have no network."""
 
     def enter(self, points: Sequence[P]) -> None:
         """Called when they are given away to be run, under the sweep's lock."""

@@ -13,102 +13,34 @@ import time
 import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from experiments.config.constraints import NotNegative, SweepName, checked
 from experiments.config.paths import conf_dir
 from experiments.records.app_record import AppRecord, Record
-from experiments.records.files import (
-    RECORD_NAME,
-    DamagedError,
-    read_any_record,
-    set_aside,
-    write_record,
-)
-from experiments.sweep import point as swept
+from experiments.records.files import write_record
+from experiments.records.finished import ended_any_record
 from experiments.sweep.app import App, Progress, Raw, introduce
 from experiments.sweep.counting import counted
 from experiments.sweep.folders import now_called
+from experiments.sweep.own_point import ENGINE, OwnPoint, Size, check_engine, plain_config
 from experiments.sweep.own_run import Run
-from experiments.sweep.point import Handling, Needs
 from experiments.sweep.refusals import check_folder, of_points
 from experiments.sweep.settings import with_settings
 from experiments.system import code_copy, environment, interruption
-from experiments.system.claims import claimed, log_event
+from experiments.system.claims import claimed, log_event, noting_interruption
 from experiments.system.command import exit_codes
 from experiments.system.credentials import cut, refuse_credentials
 from experiments.system.disk import remove_leftovers, write_text_atomically
 from experiments.system.regular_files import read_regular_text
 from experiments.system.text_table import aligned, duration
 
-# Keys of a config that are the engine's, and no part of a run's identity
-ENGINE: Mapping[str, Any] = {
-    "sweep": "default",  # results/<sweep>/<run_id>
-    "retry": "failed",  # failed | all: diverged ones too | none
-    "dry_run": False,  # true: print the plan, write nothing
-    "max_retries": 2,  # tries of a killed run without a new checkpoint
-    "log_every_seconds": 15.0,  # between lines of progress
-    "paths": {"results": "results"},
-}
 _HYDRA = {
     "output_subdir": None,  # a run's own folder holds its config; Hydra writes nothing
     "run": {"dir": "."},
     "sweep": {"dir": ".", "subdir": "."},
 }
-_RULES: Mapping[str, Any] = {
-    "sweep": SweepName,
-    "retry": Literal["failed", "all", "none"],
-    "dry_run": bool,
-    "max_retries": NotNegative,
-    "log_every_seconds": float,
-    "paths": Mapping[str, str],
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """How much a run is. work: in the app's unit; None: its steps. n_bytes: of memory, if known."""
-
-    n_steps: int = 1
-    work: float | None = None
-    n_bytes: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnPoint(swept.Point):
-    """place: of its app, as module:class."""
-
-    place: str
-    size: Size
-    label: str
-
-    @property
-    def app(self) -> str:
-        return self.place
-
-    @property
-    def handling(self) -> Handling:
-        own = {name: self.raw[name] for name in ENGINE if name != "paths"}
-        return Handling(results=self.raw["paths"]["results"], **own)
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(n_bytes=self.size.n_bytes)
-
-    @property
-    def name(self) -> str:
-        return self.label
-
-    @property
-    def n_steps(self) -> int:
-        return self.size.n_steps
-
-    @property
-    def own_work(self) -> float:
-        return float(self.size.n_steps if self.size.work is None else self.size.work)
 
 
 class OwnApp(App[OwnPoint]):
@@ -143,11 +75,11 @@ class OwnApp(App[OwnPoint]):
         return f"{type(self).__name__.lower()}{seed}"
 
     def identity(self, config: Raw) -> Mapping[str, Any]:
-        """What of a config can change the result: all but the engine's keys."""
+        """Part of a config that can change the result: all but the engine's keys."""
         return {key: value for key, value in config.items() if key not in ENGINE}
 
     def prepare_data(self, configs: Sequence[Raw]) -> None:
-        """What is fetched or made once, before any run starts."""
+        """Fetches or makes, once and before any run starts, all that they need."""
 
     # The command
 
@@ -229,8 +161,7 @@ class OwnApp(App[OwnPoint]):
         return with_settings(points)
 
     def run_id(self, raw: Raw) -> str:
-        own = {key: value for key, value in self.identity(_plain(raw)).items() if key != "seed"}
-        own["seed"] = raw.get("seed")
+        own = {**self.identity(plain_config(raw)), "seed": raw.get("seed")}
         try:
             text = json.dumps([self.place, own], sort_keys=True, separators=(",", ":"))
         except TypeError as error:
@@ -248,11 +179,11 @@ class OwnApp(App[OwnPoint]):
         lines = aligned([row[:n_columns] for row in rows], n_left=1)
         return "\n".join([*lines, "", f"{len(points)} run{s}, {total:.3g} {self.unit}"])
 
-    def is_plain(self, raw: Raw) -> bool:
+    def isplain_config(self, raw: Raw) -> bool:
         return True
 
     def relocatable(self, raw: Raw, sweep_dir: Path) -> dict[str, Any]:
-        return {**_plain(raw), "paths": {}}
+        return {**plain_config(raw), "paths": {}}
 
     def located(self, raw: Raw, sweep_dir: Path) -> dict[str, Any]:
         name, results = now_called(raw, sweep_dir)
@@ -269,18 +200,13 @@ class OwnApp(App[OwnPoint]):
         on_stall: Callable[[str], object] = lambda why: None,
     ) -> Record:
         with claimed(point.run_dir) as claim:
-            ended = _ended(point.run_dir)
+            ended = ended_any_record(point.run_dir, aside=True)
             if ended is not None:
                 return ended
             remove_leftovers(point.run_dir)
             log_event(point.run_dir, "started")
 
-            def tell(error: KeyboardInterrupt) -> None:
-                claim.check()
-                step = getattr(error, "step", None)
-                log_event(point.run_dir, "interrupted", why=str(error), step=step)
-
-            with interruption.told(tell):
+            with noting_interruption(claim):
                 run = Run(point, claim, progress, n_threads, self.save_seconds)
                 try:
                     record = self._recorded(point, run)
@@ -310,9 +236,9 @@ class OwnApp(App[OwnPoint]):
         return [(name, self.file.parent / name) for name in names]
 
     def _point(self, raw: Raw) -> OwnPoint:
-        config = _plain(raw)
+        config = plain_config(raw)
         refuse_credentials("the config", config)
-        _check_engine(config)
+        check_engine(config)
         try:
             self.check(config)
             size, label, run_id = self.size(config), self.label(config), self.run_id(config)
@@ -371,27 +297,8 @@ class OwnApp(App[OwnPoint]):
         )
 
 
-def _plain(raw: Raw) -> dict[str, Any]:
-    """Without what is a language model's alone: the name of its model."""
-    return {k: v for k, v in raw.items() if k != "model_name" or v is not None}
-
-
-def _check_engine(config: Raw) -> None:
-    """Raises ValueError for the engine's keys, where they are missing or no such values."""
-    missing = [name for name in ENGINE if name not in config]
-    if missing:
-        raise ValueError(
-            f"{missing[0]} is not in the config; begin its primary yaml with `defaults: [engine, "
-            "_self_]`"
-        )
-    for name, rule in _RULES.items():
-        checked(config[name], rule, name)
-    if set(config["paths"]) != {"results"}:
-        raise ValueError(f"paths has {', '.join(config['paths'])}, and must have results alone")
-
-
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run returned. Raises TypeError for what no record holds."""
+    """A run's values as a record has them. Raises TypeError for one that no record holds."""
     if not isinstance(values, Mapping):
         raise TypeError(f"run returned {type(values).__name__}, and must return a mapping")
     plain = {}
@@ -405,16 +312,3 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or abs(value) < float("inf")
-
-
-def _ended(run_dir: Path) -> Record | None:
-    """Record of a run that needs no more work. A damaged one is set aside."""
-    path = run_dir / RECORD_NAME
-    try:
-        record = read_any_record(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except DamagedError as error:
-        print(f"warning: {error}; it is kept as {set_aside(path).name}", file=sys.stderr)
-        return None
-    return None if record.status == "failed" else record

@@ -28,8 +28,8 @@ class Saved:
 
 
 class Run:
-    """What App.run is given. config: the point's. folder: results/<sweep>/<run_id>, for files of
-    its own. n_threads: CPU threads that it may use; None: all.
+    """A run that goes on now, as OwnApp.run is given it. config: the point's. folder: results/
+    <sweep>/<run_id>, for files of its own. n_threads: CPU threads that it may use; None: all.
     """
 
     def __init__(

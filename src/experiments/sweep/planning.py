@@ -140,7 +140,7 @@ def set_aside_diverged(points: Sequence[Point]) -> None:
 
 
 def prepare_all(points: Sequence[Point]) -> None:
-    """What is fetched or made once, before any run starts; and before that, looks whether results
+    """Has the app fetch or make what its runs need, once; and before that, looks whether results
     can be written.
 
     Raises RuntimeError, with path, reason and remedy, if they can't.

@@ -33,7 +33,7 @@ class Handling:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a run needs of a machine. devices: processes on each of num_nodes nodes.
+    """Needs of a run, to be met by a machine. devices: processes on each of num_nodes nodes.
 
     gpu: whether it is planned for one; takes_gpu: whether it would take one that is there. n_bytes:
     memory of a process; checkpoint_bytes: of its file. cards_per_node: of the cluster that it is
@@ -99,11 +99,11 @@ class Point(ABC):
     @property
     @abstractmethod
     def own_work(self) -> float:
-        """Of its own steps, in its app's unit."""
+        """Work of its own steps, in its app's unit."""
 
     @property
     def work_before(self) -> float:
-        """Of the steps that a trunk takes for it."""
+        """Work of the steps that a trunk takes for it."""
         return 0.0
 
     @property

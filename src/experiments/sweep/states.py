@@ -70,7 +70,7 @@ class SweepState:
 
     @property
     def unit(self) -> str:
-        """Of the points' planned_flops and done_flops."""
+        """Unit of the points' planned_flops and done_flops."""
         return self.entries[0].unit if self.entries else manifest.FLOPS
 
 

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.system import started
+from experiments.system import interruption, started
 from experiments.system.disk import end_line, make_folder, opened, refuse_links_in, sync
 from experiments.system.locks import is_locked, lock
 from experiments.system.processes import Identity, identity
@@ -165,6 +165,19 @@ def claimed(run_dir: Path) -> Iterator[Claim]:
             with claim.renewed():
                 yield claim
             return
+
+
+@contextmanager
+def noting_interruption(claim: Claim) -> Iterator[None]:
+    """An interruption that comes meanwhile is in the run's journal, with the step that it has."""
+
+    def tell(error: KeyboardInterrupt) -> None:
+        claim.check()
+        step = getattr(error, "step", None)
+        log_event(claim.run_dir, "interrupted", why=str(error), step=step)
+
+    with interruption.told(tell):
+        yield
 
 
 def is_claimed(run_dir: Path) -> bool:

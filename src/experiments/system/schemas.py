@@ -1,4 +1,4 @@
-"""What the JSON of a command says first: its schema, "NAME/VERSION". docs/json.md has the keys of
+"""The schema, first in the JSON of a command: "NAME/VERSION". docs/json.md has the keys of
 each. Standard library only.
 """
 

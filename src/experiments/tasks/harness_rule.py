@@ -35,7 +35,7 @@ class HarnessRule:
 
     @property
     def suffix(self) -> str:
-        """Of a task's name in a record; empty for the task as it is."""
+        """End of a task's name in a record; empty for the task as it is."""
         given = [("num_fewshot", self.num_fewshot), ("limit", self.limit)]
         said = ",".join(f"{name}={value}" for name, value in given if value is not None)
         return f"@{said}" if said else ""

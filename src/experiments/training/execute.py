@@ -22,8 +22,14 @@ from experiments.points.training_part import DivergedError
 from experiments.records.files import RECORD_NAME, write_record
 from experiments.records.finished import ended_record
 from experiments.records.record import RunRecord
-from experiments.system import distributed, environment, interruption
-from experiments.system.claims import Claim, RunningElsewhereError, claimed, log_event
+from experiments.system import distributed, environment
+from experiments.system.claims import (
+    Claim,
+    RunningElsewhereError,
+    claimed,
+    log_event,
+    noting_interruption,
+)
 from experiments.system.credentials import cut
 from experiments.system.device import peak_memory
 from experiments.system.disk import remove, remove_leftovers, write_text_atomically
@@ -73,17 +79,12 @@ def execute(
         remove_leftovers(point.run_dir)
         log_event(point.run_dir, "started")
 
-        def tell(error: KeyboardInterrupt) -> None:
-            claim.check()
-            step = getattr(error, "step", None)
-            log_event(point.run_dir, "interrupted", why=str(error), step=step)
-
         def stalled(why: str) -> None:
             log_event(point.run_dir, "stalled", why=why)
             on_stall(why)
 
         guards = Guards(check=claim.check, on_stall=stalled)
-        with interruption.told(tell):
+        with noting_interruption(claim):
             set_up_process(point, n_threads)
             record = _run(point, _First(guards=guards, progress=progress))
         log_event(point.run_dir, record.status)

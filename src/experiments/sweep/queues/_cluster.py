@@ -31,7 +31,7 @@ _MOST = 3  # workers in a row that end and leave points behind
 
 
 def work(sweep_dir: str, folder: str, environment: Mapping[str, str]) -> int:
-    """What a node runs: a worker, to its end. Returns its exit code. folder: the command's."""
+    """Runs a worker to its end, on a node. Returns its exit code. folder: the command's."""
     import subprocess
 
     command = [sys.executable, "-m", "experiments.work", sweep_dir]
