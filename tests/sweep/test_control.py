@@ -144,7 +144,7 @@ def test_a_live_sweep_is_cancelled_and_retried_by_commands(tmp_path, command):
     """Off Slurm: run, cancel (and a second TERM while it waits), retry, status, collect."""
     sweep = tmp_path / "results" / "s"
     words = (
-        "size=1", "sweep=s", "budget=3e10", "seed=0,1", "hydra.launcher.n_workers=1",
+        "size=1", "sweep=s", "budget=2e10", "seed=0,1", "hydra.launcher.n_workers=1",
         "trainer.checkpoint_minutes=1e-3", *TINY,
         f"paths.results={sweep.parent}", f"paths.cache={tmp_path / 'cache'}",
     )  # fmt: skip

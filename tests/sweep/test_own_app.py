@@ -180,6 +180,12 @@ def test_status_and_collect_read_it_without_its_code(sweep, command):
     code, out, _ = command(status, sweep)
     assert code == 0
     assert out.startswith("sweep s: 2 points, 2 done; 100 of 100 steps\n")
+    page = sweep.parent / "page.html"
+    assert command(status, sweep, "--html", page)[0] == 0
+    text = page.read_text()
+    assert "of 100 steps done" in text
+    assert ">value<" in text
+    assert "Loss against size" not in text
     code, _, _ = command(collect, sweep)
     assert code == 0
     head, *rows = (sweep / "records.csv").read_text().splitlines()

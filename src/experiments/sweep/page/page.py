@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from experiments.records.record import CUT_SHORT
-from experiments.sweep.manifest import Entry
+from experiments.sweep.manifest import FLOPS, Entry
 from experiments.sweep.page.data import PageData
 from experiments.sweep.search_table import CellState, SearchTable, search_tables
 from experiments.sweep.states import STATES, PointState, SweepState
@@ -46,8 +46,9 @@ class SweepPage:
         """
         shown = _shown(sweep, cells, [*sweep.notes, *notes])
         macros = _macros()
-        sections = [("Where it stands", "stand"), ("Loss against size", "isoflop")]
-        sections += [("Loss curves", "curves")]
+        figures = [("Loss against size", "isoflop"), ("Loss curves", "curves")]
+        is_of_language = sweep.unit == FLOPS  # other apps' runs have no size and no such curve
+        sections = [("Where it stands", "stand"), *(figures if is_of_language else ())]
         sections += [("Search", "search")] * bool(cells) + [("Points", "points")]
         parts = [
             Part(title=title, anchor=macro, body=Markup(getattr(macros, macro)(shown)))
@@ -104,6 +105,7 @@ def _shown(sweep: SweepState, cells: Sequence[CellState], notes: Sequence[str]) 
 
 def _row(point: PointState, entry: Entry) -> dict[str, Any]:
     """A line of the table of points."""
+    loss = "held-out loss" if entry.unit == FLOPS else "value"
     logged = point.state in ("failed", "killed", *CUT_SHORT) and point.log is not None
     begins = entry.trunk is not None and point.state != "waiting"
     note = [
@@ -120,7 +122,7 @@ def _row(point: PointState, entry: Entry) -> dict[str, Any]:
         "share": point.step / point.n_steps if 0 < point.step < point.n_steps else None,
         "cells": {
             "steps": f"{point.step:,} of {point.n_steps:,}" if point.n_steps else f"{point.step:,}",
-            "held-out loss": "" if point.loss is None else f"{point.loss:.4f}",
+            loss: "" if point.loss is None else f"{point.loss:.4f}",
             "tokens/s": "" if point.tokens_per_second is None else count(point.tokens_per_second),
             "left": "" if point.seconds_left is None else duration(point.seconds_left),
             "note": _cell("; ".join(filter(None, note))),

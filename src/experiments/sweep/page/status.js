@@ -340,13 +340,15 @@ function sayAge() {
     ? `${said}. That was ${age < 7200 ? `${Math.round(age / 60)} minutes` : `${Math.round(age / 3600)} hours`} ago: the command that writes it may have been stopped.` : said;
 }
 
-offerChoices();
-draw();
-let redraw = 0;
-addEventListener("resize", () => {
-  clearTimeout(redraw);
-  redraw = setTimeout(draw, 100);
-});
+if ($("isoflop_panels") !== null) { // a page of another app's runs has no figures
+  offerChoices();
+  draw();
+  let redraw = 0;
+  addEventListener("resize", () => {
+    clearTimeout(redraw);
+    redraw = setTimeout(draw, 100);
+  });
+}
 if (data.every !== null) {
   sayAge();
   setInterval(sayAge, 5000);

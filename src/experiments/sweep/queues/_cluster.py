@@ -49,7 +49,8 @@ class Cluster(Queue):
     n_workers: AtLeast1 | None = None
 
     def plan(self, points: Sequence[Point]) -> list[str]:
-        return [*super().plan(points), f"{self.name()}: workers at {self.address}"]
+        place = self.address or "hydra.launcher.address, which is not set"
+        return [*super().plan(points), f"{self.title}: workers at {place}"]
 
     def check(self, points: Sequence[Point], n: int) -> None:
         super().check(points, n)
