@@ -42,6 +42,15 @@ def named_file(text: str) -> Path:
     return path
 
 
+def file_or_part(text: str) -> Path:
+    """FILE or FILE:PART of a file that is there; the colon may be the file's own."""
+    path = named_path(text)
+    file = text.rpartition(":")[0]
+    if not path.is_file() and not (file and Path(file).is_file()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no file")
+    return path
+
+
 def number_or_range(text: str) -> float | tuple[float, float]:
     """NATS or NATS,NATS, the lower first."""
     try:
@@ -84,7 +93,8 @@ _WORDS = {  # a value of any other word is a text
     "SEEDS": Word(int, lambda value: value >= 2, "must be 2 or more: one seed has no scatter"),
     "DRAWS": Word(int, lambda value: 2 <= value <= _MAX_DRAWS, _DRAWS),
     **dict.fromkeys(("DIR", "FILE", "YAML"), Word(named_path)),
-    **dict.fromkeys(("JSON", "REGISTRATION"), Word(named_file)),
+    "REGISTRATION": Word(named_file),
+    "JSON[:LAW]": Word(file_or_part),
 }
 
 

@@ -15,17 +15,11 @@ from numpy.typing import ArrayLike
 from analysis.experts.fit import fit_runs
 from analysis.experts.law import ExpertLawFit
 from analysis.experts.runs import BACKBONE, ExpertRuns, choose_runs
+from analysis.fitting.edges import Edge, find_edges
 from analysis.fitting.hold_out import largest
 from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.status import FitError
-from analysis.laws.compare import (
-    Compared,
-    ComparedLaw,
-    Comparison,
-    weigh_by_edges,
-    with_weights,
-)
-from analysis.laws.edges import Edge, find_edges
+from analysis.laws.compare import Compared, ComparedLaw, Comparison, with_weights
 from analysis.laws.result import Residual
 from analysis.table.warned import warned
 
@@ -168,13 +162,11 @@ def compare_laws(
         Compared.of(fit, _errors(fit, runs), errors.get(form, unknown))
         for form, fit in ordered.items()
     ]
-    given = {form: runs.given(form) for form in ordered}
-    by_edges = weigh_by_edges(tuple(ordered.values()), given, runs.loss)
     compared = LawComparison(
         model=runs.model,
         n_points=len(runs.cells),
         held_out=held,
-        laws=tuple(with_weights(laws, [fit.aicc for fit in ordered.values()], by_edges)),
+        laws=with_weights(laws, tuple(ordered.values())),
         fits=tuple(ordered.values()),
         skipped=tuple(skipped),
     )

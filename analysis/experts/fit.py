@@ -9,9 +9,9 @@ from scipy import stats
 from analysis.experts.law import ExpertLawFit
 from analysis.experts.runs import BACKBONE, ExpertRuns, choose_runs
 from analysis.fitting.checks import check_level
+from analysis.fitting.edges import Edge
 from analysis.fitting.intervals import t_quantile
 from analysis.fitting.status import FitError
-from analysis.laws.edges import Edge
 from analysis.laws.fit import fit_law
 from analysis.laws.forms import OF_EXPERTS
 from analysis.laws.result import Residual

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from analysis.fitting.average import akaike
 from analysis.fitting.checks import check_level, check_sparsity, positive
 from analysis.fitting.intervals import Array, Prediction
-from analysis.laws.average import akaike
 from analysis.laws.law import Variables
 from analysis.laws.result import FittedLaw
 

@@ -1,4 +1,4 @@
-"""Compute multipliers of lowest losses over compute: a line a layer, with its band of intervals."""
+"""Compute multipliers of lowest losses over compute: a line a layer, a bar an interval."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,6 @@ from matplotlib.patches import Patch
 
 from analysis.contrast.result import Contrasts, Difference
 from analysis.figures.layout import (
-    band_swatch,
     keep_outer_labels,
     legends_below,
     panels,
@@ -21,7 +20,8 @@ from analysis.figures.palette import Look, ink, looks, page
 from analysis.figures.scales import LABELS, LogTicks, log_scale, padded
 from analysis.figures.style import edge
 
-_WIDEST = 3.0  # a band is cut where it is so many times farther from the values
+_WIDEST = 3.0  # a bar is cut where it is so many times farther from the values
+_ASIDE = 1.035  # times the next layer's budget: bars stand side by side
 
 
 def draw_contrast_multipliers(
@@ -50,8 +50,10 @@ def draw_contrast_multipliers(
         for low, high in (marks or {}).values():
             axis.axhspan(low, high, **_hatched(), zorder=0)
         axis.axhline(1, color=ink(), lw=0.9, zorder=2)
-        for layer in dict.fromkeys(one.layer for one in own):
-            _draw(axis, [one for one in own if one.layer == layer], series[layer])
+        layers = list(dict.fromkeys(one.layer for one in own))
+        for i, layer in enumerate(layers):
+            aside = _ASIDE ** (i - (len(layers) - 1) / 2)
+            _draw(axis, [one for one in own if one.layer == layer], series[layer], aside)
     keep_outer_labels(axes)
     keys = [
         swatch(one, series[one].colour, marker=series[one].marker, ls="-")
@@ -59,25 +61,23 @@ def draw_contrast_multipliers(
     ]
     if any(one.beyond for one in every):
         keys.append(swatch("beyond its budgets", edge(), marker="o", mfc=page(), mec=edge()))
-    bands = [band_swatch(f"{found.level:.0%} interval, in a layer's colour")]
-    legends_below(
-        figure, keys, [*bands, *(Patch(label=name, **_hatched()) for name in marks or {})]
-    )
+    bars = [swatch(f"{found.level:.0%} interval, in a layer's colour", edge(), ls="-")]
+    legends_below(figure, keys, [*bars, *(Patch(label=name, **_hatched()) for name in marks or {})])
     return figure
 
 
 def _hatched() -> dict[str, Any]:
-    """Options of a stripe, which is no layer's band."""
+    """Options of a stripe, which is no layer's interval."""
     return {"facecolor": "none", "edgecolor": edge(), "hatch": "////", "lw": 0, "alpha": 0.6}
 
 
-def _draw(axis: Axes, own: list[Difference], look: Look) -> None:
+def _draw(axis: Axes, own: list[Difference], look: Look, aside: float) -> None:
     own = sorted(own, key=lambda one: one.budgets)
-    x = [one.budgets[0] for one in own]
+    x = [aside * one.budgets[0] for one in own]
     low, high = axis.get_ylim()  # one without a bound leaves the axis
     bounds = np.clip([one.multiplier[1:] for one in own], low / 10, high * 10)
     axis.plot(x, [one.multiplier.value for one in own], color=look.colour, zorder=3)
-    axis.fill_between(x, *bounds.T, color=look.colour, alpha=0.12, lw=0, zorder=1)
+    axis.vlines(x, *bounds.T, color=look.colour, lw=1.4, alpha=0.7, zorder=1)
     for at, one in zip(x, own, strict=True):
         axis.plot(at, one.multiplier.value, **point(look, hollow=one.beyond), zorder=4)
 

@@ -1,5 +1,6 @@
 """Numbers with their intervals, from draws of a bootstrap or by Student's t."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,21 @@ class Prediction(NamedTuple):
     lower: Array
     upper: Array
     level: float
+
+    def on(self, scale: Callable[[Array], Array]) -> "Prediction":
+        """Same of a function of the value that rises with it, as np.log."""
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            value, low, high = (scale(np.asarray(v))[()] for v in self[:3])
+        return Prediction(value, low, high, self.level)
+
+    def wider(self, more: Array | float) -> "Prediction":
+        """Same, with an independent error of this half-width too."""
+        value, low, high, level = self
+        with np.errstate(invalid="ignore"):
+            ends = value - np.hypot(value - low, more), value + np.hypot(high - value, more)
+        nothing = np.asarray(more) == 0  # where rounding would move an end
+        lower, upper = (np.where(nothing, *pair)[()] for pair in zip((low, high), ends))
+        return Prediction(value, lower, upper, level)
 
     @property
     def first(self) -> "Estimate":

@@ -1,5 +1,6 @@
 """Whether residuals agree where points are near each other, as a misfit does and noise does not."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,14 @@ class Pattern:
     @property
     def is_lack(self) -> bool:
         return self.chance < CHANCE
+
+
+def near_each_other(columns: Iterable[Array], near: float) -> Array:
+    """Kernel (n, n) of points in columns (n,), less than 1 by this share of a column's range."""
+    kernel = np.ones(())
+    for x in columns:
+        kernel = kernel * np.exp(-(((x[:, None] - x) / (near * (np.ptp(x) or 1.0))) ** 2) / 2)
+    return kernel
 
 
 def find_pattern(residuals: Array, moves: Array, kernel: Array) -> Pattern:

@@ -8,14 +8,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
+from analysis.fitting.average import akaike_weights, averaged, possible
+from analysis.fitting.edges import edge_weights, pooled, with_usual_error
 from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, find_status, worst_status
 from analysis.fitting.text import in_columns, unsaid
-from analysis.laws.average import akaike_weights, averaged, possible
-from analysis.laws.edges import Edge, edge_weights, pooled, with_usual_error
 from analysis.laws.forms import LAWS
-from analysis.laws.law import Variables
 from analysis.laws.result import FittedLaw
 
 _FLOORED = 0.5  # least weight in predictions of the forms with an irreducible loss
@@ -55,7 +54,7 @@ class ComparedLaw(Compared):
     """With the AICc: infinite, and delta_aicc nan, where the runs are too few for it.
 
     weight: Akaike's, of the forms that were compared; edge_weight: by what they say of the edges
-    that they were fitted without (edges.py), nan where none was withheld. Each sums to one.
+    that they were fitted without (fitting/edges.py), nan where none was withheld. Each sums to one.
     """
 
     aicc: float
@@ -65,11 +64,13 @@ class ComparedLaw(Compared):
 
 
 def with_weights(
-    compared: Sequence[Compared], aicc: Sequence[float], by_edges: Mapping[str, float]
-) -> list[ComparedLaw]:
-    """Forms with what their AICc say beside each other, and the edges."""
+    compared: Sequence[Compared], fits: Sequence[FittedLaw]
+) -> tuple[ComparedLaw, ...]:
+    """Forms with what the AICc of their fits say beside each other, and the edges."""
+    aicc = [fit.aicc for fit in fits]
     least, weights = min(aicc), akaike_weights(aicc)
-    return [
+    by_edges = edge_weights({fit.form_name: fit for fit in fits})
+    return tuple(
         ComparedLaw(
             **{field.name: getattr(one, field.name) for field in fields(one)},
             aicc=own,
@@ -78,7 +79,7 @@ def with_weights(
             edge_weight=by_edges.get(one.form_name, float("nan")),
         )
         for one, own, weight in zip(compared, aicc, weights, strict=True)
-    ]
+    )
 
 
 def _kept(weights: Mapping[str, float]) -> dict[str, float]:
@@ -88,19 +89,6 @@ def _kept(weights: Mapping[str, float]) -> dict[str, float]:
     ordered = sorted(weights.items(), key=lambda pair: pair[1], reverse=True)
     kept = possible(np.array([weight for _, weight in ordered]))
     return {name: weight for (name, weight), k in zip(ordered, kept, strict=True) if k}
-
-
-def weigh_by_edges(
-    fits: Sequence[FittedLaw], at: Mapping[str, Variables], loss: Array
-) -> dict[str, float]:
-    """Weights of forms by the edges that all of them were fitted without; none without such. at:
-    each form's variables of the runs.
-    """
-    common: list[Edge] = [e for e in fits[0].edges if all(e in fit.edges for fit in fits)]
-    errors = {
-        fit.form_name: [fit.edge_errors(e, at[fit.form_name], loss) for e in common] for fit in fits
-    }
-    return edge_weights(errors, common)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -138,8 +126,8 @@ class Comparison(Result):
     @property
     def predicting(self) -> dict[str, float]:
         """Form -> weight of those that predictions average: the possible ones; half of the weight
-        is by the edges where these disagree (edges.py), and half at least is of forms with an
-        irreducible loss, where some were compared: without one a law falls below any text's.
+        is by the edges where these disagree (fitting/edges.py), and half at least is of forms with
+        an irreducible loss, where some were compared: without one a law falls below any text's.
         """
         own = {law.form_name: law.weight for law in self.compared}
         if not np.isfinite(list(own.values())).all():
@@ -181,7 +169,7 @@ class Comparison(Result):
         return ", ".join(f"{name} (weight {w:.2g})" for name, w in self.possible.items())
 
     def _averaged(self, ask: Callable[[Any], Prediction], level: float) -> Prediction:
-        """Average of the `predicting` laws: see analysis.laws.average.
+        """Average of the `predicting` laws: see analysis.fitting.average.
 
         Raises ValueError where no form has an AICc.
         """
@@ -190,9 +178,10 @@ class Comparison(Result):
             raise ValueError("no form has an AICc to be weighted by: predict by one of fits")
         fits = {fit.form_name: fit for fit in self.fits}
         shares = list(weights.values())
-        alone = [ask(fits[name].alone) for name in weights]
-        whole = [ask(fits[name]) for name in weights]
-        return with_usual_error(averaged(alone, shares, level), alone, whole, shares)
+        alone = [ask(fits[name].alone).on(np.log) for name in weights]
+        whole = [ask(fits[name]).on(np.log) for name in weights]
+        found = with_usual_error(averaged(alone, shares, level), alone, whole, shares)
+        return found.on(np.exp)
 
     @property
     def _none_excluded(self) -> list[str]:

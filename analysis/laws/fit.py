@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.fitting.clusters import cluster_codes, describe_draws, drawn_counts, few_clusters
+from analysis.fitting.edges import PAIRED, Edge, fit_without
 from analysis.fitting.intervals import Array
 from analysis.fitting.least_squares import Minima, Model, minimise, some_of
 from analysis.fitting.power_sum import exponentiated
 from analysis.fitting.profile import likelihood_text
 from analysis.fitting.status import FitError
-from analysis.laws.edges import Edge, fit_without
 from analysis.laws.identify import Optimum, refuse
 from analysis.laws.law import Law, Variables
 from analysis.laws.pattern import misses_in_a_pattern
@@ -26,6 +26,7 @@ F = TypeVar("F", bound=FittedLaw)
 _SAME = 1e-6  # relative: starts this near the best objective found the same minimum
 _MAX_STEPS = 10_000
 _ENOUGH = 1e-3  # squared standard errors: nothing beside what draws differ by
+_FEW_STEPS = 8  # of a draw without an edge, from the estimate without it: it is not far
 _RAN_OFF = 0.05  # share of the draws that may stop at a bound
 
 
@@ -108,7 +109,14 @@ def fit_law(
     counts = drawn_counts(n, n_draws, np.random.default_rng(seed), clusters)
     begin = np.repeat(theta[None], len(counts), axis=0)
     drawn = descend(begin, weights=counts, enough=_ENOUGH)
-    without = fit_without(edges, model, target, box, theta, counts, delta)
+
+    def draw(best: Array, kept: Array) -> Array:
+        begin = np.repeat(best[None], len(counts[:PAIRED]), axis=0)
+        return descend(begin, weights=counts[:PAIRED] * kept, max_steps=_FEW_STEPS).theta
+
+    kept = [~edge.out for edge in edges]
+    scale = law.model(at, centre), np.log(loss)
+    without, off_edges = fit_without(kept, descend, box.starts, theta, draw, *scale)
     ran_off = _ran_off(drawn) if law.of_size_and_tokens else []
     for text in (*notes, *few, *few_clusters(clusters), *ran_off):
         warned.add(text)
@@ -141,6 +149,7 @@ def fit_law(
         thetas=np.vstack([theta[None], drawn.theta]),
         edges=tuple(edges),
         without=without,
+        missed=off_edges,
         misfit=misfit,
         runs=Runs(at=at, loss=loss, lower=box.lower, upper=box.upper) if by_likelihood else None,
         **(more or {}),

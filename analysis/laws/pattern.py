@@ -3,7 +3,7 @@
 import numpy as np
 
 from analysis.fitting.intervals import Array
-from analysis.fitting.pattern import LEAST, find_pattern
+from analysis.fitting.pattern import LEAST, find_pattern, near_each_other
 from analysis.laws.law import Variables
 
 _NEAR = 0.2  # of a variable's range, on the log scale
@@ -22,11 +22,7 @@ def misses_in_a_pattern(
     n, p = jacobian.shape
     if not LEAST <= n - p <= _MOST - p or float(np.sqrt(np.mean(off**2))) < _ROUNDING:
         return None
-    logs = (at.log(letter) for letter in letters)
-    kernel = np.ones((n, n))
-    for log in logs:
-        if np.ptp(log) > 0:
-            kernel *= np.exp(-(((log[:, None] - log) / (_NEAR * np.ptp(log))) ** 2) / 2)
+    kernel = near_each_other((at.log(letter) for letter in letters), _NEAR)
     scatter = float(np.sqrt(off @ off / (n - p)))
     found = find_pattern(off / scatter, jacobian, kernel)
     if not found.is_lack:

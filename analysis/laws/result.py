@@ -1,26 +1,23 @@
 """A fitted law: what it predicts, with the intervals of its draws."""
 
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from analysis.fitting.checks import check_level
+from analysis.fitting.edges import EdgedFit, times_beyond, widened
 from analysis.fitting.intervals import Array, Prediction, t_quantile
 from analysis.fitting.least_squares import Model
 from analysis.fitting.plain import plain
 from analysis.fitting.power_sum import exponentiated
 from analysis.fitting.profile import LeastSquares, differentiated
-from analysis.fitting.results import DrawsFit
-from analysis.laws.edges import Edge, error_of_form, widened
 from analysis.laws.forms import LAWS
 from analysis.laws.law import Centre, Law, Variables
 
 Residual = Literal["log", "loss"]
-_AT_ONCE = 100  # draws whose derivatives are held at once
+_EDGES = {"size": "N", "tokens": "D", "experts": "E"}  # their names, beside compute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +31,15 @@ class Runs:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class FittedLaw(DrawsFit):
+class FittedLaw(EdgedFit):
     """A law of the loss in nats/token; `form_name` is its key in LAWS.
 
     residual: what was fitted, ln L ("log") or L ("loss"); objective: the summed Huber loss of its
     residuals with bound delta, half their squares where it is infinite; rmse: of ln L whatever the
     residual; centre: of the runs; share_at_best: of the starts, those that reached the objective;
     gradient: see least_squares.Minima; condition: of the Jacobian with columns of length one, over
-    the parameters free to move; thetas: the estimate, then the draws, as they were fitted. The law
-    is predicted from these, without the rounding of large coefficients.
-    edges, without: runs that it was fitted without too, and thetas then (edges.py), which make the
-    form's own error, a part of the intervals of predictions; none of a law that stands alone.
-    misfit: whether it misses its runs in a pattern.
+    the parameters free to move. The law is predicted from thetas, without the rounding of large
+    coefficients.
     runs: of a fit that has a likelihood, whose intervals are of its profile; else None, and they
     are percentiles of the draws.
     """
@@ -59,10 +53,6 @@ class FittedLaw(DrawsFit):
     n_starts: int
     gradient: float
     condition: float
-    thetas: Array = field(repr=False, compare=False)
-    edges: tuple[Edge, ...] = field(repr=False, compare=False)
-    without: Array = field(repr=False, compare=False)
-    misfit: bool = field(repr=False, compare=False, default=False)
     runs: Runs | None = field(repr=False, compare=False)
 
     @property
@@ -127,38 +117,23 @@ class FittedLaw(DrawsFit):
         logs = self.law.model(at.flat(), self.centre)(thetas)[0]
         return logs.reshape(len(thetas), *at.shape)
 
-    @property
-    def alone(self) -> Self:
-        """Same without what edges say: its intervals hold if the form does."""
-        return replace(self, edges=(), without=self.without[:0])
-
     def _predict(self, at: Variables, level: float) -> Prediction:
-        sd = self.error_of_form(lambda thetas: self._logs(at, thetas), self._times(at))
+        logs = {name: at.log(q) for name, q in _EDGES.items()} | {"compute": np.log(at.N * at.D)}
+        times = times_beyond(self.edges, logs.__getitem__)
+        sd = self.error_of_form(lambda thetas: self._logs(at, thetas), times)
         if self.runs is None:
-            of_draws = self._over_draws(lambda thetas: np.exp(self._logs(at, thetas)), level)
-            return widened(of_draws, sd, level, len(self.without))
-        found = self._with_interval(self.law.model(at.flat(), self.centre), level)
-        value, low, high = (np.exp(v).reshape(at.shape)[()] for v in found[:3])
-        return widened(Prediction(value, low, high, level), sd, level, len(self.without))
+            # Percentiles of losses, between which a quantile is a straight line
+            drawn = self._over_draws(lambda thetas: np.exp(self._logs(at, thetas)), level)
+            found = drawn.on(np.log)
+        else:
+            found = self._with_interval(self.law.model(at.flat(), self.centre), level)
+            found = found.on(lambda v: v.reshape(at.shape))
+        return widened(found, sd, level, len(self.without)).on(np.exp)
 
-    def error_of_form(self, of: Callable[[Array], Array], times: Array | float = 1.0) -> Array:
-        """Standard deviation of the form's error of ln y; of: thetas (S, p) -> ln y (S, ...);
-        times: what the fits without an edge are apart by counts so many times.
-        """
-        if not len(self.without):
-            return np.zeros(())
-        own = of(self.thetas[: self.without.shape[1]])
-        without = np.stack([of(thetas) for thetas in self.without])
-        return error_of_form(own, without, times, self.misfit)
-
-    def _times(self, at: Variables) -> Array:
-        """d / 2 g of each edge at these places (K, *shape), 1 at least: see edges.py."""
-        logs = {"compute": np.log(at.N * at.D), "size": at.log("N"), "tokens": at.log("D")}
-        logs |= {"experts": at.log("E")}
-        times = [
-            np.maximum((logs[edge.name] - edge.top) / (2 * edge.width), 1.0) for edge in self.edges
-        ]
-        return np.array(times).reshape(len(self.edges), *at.shape)
+    @property
+    @abstractmethod
+    def aicc(self) -> float:
+        """Corrected Akaike criterion."""
 
     @property
     def n_free(self) -> int:
@@ -179,17 +154,8 @@ class FittedLaw(DrawsFit):
     def _with_scatter(self, law: Prediction) -> Prediction:
         """Interval of one more run, on the scale where the scatter is one number."""
         in_logs = self.residual == "log" or np.isfinite(self.delta)
-        to, back = (np.log, np.exp) if in_logs else (np.array, np.array)
         own = t_quantile(self.dof, law.level) * self.scatter
-        value = to(law.value)
-        down = np.hypot(value - to(law.lower), own)
-        up = np.hypot(to(law.upper) - value, own)
-        return Prediction(law.value, back(value - down), back(value + up), law.level)
-
-    def edge_errors(self, edge: Edge, at: Variables, loss: Array) -> Array:
-        """ln of what the law said of an edge's runs without them, less that of their loss."""
-        k = next(i for i, one in enumerate(self.edges) if one is edge)
-        return (self._logs(at, self.without[k, :1])[0] - np.log(loss))[edge.out]
+        return law.on(np.log).wider(own).on(np.exp) if in_logs else law.wider(own)
 
     def _with_interval(self, of: Model, level: float) -> Prediction:
         """Functions of theta, (S, p) -> values (S, K) and their derivatives: (K,) each."""
@@ -198,21 +164,3 @@ class FittedLaw(DrawsFit):
             return self._over_draws(lambda thetas: of(thetas)[0], level)
         low, high = fit.interval(of, level)
         return Prediction(of(self.thetas[:1])[0][0], low, high, level)
-
-    def _over_draws(self, of: Callable[[Array], Array], level: float) -> Prediction:
-        """of: thetas (S, p) to values (S, K). Draws where a value is nan are left out."""
-        value = of(self.thetas[:1])[0]
-        check_level(level)
-        if len(self.thetas) == 1:
-            nothing = np.full(np.shape(value), np.nan)
-            return Prediction(value, nothing, nothing, level)
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "All-NaN slice")  # nan then, as it should be
-            drawn = np.concatenate([of(part) for part in self._parts(self.thetas)[1:]])
-            low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return Prediction(value, low, high, level)
-
-    def _parts(self, thetas: Array) -> list[Array]:
-        """Estimate by itself, so that its digits do not depend on the draws; then the draws."""
-        draws = range(1, len(thetas), _AT_ONCE)
-        return [thetas[:1], *(thetas[i : i + _AT_ONCE] for i in draws)]

@@ -28,11 +28,12 @@ def effective_experts(E: Array, E_start: float, E_max: float) -> Array:
 
 
 def saturation(E: Array, log_kappa: Array, log_max: Array) -> tuple[Array, Array, Array]:
-    """ln E_hat (S, n) and its derivatives by ln kappa and ln E_max; kappa = E_hat(1) less the cap.
+    """ln E_hat (S, n) and its derivatives by ln kappa and ln E_max, (S, 1) or (S, n) each;
+    kappa = E_hat(1) less the cap.
 
     1/kappa = 1/E_start - 1/E_max: both parameters are then free of each other.
     """
-    kappa, top = np.exp(log_kappa)[:, None], np.exp(log_max)[:, None]
+    kappa, top = np.exp(log_kappa), np.exp(log_max)
     u = E - 1 + kappa
     hat = 1 / (1 / u + 1 / top)
     return np.log(hat), hat * kappa / u**2, hat / top

@@ -74,7 +74,7 @@ class SizeAndExperts:
             n = self._size(at, centre)
 
             def of(theta: Array) -> tuple[Array, Array]:
-                ln_e, by_kappa, by_max = saturation(at.E, theta[:, -2], theta[:, -1])
+                ln_e, by_kappa, by_max = saturation(at.E, theta[:, -2:-1], theta[:, -1:])
                 value, jacobian, by_e = self.value(theta[:, :-2], n, ln_e / self._unit)
                 more = np.stack([by_e * by_kappa, by_e * by_max], axis=-1)
                 return value, np.concatenate([jacobian, more], axis=-1)
@@ -85,7 +85,7 @@ class SizeAndExperts:
             n = self._size(at, centre)
             rows: list[list[float]] = []
             for pair in product(kappas, caps):
-                e = saturation(at.E, *(np.array([v]) for v in pair))[0][0] / self._unit
+                e = saturation(at.E, *(np.array([[v]]) for v in pair))[0][0] / self._unit
                 rows += [[*row, *pair] for row in self.starts(n, e, loss, bool(fixed))[::every]]
             box = np.hstack([self.box(loss), np.array([KAPPA, CAP]).T])
             lower, upper = held(names, fixed, box)

@@ -69,9 +69,11 @@ def load_columns(
     found = pd.DataFrame(index=frame.index)
     for name, theirs in _sources(frame, forms, chosen).items():
         found[name] = _numbers(frame, theirs, name)
-    mixture = any(form.with_shares is not None for form in forms)
+    mixture = any(form.of_table and not form.kind for form in forms)
     if mixture:
         found = found.join(_shares(frame))
+    for kind in dict.fromkeys(form.kind for form in forms if form.kind):
+        found[kind.name] = _kinds(frame, kind, chosen)
     _require(found, forms, frame)
     losses = _losses(frame, chosen, mixture)
     by = _series(frame, series)
@@ -108,15 +110,14 @@ def _sources(
     """Our name -> the table's, of all that the forms are in or follow from."""
     wanted: dict[str, Column] = {}
     for form in forms:
-        for column in form.columns if form.with_shares is None else ():
+        for column in (one for one in form.columns if not is_share(one.name)):
             wanted[column.name] = column
             for name in column.derived[0] if column.derived else ():
                 wanted.setdefault(name, Column(name=name, aliases=_ALIASES.get(name, ())))
+    known = [*wanted, *dict.fromkeys(form.kind.name for form in forms if form.kind), "loss"]
     for name in chosen:
-        if name not in {*wanted, "loss"}:
-            raise ValueError(
-                f"{setting('columns')}: {name!r} is not one of {', '.join([*wanted, 'loss'])}"
-            )
+        if name not in known:
+            raise ValueError(f"{setting('columns')}: {name!r} is not one of {', '.join(known)}")
     found = {}
     for name, column in wanted.items():
         theirs = chosen.get(name) or _named(frame, name, column.aliases)
@@ -145,6 +146,15 @@ def _numbers(frame: pd.DataFrame, theirs: str, name: str) -> pd.Series:
     values = pd.to_numeric(frame[theirs], errors="coerce")
     refuse(frame, theirs, values.isna() & frame[theirs].notna(), "is no number")
     return values.astype("float64")
+
+
+def _kinds(frame: pd.DataFrame, kind: Column, chosen: Mapping[str, str]) -> pd.Series:
+    """Texts that say of which kind a run is."""
+    theirs = chosen.get(kind.name) or _named(frame, kind.name, kind.aliases)
+    if theirs is None or theirs not in frame:
+        remedy = setting("columns", {kind.name: theirs or "MY_NAME"})
+        raise ValueError(f"no column {kind.name}; found {_listed(frame)}; {remedy} names it")
+    return frame[theirs].astype(object)
 
 
 def _shares(frame: pd.DataFrame) -> pd.DataFrame:
@@ -205,7 +215,7 @@ def _require(found: pd.DataFrame, forms: Sequence[Form], frame: pd.DataFrame) ->
     """Raises ValueError where the table has not the columns of any of the forms."""
     lacks = []
     for form in forms:
-        if form.with_shares is not None:
+        if form.of_table and not form.kind:
             n_shares = sum(is_share(str(name)) for name in found)
             absent = [] if n_shares > 1 else [f"{SHARE}NAME of two domains or more"]
         else:

@@ -8,17 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from analysis.fitting.edges import find_edges
 from analysis.fitting.hold_out import largest
 from analysis.fitting.intervals import Array, Estimate, Prediction
 from analysis.fitting.status import FitError, worst_status
-from analysis.laws.compare import (
-    Compared,
-    ComparedLaw,
-    Comparison,
-    weigh_by_edges,
-    with_weights,
-)
-from analysis.laws.edges import find_edges
+from analysis.laws.compare import Compared, ComparedLaw, Comparison, with_weights
 from analysis.laws.forms import SURFACES
 from analysis.laws.law import Variables
 from analysis.laws.pattern import misses_in_a_pattern
@@ -231,8 +225,7 @@ def compare_surfaces(
     found.sort(key=lambda pair: pair[0].held_out_rmse)
     fits = tuple(fit for _, fit in found)
     compute, at = N * D, Variables.of(N, D, U=U)
-    by_edges = weigh_by_edges(fits, dict.fromkeys((fit.form_name for fit in fits), at), L)
-    surfaces = with_weights([one for one, _ in found], [fit.aicc for fit in fits], by_edges)
+    surfaces = with_weights([one for one, _ in found], fits)
     missed = {
         fit.form_name: _missed(fit, at, L)
         for fit, one in zip(fits, surfaces, strict=True)
@@ -245,7 +238,7 @@ def compare_surfaces(
         delta=float(delta),
         nd_range=(float(compute.min()), float(compute.max())),
         missed=missed[min(fits, key=lambda fit: fit.aicc).form_name],
-        surfaces=tuple(surfaces),
+        surfaces=surfaces,
         fits=tuple(replace(fit, misfit=bool(missed.get(fit.form_name))) for fit in fits),
         skipped=tuple(skipped),
     )

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from analysis.fitting.average import akaike_of_huber
 from analysis.fitting.checks import positive
+from analysis.fitting.edges import Edge
 from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.status import FitError
 from analysis.fitting.text import pluralize
-from analysis.laws.average import akaike_of_huber
-from analysis.laws.edges import Edge
 from analysis.laws.fit import fit_law
 from analysis.laws.forms import SURFACES
 from analysis.laws.law import Law, Variables
@@ -79,7 +79,7 @@ def fit_surface(
     n_unique: how many of the tokens of each run are unique, for the form of repeated data;
     infinite where all are. n_draws: of the bootstrap, of runs or of whole groups of them, as in
     fit_parametric, which says more of Chinchilla's form: contours and exponents. edges: runs that
-    it is fitted without too, so that intervals have the form's own error (laws/edges.py). Raises
+    it is fitted without too, so that intervals have the form's own error (fitting/edges.py). Raises
     ValueError naming the first bad value or form; FitError where there are not more distinct runs
     than parameters, where all sizes or all token counts are one, as then no exponent of it is
     identifiable, and for the form of repeated data where none is repeated.

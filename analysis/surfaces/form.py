@@ -1,13 +1,17 @@
 """A form of the loss in columns that laws in size, tokens and experts do not have."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
 
 from analysis.fitting.intervals import Array
 from analysis.laws.law import Law
+
+Table = Mapping[str, ArrayLike] | pd.DataFrame  # column -> its values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +39,12 @@ class Points:
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
 
-    def log(self, name: str) -> Array:
-        return np.log(self.values[name])
+    def log(self, names: str) -> Array:
+        """ln of a column or product; below all numbers where it lacks a column, or a share is 0."""
+        if not self.has(names):
+            return np.full(len(self), -np.inf)
+        with np.errstate(divide="ignore"):
+            return np.log(self.product(names))
 
     def only(self, keep: np.ndarray) -> Self:
         return type(self)({name: values[keep] for name, values in self.values.items()})
@@ -58,11 +66,12 @@ class Points:
 
 
 SHARE = "share."
+KIND = "is."  # 1 in runs of this kind, 0 in others
 
 
 def is_share(name: str) -> bool:
-    """Whether a column is a share of a whole, from 0 to 1."""
-    return name.startswith(SHARE)
+    """Whether a column is from 0 to 1: a share of a whole, or whether a run is of a kind."""
+    return name.startswith((SHARE, KIND))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +84,8 @@ class Form(Law):
     form. tells: column -> the parameters that are not identifiable where it has one value.
     signed: whether losses may be 0 or below, as those of a normalized one are.
     excludes: columns and losses -> which runs are not described (n,), and why, in words.
-    with_shares: makes the form for these columns of shares, where it is in as many as there are.
+    of_table: makes the form for a table's columns, where it is in as many as the table has shares
+    or kinds of runs; kind: the column of texts that says a run's kind.
     """
 
     variables: str = ""
@@ -86,11 +96,24 @@ class Form(Law):
     start: Callable[[Any, Mapping[str, float], Array, tuple[str, ...]], Any]
     signed: bool = False
     excludes: Callable[[Points, Array], tuple[np.ndarray, str]] | None = None
-    with_shares: Callable[[Sequence[str]], "Form"] | None = None
+    of_table: Callable[[Table], "Form"] | None = None
+    kind: Column | None = None
+
+    def excluded(self, at: Points, loss: Array) -> tuple[np.ndarray, str]:
+        """Which runs are not described, and why."""
+        return self.excludes(at, loss) if self.excludes else (np.zeros(len(loss), dtype=bool), "")
 
     @property
     def needs_columns(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Same, with the column of texts in the place of those that are made of it."""
+        if not self.kind:
+            return self.needs_columns
+        plain = (name for name in self.needs_columns if not name.startswith(KIND))
+        return (*plain, self.kind.name)
 
 
 N = Column(name="n_params")

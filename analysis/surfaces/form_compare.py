@@ -1,6 +1,6 @@
 """Forms of one subject side by side, chosen by what they say of the largest runs held out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,41 +10,27 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from analysis.fitting.hold_out import largest
-from analysis.fitting.intervals import Array, Prediction, t_quantile
+from analysis.fitting.edges import Edge, common_edges, find_edges
+from analysis.fitting.intervals import Array, Prediction
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitError, FitStatus, find_status, worst_status
 from analysis.fitting.text import in_columns, pluralize, unsaid
-from analysis.surfaces.form import Form, Points
+from analysis.surfaces.form import Form, Points, Table
 from analysis.surfaces.form_fit import FormFit, fit_form, read_points
 from analysis.surfaces.forms import FORMS, SUBJECTS
 
 _SHOWN = 10  # series whose progress is shown
 _CLOSE = 1.1  # times the lowest error: too near to call
-_LEAST = np.log(2.0)  # of a reach: held-out runs nearer than that say little of those beyond
 _WORSE = 2.0  # times the scatter: held-out errors that no noise of the runs makes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Edge:
-    """Runs with the most of a column (or product), held out of the others.
-
-    errors: form -> root mean square error there, in nats; top: the largest value; reach: ln of it
-    over the largest that is left.
-    """
-
-    name: str
-    n_held: int
-    errors: Mapping[str, float]
-    top: float
-    reach: float
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FormComparison(Result):
-    """Forms of a subject, the one with the lowest error on held-out runs first.
+    """Forms of a subject, the one with the lowest error on held-out runs first. It is chosen, where
+    laws of size, tokens and experts are averaged by AICc: for that needs one Huber's delta for all,
+    and of these each has its own.
 
-    fits: to all runs; edges: what was held out, a part at a time; held_out: form -> root mean
+    fits: to all runs; edges: those that all forms were fitted without; held_out: form -> root mean
     square of its errors over the edges, in nats; skipped: what could not be fitted, and why;
     measured, fitted: losses of the runs that are not excluded, and by the chosen form, nats.
     """
@@ -101,40 +87,28 @@ class FormComparison(Result):
 
     def predict(
         self,
-        columns: Mapping[str, ArrayLike] | pd.DataFrame,
+        columns: Table,
         *,
         level: float = 0.95,
         new_run: bool = False,
     ) -> Prediction:
         """Loss in nats by the chosen form, with the interval that holds those of all `close` ones.
 
-        Beyond the largest runs of an edge it has the error of the form: what held-out runs were
-        missed by, more than the scatter explains, times how much farther a point is than they were.
+        It has the forms' own errors, by what they say without the edges (fitting/edges.py).
         new_run: the interval of one more run there. Raises ValueError as FormFit.predict.
         """
-        each = [fit.predict(columns, level=level) for fit in self.close]
-        value = each[0].value
-        below = value - np.min([one.lower for one in each], axis=0)
-        above = np.max([one.upper for one in each], axis=0) - value
-        first = self.chosen
-        places = _places((fit.own for fit in self.fits), columns)
-        beyond = t_quantile(first.dof, level) * self._model_error(places)
-        noise = t_quantile(first.dof, level) * first.scatter if new_run else 0.0
-        spread = np.hypot(beyond, noise)
-        low, high = value - np.hypot(below, spread), value + np.hypot(above, spread)
-        return Prediction(value, low, high, level)
-
-    def _model_error(self, at: Points) -> Array:
-        """Standard deviation (n,) of the chosen form's own error, 0 within the runs."""
-        first = self.chosen
-        found = np.zeros(len(at))
-        for edge in (one for one in self.edges if at.has(one.name)):
-            extra = max(edge.errors[first.form_name] ** 2 - first.scatter**2, 0.0) ** 0.5
-            with np.errstate(divide="ignore"):  # a share of 0
-                distance = np.log(at.product(edge.name) / edge.top)
-            times = np.maximum(distance / edge.reach, 1.0)
-            found = np.maximum(found, np.where(distance > 1e-9, extra * times, 0.0))
-        return found
+        every = _places((fit.own for fit in self.fits), columns).values
+        each = [
+            fit.predict_at(
+                Points({**every, **read_points(fit.own, columns).values}),
+                level=level,
+                new_run=new_run,
+            )
+            for fit in self.close
+        ]
+        low = np.min([one.lower for one in each], axis=0)
+        high = np.max([one.upper for one in each], axis=0)
+        return Prediction(each[0].value, low, high, level)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a form: its parameters, scatter and R^2 in all runs, and its error at each edge."""
@@ -145,10 +119,7 @@ class FormComparison(Result):
                     "n_params": len(f.names),
                     "scatter": f.scatter,
                     "R^2": f.r2,
-                    **{
-                        f"most {edge.name}": edge.errors.get(f.form_name, np.nan)
-                        for edge in self.edges
-                    },
+                    **{f"{e.n_held} most {e.name}": f.missed_at(e) for e in self.edges},
                     "held_out_rmse": self.held_out.get(f.form_name, np.nan),
                     "status": str(f.status),
                 }
@@ -158,7 +129,7 @@ class FormComparison(Result):
 
     def summary(self) -> str:
         first = self.chosen
-        held = ", ".join(f"{e.n_held} of the most {e.name}" for e in self.edges)
+        held = ", ".join(f"{edge.n_held} most {edge.name}" for edge in self.edges)
         excluded = f", {first.n_excluded} excluded" if first.n_excluded else ""
         heading = (
             f"{pluralize(first.n_points, 'run')}{excluded}; errors in nats; held out in turn: "
@@ -172,11 +143,22 @@ class FormComparison(Result):
 
     def to_dict(self) -> dict[str, Any]:
         fits = {fit.form_name: fit.to_dict() for fit in self.fits}
-        return {**super().to_dict(), "fits": fits, "chosen": self.chosen.form_name}
+        edges = [
+            {
+                "name": edge.name,
+                "n_held": edge.n_held,
+                "errors": {fit.form_name: fit.missed_at(edge) for fit in self.fits},
+                "top": float(np.exp(edge.top)),
+                "reach": edge.width if np.isfinite(edge.width) else None,
+            }
+            for edge in self.edges
+        ]
+        more = {"fits": fits, "edges": edges, "chosen": self.chosen.form_name}
+        return {**super().to_dict(), **more}
 
 
 def compare_forms(
-    columns: Mapping[str, ArrayLike] | pd.DataFrame,
+    columns: Table,
     loss: ArrayLike,
     subject: str | None = None,
     *,
@@ -200,96 +182,72 @@ def compare_forms(
     L = np.asarray(loss, dtype=np.float64).ravel()
     labels = None if groups is None else np.asarray(groups, dtype=object).ravel()
     given = _make_forms(chosen, columns)
-    every = _places(given.values(), columns)
+    edges = _find_edges(given.values(), columns, L, share)
     fits: list[FormFit] = []
-    held: dict[str, dict[str, float]] = {}
-    edges: dict[str, Edge] = {}
     skipped = []
+    how: dict[str, Any] = {"groups": labels, "n_draws": n_draws, "seed": seed, "edges": edges}
     for name, form in given.items():
         try:
-            at = read_points(form, columns)
-            fit = fit_form(form, at, L, groups=labels, n_draws=n_draws, seed=seed)
-            keep = ~form.excludes(at, L)[0] if form.excludes else np.ones(len(L), dtype=bool)
-            held[name] = {}
-            for edge in dict.fromkeys(e for one in given.values() for e in one.edges):
-                out, found = _hold_out(edge, every, keep, share)
-                rest = keep & ~out
-                if found is None or rest.sum() <= len(form.names):
-                    continue
-                near = fit.thetas[:1], fit.centre
-                with suppress(FitError):  # too few are left to tell the parameters
-                    blind = fit_form(
-                        form, at.only(rest), L[rest], n_draws=0, tested=False, near=near
-                    )
-                    off = blind.loss_at(at.only(out)) - L[out]
-                    held[name][edge] = float(np.sqrt(np.mean(off**2)))
-                    edges[edge] = found
+            fits.append(fit_form(form, read_points(form, columns), L, **how))
         except ValueError as error:
             skipped.append(f"{name}: {error}")
-            held.pop(name, None)
-            continue
-        fits.append(fit)
     if not fits:
         raise FitError(f"no form to compare: {'; '.join(skipped)}")
-    # Errors are compared on what all forms were asked for
-    common = [edge for edge in edges if all(edge in own for own in held.values())]
-    total = {
-        name: float(np.sqrt(np.mean([own[edge] ** 2 for edge in common]))) if common else np.nan
-        for name, own in held.items()
-    }
-    fits.sort(key=lambda f: (not total[f.form_name] >= 0, total[f.form_name], f.scatter))
+    common = common_edges(fits)
+
+    def missed(fit: FormFit) -> float:
+        return float(np.sqrt(np.mean([fit.missed_at(edge) ** 2 for edge in common])))
+
+    fits.sort(key=lambda fit: (missed(fit) if common else 0.0, fit.scatter))
     first = fits[0]
-    at, described = read_points(first.own, columns), np.ones(len(L), dtype=bool)
-    if first.own.excludes is not None:
-        described = ~first.own.excludes(at, L)[0]
+    at = read_points(first.own, columns)
+    described = ~first.own.excluded(at, L)[0]
     return FormComparison(
         subject=FORMS[chosen[0]].subject,
         fits=tuple(fits),
-        edges=tuple(
-            replace(edges[edge], errors={name: own[edge] for name, own in held.items()})
-            for edge in common
-        ),
-        held_out=total,
+        edges=tuple(common),
+        held_out={fit.form_name: missed(fit) if common else float("nan") for fit in fits},
         skipped=tuple(skipped),
         measured=tuple(L[described].tolist()),
         fitted=tuple(first.loss_at(at.only(described)).tolist()),
     )
 
 
-def _make_forms(
-    names: Sequence[str], columns: Mapping[str, ArrayLike] | pd.DataFrame
-) -> dict[str, Form]:
-    """Forms by their names, those of shares for the shares of this table."""
+def _make_forms(names: Sequence[str], columns: Table) -> dict[str, Form]:
+    """Forms by their names, those of shares or kinds for the ones of this table."""
     forms = {name: FORMS[name] for name in names}
-    return {
-        name: form.with_shares([str(c) for c in columns]) if form.with_shares else form
-        for name, form in forms.items()
-    }
+    return {name: form.of_table(columns) if form.of_table else form for name, form in forms.items()}
 
 
-def _places(forms: Iterable[Form], columns: Mapping[str, ArrayLike] | pd.DataFrame) -> Points:
+def _places(forms: Iterable[Form], columns: Table) -> Points:
     """Columns of all of these forms that can be read."""
     found: dict[str, Array] = {}
     for form in forms:
         with suppress(ValueError):
             found |= read_points(form, columns).values
-    return Points(found)
+    return Points(dict(zip(found, np.broadcast_arrays(*found.values()), strict=True)))
 
 
-def _hold_out(
-    name: str, at: Points, keep: np.ndarray, share: float
-) -> tuple[np.ndarray, Edge | None]:
-    """Which runs have the most of a column, of those to keep; None where none can be spared."""
-    out = np.zeros(len(keep), dtype=bool)
-    if not at.has(name):
-        return out, None
-    values = at.product(name)
-    out[keep] = largest(values[keep], share)
-    if not out.any():
-        return out, None
-    top, rest = float(values[keep].max()), float(values[keep & ~out].max())
-    reach = max(float(np.log(top / rest)) if rest > 0 else np.inf, _LEAST)
-    return out, Edge(name=name, n_held=int(out.sum()), errors={}, top=top, reach=reach)
+def _find_edges(
+    forms: Collection[Form],
+    columns: Table,
+    loss: Array,
+    share: float,
+) -> list[Edge]:
+    """Edges by all columns that one of the forms has them of, of the runs that all describe."""
+    at, described = _places(forms, columns), np.ones(len(loss), dtype=bool)
+    if at.values and len(at) != len(loss):
+        raise ValueError(f"{len(loss)} losses for {len(at)} runs")
+    for form in forms:
+        if all(name in at.values for name in form.needs_columns):
+            described &= ~form.excluded(at, loss)[0]
+    names = dict.fromkeys(name for form in forms for name in form.edges if at.has(name))
+    values = {name: at.product(name)[described] for name in names}
+    edges = find_edges(values, dict.fromkeys(values, (share, 2 * share)))
+    outs = [np.zeros(len(loss), dtype=bool) for _ in edges]
+    for out, edge in zip(outs, edges, strict=True):
+        out[described] = edge.out
+    return [replace(edge, out=out) for out, edge in zip(outs, edges, strict=True)]
 
 
 def compare_forms_of_series(

@@ -1,26 +1,24 @@
 """A fitted form: from many starts downhill, warnings, and intervals of residuals' signs."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from analysis.fitting.checks import check_level
 from analysis.fitting.clusters import cluster_codes, few_clusters
-from analysis.fitting.intervals import Array, Prediction, percentiles, t_quantile
+from analysis.fitting.edges import PAIRED, Edge, EdgedFit, fit_without, times_beyond, widened
+from analysis.fitting.intervals import Array, Prediction, t_quantile
 from analysis.fitting.least_squares import Minima, Model, minimise, some_of
-from analysis.fitting.pattern import CHANCE, LEAST, find_pattern
-from analysis.fitting.results import DrawsFit
+from analysis.fitting.pattern import CHANCE, LEAST, find_pattern, near_each_other
 from analysis.fitting.status import FitError
 from analysis.fitting.text import pluralize
 from analysis.laws.identify import Optimum
 from analysis.laws.law import Centre, Start, Variables
-from analysis.surfaces.form import Form, Points, is_share
+from analysis.surfaces.form import Form, Points, Table, is_share
 
 _TUNING = 1.345 * 1.4826  # Huber's delta in median absolute residuals, of normal noise
 _FIRST = 0.3  # the same in those of the losses themselves, for the way down
@@ -34,16 +32,15 @@ _EXACT = 1e-9  # of the losses' spread: residuals that are rounding
 _MANY = 150  # runs, whose errors move a fit so little that one step tells how far
 _NEAR = (0.2, 0.07)  # of a column's range: wide patterns, and narrow ones
 _TESTED = 1000  # runs: beyond, the test of a pattern would take minutes
-_AT_ONCE = 50  # draws whose derivatives are held at once
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class FormFit(DrawsFit):
+class FormFit(EdgedFit):
     """A form fitted to losses in nats, which may be negative.
 
     own: the form, in the columns of the runs; delta: Huber's, in nats; infinite where the runs are
     too few to tell outliers; scatter: standard deviation of the runs about it, in nats, with dof
-    degrees of freedom; thetas: the estimate, then the draws; n_excluded: runs that were left out.
+    degrees of freedom; n_excluded: runs that were left out.
     """
 
     form_name: str
@@ -56,9 +53,8 @@ class FormFit(DrawsFit):
     share_at_best: float
     condition: float
     n_excluded: int
-    thetas: Array = field(repr=False, compare=False)
 
-    def loss(self, columns: Mapping[str, ArrayLike] | pd.DataFrame) -> Array:
+    def loss(self, columns: Table) -> Array:
         """nats at these columns, without an interval."""
         return self.loss_at(read_points(self.own, columns))
 
@@ -67,7 +63,7 @@ class FormFit(DrawsFit):
 
     def predict(
         self,
-        columns: Mapping[str, ArrayLike] | pd.DataFrame,
+        columns: Table,
         *,
         level: float = 0.95,
         new_run: bool = False,
@@ -75,22 +71,20 @@ class FormFit(DrawsFit):
         """Loss in nats at these columns, (n,) each, with the interval of the form or, new_run, of
         one more run there, by Student's t of the scatter.
 
-        The interval is of noise alone: that of compare_forms has the error of the form too. Raises
-        ValueError naming a column that lacks, or its first bad value.
+        The interval is of noise alone: that of a fit with edges, as compare_forms makes, has the
+        error of the form too. Raises ValueError naming a column that lacks, or its first bad value.
         """
         return self.predict_at(read_points(self.own, columns), level=level, new_run=new_run)
 
     def predict_at(self, at: Points, *, level: float = 0.95, new_run: bool = False) -> Prediction:
-        check_level(level)
-        value = self.loss_at(at)
-        model, draws = self.own.model(at, self.centre), self.thetas[1:]
-        parts = [model(draws[i : i + _AT_ONCE])[0] for i in range(0, len(draws), _AT_ONCE)]
-        drawn = np.concatenate(parts) if parts else np.empty((0, len(value)))
-        low, high = percentiles(drawn, level)
-        if new_run:
-            own = t_quantile(self.dof, level) * self.scatter
-            low, high = value - np.hypot(value - low, own), value + np.hypot(high - value, own)
-        return Prediction(value, low, high, level)
+        model = self.own.model(at, self.centre)
+
+        def of(thetas: Array) -> Array:
+            return model(thetas)[0]
+
+        sd = self.error_of_form(of, times_beyond(self.edges, at.log))
+        found = widened(self._over_draws(of, level), sd, level, len(self.edges))
+        return found.wider(t_quantile(self.dof, level) * self.scatter) if new_run else found
 
     def to_dict(self) -> dict[str, Any]:
         """As other fits; theta is the estimate, and its draws are left out."""
@@ -98,7 +92,7 @@ class FormFit(DrawsFit):
         return {**found, "theta": self.thetas[0].tolist(), "columns": [*self.own.needs_columns]}
 
 
-def read_points(form: Form, columns: Mapping[str, ArrayLike] | pd.DataFrame) -> Points:
+def read_points(form: Form, columns: Table) -> Points:
     """A form's columns of a frame or of arrays, with what follows from others derived.
 
     Raises ValueError naming the columns that lack, and the first value that can't be.
@@ -109,16 +103,20 @@ def read_points(form: Form, columns: Mapping[str, ArrayLike] | pd.DataFrame) -> 
             found[column.name] = np.atleast_1d(np.asarray(columns[column.name], dtype=np.float64))
         elif column.derived and all(name in columns for name in column.derived[0]):
             of, function = column.derived
-            given = (np.asarray(columns[name], dtype=np.float64) for name in of)
+            kind = form.kind.name if form.kind else None
+            types = (object if name == kind else np.float64 for name in of)
+            given = (np.asarray(columns[name], dtype=t) for name, t in zip(of, types, strict=True))
             found[column.name] = np.atleast_1d(function(*given))
     absent = [column for column in form.columns if column.name not in found]
     if absent:
         ways = [
             f"{one.name} (or {' and '.join(one.derived[0])})" if one.derived else one.name
             for one in absent
+            if not (form.kind and is_share(one.name))
         ]
+        texts = [form.kind.name] if form.kind and form.kind.name not in columns else []
         raise ValueError(
-            f"{form.name} is in {', '.join(form.needs_columns)}: give {' and '.join(ways)} too"
+            f"{form.name} is in {', '.join(form.reads)}: give {' and '.join([*ways, *texts])} too"
         )
     for name, values in found.items():
         share = is_share(name)
@@ -144,16 +142,16 @@ def fit_form(
     n_draws: int = 200,
     seed: int = 0,
     tested: bool = True,
-    near: tuple[Array, Centre] | None = None,
+    edges: Sequence[Edge] = (),
 ) -> FormFit:
     """Fits a form by Huber's loss of its residuals in nats; delta is 1.345 of their deviations.
 
     Intervals are of draws in which residuals turn their signs, each by itself or with its group
     (the wild bootstrap), made as large as errors; below 100 degrees of freedom without groups of
     normal errors, for signs of few runs are few draws. tested: look for a pattern in the residuals,
-    of 1,000 runs at most. near: thetas (S, p) to start from in place of the form's own, and their
-    centre. Raises ValueError for a bad argument, FitError for runs that do not identify the
-    parameters.
+    of 1,000 runs at most. edges: runs that it is fitted without as well, for the form's own error
+    (fitting/edges.py); those without which it is not identified are left out. Raises ValueError for
+    a bad argument, FitError for runs that do not identify the parameters.
     """
     L = np.asarray(loss, dtype=np.float64).ravel()
     if len(L) != len(at):
@@ -162,14 +160,15 @@ def fit_form(
         raise ValueError(f"loss[{int((~np.isfinite(L)).argmax())}] is not finite")
     if n_draws < 0:
         raise ValueError(f"n_draws={n_draws} must be 0 or more")
-    out, why = form.excludes(at, L) if form.excludes else (np.zeros(len(L), dtype=bool), "")
+    out, why = form.excluded(at, L)
     at, L = at.only(~out), L[~out]
     clusters = None if groups is None else cluster_codes(np.asarray(groups)[~out], len(L))
-    _refuse(form, at, len(L))
-    centre = at.centre() if near is None else near[1]
+    if lacking := _unidentified(form, at):
+        raise FitError(lacking)
+    edges = [edge for edge in edges if not _unidentified(form, at.only(~edge.out[~out]))]
+    kept = [~edge.out[~out] for edge in edges]
+    centre = at.centre()
     model, box = form.model(at, centre), form.start(at, centre, L, ())
-    if near is not None:
-        box = replace(box, starts=near[0])
     minima, delta, share = _down(lambda some: form.model(some, centre), at, L, box)
     theta = minima.theta[minima.best]
     found = Optimum(
@@ -184,17 +183,21 @@ def fit_form(
     off, free = L - value, found.free
     if (2 * len(form.names)) > len(L):
         warned.add(f"{len(L)} runs for {len(form.names)} parameters: the intervals say little")
-    if tested:
-        missed = _pattern(form, at, np.clip(off, -delta, delta), jacobian[:, free])
-        for text in (missed,) if missed else ():
-            warned.add(text)
-    for text in few_clusters(clusters):
+    pattern = _pattern(form, at, np.clip(off, -delta, delta), jacobian[:, free]) if tested else None
+    for text in (*((pattern,) if pattern else ()), *few_clusters(clusters)):
         warned.add(text)
     dof = len(L) - len(form.names)
     # What is clipped moves a fit by Huber's loss less, and so do the runs beyond the clip
-    kept = np.clip(off, -delta, delta) / np.mean(np.abs(off) <= delta) * _grown(jacobian[:, free])
-    errors, how = _errors(off, kept, dof, clusters, n_draws, seed)
-    thetas = _drawn(model, box, theta, free, errors)
+    large = np.clip(off, -delta, delta) / np.mean(np.abs(off) <= delta) * _grown(jacobian[:, free])
+    errors, how = _errors(off, large, dof, clusters, n_draws, seed)
+    thetas = _drawn(model, box, theta, free, errors, np.ones(len(L)))
+
+    def draw(_: Array, weights: Array) -> Array:
+        return _drawn(model, box, theta, free, errors[:PAIRED], weights)
+
+    descend = partial(minimise, model, L, lower=box.lower, upper=box.upper, delta=delta)
+    starts = box.starts if len(L) <= _MANY else box.starts[:0]
+    without, missed = fit_without(kept, descend, starts, theta, draw, model, L)
     squares = ((L - L.mean()) ** 2).sum()
     return FormFit(
         form=form.formula,
@@ -217,22 +220,27 @@ def fit_form(
         condition=condition,
         n_excluded=int(out.sum()),
         thetas=np.vstack([theta[None], thetas]),
+        edges=tuple(edges),
+        without=without,
+        missed=missed,
+        misfit=bool(pattern),
     )
 
 
-def _refuse(form: Form, at: Points, n: int) -> None:
-    """Raises FitError where the runs, whatever their losses, do not identify the parameters."""
-    k = len(form.names)
+def _unidentified(form: Form, at: Points) -> str | None:
+    """Why the runs, whatever their losses, do not identify the parameters; None if they may."""
+    n, k = len(at), len(form.names)
     if n <= k:
-        raise FitError(f"{pluralize(n, 'run')} for the {k} parameters of {form.name}")
+        return f"{pluralize(n, 'run')} for the {k} parameters of {form.name}"
     for column, names in form.tells.items():
         values = at[column]
         if np.ptp(values) <= 1e-9 * np.abs(values).max():
             verb = "is" if len(names) == 1 else "are"
-            raise FitError(
+            return (
                 f"all runs have {column}={values[0]:.6g}: {' and '.join(names)} of {form.name} "
                 f"{verb} not identifiable; vary it"
             )
+    return None
 
 
 def _down(
@@ -261,9 +269,9 @@ def _down(
 
 
 def _errors(
-    off: Array, kept: Array, dof: int, clusters: np.ndarray | None, n_draws: int, seed: int
+    off: Array, large: Array, dof: int, clusters: np.ndarray | None, n_draws: int, seed: int
 ) -> tuple[Array, str]:
-    """Errors (n_draws, n) of losses, and how they were drawn. off: residuals; kept: the same, made
+    """Errors (n_draws, n) of losses, and how they were drawn. off: residuals; large: the same, made
     as large as errors.
     """
     rng, n = np.random.default_rng(seed), len(off)
@@ -274,7 +282,7 @@ def _errors(
     signs = rng.choice([-1.0, 1.0], (n_draws, n_signs))
     signs = signs if clusters is None else signs[:, clusters]
     unit = "run" if clusters is None else f"group of {n_signs}"
-    return signs * kept * _tails(dof), f"{n_draws} draws of the signs of residuals, one a {unit}"
+    return signs * large * _tails(dof), f"{n_draws} draws of the signs of residuals, one a {unit}"
 
 
 def _grown(jacobian: Array) -> Array:
@@ -291,8 +299,10 @@ def _tails(dof: int) -> float:
     return t_quantile(dof, 0.95) / float(stats.norm.ppf(0.975))
 
 
-def _drawn(model: Model, box: Start, theta: Array, free: np.ndarray, turned: Array) -> Array:
-    """Fits (S, p) to the fitted values with other errors (S, n)."""
+def _drawn(
+    model: Model, box: Start, theta: Array, free: np.ndarray, turned: Array, weights: Array
+) -> Array:
+    """Fits (S, p) to the fitted values with other errors (S, n); weights (n,): 0 or 1."""
     value, jacobian = (part[0] for part in model(theta[None]))
     if len(value) <= _MANY:
         found = minimise(
@@ -301,12 +311,13 @@ def _drawn(model: Model, box: Start, theta: Array, free: np.ndarray, turned: Arr
             np.repeat(theta[None], len(turned), axis=0),
             lower=box.lower,
             upper=box.upper,
+            weights=weights,
             max_steps=_STEPS,
         )
         return found.theta
     moves = np.zeros((len(turned), len(theta)))
     lengths = np.linalg.norm(jacobian[:, free], axis=0)
-    inverse = np.linalg.pinv(jacobian[:, free] / lengths, rcond=1e-10)
+    inverse = np.linalg.pinv(jacobian[:, free] / lengths * weights[:, None], rcond=1e-10)
     moves[:, free] = turned @ inverse.T / lengths
     return np.clip(theta + moves, box.lower, box.upper)
 
@@ -317,7 +328,11 @@ def _pattern(form: Form, at: Points, off: Array, jacobian: Array) -> str | None:
     scatter = float(np.sqrt(off @ off / max(n - p, 1)))
     if not LEAST <= n - p <= _TESTED or scatter <= _EXACT * float(np.abs(off).max() + 1):
         return None
-    every = [find_pattern(off / scatter, jacobian, _kernel(at, near)) for near in _NEAR]
+    columns = [v if is_share(name) else np.log(v) for name, v in at.values.items()]
+    kernels = [near_each_other(columns, near) for near in _NEAR]
+    if len(columns) > 1:  # a column's own bend is lost among all that several do together
+        kernels.append(np.sum([near_each_other([x], _NEAR[0]) for x in columns], axis=0))
+    every = [find_pattern(off / scatter, jacobian, kernel) for kernel in kernels]
     found = min(every, key=lambda one: one.chance)
     if not found.chance * len(every) < CHANCE:
         return None
@@ -327,13 +342,3 @@ def _pattern(form: Form, at: Points, off: Array, jacobian: Array) -> str | None:
         f"(p={found.chance * len(every):.1g}): their losses have another form, so its parameters "
         "and extrapolations may be off by more than the intervals say"
     )
-
-
-def _kernel(at: Points, near: float) -> Array:
-    """(n, n): 1 for runs at one place, less the farther apart they are."""
-    found = np.ones((len(at), len(at)))
-    for name, values in at.values.items():
-        x = values if is_share(name) else np.log(values)
-        if np.ptp(x) > 0:
-            found *= np.exp(-(((x[:, None] - x) / (near * np.ptp(x))) ** 2) / 2)
-    return found

@@ -3,8 +3,8 @@
 import numpy as np
 
 from analysis.fitting.checks import positive
+from analysis.fitting.edges import error_of_form, times_beyond, widened
 from analysis.fitting.intervals import Array, Prediction, percentiles
-from analysis.laws.edges import error_of_form, widened
 from analysis.laws.law import Variables
 from analysis.surfaces.fit import SurfaceFit
 
@@ -38,15 +38,15 @@ def find_optimum(
     values = [_optima(fit, thetas, u, spend, n_unique) for thetas in every]
     drawn = values[0]
     bounds = {name: percentiles(own[1:], level) for name, own in drawn.items()}
-    beyond = [spend - edge.top for edge in fit.edges if edge.name == "compute"]
-    widths = [edge.width for edge in fit.edges if edge.name == "compute"]
-    times = max([1.0, *(d / (2 * width) for d, width in zip(beyond, widths, strict=True))])
+    of_compute = [edge for edge in fit.edges if edge.name == "compute"]
+    times = times_beyond(of_compute, lambda _: np.array(spend)).max(initial=1.0)
     found = {}
     for name, own in drawn.items():
         logs = [np.log(each[name]) for each in values]
         m = fit.without.shape[1]
         sd = error_of_form(logs[0][:m], np.array(logs[1:]).reshape(-1, m), times, fit.misfit)
-        found[name] = widened(Prediction(own[0], *bounds[name], level), sd, level, len(fit.without))
+        alone = Prediction(own[0], *bounds[name], level).on(np.log)
+        found[name] = widened(alone, sd, level, len(fit.without)).on(np.exp)
     return found
 
 

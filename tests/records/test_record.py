@@ -56,6 +56,18 @@ def test_comes_back_as_it_was_written(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["record.json"]
 
 
+def test_a_column_of_documents_is_a_line(tmp_path):
+    """Whatever is nested in it, any reader of JSON reads it; indented it would be twice as long."""
+    columns = {"n_tokens": [3, 5], "nats": [1.5, 2.25], "domains": []}
+    odd = {"a\nb": {"c": [{"d": None}]}, "empty": {}, "3": float("inf")}
+    path = write_record(tmp_path / "run", record(documents=columns, config=odd))
+    lines = path.read_text().splitlines()
+    assert '  "nats": [1.5, 2.25],' in lines
+    assert '  "domains": []' in lines
+    assert read_record(path).documents == columns
+    assert json.loads("\n".join(lines))["config"] == odd
+
+
 def test_only_a_failed_run_is_unfinished(tmp_path):
     for status, finished in (("done", True), ("diverged", True), ("failed", False)):
         write_record(tmp_path / status, record(status=status))

@@ -83,15 +83,18 @@ def minus(kind, size=None):
 def noise():
     """Standard deviation and its degrees of freedom, by class: the larger of two budgets'."""
     known = pooled(neither_of)
-    return {
-        name: max(known[name, c] for c in (SMALL, BUDGET) if (name, c) in known)
-        for name in ("sparse", "rest")
-    }
+    return {name: known[name, c] for name, c in budgets_of_noise().items()}
 
 
 def budgets_of_noise():
-    """Those that a class has: 1e14 has none until a cell there has two runs with the kinds."""
-    return sorted({c for _, c in pooled(neither_of)} & {SMALL, BUDGET})
+    """By class the budget whose noise is the larger, of those with two runs of a cell that have the
+    kinds.
+    """
+    known = pooled(neither_of)
+    return {
+        name: max((c for c in (SMALL, BUDGET) if (name, c) in known), key=lambda c: known[name, c])
+        for name in ("sparse", "rest")
+    }
 
 
 @cache

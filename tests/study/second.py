@@ -14,6 +14,7 @@ from analysis.contrast.compute import contrast
 from analysis.contrast.held import hold_to
 from analysis.contrast.parts import contrast_parts
 from analysis.contrast.preregistration import read_registration
+from analysis.rates.saved import read_rates
 from analysis.table.load import load_table
 from analysis.table.sources import read_source
 from experiments.records.files import find_records
@@ -25,7 +26,10 @@ from tests.study.records import RESULTS, by, find, records
 
 FOLDER, SMALLER = RESULTS / "edition_2", RESULTS / "edition_2_smaller"
 RUNS = "study/edition_2"
-RATES = RESULTS / "rates_2" / "rates.json"
+RATES = RESULTS / "rates_2" / "rates.json"  # all forms of the law
+FORMS = {"tokens": "n_tokens", "width": "d_model", "both": "d_model + n_tokens"}
+BY_FORM = {name: Path(f"{RATES}:{label}") for name, label in FORMS.items()}
+FROZEN = BY_FORM["tokens"]  # the law that the runs are by
 BUDGETS = (1e13, 3e13, 1e14)
 CLASSES = {"sparse": ["moe_fine", "pkm", "peer"], "rest": ["dense", "none"]}
 THREE = ("none", "moe_fine", "peer")
@@ -45,11 +49,11 @@ def read():
 
 
 @cache
-def held():
+def held(rates=FROZEN):
     """What was registered, as the runs have it."""
     table, documents = read()
     registered = read_registration(FOLDER / "preregistration.yaml")
-    return hold_to(registered, table, documents=documents, rates=RATES)
+    return hold_to(registered, table, documents=documents, rates=rates)
 
 
 @cache
@@ -83,11 +87,44 @@ def one_of(model, budget, found=differences):
     return next(d for d in found() if d.baseline == model and near(d.budgets[0], budget))
 
 
-def verdict(name):
+def verdict(name, rates=FROZEN):
     """Of a registered contrast its number, and the verdict with p as the document has it."""
-    found = next(v for v in held().verdicts if v.primary.name == name)
+    found = next(v for v in held(rates).verdicts if v.primary.name == name)
     p = f"{found.p_holm:.2f}" if found.p_holm >= 0.095 else f"{found.p_holm:.1g}"
     return [*found.value], f"{found.verdict} (p = {p})"
+
+
+def as_registered():
+    """By how much PEER is below no layer at 1e14, with its interval."""
+    value, low, high = verdict("gain")[0]
+    return -value, -high, -low
+
+
+@cache
+def by_one_form(name):
+    table, documents = read()
+    how = {**_COMMON, "rates": BY_FORM[name]}
+    return contrast(table, documents=documents, **how).differences
+
+
+def of_one_form(name, budget):
+    """PEER minus no layer with this form of the law of rates alone."""
+    return one_of("none", budget, lambda: by_one_form(name)).value
+
+
+@cache
+def shares_of_forms():
+    """Weights of the laws of all layers."""
+    (laws,) = (own for own in read_rates(RATES).laws if len(own[0].models) > 1)
+    labels = {label: name for name, label in FORMS.items()}
+    return {labels[" + ".join(law.columns)]: law.share for law in laws}
+
+
+def best_rate(form, n_layers):
+    """Of no layer at 1e14 FLOPs, by this form of the law."""
+    (laws,) = (own for own in read_rates(BY_FORM[form]).laws if len(own[0].models) > 1)
+    rows = read()[0].query("model == 'none' and budget > 9e13 and n_layers == @n_layers")
+    return math.exp(float((laws[0].design(rows, ["none"] * len(rows)) @ laws[0].theta)[0]))
 
 
 @cache
@@ -97,7 +134,7 @@ def without_one():
     registered = read_registration(FOLDER / "preregistration.yaml")
     found = []
     for row in table.index[table["model"] == "peer"]:
-        rest = hold_to(registered, table.drop(row), documents=documents, rates=RATES)
+        rest = hold_to(registered, table.drop(row), documents=documents, rates=FROZEN)
         found.append({v.primary.name: v for v in rest.verdicts})
     return found
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from analysis import numbers
+from analysis.__main__ import main as analysis
 from experiments.config.paths import conf_dir
 from experiments.points.planning import compute_run_id, make_point
 from tests.study import appendix
@@ -40,18 +42,32 @@ def test_the_committed_records_are_runs_of_the_sweep(name):
         assert r.status == "done"
 
 
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """report(name): the page of a sweep and the names of its figures. Pages are not committed."""
+
+    @cache
+    def made(name):
+        out = tmp_path_factory.mktemp(name)
+        assert analysis(["report", str(RESULTS / name), "--out", str(out)]) == 0
+        return (out / "report.html").read_text(), {p.stem for p in out.glob("figures/*.png")}
+
+    return made
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["isoflop", "experts"])
-def test_a_committed_page_is_small_and_has_each_figure_once(name):
-    page = (RESULTS / name / "report.html").read_text()
+def test_a_page_is_small_and_has_each_figure_once(name, report):
+    page, files = report(name)
     assert len(page.encode()) < 3_000_000
     drawn = re.findall(r'<figure class="drawing" id="([^"]+)"', page)
     assert len(drawn) == len(set(drawn)) > 2
-    files = {path.stem for path in (RESULTS / name / "figures").glob("*.png")}
     assert {label.replace("_", "-") for label in files} <= set(drawn)
 
 
-def test_the_page_says_what_the_records_do():
-    page = (RESULTS / "isoflop" / "report.html").read_text()
+@pytest.mark.long
+def test_the_page_says_what_the_records_do(report):
+    page, _ = report("isoflop")
     section = page[page.index('<section id="answer"') : page.index("</section>")]
     shown = re.sub(r"<[^>]+>", " | ", section)
     fits = json.loads((RESULTS / "isoflop" / "fits.json").read_text())
@@ -127,6 +143,8 @@ def test_the_layers_of_the_yamls_are_those_of_the_records():
     }
     assert all(p.config.optim.lr == rates[p.config.model_name] for p in second)
     assert ids.isdisjoint(p.run_id for p in second)
+    again = {r.run_id for r in records("study/zoo_rates_2")}
+    assert {p.run_id for p in planned("zoo_rates_2")} == again
 
 
 def test_what_is_found_of_each_layer_is_in_its_section():

@@ -4,10 +4,9 @@ does what PEER saves against no layer change with compute, if nothing is continu
     python -m tests.study.trend
 """
 
-import json
 import math
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
@@ -15,15 +14,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.rates.saved import _law, read_rates
+from analysis.rates.saved import read_rates
 from tests.study.place import class_of
-from tests.study.records import RESULTS, find
+from tests.study.records import find
+from tests.study.second import BY_FORM
 
 RUNS = ("study/edition_2", "study/edition_3")
 MODELS, BUDGETS, BEYOND = ("none", "peer"), (1e13, 3e13, 1e14), 1.5e14
 BATCH = 4
-FORMS = {"tokens": "n_tokens", "width": "d_model", "both": "d_model + n_tokens"}
-RATES = RESULTS / "rates_2" / "rates.json"
 _STEP = 1e-5  # nats/token, of derivatives
 
 
@@ -124,10 +122,7 @@ def slope(means):
 @cache
 def rates_of(form):
     """The saved laws of rates, of this form alone."""
-    (of_all,) = (g for g in json.loads(RATES.read_text())["forms"] if len(g["models"]) > 1)
-    (law,) = (one for one in of_all["laws"] if one["label"] == FORMS[form])
-    cells_of_rates = json.loads(RATES.read_text())["cells"]
-    return replace(read_rates(RATES), laws=(_law(law, cells_of_rates),))
+    return read_rates(BY_FORM[form])
 
 
 def error_of_rates(form, by):
@@ -173,7 +168,7 @@ def trend(form, without=None):
 
 def registered(without=None):
     """Largest p of the three forms, and the interval that holds all three."""
-    found = [trend(form, without) for form in FORMS]
+    found = [trend(form, without) for form in BY_FORM]
     if found[0] is None:
         return None
     return Slope(
@@ -211,7 +206,7 @@ if __name__ == "__main__":
     for key, (s, dof) in sorted(noise().items()):
         print(f"noise of {key[0]} at {key[1]:g}: {s:.4f}, {dof} degrees of freedom")
     print("multipliers", saved())
-    for form in FORMS:
+    for form in BY_FORM:
         print(form, trend(form))
     print("registered", registered())
     for run_id, p in without_each().items():

@@ -35,26 +35,45 @@ def order_of_zoo():
     return sorted(zoo_losses(), key=lambda cell: zoo_losses()[cell].mean())
 
 
-def zoo_noise():
+# what follows is of a function's losses by cell, each of as many seeds
+
+
+def zoo_noise(of=zoo_losses):
     """A run's, pooled over all, and its degrees of freedom."""
-    own = zoo_losses().values()
+    own = of().values()
     dof = sum(len(each) - 1 for each in own)
     return np.sqrt(sum(((each - each.mean()) ** 2).sum() for each in own) / dof), dof
 
 
-def zoo_half():
-    """Half of the interval of a difference of two means of three."""
-    sd, dof = zoo_noise()
-    return stats.t.ppf(0.975, dof) * sd * np.sqrt(2 / 3)
+def zoo_error(of=zoo_losses):
+    """Of a difference of two means."""
+    return zoo_noise(of)[0] * np.sqrt(2 / len(of()[PEER]))
+
+
+def zoo_half(of=zoo_losses):
+    """Half of the interval of a difference of two means."""
+    return stats.t.ppf(0.975, zoo_noise(of)[1]) * zoo_error(of)
 
 
 @cache
-def zoo_p():
+def zoo_p(of=zoo_losses):
     """Of each but PEER, by Holm's correction."""
-    sd, dof = zoo_noise()
-    away = {c: abs(own.mean() - zoo_losses()[PEER].mean()) for c, own in zoo_losses().items()}
-    p = {c: 2 * stats.t.sf(each / sd / np.sqrt(2 / 3), dof) for c, each in away.items()}
-    return holm({c: each for c, each in p.items() if c != PEER})
+    away = {c: abs(own.mean() - of()[PEER].mean()) for c, own in of().items() if c != PEER}
+    return holm({c: 2 * stats.t.sf(d / zoo_error(of), zoo_noise(of)[1]) for c, d in away.items()})
+
+
+@cache
+def zoo_p_own(of=zoo_losses):
+    """Same by each layer's own noise: Welch's test of two samples."""
+    others = {c: own for c, own in of().items() if c != PEER}
+    return holm(
+        {c: stats.ttest_ind(own, of()[PEER], equal_var=False).pvalue for c, own in others.items()}
+    )
+
+
+def left_by_own():
+    """Layers whose difference to PEER is significant by own noise, after Holm's correction."""
+    return [cell for cell in ZOO if cell != PEER and zoo_p_own()[cell] < 0.05]
 
 
 def from_peer(model, n_experts=None):
@@ -64,14 +83,16 @@ def from_peer(model, n_experts=None):
 
 
 def zoo_rows():
-    """Parameters, tokens, rate, mean loss; but of PEER minus PEER's with its interval, and p."""
+    """Parameters, tokens, rate, mean loss; of others minus PEER's with its interval, and both p."""
     found = []
     for cell in ZOO:
         first, loss = cells_of("zoo")[cell][0], zoo_losses()[cell].mean()
         about = first.n_params, first.n_tokens / 1e6, first.lr, loss
         away = from_peer(*cell)
         ends = away - zoo_half(), away + zoo_half()
-        found.append([*about, *(() if cell == PEER else (away, *ends, zoo_p()[cell]))])
+        found.append(
+            [*about, *(() if cell == PEER else (away, *ends, zoo_p()[cell], zoo_p_own()[cell]))]
+        )
     return found
 
 

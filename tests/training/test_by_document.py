@@ -26,6 +26,7 @@ from tests.data.conftest import packed
 
 VOCAB, SEQ, END = 30, 16, 0
 SIZES = np.arange(VOCAB) % 4 + 1.0
+ROUNDED = 5e-5  # nats, a half of the last digit
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,14 @@ def test_sums_are_those_of_each_target(model, tmp_path, stride, max_tokens, batc
     assert columns["document"] == list(expected)
     for name in expected[0]:
         own = [values[name] for values in expected.values()]
-        assert columns[name] == pytest.approx(own, rel=1e-5), name
+        assert columns[name] == pytest.approx(own, rel=1e-5, abs=2 * ROUNDED), (
+            name
+        )  # and float32's error
     n_known = [sum(columns[name]) for name in ("n_repeated", "n_seen")]
     assert all(n_known)
     assert sum(n_known) < sum(columns["n_tokens"])
-    assert sum(columns["nats"]) == pytest.approx(whole.loss * whole.n_tokens, rel=1e-12)
+    rounded = ROUNDED * len(columns["nats"])
+    assert sum(columns["nats"]) == pytest.approx(whole.loss * whole.n_tokens, abs=rounded)
     assert sum(columns["n_tokens"]) == whole.n_tokens
     assert "domain" not in columns
 

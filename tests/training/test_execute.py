@@ -44,7 +44,8 @@ def test_every_model_learns_and_is_recorded(once, model):
     )
     assert sum(record.documents["n_tokens"]) == record.n_eval_tokens
     nats = record.val_loss * record.n_eval_tokens
-    assert sum(record.documents["nats"]) == pytest.approx(nats, rel=1e-12)
+    rounded = 5e-5 * len(record.documents["nats"])  # half of the last digit of each
+    assert sum(record.documents["nats"]) == pytest.approx(nats, abs=rounded)
     assert record.causal_eval == (model != "moe")
     assert (record.usage is not None) == (model not in ("dense", "none"))
     assert record.peak_memory_bytes > 2**27

@@ -175,8 +175,9 @@ QUESTION = Question(
     the scatter is not significantly larger (default: auto)
 --margin NATS  lowest losses that differ by less count as equal: two one-sided tests
 --stop NATS  the half-width at which to stop: how many more seeds each difference needs for it
---rates JSON  the rates.json of the law that rates are by (analysis rates): intervals hold besides
-    that these are not the best
+--rates JSON[:LAW]  the rates.json of the law that rates are by (analysis rates): intervals hold
+    besides that these are not the best, by all its laws that AICc does not exclude, or by this one
+    alone, e.g. rates.json:n_tokens
 --mark STRIPE...  'NAME: LOW HIGH' in contrast_multipliers.png, e.g. of another study; repeatable
 --preregistered REGISTRATION  a yaml of what was registered before the runs: its contrasts are
     primary, all others exploratory (docs/comparisons.md)

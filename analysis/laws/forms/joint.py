@@ -26,7 +26,7 @@ def _model(at: Variables, centre: Centre) -> Model:
 
     def model(theta: Array) -> tuple[Array, Array]:
         a, alpha, delta, gamma, b, beta, omega, zeta, c = (v[:, None] for v in theta[:, :9].T)
-        e, by_kappa, by_max = saturation(at.E, theta[:, 9], theta[:, 10])
+        e, by_kappa, by_max = saturation(at.E, theta[:, 9:10], theta[:, 10:11])
         e = e - centre["E"]
         logs = np.stack(
             [
@@ -80,7 +80,7 @@ def _grid(at: Variables, centre: Centre, loss: Array, lower: Array, same_tokens:
     alpha, delta, beta, omega = (v[:, None] for v in slopes.T)
     for log_kappa in _KAPPAS:
         for log_max in _CAPS:
-            e = saturation(at.E, np.array([log_kappa]), np.array([log_max]))[0][0] - centre["E"]
+            e = saturation(at.E, np.array([[log_kappa]]), np.array([[log_max]]))[0][0] - centre["E"]
             columns = np.stack(
                 [
                     np.exp(alpha * n + delta * e),

@@ -5,23 +5,21 @@ L_i = c_i + k_i exp(sum_j t_ij r_j), of one size and length. The shares r sum to
 a constant in all t are one parameter, and k is 1 here. One law is of the loss on one domain.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from analysis.fitting.intervals import Array
 from analysis.fitting.least_squares import Model
 from analysis.fitting.status import FitError
 from analysis.laws.law import Centre, Start, floor_texts
-from analysis.surfaces.form import SHARE, Column, Form, Points, is_share
+from analysis.surfaces.form import SHARE, Column, Form, Points, Table
 
 _FLOORS = (0.0, 0.3, 0.6, 0.9)  # shares of the lowest loss to start from
 _ABOVE = 0.05  # of the losses' range: noise takes a lowest loss below the floor
 _STEEP = 30.0  # of t: more is a loss that a share of a tenth changes by a factor e^3
 
 
-def _make(columns: Sequence[str]) -> Form:
-    shares = tuple(name for name in columns if is_share(name))
+def _make(columns: Table) -> Form:
+    shares = tuple(name for name in map(str, columns) if name.startswith(SHARE))
     if len(shares) < 2:
         have = ", ".join(shares) or "none"
         raise FitError(
@@ -66,9 +64,9 @@ def _make(columns: Sequence[str]) -> Form:
         subject="mixture",
         formula="L = c + exp(sum_j t_j r_j)",
         source="Ye 2024 (arXiv:2403.16952), law of several training domains, k = 1",
-        with_shares=_make,
+        of_table=_make,
         condition_limit=3e3,
     )
 
 
-FORM = _make((f"{SHARE}a", f"{SHARE}b"))
+FORM = _make({f"{SHARE}a": 0.5, f"{SHARE}b": 0.5})

@@ -46,7 +46,7 @@ def write_record(run_dir: Path, record: Record) -> Path:
     disk; returns its path.
     """
     path, history = run_dir / RECORD_NAME, run_dir / HISTORY_NAME
-    text = json.dumps(asdict(record), indent=1).removesuffix("\n}")
+    text = _text(asdict(record)).removesuffix("\n}")
     digest = hashlib.sha256(text.encode()).hexdigest()
     with explained(path):
         make_folder(run_dir)
@@ -56,6 +56,15 @@ def write_record(run_dir: Path, record: Record) -> Path:
         sync_file(run_dir)
     write_text_atomically(path, f'{text}{_MARK.decode()}{digest}"\n}}\n')
     return path
+
+
+def _text(value: Any, level: int = 0) -> str:
+    """JSON with a key a line and each list on its key's: a record's are columns of documents."""
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value)
+    indent = "\n" + " " * level
+    lines = [f"{json.dumps(str(key))}: {_text(own, level + 1)}" for key, own in value.items()]
+    return "{" + ",".join(f"{indent} {line}" for line in lines) + indent + "}"
 
 
 def read_record(path: Path) -> RunRecord:

@@ -84,3 +84,30 @@ def test_a_path_that_is_no_folder(monkeypatch, tmp_path):
         benchmark.main()
     with pytest.raises(ValueError, match="has no table to fit"):
         sld.run(tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("hidden", "router", "r2"),
+    [
+        ("dense_parameter_count", [], 0.847),
+        ("dense_parameter_count", ["group"], 0.917),
+        ("dense_parameter_count", ["router_type"], 0.924),
+        ("num_experts", [], 0.984),
+        ("num_experts", ["group"], 0.994),
+        ("num_experts", ["router_type"], 0.990),
+    ],
+)
+def test_clark_s_largest_runs_are_said_by_the_others(hidden, router, r2, published, tmp_path):
+    """The table of docs/surfaces.md; dense runs are of no router."""
+    runs = pd.read_csv(published("clark_final_163.csv"))
+    if router == ["group"]:
+        runs = runs[runs["router_type"] != "Dense"].rename(columns={"router_type": "group"})
+    largest = runs[hidden] == runs[hidden].max()
+    rows = runs[["num_experts", "dense_parameter_count", "loss_validation", *router]]
+    rows[~largest].to_csv(tmp_path / "moe_fit.csv", index=False)
+    rows[largest].to_csv(tmp_path / "moe_hidden.csv", index=False)
+    (found,) = sld.run(tmp_path)
+    assert found["r2"] == pytest.approx(r2, abs=0.01)
+    assert found["inside"] == 1.0
+    assert found["n_hidden"] == largest.sum()

@@ -51,7 +51,9 @@ def _law(layers: tuple[str, ...], rng: np.random.Generator) -> tuple[SavedRates,
         dof=dof,
         taus=np.array([MISSED]),
     )
-    return SavedRates(path="law", laws=(law,), curvatures=dict.fromkeys(layers, CURVATURE)), truth
+    return SavedRates(
+        path="law", laws=((law,),), curvatures=dict.fromkeys(layers, CURVATURE)
+    ), truth
 
 
 def _by_trials(
@@ -84,7 +86,7 @@ def _of_all(
     """
     while True:
         saved, truth = _law(layers, rng) if trials is None else _by_trials(layers, rng, trials)
-        for law in saved.laws:
+        for law, *_ in saved.laws:  # the chosen one, which the rates are by
             if set(layers) <= set(law.models):
                 return saved, truth, law
 

@@ -297,7 +297,9 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     """
     for name, way in {**simulated.WAYS, **simulated.SECOND_EDITION}.items():
         found = simulated.coverage(way, 300)
-        assert 0.93 <= found["differences"] <= 0.97, (name, found)
+        # of the forms of a law of rates those that do not hold widen intervals too
+        high = 0.98 if way.rates == "trials" else 0.97
+        assert 0.93 <= found["differences"] <= high, (name, found)
         # documents are off for all lowest losses of a table: two standard errors of 300 draws
         low, high = (0.91, 0.98) if way.documents else (0.93, 0.97)
         assert low <= found["lowest losses"] <= high, (name, found)

@@ -9,8 +9,8 @@ from scipy import stats
 
 from analysis.experts.fit import fit_expert_law, size_slopes
 from analysis.experts.runs import backbone_params
+from analysis.fitting.average import akaike
 from analysis.fitting.status import FitError, FitStatus
-from analysis.laws.average import akaike
 from tests.analysis.expert_laws import (
     EXPERTS,
     FEW,

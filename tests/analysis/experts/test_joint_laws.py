@@ -11,8 +11,8 @@ from analysis.experts.compare import DEFAULT_FORMS, compare_laws
 from analysis.experts.fit import fit_expert_law
 from analysis.experts.runs import find_rows
 from analysis.figures import draw_experts
+from analysis.fitting.average import akaike
 from analysis.fitting.status import FitError, FitStatus
-from analysis.laws.average import akaike
 from analysis.laws.forms import OF_EXPERTS
 from analysis.table.load import check_table
 from analysis.validation.residuals import compute_residuals

@@ -310,18 +310,18 @@ def test_multipliers_of_a_contrast_are_a_line_a_layer_hollow_beyond_the_frontier
     figure = figures.draw_contrast_multipliers(found, {"another study": (1.65, 1.91)})
     assert [axis.get_title() for axis in figure.axes] == ["of dense's compute", "of moe's compute"]
     for axis, baseline in zip(figure.axes, ("dense", "moe"), strict=True):
-        own = {
-            (one.layer, one.budgets[0]): one
-            for one in found.differences
-            if one.baseline == baseline
-        }
+        own = [one for one in found.differences if one.baseline == baseline]
         points = [line for line in axis.lines if len(line.get_xdata()) == 1]
-        drawn = [(line.get_xdata()[0], line.get_ydata()[0], is_hollow(line)) for line in points]
-        expected = [(one.budgets[0], one.multiplier.value, one.beyond) for one in own.values()]
-        assert sorted(drawn) == sorted(expected)
-        bands = axis.collections
-        assert len(bands) == len({layer for layer, _ in own})
+        drawn = sorted((p.get_ydata()[0], p.get_xdata()[0], is_hollow(p)) for p in points)
+        bars = {bar[0, 0]: bar[:, 1] for each in axis.collections for bar in each.get_segments()}
         low, high = axis.get_ylim()
+        own.sort(key=lambda one: one.multiplier.value)
+        for (value, at, hollow), one in zip(drawn, own, strict=True):
+            assert (value, hollow) == (one.multiplier.value, one.beyond)
+            assert at == pytest.approx(one.budgets[0], rel=0.1)  # layers stand side by side
+            bounds = np.clip(one.multiplier[1:], low / 10, high * 10)
+            assert bars.pop(at) == pytest.approx(bounds)
+        assert not bars
         assert low < 1 < high
         assert high > 1.91
         stripe = axis.patches[0].get_extents().transformed(axis.transData.inverted())

@@ -68,7 +68,7 @@ def test_predictions_do_not_depend_on_how_many_draws_are_held_at_once(monkeypatc
     fit = fit_law(SurfaceFit, law, at, loss * 1.001 ** np.arange(40), n_draws=7)
     assert fit.status in FitStatus
     by = fit.predict(1e9, [1e10, 1e11])
-    monkeypatch.setattr("analysis.laws.result._AT_ONCE", 2)
+    monkeypatch.setattr("analysis.fitting.edges._AT_ONCE", 2)
     np.testing.assert_array_equal(by.value, fit.predict(1e9, [1e10, 1e11]).value)
     np.testing.assert_allclose(by.lower, fit.predict(1e9, [1e10, 1e11]).lower, rtol=1e-12)
 

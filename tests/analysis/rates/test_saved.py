@@ -1,6 +1,7 @@
 """Laws of rates as they were saved, and what rates that are not the best cost."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -36,17 +37,69 @@ def test_a_law_is_read_back_and_a_rate_costs_by_its_distance(path):
     assert far.mean(axis=0) == pytest.approx([0.05] * 3, rel=0.3)
 
 
-def test_costs_are_those_of_draws_written_out(path):
+def cost(law, row, curvature):
     """Mean of k e^2 over e of the law's covariance, by Student's t, and of taus."""
+    x = np.array([1.0, *(np.log(getattr(row, name)) for name in law.columns)])
+    off = np.log(row.lr) - x @ law.theta
+    wide = law.dof / (law.dof - 2)
+    return curvature * (off**2 + x @ law.covariance @ x * wide + (law.taus**2).mean())
+
+
+def test_costs_are_those_of_draws_written_out(path):
     saved = read_rates(path)
-    (law,) = [one for one in saved.laws if one.models == ("dense",)]
-    costs, dof = saved.costs(rows(times=1.5)), law.dof
+    ((laws),) = [laws for laws in saved.laws if laws[0].models == ("dense",)]
+    costs, k = saved.costs(rows(times=1.5)), saved.curvatures["dense"]
     for i, row in enumerate(rows(times=1.5).itertuples()):
-        x = np.array([1.0, *(np.log(getattr(row, name)) for name in law.columns)])
-        off = np.log(row.lr) - x @ law.theta
-        variance = x @ law.covariance @ x * dof / (dof - 2) + (law.taus**2).mean()
-        want = saved.curvatures["dense"] * (off**2 + variance)
+        want = sum(law.share * cost(law, row, k) for law in laws)
         assert costs[:, i].mean() == pytest.approx(want, rel=0.1)  # 4,000 draws
+
+
+def rewrite(path, **aicc):
+    """AICc of the laws of all cells, by their columns; others are left out."""
+    found = json.loads(path.read_text())
+    (group,) = found["forms"]
+    group["laws"] = [
+        {**law, "aicc": aicc["_".join(law["columns"])]}
+        for law in group["laws"]
+        if "_".join(law["columns"]) in aicc
+    ]
+    group["chosen"] = min(group["laws"], key=lambda law: law["aicc"])["label"]
+    path.write_text(json.dumps(found))
+    return {tuple(law.columns): law.share for laws in read_rates(path).laws for law in laws}
+
+
+def test_laws_that_are_not_excluded_have_akaikes_weights(path):
+    shares = rewrite(path, n_params=10.0, n_tokens=12.0, n_params_n_tokens=40.0)
+    whole = 1 + np.exp(-1)
+    want = {("n_params",): 1 / whole, ("n_tokens",): np.exp(-1) / whole}
+    assert shares == pytest.approx(want)
+
+
+def test_two_laws_that_are_one_at_these_cells_count_once(path):
+    shares = rewrite(path, n_params=10.0, n_tokens=10.0, n_params_n_tokens=12.0)
+    whole = 1 + np.exp(-1)
+    assert shares == pytest.approx(
+        {("n_params",): 1 / whole, ("n_params", "n_tokens"): np.exp(-1) / whole}
+    )
+
+
+def test_without_a_weight_the_chosen_law_is_alone(path):
+    assert rewrite(path, n_params=10.0, n_tokens=12.0)
+    found = json.loads(path.read_text())
+    for law in found["forms"][0]["laws"]:
+        law["aicc"] = None
+    path.write_text(json.dumps(found))
+    ((law,),) = read_rates(path).laws
+    assert (law.columns, law.share) == (("n_params",), 1.0)
+
+
+def test_a_label_takes_this_law_alone(path):
+    ((law,),) = read_rates(Path(f"{path}:n_tokens")).laws
+    assert (law.columns, law.share) == (("n_tokens",), 1.0)
+    path.rename(path.with_name("a:n_params"))  # a colon of the file's own
+    assert read_rates(path.with_name("a:n_params")).laws
+    with pytest.raises(ValueError, match=r"has no law 'width'; it has 'n_params \+ n_tokens', "):
+        read_rates(Path(f"{path.with_name('a:n_params')}:width"))
 
 
 @pytest.mark.parametrize(

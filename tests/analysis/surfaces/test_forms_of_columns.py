@@ -15,12 +15,13 @@ from analysis.surfaces.form_compare import compare_forms
 from analysis.surfaces.form_fit import fit_form, read_points
 from analysis.surfaces.forms import FORMS
 from tests.analysis.surfaces.made_forms import MADE
+from tests.analysis.surfaces.simulated_forms import SUBJECTS
 
 
 def own_form(name):
     _, runs, _ = MADE[name]
     form = FORMS[name]
-    return form.with_shares(list(runs)) if form.with_shares else form
+    return form.of_table(runs) if form.of_table else form
 
 
 def fitted(name, noise=0.0, seed=0, n_draws=0, keep=slice(None)):
@@ -69,9 +70,8 @@ def coverage(name, n_tables, n_draws):
         fit, truth = fitted(name, 0.004, seed, n_draws)
         bounds = fit.conf_int()
         held += [bounds.lower[n] <= value <= bounds.upper[n] for n, value in truth.items()]
-        if not name.startswith(("step", "porian", "nested")):  # whose middle moves with the runs
-            band, exact = fit.predict(far), float(law(far).iloc[0])
-            held.append(float(band.lower[0]) <= exact <= float(band.upper[0]))
+        band, exact = fit.predict(far), float(law(far).iloc[0])
+        held.append(float(band.lower[0]) <= exact <= float(band.upper[0]))
     return float(np.mean(held))
 
 
@@ -112,9 +112,85 @@ def test_held_out_runs_choose_the_form_that_is_true():
     how = {"forms": ["step_law", "porian", "nested"], "n_draws": 0}
     found = compare_forms(runs, loss, "rates", **how)
     assert found.chosen.form_name == "nested"
-    assert [edge.name for edge in found.edges] == ["n_params", "n_tokens", "n_params*n_tokens"]
+    # Two of four sizes, or token counts, are more than two fifths
+    one_of_four, of_product = len(runs) // 4, [edge.n_held for edge in found.edges[2:]]
+    assert [edge.n_held for edge in found.edges[:2]] == [one_of_four] * 2
+    assert 0.1 < of_product[0] / len(runs) <= 0.2 < of_product[1] / len(runs) <= 0.4
+    assert [edge.name for edge in found.edges] == [
+        "n_params", "n_tokens", "n_params*n_tokens", "n_params*n_tokens",
+    ]  # fmt: skip
     assert found.held_out["nested"] < 0.5 * found.held_out["porian"]
     assert "porian" in found.summary()
+
+
+def test_an_exponent_that_changes_is_an_error_beyond_the_runs():
+    """Noise alone hardly widens an interval by what the edges say; another law does, far out."""
+    of = SUBJECTS["vocabulary"]
+    noise, widths = 0.004 * np.random.default_rng(0).normal(size=len(of.runs)), []
+    for law in (of.law, of.other):
+        found = compare_forms(of.runs, law(of.runs) + noise, forms=["vocabulary"], n_draws=60)
+        (fit,) = found.fits
+        alone, whole = fit.alone.predict(of.places), found.predict(of.places)
+        assert whole.value.tolist() == alone.value.tolist()
+        widths.append((whole.upper - whole.lower) / (alone.upper - alone.lower))
+    assert (widths[0] < 1.5).all()
+    assert (widths[1] > 3).all()
+    assert any("misses" in text for text in found.warnings)
+
+
+def of_routers(path):
+    """A table of two routers, with a third that dense runs alone have."""
+    law, runs, _ = MADE["router_experts"]
+    runs = runs.assign(loss=law(runs) + 0.003 * np.random.default_rng(3).normal(size=len(runs)))
+    runs.loc[runs["n_experts"] == 1, "router"] = "none"
+    runs.rename(columns={"router": "router_type"}).to_csv(path, index=False)
+    return path
+
+
+def test_routers_differ_and_a_dense_run_is_of_all(tmp_path):
+    (runs,) = load_columns(of_routers(tmp_path / "r.csv"), "routers").values()
+    found = compare_forms(runs, runs["loss"], "routers", n_draws=40)
+    assert found.chosen.form_name == "router_experts"
+    assert found.held_out["router_experts"] < 0.5 * found.held_out["router_one"]
+    dense = [found.predict({"n_params": 1e8, "n_experts": 1, "router": r}) for r in ("hash", "x")]
+    assert dense[0].value == dense[1].value == pytest.approx(1.5 + 40 * 1e8**-0.2, abs=0.01)
+    sparse = found.predict({"n_params": 1e8, "n_experts": 64, "router": ["hash", "base"]})
+    exact = MADE["router_experts"][0](pd.DataFrame(
+        {"n_params": 1e8, "n_experts": 64.0, "router": ["hash", "base"]}
+    ))  # fmt: skip
+    assert sparse.value == pytest.approx(exact, abs=0.01)
+    with pytest.raises(ValueError, match=r"router\[1\]='x' is not one of base, hash"):
+        found.predict({"n_params": 1e8, "n_experts": 64, "router": ["hash", "x"]})
+
+
+def test_a_router_that_is_missing_is_named(tmp_path):
+    """Of a dense run it may be; of others it is no router of its own."""
+    table = pd.read_csv(of_routers(tmp_path / "r.csv"), keep_default_na=False)
+    table["router_type"] = table["router_type"].replace("none", "")
+    table.to_csv(tmp_path / "dense.csv", index=False)
+    (runs,) = load_columns(tmp_path / "dense.csv", "routers").values()
+    assert compare_forms(runs, runs["loss"], "routers", n_draws=0).chosen.n_points == len(table)
+    table.loc[7, "router_type"] = ""
+    table.to_csv(tmp_path / "bad.csv", index=False)
+    (runs,) = load_columns(tmp_path / "bad.csv", "routers").values()
+    with pytest.raises(ValueError, match=r"router\[7\] is missing, of a run of more than one"):
+        compare_forms(runs, runs["loss"], "routers")
+
+
+def test_one_router_is_another_law_s(tmp_path):
+    (runs,) = load_columns(of_routers(tmp_path / "r.csv"), "routers").values()
+    runs = runs[runs["router"] != "base"]
+    with pytest.raises(FitError, match="router has 1 value of more than one expert: a law of one"):
+        compare_forms(runs, runs["loss"], "routers")
+
+
+def test_runs_that_are_excluded_are_in_no_edge():
+    law, runs, _ = MADE["step_law"]
+    loss = law(runs).to_numpy() + 0.002 * np.random.default_rng(0).normal(size=len(runs))
+    loss[::29] += 5.0
+    found = compare_forms(runs, loss, forms=["step_law", "porian"], n_draws=0)
+    assert len(found.edges) >= 3
+    assert not any(edge.out[::29].any() for edge in found.edges)
 
 
 def test_runs_that_diverged_are_excluded_and_named():
@@ -145,10 +221,10 @@ def test_too_few_runs_and_absent_columns_are_refused(name):
     few = runs.iloc[: len(form.names)]
     with pytest.raises(FitError, match=f"for the {len(form.names)} parameters of {name}"):
         fit_form(form, read_points(form, few), law(few), n_draws=0)
-    column = form.needs_columns[-1]
-    with pytest.raises(ValueError, match=rf"give {column}"):
+    absent, column = form.reads[-1], form.needs_columns[-1]
+    with pytest.raises(ValueError, match=rf"give {absent}"):
         read_points(
-            form, runs[[c for c in runs if c != column]].drop(columns=column, errors="ignore")
+            form, runs[[c for c in runs if c != absent]].drop(columns=absent, errors="ignore")
         )
     with pytest.raises(ValueError, match=rf"{column}\[0\]=-1.0 must be"):
         read_points(form, runs.assign(**{column: -1.0}))
@@ -233,6 +309,13 @@ def test_each_domain_s_loss_and_each_model_is_a_series(tmp_path):
         ("rates", "parallel", {}, "nested needs n_tokens and lr and batch"),
         ("streams", "parallel", {"loss": "q"}, "no column loss; found n_params, n_streams, q"),
         ("mixture", "parallel", {}, "needs share.NAME of two domains or more"),
+        (
+            "routers",
+            "router_one",
+            {"router": "q"},
+            "no column router; found n_params, n_experts, q",
+        ),
+        ("routers", "router_one", {"n_experts": "q"}, "needs n_experts"),
     ],
 )
 def test_a_column_that_lacks_is_named(tmp_path, capsys, of, name, change, message):

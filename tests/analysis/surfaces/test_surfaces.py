@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from scipy import integrate, optimize
 
+from analysis.fitting.average import akaike, akaike_of_huber
 from analysis.fitting.least_squares import huber
 from analysis.fitting.status import FitError, FitStatus
-from analysis.laws.average import akaike, akaike_of_huber
 from analysis.laws.forms import SURFACES
 from analysis.laws.law import Variables
 from analysis.parametric import fit_parametric
