@@ -17,6 +17,7 @@ from experiments.records.files import read_record
 from experiments.sweep.control import FOLDER, controlling, stop_controllers
 from experiments.sweep.states import read_states
 from experiments.system import processes
+from experiments.system.claims import read_events
 from experiments.system.processes import identity
 from tests.conftest import REPOSITORY, TINY
 
@@ -153,20 +154,22 @@ def test_a_live_sweep_is_cancelled_and_retried_by_commands(tmp_path, command):
         [sys.executable, "-m", "experiments.run", "-m", *words], cwd=REPOSITORY, text=True,
         env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    while not list(sweep.glob("*/last.ckpt")):
+    while not (running := [path.parent for path in sweep.glob("*/last.ckpt")]):
         assert first.poll() is None, first.communicate()
-        time.sleep(0.05)
-    (running,) = {path.parent for path in sweep.glob("*/last.ckpt")}
+        time.sleep(0.01)
+    worker = int(read_events(running[0])[0]["by"].rpartition(" ")[2])
+    os.kill(worker, signal.SIGSTOP)  # or a fast one ends its run before the command asks it to
     code, out, err = command(cancel, "s", "--results", sweep.parent)
     assert (code, err) == (0, "")
     assert "1 local sweeps were asked to end" in out
     if first.poll() is None:
         first.send_signal(signal.SIGTERM)
+    os.kill(worker, signal.SIGCONT)
     out, err = first.communicate(timeout=PATIENCE)
     assert "Traceback" not in out + err
     assert first.returncode == 130, err
     states = {p.run_id: p.state for p in read_states(sweep)}
-    assert states.pop(running.name) == "interrupted"
+    assert states.pop(running[0].name) == "interrupted"
     assert list(states.values()) == ["waiting"]
     assert list((sweep / FOLDER).iterdir()) == []
 
