@@ -3,7 +3,7 @@ took when it was recorded.
 
     slow   a twentieth of a second or more      long   0.15 seconds or more (make test-long)
 
-No long test takes more than four seconds of the day, but those of KEPT: what takes longer is the
+No long test takes more than two seconds of the day, but those of KEPT: what takes longer is the
 night's (make test-night), and of a test of many cases the day has as many as that allows, spread
 over the list of its cases.
 
@@ -24,14 +24,20 @@ from typing import Any
 import pytest
 
 FILE = Path(__file__).with_name("durations.txt")
-SLOW, LONG, DAY = 0.05, 0.15, 4.0  # seconds
+SLOW, LONG, DAY = 0.05, 0.15, 2.0  # seconds
 KEPT = {
+    "tests/analysis/test_command.py::test_isoflop_writes_the_table_the_fits_and_the_figure":
+        "the figure that users come for",
+    "tests/init/test_growth_runs.py::test_a_grown_run_can_be_scored_loaded_and_grown_again":
+        "experts that are added later",
     "tests/init/test_smollm2.py::test_a_run_starts_with_the_same_function_to_the_bit":
         "the one pretrained model of the day",
     "tests/interchange/test_folder.py::test_a_fresh_process_without_us_reads_the_same":
         "an export without us, as its users load it",
     "tests/models/ffn/test_runs.py::test_it_learns_goes_on_as_text_leaves_grows_and_starts_beside_another":
         "each layer from its yaml to its record",
+    "tests/optim/test_contract.py::test_a_run_learns_and_goes_on_to_the_bit":
+        "each optimizer from its yaml to its record",
     "tests/sweep/test_control.py::test_a_live_sweep_is_cancelled_and_retried_by_commands":
         "the commands beside a sweep that runs",
     "tests/sweep/test_local.py::test_runs_every_point_once_and_then_none":
@@ -42,14 +48,26 @@ KEPT = {
         "leases between two hosts",
     "tests/test_boundaries.py::test_the_analysis_needs_no_package_of_training":
         "the analysis alone, as it is installed",
+    "tests/test_export.py::test_a_trained_peer_model_leaves_and_comes_back":
+        "a model that is given away",
+    "tests/test_json.py::test_a_command_of_the_analysis_prints_the_keys_of_the_page":
+        "what scripts read of each command",
+    "tests/test_new_layer.py::test_it_trains_generates_leaves_and_can_t_grow":
+        "a layer that a user writes",
     "tests/test_packaging.py::test_a_wheel_composes_and_plans_from_any_folder":
         "the wheel",
+    "tests/test_run.py::test_one_run_is_recorded_then_skipped":
+        "what is done is not done again",
     "tests/test_run.py::test_real_text_trains":
         "the README's first command on its text",
     "tests/test_documented_commands.py::test_every_command_takes_its_words":
         "what documents tell to type",
     "tests/test_documented_commands.py::test_every_run_in_a_document_composes":
         "and the runs that they tell to start",
+    "tests/training/test_execute.py::test_an_interrupted_run_ends_as_an_uninterrupted_one_to_the_bit":
+        "a run that is resumed",
+    "tests/training/test_trunk.py::test_a_fused_run_has_the_loss_of_an_eager_one":
+        "the fused trunk from its yaml to its record",
     "tests/training/test_checkpoints.py::test_kill_minus_nine_at_random_moments_changes_nothing":
         "a kill that nothing catches",
 }  # fmt: skip

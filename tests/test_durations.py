@@ -38,10 +38,10 @@ def test_what_is_noted_is_shared_out_and_written(tmp_path, monkeypatch):
 
 
 def test_the_day_has_cases_from_all_over_a_test_or_none():
-    assert durations.spread(100, 1.0) == {0, 25, 50, 75}
-    assert durations.spread(3, 1.0) == {0, 1, 2}
-    assert durations.spread(3, 3.9) == {0}
-    assert durations.spread(3, 4.1) == set()
+    assert durations.spread(100, 0.5) == {0, 25, 50, 75}
+    assert durations.spread(3, 0.5) == {0, 1, 2}
+    assert durations.spread(3, 1.9) == {0}
+    assert durations.spread(3, 2.1) == set()
     assert durations.spread(3, 60.0, kept=True) == {0, 1, 2}
 
 

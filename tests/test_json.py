@@ -101,7 +101,10 @@ def printed(words: list[str | Callable[[Path], str]], place: Path) -> dict[str, 
     return found
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+NIGHT = pytest.param("report/1", marks=pytest.mark.night)  # 40 s: all fits of the study
+
+
+@pytest.mark.parametrize("name", [NIGHT if name == NIGHT.values[0] else name for name in COMMANDS])
 def test_a_command_of_the_analysis_prints_the_keys_of_the_page(name, tmp_path):
     with of_few_draws():
         values = printed(COMMANDS[name], tmp_path)
