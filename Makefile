@@ -62,7 +62,7 @@ test-long: $(READY)  ## run the tests of more than 0.15 seconds each: runs, a re
 	$(PYTEST) --ignore tests/study -m "long and not night"
 
 test-night: $(READY)  ## run what takes longer still: coverage over many draws, mistakes put in, graphs of each layer
-	$(PYTEST) --ignore tests/study -m night
+	$(PYTEST) -m night
 
 durations: $(READY)  ## run all but the night's, for an hour, and record which are slow and long
 	folder=$$(mktemp -d) && { $(PYTEST) --ignore tests/study -m "not slurm and not night" --record-durations=$$folder; \
@@ -77,7 +77,7 @@ test-changed: $(READY)  ## run the tests of the modules that changed since main,
 		{ [ -n "$$files" ] || { echo "nothing changed"; exit; }; } && $(PYTEST) $$files
 
 test-study: $(READY)  ## hold the committed study's numbers to its records
-	$(PYTEST) tests/study
+	$(PYTEST) tests/study -m "not night"
 
 # AGAIN=1: those that failed the last time
 test-slurm: $(READY)  ## run the tests on real Slurm daemons (root; apt-get install slurm-wlm munge)

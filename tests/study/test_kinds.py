@@ -79,7 +79,12 @@ def test_kept_checkpoints_are_scored_once(trained, command, tmp_path, monkeypatc
     assert row["step"] == round(record.n_steps / 2)
     run = copying.Scored(run_dir, [run_cache(run_dir)])
     end = kinds.by_kind(run.sums())  # of the weights of the run's end
-    assert end == pytest.approx(kinds.by_kind(kinds.sums_of(record)), rel=1e-6)
+    # Both have nats to 1e-4, the record of each document: three such sums make a kind's
+    sums = kinds.sums_of(record)
+    others = sums["n_tokens"] - sums["n_repeated"] - sums["n_seen"]
+    n_targets = min(others, sums["n_repeated"], sums["n_seen"])
+    off = 3 * 5e-5 * (1 + len(record.documents["nats"])) / n_targets
+    assert end == pytest.approx(kinds.by_kind(sums), rel=1e-6, abs=off)
     assert row["loss"] > end["loss"]
     monkeypatch.setattr(copying, "load_weights", None)  # a second call scores nothing
     assert command(copying, *words)[0] == 0

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from analysis import numbers
 from analysis.__main__ import main as analysis
 from experiments.config.paths import conf_dir
 from experiments.points.planning import compute_run_id, make_point
+from tests.analysis.hand_made import of_few_draws
 from tests.study import appendix
 from tests.study.estimators import together
 from tests.study.learnt import SWEEPS_OF_RETROFIT
@@ -42,32 +42,24 @@ def test_the_committed_records_are_runs_of_the_sweep(name):
         assert r.status == "done"
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """report(name): the page of a sweep and the names of its figures. Pages are not committed."""
-
-    @cache
-    def made(name):
-        out = tmp_path_factory.mktemp(name)
+def make_page(name, out):
+    """A sweep's page, which is small and has each of its figures once. Pages are not committed."""
+    with of_few_draws():
         assert analysis(["report", str(RESULTS / name), "--out", str(out)]) == 0
-        return (out / "report.html").read_text(), {p.stem for p in out.glob("figures/*.png")}
-
-    return made
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["isoflop", "experts"])
-def test_a_page_is_small_and_has_each_figure_once(name, report):
-    page, files = report(name)
+    page = (out / "report.html").read_text()
     assert len(page.encode()) < 3_000_000
     drawn = re.findall(r'<figure class="drawing" id="([^"]+)"', page)
     assert len(drawn) == len(set(drawn)) > 2
-    assert {label.replace("_", "-") for label in files} <= set(drawn)
+    assert {path.stem.replace("_", "-") for path in out.glob("figures/*.png")} <= set(drawn)
+    return page
 
 
-@pytest.mark.long
-def test_the_page_says_what_the_records_do(report):
-    page, _ = report("isoflop")
+def test_a_page_of_experts_can_be_made(tmp_path):
+    make_page("experts", tmp_path)
+
+
+def test_the_page_says_what_the_records_do(tmp_path):
+    page = make_page("isoflop", tmp_path)
     section = page[page.index('<section id="answer"') : page.index("</section>")]
     shown = re.sub(r"<[^>]+>", " | ", section)
     fits = json.loads((RESULTS / "isoflop" / "fits.json").read_text())
