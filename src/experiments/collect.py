@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.interchange.runs import LAYOUTS, rows_as
 from experiments.interchange.runs_card import UNKNOWN, check_licence, runs_card
@@ -35,6 +35,9 @@ from experiments.system.disk import (
 )
 from experiments.system.plain_text import printable
 from experiments.system.version import install
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _HOUR = 3600  # seconds; no collect takes that long
 _RUNS, _CARD = "runs.csv", "README.md"
@@ -155,6 +158,7 @@ def write_tables(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
         if time.time() - leftover.stat().st_mtime > _HOUR:
             remove_tree(leftover)
     table = pd.DataFrame(rows)
+    table = table.apply(_of_one_type)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".table-") as name:
         csv, parquet = Path(name) / "records.csv", Path(name) / "records.parquet"
         write_text(csv, to_csv(table))
@@ -164,6 +168,13 @@ def write_tables(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
             raise RuntimeError(f"Parquet needs pyarrow: {install('parquet')}") from None
         sync_tree(Path(name))
         return [rename(path, folder / path.name) for path in (csv, parquet)]
+
+
+def _of_one_type(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Parquet's columns have one type: where an app's values have numbers and texts, texts."""
+    if column.dtype != object or len({type(value) for value in column.dropna()}) < 2:
+        return column
+    return column.map(str, na_action="ignore")
 
 
 if __name__ == "__main__":

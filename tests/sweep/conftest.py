@@ -1,12 +1,19 @@
-"""Points of one small sweep, and its folder; cells of a search, and its command."""
+"""Points of one small sweep, and its folder; cells of a search, and its command; an own app."""
+
+import sys
 
 import pytest
 
+from examples.ridge.ridge import Ridge
 from experiments.points.planning import make_point
+from experiments.sweep import app as apps
 from experiments.sweep import search_runs
+from experiments.sweep.own_app import ENGINE
 from experiments.sweep.search import Cell, Search
 from tests.conftest import TINY
 from tests.sweep.searches import enter
+
+RIDGE = "ridge:Ridge"
 
 
 @pytest.fixture
@@ -70,3 +77,28 @@ def go(monkeypatch):
         return 0
 
     return run
+
+
+@pytest.fixture
+def ridge_app(monkeypatch):
+    """examples/ridge, as its own command introduces it; what a command loads from a file is
+    forgotten after.
+    """
+    before = sys.path.copy()
+    apps.introduce(RIDGE, Ridge())
+    yield
+    apps._known.pop(RIDGE, None)
+    sys.path[:] = before
+    sys.modules.pop("ridge", None)
+
+
+@pytest.fixture
+def ridge_raw(tmp_path):
+    """ridge_raw(degree=3): the config that Hydra composes."""
+
+    def make(**given):
+        own = {"degree": 3, "penalty": 1e-3, "rate": 0.2, "n_steps": 50, "n_points": 40}
+        engine = {**ENGINE, "sweep": "s", "paths": {"results": str(tmp_path / "results")}}
+        return {**engine, **own, "pause": 0.0, "seed": 0, "model_name": None, **given}
+
+    return make

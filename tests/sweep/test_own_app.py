@@ -28,38 +28,18 @@ from experiments.sweep.states import read_states, read_sweep
 from experiments.sweep.working import Worker
 from experiments.system.claims import read_events
 from tests.conftest import REPOSITORY
+from tests.sweep.conftest import RIDGE
 
 SCRIPT = REPOSITORY / "examples" / "ridge" / "ridge.py"
-PLACE = "ridge:Ridge"
 
 
-@pytest.fixture(autouse=True)
-def introduced(monkeypatch):
-    """As the app's own command does it; what a command loads from a file is forgotten after."""
-    before = sys.path.copy()
-    apps.introduce(PLACE, Ridge())
-    yield
-    apps._known.pop(PLACE, None)
-    sys.path[:] = before
-    sys.modules.pop("ridge", None)
+pytestmark = pytest.mark.usefixtures("ridge_app")
 
 
 @pytest.fixture
-def raw(tmp_path):
-    """raw(degree=3): the config that Hydra composes."""
-
-    def make(**given):
-        own = {"degree": 3, "penalty": 1e-3, "rate": 0.2, "n_steps": 50, "n_points": 40}
-        engine = {**ENGINE, "sweep": "s", "paths": {"results": str(tmp_path / "results")}}
-        return {**engine, **own, "pause": 0.0, "seed": 0, "model_name": None, **given}
-
-    return make
-
-
-@pytest.fixture
-def sweep(raw, tmp_path):
+def sweep(ridge_raw, tmp_path):
     """Two points, done."""
-    run_sweep([raw(degree=3), raw(degree=5)], Local(n_workers=2), place=PLACE)
+    run_sweep([ridge_raw(degree=3), ridge_raw(degree=5)], Local(n_workers=2), place=RIDGE)
     return tmp_path / "results" / "s"
 
 
@@ -72,9 +52,9 @@ def ridge(folder, *words, **options):
     )  # fmt: skip
 
 
-def test_an_id_is_of_what_can_change_the_result_alone(raw):
+def test_an_id_is_of_what_can_change_the_result_alone(ridge_raw):
     def run_id(**given):
-        (point,) = plan_points([raw(**given)], place=PLACE)
+        (point,) = plan_points([ridge_raw(**given)], place=RIDGE)
         return point.run_id
 
     first = run_id()
@@ -93,27 +73,29 @@ def test_an_id_is_of_what_can_change_the_result_alone(raw):
         ({"n_steps": 0}, "n_steps=0 must be at least 1"),
     ],
 )
-def test_bad_configs_are_refused_before_anything_is_written(raw, given, said, tmp_path):
+def test_bad_configs_are_refused_before_anything_is_written(ridge_raw, given, said, tmp_path):
     with pytest.raises(ValueError, match=re.escape(said)):
-        run_sweep([raw(), raw(seed=1, **given)], Local(), place=PLACE)
+        run_sweep([ridge_raw(), ridge_raw(seed=1, **given)], Local(), place=RIDGE)
     assert not (tmp_path / "results").exists()
 
 
-def test_two_points_that_are_one_run_are_refused(raw):
+def test_two_points_that_are_one_run_are_refused(ridge_raw):
     with pytest.raises(ValueError, match="two points of the sweep are one run"):
-        plan_points([raw(), raw(pause=0.5)], place=PLACE)
+        plan_points([ridge_raw(), ridge_raw(pause=0.5)], place=RIDGE)
 
 
-def test_a_config_without_the_engine_s_keys_says_where_they_come_from(raw):
-    given = raw()
+def test_a_config_without_the_engine_s_keys_says_where_they_come_from(ridge_raw):
+    given = ridge_raw()
     del given["retry"]
     with pytest.raises(ValueError, match="retry is not in the config; begin its primary yaml"):
-        plan_points([given], place=PLACE)
+        plan_points([given], place=RIDGE)
 
 
-def test_an_app_whose_config_has_changed_meanwhile_says_so(raw, tmp_path, command, monkeypatch):
+def test_an_app_whose_config_has_changed_meanwhile_says_so(
+    ridge_raw, tmp_path, command, monkeypatch
+):
     """Its stored points lack a key that it reads now, or are other runs by now."""
-    run_sweep([raw()], Workers(), place=PLACE)
+    run_sweep([ridge_raw()], Workers(), place=RIDGE)
     sweep = tmp_path / "results" / "s"
     with monkeypatch.context() as patch:
         patch.setattr(Ridge, "check", lambda self, config: config["depth"])
@@ -126,12 +108,12 @@ def test_an_app_whose_config_has_changed_meanwhile_says_so(raw, tmp_path, comman
     assert "is that of" in err
     monkeypatch.setattr(Ridge, "identity", lambda self, config: {"degree": {1, 2}})
     with pytest.raises(ValueError, match="identity has what no JSON is"):
-        plan_points([raw()], place=PLACE)
+        plan_points([ridge_raw()], place=RIDGE)
 
 
-def test_a_run_has_a_record_and_a_history_and_is_not_repeated(raw, tmp_path, capsys):
+def test_a_run_has_a_record_and_a_history_and_is_not_repeated(ridge_raw, tmp_path, capsys):
     """Its loss is that of the same descent, written out."""
-    value = run_one(raw(), place=PLACE)
+    value = run_one(ridge_raw(), place=RIDGE)
     (path,) = (tmp_path / "results" / "s").glob("*/record.json")
     record = read_any_record(path)
     rng = np.random.default_rng(0)
@@ -143,7 +125,7 @@ def test_a_run_has_a_record_and_a_history_and_is_not_repeated(raw, tmp_path, cap
         w = w - 0.2 * (a[:20].T @ (a[:20] @ w - y[:20]) / 20 + 1e-3 * w)
     loss = np.mean((a[20:] @ w - y[20:]) ** 2)
     assert isinstance(record, AppRecord)
-    assert (record.status, record.n_steps, record.app, record.unit) == ("done", 50, PLACE, "steps")
+    assert (record.status, record.n_steps, record.app, record.unit) == ("done", 50, RIDGE, "steps")
     assert record.values["loss"] == record.loss == value == pytest.approx(loss, rel=1e-12)
     assert not record.config.keys() & ENGINE.keys()
     rows = (path.parent / "history.csv").read_text().splitlines()
@@ -151,7 +133,7 @@ def test_a_run_has_a_record_and_a_history_and_is_not_repeated(raw, tmp_path, cap
     assert rows[-1].startswith("50,")
     assert read_outcome(path).loss == record.loss
     capsys.readouterr()
-    run_one(raw(), place=PLACE)
+    run_one(ridge_raw(), place=RIDGE)
     assert "done before" in capsys.readouterr().out
     assert [event["event"] for event in read_events(path.parent)] == ["started", "done"]
 
@@ -176,7 +158,7 @@ def test_a_damaged_record_is_found(sweep):
 
 def test_status_and_collect_read_it_without_its_code(sweep, command):
     (sweep / "app.json").unlink()
-    apps._known.pop(PLACE)
+    apps._known.pop(RIDGE)
     code, out, _ = command(status, sweep)
     assert code == 0
     assert out.startswith("sweep s: 2 points, 2 done; 100 of 100 steps\n")
@@ -197,47 +179,13 @@ def test_status_and_collect_read_it_without_its_code(sweep, command):
     assert found.unit == "steps"
 
 
-def test_a_failure_is_a_record_and_is_tried_again(raw, tmp_path, monkeypatch, capsys):
-    def fail(self, run):
-        raise ZeroDivisionError("no data")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Ridge, "run", fail)
-        with pytest.raises(SystemExit) as end:
-            run_one(raw(), place=PLACE)
-    assert end.value.code == 1
-    (point,) = read_states(tmp_path / "results" / "s")
-    assert (point.state, point.detail) == ("failed", "ZeroDivisionError: no data")
-    run_one(raw(), place=PLACE)
-    (point,) = read_states(tmp_path / "results" / "s")
-    assert point.state == "done"
-
-
-@pytest.mark.parametrize(
-    ("returned", "status"),
-    [
-        ({"loss": float("nan")}, "diverged"),
-        ({"loss": np.float32(1)}, "done"),
-        ({"loss": [1]}, "failed"),
-        (1.0, "failed"),
-    ],
-)
-def test_what_a_run_may_return(raw, tmp_path, monkeypatch, returned, status):
-    monkeypatch.setattr(Ridge, "run", lambda self, run: returned)
-    try:
-        run_one(raw(), place=PLACE)
-    except SystemExit:
-        assert status == "failed"
-    assert read_any_record(next(tmp_path.rglob("record.json"))).status == status
-
-
 @pytest.mark.long
 def test_a_moved_sweep_is_retried_where_it_is(sweep, command):
     """By the file that its folder names, which this user has signed."""
     removed = next(sweep.glob("*/record.json"))
     removed.unlink()
     moved = sweep.rename(sweep.with_name("elsewhere"))
-    apps._known.pop(PLACE)
+    apps._known.pop(RIDGE)
     code, _, err = command(retry, moved)
     assert (code, err) == (0, "")
     assert {point.state for point in read_states(moved)} == {"done"}
@@ -252,7 +200,7 @@ def test_an_app_that_a_stranger_names_is_not_imported(sweep, command, tmp_path):
     next(sweep.glob("*/record.json")).unlink()
     path = sweep / "app.json"
     given = json.loads(path.read_text())
-    apps._known.pop(PLACE)
+    apps._known.pop(RIDGE)
     path.write_text(json.dumps({**given, "file": str(evil / "ridge.py")}))
     code, _, err = command(retry, sweep)
     assert code == 2
@@ -267,9 +215,9 @@ def test_an_app_that_a_stranger_names_is_not_imported(sweep, command, tmp_path):
 
 
 @pytest.mark.long
-def test_an_edit_does_not_reach_points_that_wait(raw, tmp_path):
+def test_an_edit_does_not_reach_points_that_wait(ridge_raw, tmp_path):
     """A copy of the app's file is in the sweep's folder, and is what runs."""
-    run_sweep([raw()], Local(n_workers=1), place=PLACE)
+    run_sweep([ridge_raw()], Local(n_workers=1), place=RIDGE)
     (copy,) = (tmp_path / "results" / "s" / ".code").glob("[!.]*")
     assert (copy / "app" / "ridge.py").read_bytes() == SCRIPT.read_bytes()
 
@@ -282,8 +230,8 @@ def test_sources_are_files_beside_the_app(monkeypatch, source):
 
 
 @pytest.mark.long
-def test_workers_share_its_points(raw, tmp_path):
-    run_sweep([raw(degree=d) for d in (3, 4, 5)], Workers(), place=PLACE)
+def test_workers_share_its_points(ridge_raw, tmp_path):
+    run_sweep([ridge_raw(degree=d) for d in (3, 4, 5)], Workers(), place=RIDGE)
     sweep = tmp_path / "results" / "s"
     assert Worker(sweep, most=1).work() == 0
     assert [point.state for point in read_states(sweep)].count("done") == 1
@@ -292,11 +240,11 @@ def test_workers_share_its_points(raw, tmp_path):
 
 
 @pytest.mark.long
-def test_ten_thousand_points_are_planned_in_ten_seconds(raw):
+def test_ten_thousand_points_are_planned_in_ten_seconds(ridge_raw):
     """Seconds of CPU time, beside a processor that may be half as fast as one where it took 2 s."""
-    raws = [raw(degree=1 + k % 30, seed=k // 30) for k in range(10_000)]
+    raws = [ridge_raw(degree=1 + k % 30, seed=k // 30) for k in range(10_000)]
     start = time.process_time()
-    points = plan_points(raws, place=PLACE)
+    points = plan_points(raws, place=RIDGE)
     assert time.process_time() - start < 10
     assert len({point.run_id for point in points}) == 10_000
 

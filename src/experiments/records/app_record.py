@@ -55,15 +55,19 @@ _OF_RUN = ("run_id", "sweep", "status", "label", "n_steps", "wall_seconds", "sta
 
 def app_row(record: AppRecord) -> dict[str, Any]:
     """Record as a row of a table: what is known of every run, its values, and <key>.<key> of its
-    config where no value has that name.
+    config. A name that is taken gets `values.` or `config.` before it.
     """
     row = {name: getattr(record, name) for name in _OF_RUN}
-    config = {name: value for name, value in _leaves(record.config) if name not in row}
-    return row | config | record.values
+    for kind, own in (("values", record.values), ("config", record.config)):
+        found = _leaves(own)
+        row |= {f"{kind}.{name}" if name in row else name: value for name, value in found}
+    return row
 
 
 def _leaves(node: Any, name: str = "") -> list[tuple[str, Any]]:
     if isinstance(node, Mapping):
         below = [(f"{name}.{key}" if name else str(key), value) for key, value in node.items()]
         return [leaf for key, value in below for leaf in _leaves(value, key)]
+    if type(node) is int and abs(node) >= 2**63:  # more than a table's whole numbers
+        return [(name, float(node))]
     return [(name, str(node) if isinstance(node, list) else node)]

@@ -18,7 +18,9 @@ DIRECTIONS = typing.get_args(Direction)
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """A column of the record, as files.record_row has it, and which way is better."""
+    """One of the values that an app's run returned, or a column of the record, as files.record_row
+    has it, and which way is better.
+    """
 
     name: str
     direction: Direction
@@ -32,7 +34,8 @@ class Objective:
         """A finished run's; None if its record has no such number."""
         if record.status in CUT_SHORT:
             return self.worst
-        value = record_row(record).get(self.name)
+        own = record.values if isinstance(record, AppRecord) else {}
+        value = own.get(self.name, record_row(record).get(self.name))
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             return None
         return float(value)

@@ -33,6 +33,7 @@ from experiments.system.claims import claimed, log_event, noting_interruption
 from experiments.system.command import exit_codes
 from experiments.system.credentials import cut, refuse_credentials
 from experiments.system.disk import remove_leftovers, write_text_atomically
+from experiments.system.json_files import parse_json
 from experiments.system.regular_files import read_regular_text
 from experiments.system.text_table import aligned, duration
 
@@ -258,6 +259,15 @@ class OwnApp(App[OwnPoint]):
         except Exception:  # of a bad config
             return type(self).__name__
 
+    def _returned(self, run: Run) -> Mapping[str, Any]:
+        try:
+            return self.run(run)
+        except SystemExit as end:  # exit codes tell a sweep something else
+            raise RuntimeError(
+                f"run called sys.exit({'' if end.code is None else repr(end.code)}); it has to "
+                "return its values, or to raise an error"
+            ) from end
+
     def _recorded(self, point: OwnPoint, run: Run) -> AppRecord:
         """Runs it; its record, of whatever end but an interruption."""
         begun = time.perf_counter()
@@ -274,9 +284,11 @@ class OwnApp(App[OwnPoint]):
         write_text_atomically(point.run_dir / "config.yaml", config)
         try:
             with interruption.deferred():
-                values = _checked(self.run(run))
+                values = _checked(self._returned(run))
             status = "done" if all(map(_is_finite, values.values())) else "diverged"
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # asyncio's CancelledError too
             error = cut(traceback.format_exc())
         return AppRecord(
             run_id=point.run_id,
@@ -298,7 +310,9 @@ class OwnApp(App[OwnPoint]):
 
 
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's values as a record has them. Raises TypeError for one that no record holds."""
+    """A run's values as a record has them. Raises TypeError or ValueError for one that no record
+    holds.
+    """
     if not isinstance(values, Mapping):
         raise TypeError(f"run returned {type(values).__name__}, and must return a mapping")
     plain = {}
@@ -307,6 +321,10 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(item, int | float | str | None):
             raise TypeError(f"run returned {name} of {type(value).__name__}: numbers and texts go")
         plain[str(name)] = item
+    try:
+        parse_json(json.dumps(plain))
+    except ValueError as error:  # a record that can't be read is none
+        raise ValueError(f"run returned what no record holds: {error}") from None
     return plain
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -54,7 +55,6 @@ class Run:
         try:
             content = read_regular(self.folder / CHECKPOINT_NAME)
         except FileNotFoundError:
-            self._cut_history(0)
             return None
         head, _, rest = content.partition(b"\n")
         try:
@@ -65,7 +65,6 @@ class Run:
                 "command starts the run again"
             ) from None
         self.n_steps = int(step)
-        self._cut_history(self.n_steps)
         return Saved(step=self.n_steps, content=rest)
 
     def step(self, n_steps: int, save: Callable[[], bytes], **numbers: float) -> None:
@@ -103,29 +102,28 @@ class Run:
         self._saved = time.monotonic()
 
     def _write(self, n_steps: int, numbers: Mapping[str, float]) -> None:
-        path = self.folder / HISTORY_NAME
         if self._history is None:
-            self._names = tuple(numbers)
-            is_new = not path.exists()
-            self._history = opened(path, "ab")
-            if is_new:
-                self._history.write((",".join(("step", *self._names)) + "\n").encode())
+            self._history = self._opened(n_steps, numbers)
         cells = [f"{float(numbers.get(name, math.nan)):.9g}" for name in self._names]
         self._history.write((",".join([str(n_steps), *cells]) + "\n").encode())
         self._history.flush()
         work = self._point.own_work * n_steps / max(1, self._point.n_steps)
         self._progress({"step": n_steps, "work": work, **numbers})
 
-    def _cut_history(self, n_steps: int) -> None:
-        """Drops the rows of steps that are taken again."""
-        path = self.folder / HISTORY_NAME
-        try:
-            head, *rows = read_regular(path).decode("utf-8", "replace").splitlines(keepends=True)
-        except (FileNotFoundError, ValueError):
-            return
-        kept = [row for row in rows if _step_of(row) <= n_steps]
-        with whole_file(path) as file:
-            file.write("".join([head, *kept]).encode())
+    def _opened(self, n_steps: int, numbers: Mapping[str, float]) -> IO[bytes]:
+        """History, without the rows of steps that are taken again. Columns are those of its first
+        row, of whichever process.
+        """
+        path, rows = self.folder / HISTORY_NAME, list[str]()
+        with suppress(FileNotFoundError):
+            rows = read_regular(path).decode("utf-8", "replace").splitlines(keepends=True)
+        kept = [row for row in rows[1:] if _step_of(row) < n_steps]
+        head = rows[0] if kept else ",".join(("step", *numbers)) + "\n"
+        if rows != [head, *kept]:
+            with whole_file(path, durable=bool(rows)) as file:
+                file.write("".join([head, *kept]).encode())
+        self._names = tuple(head.rstrip("\n").split(",")[1:])
+        return opened(path, "ab")
 
 
 def _step_of(row: str) -> float:
