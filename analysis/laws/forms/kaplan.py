@@ -57,4 +57,5 @@ LAW = Law(
     natural=_natural,
     logs=("A", "B"),
     condition_limit=3e3,  # as of chinchilla
+    has_floor=False,
 )

@@ -52,6 +52,10 @@ def test_what_a_law_names_is_its_own(name):
     assert set(named) <= set(law.names)
     assert {*law.distinct, *law.left_out, *law.tells} <= set(law.variables) <= set("NDEGSU")
     assert set(SURFACES) | set(OF_EXPERTS) == set(LAWS)
+    beyond_all = Variables.of([1e150], [1e150], 1e150, 1e150, 0.0, 1e150)
+    with np.errstate(all="ignore"):  # of starts whose powers overflow there
+        logs = law.model(beyond_all, centre)(start.starts)[0]
+    assert law.has_floor == (np.nanmax(logs) > -5), "has_floor"
 
 
 def test_a_file_without_its_law_is_named(tmp_path, monkeypatch):
