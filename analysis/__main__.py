@@ -6,9 +6,6 @@ import shlex
 import sys
 from functools import partial
 
-import matplotlib as mpl
-
-from analysis.options import as_option, check_options, declared
 from analysis.parser import make_parser
 from analysis.settings import settings_named
 from experiments.system.plain_text import printable, shortened, visible
@@ -19,6 +16,11 @@ def main(arguments: list[str] | None = None) -> int:
     first with one line on stderr, and nothing written.
     """
     options = make_parser(__doc__).parse_args(arguments)
+    # what loads pandas comes after --help
+    import matplotlib as mpl
+
+    from analysis.options import as_option, declared
+
     words = sys.argv[1:] if arguments is None else arguments
     options.typed = shlex.join(["python", "-m", "analysis", *map(str, words)])
     mpl.use("Agg")
@@ -27,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _exit_code(options: argparse.Namespace) -> int:
+    from analysis.options import check_options
+
     try:
         check_options(options)
         options.chosen.run(options)

@@ -60,11 +60,10 @@ class Output:
 class Described:
     """Words of a command for --help; the file in commands/ that has it as COMMAND names it.
 
-    help: a line; description: more of it. options: its own, as options.declare reads them; groups:
-    more of them, each under "TITLE: a line on it".
+    description: more than the first line of the file's docstring. options: its own, as
+    options.declare reads them; groups: more of them, each under "TITLE: a line on it".
     """
 
-    help: str
     options: str = ""
     groups: Mapping[str, str] = field(default_factory=dict)
     description: str = ""

@@ -109,7 +109,7 @@ def _worth(share: float) -> str:
     return f" [{share:.0%} of compute]" if np.isfinite(share) else ""
 
 
-def flatness(
+def compute_flatness(
     fit: IsoFLOPFit,
     *,
     within: float = WITHIN,
@@ -174,7 +174,7 @@ def flatness_if_any(fit: IsoFLOPFit | None, baseline: str) -> Flatness | None:
     if fit is None or not any(curve.inside for curve in fit.curves):
         return None
     known = any(curve.model == baseline for curve in fit.curves)
-    return flatness(fit, baseline=baseline if known else None)
+    return compute_flatness(fit, baseline=baseline if known else None)
 
 
 def _row(curve: IsoFLOPCurve, law: ModelLaws | None, nats: float, below: float) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from analysis.fitting.checks import LEVELS
 from analysis.settings import NOT_SAID
@@ -18,13 +18,6 @@ from analysis.table.units import parse_unit
 
 _MAX_DRAWS = 100_000
 _RESULTS = ("loss", "perplexity", "bits_per_byte", "train_loss")  # of runs
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
 def named_path(text: str) -> Path:

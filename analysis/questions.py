@@ -23,11 +23,13 @@ class Question(Command[T]):
     """A question; the file that has it as QUESTION names it. read finds what was read of the path
     as options.source.
 
-    order: of several that suit a table the lowest is taken. suits: whether runs, under our names,
-    are made for it; without a source, whether the path is. takes: what options of several questions
-    are here, by their names; requires: options without which it isn't asked.
+    help: a line on it. order: of several that suit a table the lowest is taken. suits: whether
+    runs, under our names, are made for it; without a source, whether the path is. takes: what
+    options of several questions are here, by their names; requires: options without which it isn't
+    asked.
     """
 
+    help: str
     order: int
     suits: Callable[[Options, pd.DataFrame], bool] = lambda _, __: False
     takes: Mapping[str, str] = field(default_factory=dict)

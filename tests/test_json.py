@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.parser import find_commands
+from analysis.parser import find_command, list_commands
 from analysis.questions import Asking, find_questions
 from experiments import status
 from experiments.benchmarks.core.made_sweep import make_sweep
@@ -115,7 +115,8 @@ def test_a_command_of_the_analysis_prints_the_keys_of_the_page(name, tmp_path):
 
 def test_each_command_of_the_analysis_is_on_the_page():
     known = {name.partition("/")[0] for name in schemas() if "/" in name}
-    for name, command in find_commands().items():
+    for name in list_commands():
+        command = find_command(name)
         asked = find_questions(command.questions) if isinstance(command, Asking) else [""]
         prefix = command.prefix if isinstance(command, Asking) else name
         for question in asked:

@@ -1,4 +1,4 @@
-"""Estimates of how runs differ, with intervals: by a question, found from the runs or named."""
+"""Compare runs: models, layers, ways to grow, adapt, go on learning, choose adapters."""
 
 from analysis.compare import questions
 from analysis.options import one_of
@@ -6,7 +6,6 @@ from analysis.questions import Asking, find_questions, said
 
 COMMAND = Asking.of(
     questions,
-    help="compare runs: models, layers, ways to grow, adapt, go on learning, choose adapters",
     description="Compare runs by one question: an estimate a row with its interval, as text, "
     "QUESTION.json and QUESTION.csv, and as figures. Without --question it is found from the "
     "options and the runs, and printed.",

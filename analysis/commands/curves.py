@@ -1,4 +1,4 @@
-"""Laws of whole loss curves under a schedule, and what they predict of others."""
+"""Fit laws of whole loss curves under a schedule, and predict other schedules."""
 
 import re
 from collections.abc import Sequence
@@ -93,7 +93,6 @@ def _compute(options: Options, histories: Sequence[History]) -> Output:
 
 
 COMMAND = Command(
-    help="fit laws of whole loss curves under a schedule, and predict other schedules",
     options=_OPTIONS,
     check=_check,
     read=_read,

@@ -1,4 +1,4 @@
-"""Laws of the loss in the number of experts, compared."""
+"""Compare laws of the loss in the number of experts."""
 
 import math
 from functools import partial
@@ -45,7 +45,6 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 
 
 COMMAND = Command(
-    help="compare laws of the loss in the number of experts",
     options=f"""{CHOICE}{CLUSTER}
 --form {one_of(OF_EXPERTS)}...  repeatable (default: {", ".join(DEFAULT_FORMS)})
 --hold-out=size {one_of(HOLD_OUT)}  hold out the runs of its largest value, or the fifth of the most

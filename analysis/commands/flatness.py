@@ -1,4 +1,4 @@
-"""Cost of other sizes than the best, budget by budget."""
+"""Say what other sizes than the best cost, budget by budget."""
 
 import math
 
@@ -6,14 +6,14 @@ import pandas as pd
 
 from analysis.arguments import CURVES, NOISE
 from analysis.command import Command, Options, Output, load_runs
-from analysis.flatness import WITHIN, flatness
+from analysis.flatness import WITHIN, compute_flatness
 from analysis.isoflop.fit import fit_isoflop
 from analysis.options import given
 
 
 def _compute(options: Options, table: pd.DataFrame) -> Output:
     fit = fit_isoflop(table, **given(options, fit_isoflop))
-    found = flatness(fit, **_within(options.within), baseline=options.baseline)
+    found = compute_flatness(fit, **_within(options.within), baseline=options.baseline)
     return Output.of(found, fit.moved)
 
 
@@ -36,7 +36,6 @@ def _check(options: Options) -> None:
 
 
 COMMAND = Command(
-    help="say what other sizes than the best cost, budget by budget",
     options=f"""{CURVES}{NOISE}
 --within={WITHIN} COST  give the sizes that cost this much (%(default)s): nats, or a share of
     compute, e.g. 5%%

@@ -1,4 +1,4 @@
-"""Minima at each budget and their laws."""
+"""Fit and draw isoFLOP curves and their power laws."""
 
 from functools import partial
 
@@ -35,7 +35,6 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 
 
 COMMAND = Command(
-    help="fit and draw isoFLOP curves and their power laws",
     options=f"""{CURVES}{NOISE}{CLUSTER}
 --outliers=exclude {one_of(OUTLIERS)}  what is done about runs that a model's others do not expect,
     by method slice; they are named either way (%(default)s)

@@ -1,4 +1,4 @@
-"""L = E + A/N^alpha + B/D^beta for each model."""
+"""Fit L = E + A/N^alpha + B/D^beta (approach 3)."""
 
 from functools import partial
 
@@ -71,7 +71,6 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 
 
 COMMAND = Command(
-    help="fit L = E + A/N^alpha + B/D^beta (approach 3)",
     options=f"""{SURFACE}
 --delta={HOFFMANN_S} DELTA  Huber's delta ({HOFFMANN_S})
 --draws=1000 DRAWS  of the bootstrap (%(default)s)

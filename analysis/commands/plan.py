@@ -1,4 +1,4 @@
-"""Three questions before the next runs: of what size, which ones, and how many seeds."""
+"""Say what a budget should buy, which runs to make next, or how many seeds to take."""
 
 from analysis.isoflop.fit import X_NAMES
 from analysis.options import one_of
@@ -8,7 +8,6 @@ from analysis.questions import Asking, find_questions, said
 COMMAND = Asking.of(
     questions,
     prefix="plan_",
-    help="say what a budget should buy, which runs to make next, or how many seeds to take",
     description="Plan the next runs by one of three questions: --budget alone asks what size, "
     "tokens and experts it should buy; --for, which runs would narrow an interval most per FLOP; "
     "--half-width, how many seeds differences between models need. Seeds are by pairs of runs of "

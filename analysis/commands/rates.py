@@ -1,4 +1,4 @@
-"""Best learning rate of each cell, and the law it follows."""
+"""Find the best learning rate of each cell, and its law."""
 
 from functools import partial
 
@@ -41,7 +41,6 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
 
 
 COMMAND = Command(
-    help="find the best learning rate of each cell, and its law",
     options=f"""{NOISE}
 --width {one_of(WIDTHS)}  the size in the law (default: d_model, else parameters)
 --horizon={HORIZONS[0]} {one_of(HORIZONS)}  the length in it (%(default)s)

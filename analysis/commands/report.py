@@ -1,4 +1,4 @@
-"""Everything, on one page; says on stderr what it is at."""
+"""Write report.html, fits.json and figures/*.png and *.pdf."""
 
 import pandas as pd
 
@@ -51,7 +51,6 @@ def _compute(options: Options, read: tuple[Source, pd.DataFrame]) -> Output:
 
 
 COMMAND = Command(
-    help="write report.html, fits.json and figures/*.png and *.pdf",
     options=f"""{CURVES}{NOISE}
 --baseline BASELINE  the model that compute multipliers compare with (dense)
 {ASYMPTOTE}

@@ -1,4 +1,4 @@
-"""Surfaces in size and tokens, or in the columns of another subject, compared by hold-out."""
+"""Compare surfaces in size and tokens, and average those that the runs don't exclude."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -116,7 +116,6 @@ def _beyond(found: SurfaceComparison) -> list[str]:
 
 
 COMMAND = Command(
-    help="compare surfaces in size and tokens, and average those that the runs don't exclude",
     options=f"""{SURFACE}
 --of={_SIZE} {one_of((_SIZE, *SUBJECTS))}  what the surfaces are in: size and tokens, or
     other columns, of which the form that errs least on held-out runs is chosen (%(default)s)

@@ -24,7 +24,7 @@ from analysis.table.warned import warned
 
 
 @warned()
-def contrast(
+def compute_contrasts(
     table: pd.DataFrame,
     x: str | None = None,
     *,
@@ -49,7 +49,7 @@ def contrast(
 def contrast_points(
     points: Points, settings: Settings, sources: Sources = NOISE_ALONE
 ) -> Contrasts:
-    """contrast, of points that are known."""
+    """compute_contrasts, of points that are known."""
     level, primary = settings.level, settings.primary
     asked = make_pairs(points, settings.layers, settings.baselines)
     named = list(dict.fromkeys(parse_pair(text, points) for text in primary or ()))

@@ -40,7 +40,7 @@ class Fit:
 
 
 def fit_points(points: Points, settings: Settings, beside: Sequence[Beside] = ()) -> Fit:
-    """beside: errors of the losses that the noise has not. Raises as contrast does."""
+    """beside: errors of the losses that the noise has not. Raises as compute_contrasts does."""
     of_class, p_classes = noise_classes(points, settings.classes)
     design = make_design(points, settings.centres, settings.curvature)
     fitted = fit_with_noise(points, design, of_class, settings.errors)

@@ -170,8 +170,8 @@ def hold_to(
 ) -> Held:
     """Registered contrasts of a checked table, and the others of the same curves beside them.
 
-    documents and options are contrast's. The registration's own count, and where it is silent their
-    defaults (Registered.arguments). moved: further options that were not registered.
+    documents and options are compute_contrasts'. The registration's own count, and where it is
+    silent their defaults (Registered.arguments). moved: further options that were not registered.
     Raises ValueError where an option is otherwise, or the registration's `where` is of no run,
     FitError where there are no curves.
     """

@@ -28,7 +28,7 @@ ALL = "all"
 @dataclass(frozen=True, kw_only=True)
 class OfPart:
     """A difference in the losses of a part, or of ALL, with how much text it is. p_holm of the
-    difference is after Holm's correction for all parts, of ALL that of contrast.
+    difference is after Holm's correction for all parts, of ALL that of compute_contrasts.
     """
 
     part: str
@@ -108,11 +108,11 @@ def contrast_parts(
     rates: Path | None = None,
     **settings: Any,
 ) -> ContrastsByPart:
-    """contrast of each part's losses by itself: its own curves and noise, of the runs that count
-    for all held-out text. by: "domain", or "targets": kinds of them (Documents.parts).
+    """compute_contrasts of each part's losses by itself: its own curves and noise, of the runs that
+    count for all held-out text. by: "domain", or "targets": kinds of them (Documents.parts).
 
     Raises ValueError where runs were not all scored on the same documents, or these have no such
-    parts, FitError as contrast does where all documents together have no curves.
+    parts, FitError as compute_contrasts does where all documents together have no curves.
     """
     if by not in BY:
         raise ValueError(f"by={by!r} is not one of {', '.join(BY)}")

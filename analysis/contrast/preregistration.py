@@ -28,7 +28,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 _FIT = ("x", "centres", "curvature", "errors")
 _KNOWN = ("about", "layers", "budgets", "where", "classes", *_FIT, "level", "rates", "primaries",
           "stop")  # fmt: skip
-# What a file fixes of contrast's arguments, and what holds where it says nothing
+# What a file fixes of compute_contrasts' arguments, and what holds where it says nothing
 _UNSAID = {"x": None, "rates": None} | {
     name: getattr(Settings(), name) for name in (*_FIT[1:], "classes", "level")
 }
@@ -82,7 +82,7 @@ class StopAt:
 @dataclass(frozen=True, kw_only=True)
 class Registered:
     """A pre-registration. sha256: of the file; layers, budgets: the design, and nothing else is
-    fitted; where: column -> values of its runs; fit: contrast's arguments that it names.
+    fitted; where: column -> values of its runs; fit: compute_contrasts' arguments that it names.
     """
 
     path: str
@@ -96,7 +96,7 @@ class Registered:
     stop: StopAt | None
 
     def arguments(self, asked: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """contrast's arguments, and in words those that were `asked` for and not registered.
+        """Arguments of compute_contrasts, and in words those that were asked for, not registered.
 
         What the file does not say has its default, which nothing moves, but for rates: they add an
         error to all intervals, and a file of an older version could not name them. None and () are

@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize
 
 from analysis.fitting.status import FitError
-from analysis.flatness import flatness
+from analysis.flatness import compute_flatness
 from analysis.isoflop.fit import fit_isoflop
 from analysis.planning.size import plan
 from tests.analysis.isoflop import truths
@@ -26,7 +26,7 @@ def clean():
 
 @pytest.mark.parametrize(("name", "factor"), [("half", 0.5), ("twice", 2.0)])
 def test_costs_are_the_surface_s(clean, name, factor):
-    for row in flatness(clean).rows:
+    for row in compute_flatness(clean).rows:
         C = row["budget"]
         N = best_size(C, **HOFFMANN)
         expected = loss(N * factor, C) - loss(N, C)
@@ -41,7 +41,7 @@ def test_costs_are_the_surface_s(clean, name, factor):
 
 @pytest.mark.parametrize("nats", [0.003, 0.01, 0.1])
 def test_the_sizes_within_are_where_the_surface_has_them(clean, nats):
-    for row in flatness(clean, within=nats).rows:
+    for row in compute_flatness(clean, within=nats).rows:
         C = row["budget"]
         N = best_size(C, **HOFFMANN)
         for name, ends in (("low", (1 / 64, 1)), ("high", (1, 64))):
@@ -51,7 +51,7 @@ def test_the_sizes_within_are_where_the_surface_has_them(clean, nats):
 
 
 def test_a_share_of_compute_is_what_the_law_loses_without_it(clean):
-    for row in flatness(clean, within_compute=0.05).rows:
+    for row in compute_flatness(clean, within_compute=0.05).rows:
         C = row["budget"]
         less = 0.95 * C
         lost = loss(best_size(less, **HOFFMANN), less) - loss(best_size(C, **HOFFMANN), C)
@@ -63,7 +63,7 @@ def test_sizes_below_another_model_s_best_are_between_its_crossings():
     better = runs().assign(model="peer", series="peer")
     better["loss"] -= 0.05
     fit = fit_isoflop(joined(runs(), better), n_draws=5)
-    found = flatness(fit, baseline="dense")
+    found = compute_flatness(fit, baseline="dense")
     rows = {(row["model"], row["budget"]): row for row in found.rows}
     for C in BUDGETS:
         N = best_size(C, **HOFFMANN)
@@ -77,7 +77,9 @@ def test_sizes_below_another_model_s_best_are_between_its_crossings():
 
 
 def test_costs_of_curves_that_do_not_fit_are_flagged():
-    found = flatness(fit_isoflop(truths.noisy(truths.runs(truths.kaplan), 0.005, 0), n_draws=5))
+    found = compute_flatness(
+        fit_isoflop(truths.noisy(truths.runs(truths.kaplan), 0.005, 0), n_draws=5)
+    )
     assert len(found.warnings) == len(found.rows)
     assert all("costs are of the curve, and" in text for text in found.warnings)
 
@@ -87,7 +89,7 @@ def test_intervals_hold_the_costs():
     hits = []
     for seed in range(40):
         fit = fit_isoflop(noisy(runs(8.0), 0.01, seed), n_draws=200)
-        for row in flatness(fit).rows:
+        for row in compute_flatness(fit).rows:
             C = row["budget"]
             N = best_size(C, **HOFFMANN)
             truth = loss(N / 2, C) - loss(N, C)
@@ -99,21 +101,21 @@ def test_intervals_hold_the_costs():
 @pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_other_methods_have_costs_without_intervals(method):
     fit = fit_isoflop(noisy(runs(8.0), 0.005), method=method, n_draws=20)
-    for row in flatness(fit, within=0.005).rows:
+    for row in compute_flatness(fit, within=0.005).rows:
         assert np.isfinite(row["half"].value)
         assert np.isnan(row["half"].lower)
-    assert json.dumps(flatness(fit).to_dict(), allow_nan=False)
+    assert json.dumps(compute_flatness(fit).to_dict(), allow_nan=False)
 
 
 def test_sizes_beyond_those_tried_are_a_warning(clean):
-    assert flatness(clean).warnings == ()
-    (first, *_) = flatness(fit_isoflop(runs(1.5), n_draws=20), within=0.1).warnings
+    assert compute_flatness(clean).warnings == ()
+    (first, *_) = compute_flatness(fit_isoflop(runs(1.5), n_draws=20), within=0.1).warnings
     assert first == "dense at C=1e+18: sizes within 0.1 nats reach beyond those tried"
 
 
 def test_a_plan_has_the_costs_of_the_largest_budget(clean):
     found = plan(1e21, clean).values
-    last = flatness(clean).rows[-1]
+    last = compute_flatness(clean).rows[-1]
     assert found["half_size_costs"] == last["half"]
     assert found["twice_size_costs"] == last["twice"]
 
@@ -129,14 +131,14 @@ def test_a_plan_has_the_costs_of_the_largest_budget(clean):
 )
 def test_bad_options_are_named(clean, how, says):
     with pytest.raises(ValueError, match=says):
-        flatness(clean, **how)
+        compute_flatness(clean, **how)
 
 
 def test_what_has_no_minimum_or_no_law_says_so():
     falling = runs(4.0).assign(loss=lambda t: 9 - 0.3 * np.log(t["n_params"]))
     with pytest.raises(FitError, match="no curve has a minimum inside its sizes"):
-        flatness(fit_isoflop(falling, n_draws=10))
+        compute_flatness(fit_isoflop(falling, n_draws=10))
     one = fit_isoflop(runs(8.0, BUDGETS[:1]), n_draws=10)
     with pytest.raises(FitError, match="within_compute needs a law of the loss"):
-        flatness(one, within_compute=0.05)
-    assert np.isnan(flatness(one).rows[0]["within_compute"])
+        compute_flatness(one, within_compute=0.05)
+    assert np.isnan(compute_flatness(one).rows[0]["within_compute"])

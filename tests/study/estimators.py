@@ -14,7 +14,7 @@ from functools import cache
 
 from scipy import stats
 
-from analysis.contrast.compute import contrast
+from analysis.contrast.compute import compute_contrasts
 from analysis.table.load import load_table
 from tests.study.records import MODELS, RESULTS, SEEDED, Interval, seeds, student
 
@@ -52,7 +52,7 @@ def joint_fit(**options):
     """By analysis.contrast. options: of it."""
     table = load_table(RESULTS / "isoflop", where=JOINT)
     asked = [f"{m}-{o}@{b:.0e}" for m, o in PAIRS for b in SEEDED]
-    return contrast(
+    return compute_contrasts(
         table, layers=("peer",), baselines=("dense",), primary=asked, classes=CLASSES, **options
     )
 
@@ -109,7 +109,7 @@ def multipliers_of_laws():
 def together():
     """Baseline and budget: PEER's difference, by curves of all layers."""
     table = load_table(RESULTS / "isoflop", where=JOINT)
-    found = contrast(table, layers=["peer"], classes=CLASSES)
+    found = compute_contrasts(table, layers=["peer"], classes=CLASSES)
     return {(d.baseline, round(d.budgets[0], -10)): d for d in found.differences}
 
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from analysis.contrast.compute import contrast
+from analysis.contrast.compute import compute_contrasts
 from analysis.contrast.held import hold_to
 from analysis.contrast.parts import contrast_parts
 from analysis.contrast.preregistration import read_registration
@@ -60,7 +60,7 @@ def held(rates=FROZEN):
 def differences():
     """PEER minus each layer at each budget, by curves of all runs."""
     table, documents = read()
-    return contrast(table, documents=documents, **_COMMON).differences
+    return compute_contrasts(table, documents=documents, **_COMMON).differences
 
 
 @cache
@@ -79,7 +79,7 @@ def with_smaller():
             copy.parent.mkdir()
             copyfile(path, copy)
         source = read_source(name)
-        return contrast(load_table(source), documents=source.documents, **_COMMON)
+        return compute_contrasts(load_table(source), documents=source.documents, **_COMMON)
 
 
 def one_of(model, budget, found=differences):
@@ -104,7 +104,7 @@ def as_registered():
 def by_one_form(name):
     table, documents = read()
     how = {**_COMMON, "rates": BY_FORM[name]}
-    return contrast(table, documents=documents, **how).differences
+    return compute_contrasts(table, documents=documents, **how).differences
 
 
 def of_one_form(name, budget):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from analysis.command import Options, Output, load_runs
 from analysis.compare.answer import answered, check_choice
-from analysis.contrast.compute import contrast
+from analysis.contrast.compute import compute_contrasts
 from analysis.contrast.curves import CENTRES, CURVATURES
 from analysis.contrast.held import Held, hold_to
 from analysis.contrast.noise import SOURCES
@@ -28,7 +28,7 @@ from analysis.questions import Question, is_typed
 from analysis.rates.saved import read_rates
 from analysis.table.documents import BY, Documents
 
-# Options that are arguments of contrast, and their names there if they have others
+# Options that are arguments of compute_contrasts, and their names there if they have others
 _FITTED = (
     "x", "layer", "baseline", "primary", "centres", "curvature", "classes", "errors", "margin",
     "stop", "level", "rates",
@@ -126,14 +126,14 @@ def _compute(options: Options, read: Read) -> Output:
         found, form = contrast_parts(at.table, by=options.by, **how), "by"
         drawings = {_FILES[options.by]: partial(draw_parts, found)}
     else:
-        found = contrast(at.table, **how)
+        found = compute_contrasts(at.table, **how)
         drawings = _drawings(found, options)
     name = _FILES[options.by]
     return answered(options, found, said=at.how, name=name, form=form, figures=drawings)
 
 
 def _how(options: Options) -> dict[str, Any]:
-    """Arguments of contrast that were given."""
+    """Arguments of compute_contrasts that were given."""
     given = {name: getattr(options, name) for name in _FITTED if is_typed(options, name)}
     if "classes" in given:
         given["classes"] = parse_classes(options.classes)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import FitError, check_table, contrast, load_table
+from analysis import FitError, check_table, compute_contrasts, load_table
 from analysis.__main__ import main
 from tests.analysis.contrast import simulated
 from tests.analysis.contrast.reference import Reference
@@ -64,7 +64,7 @@ def study():
 
 @pytest.mark.parametrize("centres", ["free", "layer+budget"])
 def test_the_study_s_differences_are_those_of_a_fit_written_out(study, centres):
-    found = contrast(study, layers=["peer"], classes=CLASSES, centres=centres)
+    found = compute_contrasts(study, layers=["peer"], classes=CLASSES, centres=centres)
     scatter = [(n.of, n.budget) for n in found.noises if n.source == "scatter"]
     assert scatter == [("rest", 3e13), ("sparse", 3e13)]
     reference = Reference(runs_of(study), OF, scatter, added=centres != "free")
@@ -77,13 +77,13 @@ def test_the_study_s_differences_are_those_of_a_fit_written_out(study, centres):
 def test_differences_of_a_made_table_are_those_of_a_fit_written_out():
     table = made(np.random.default_rng(3))
     classes = {"a": ["dense", "none"], "b": ["peer"]}
-    found = contrast(table, classes=classes, errors="seeds")
+    found = compute_contrasts(table, classes=classes, errors="seeds")
     of = {"dense": "a", "none": "a", "peer": "b"}
     agree(found, Reference(runs_of(table), of), ["peer-dense@1e12", "none-dense@1e13"])
 
 
 def test_without_noise_the_truth_comes_back():
-    found = contrast(made(np.random.default_rng(0), sd=0.0), "d_model")
+    found = compute_contrasts(made(np.random.default_rng(0), sd=0.0), "d_model")
     assert found.curvatures["peer"].value == pytest.approx(1, rel=1e-9)
     for one in found.differences:
         k = ("dense", "none", "peer").index(one.layer)
@@ -96,7 +96,7 @@ def test_without_noise_the_truth_comes_back():
 
 def test_a_mean_over_budgets_is_named_and_holm_is_for_the_primary_ones():
     table = made(np.random.default_rng(1))
-    found = contrast(table, primary=["peer-dense@1e12,1e13", "none-dense@1e12"])
+    found = compute_contrasts(table, primary=["peer-dense@1e12,1e13", "none-dense@1e12"])
     mean, alone, *others = found.differences
     single = {one.name: one.value.value for one in found.differences}
     want = (single["peer-dense@1e12"] + single["peer-dense@1e13"]) / 2
@@ -112,32 +112,32 @@ def test_a_mean_over_budgets_is_named_and_holm_is_for_the_primary_ones():
 
 def test_a_chance_is_below_a_half_level_where_the_interval_ends_at_0():
     table = made(np.random.default_rng(2))
-    one = contrast(table).differences[0]
-    again = contrast(table, level=1 - one.p).differences[0]
+    one = compute_contrasts(table).differences[0]
+    again = compute_contrasts(table, level=1 - one.p).differences[0]
     end = again.value.upper if one.value.value < 0 else again.value.lower
     assert end == pytest.approx(0, abs=1e-8)
 
 
 def test_layers_of_unlike_noise_are_classes_of_their_own():
     rng = np.random.default_rng(4)
-    alike = contrast(made(rng, seeds=6, layers=("dense", "none")))
+    alike = compute_contrasts(made(rng, seeds=6, layers=("dense", "none")))
     assert set(alike.classes.values()) == {"all"}
     rng = np.random.default_rng(5)
     table = made(rng, seeds=6)
     table.loc[table["series"] == "peer", "loss"] += 0.1 * rng.standard_normal(
         int((table["series"] == "peer").sum())
     )
-    assert contrast(table).classes["peer"] == "peer"
+    assert compute_contrasts(table).classes["peer"] == "peer"
 
 
 def test_a_curve_that_misses_is_told_and_its_noise_is_the_scatter():
     table = made(np.random.default_rng(6), sd=0.001)
     far = table["d_model"] == 128
     table.loc[far, "loss"] += 0.05
-    found = contrast(table, classes={"a": ["dense", "none", "peer"]})
+    found = compute_contrasts(table, classes={"a": ["dense", "none", "peer"]})
     assert {n.source for n in found.noises} == {"scatter"}
     assert any("the curves miss more than seeds explain" in text for text in found.warnings)
-    seeds = contrast(table, classes={"a": ["dense", "none", "peer"]}, errors="seeds")
+    seeds = compute_contrasts(table, classes={"a": ["dense", "none", "peer"]}, errors="seeds")
     assert seeds.differences[0].half_width < found.differences[0].half_width
 
 
@@ -145,17 +145,17 @@ def test_curvatures_that_differ_are_told():
     steep = made(np.random.default_rng(7), layers=("dense", "none"))
     flat = made(np.random.default_rng(8), layers=("dense", "none"), bend=0.5)
     flat = flat[flat["series"] == "none"].assign(series="flat", model="flat")
-    found = contrast(pd.concat([steep, flat], ignore_index=True))
+    found = compute_contrasts(pd.concat([steep, flat], ignore_index=True))
     assert found.p_curvature < 1e-3
     assert any("curvatures differ by layer" in text for text in found.warnings)
-    own = contrast(pd.concat([steep, flat], ignore_index=True), curvature="layer")
+    own = compute_contrasts(pd.concat([steep, flat], ignore_index=True), curvature="layer")
     assert own.curvatures["flat"].value == pytest.approx(0.5, abs=0.1)
     assert np.isnan(own.p_curvature)
 
 
 def test_multipliers_are_of_the_joined_frontier_of_whoever_is_subtracted():
     """Losses fall by .3 from 1e12 to 1e13, and a layer is .05 below the one before."""
-    found = contrast(made(np.random.default_rng(0), sd=1e-6), layers=["peer"])
+    found = compute_contrasts(made(np.random.default_rng(0), sd=1e-6), layers=["peer"])
     by = {one.name: one for one in found.differences}
     for baseline, gain in (("dense", 0.1), ("none", 0.05)):
         for flops in ("1e12", "1e13"):
@@ -169,7 +169,7 @@ def test_multipliers_are_of_the_joined_frontier_of_whoever_is_subtracted():
 def test_a_multiplier_s_interval_is_that_of_its_losses_where_noise_is_small():
     """By the delta method with finite differences of the lowest losses, which are independent."""
     table = made(np.random.default_rng(9), sd=1e-4)
-    found = contrast(
+    found = compute_contrasts(
         table, layers=["peer"], baselines=["dense"], classes={"a": ["dense", "none", "peer"]}
     )
     one = next(d for d in found.differences if d.name == "peer-dense@1e12")
@@ -192,13 +192,13 @@ def test_a_multiplier_s_interval_is_that_of_its_losses_where_noise_is_small():
 
 def test_layers_are_equal_within_a_margin_by_two_one_sided_tests():
     table = made(np.random.default_rng(10), sd=0.002)
-    one = contrast(table, margin=0.06).differences[0]
+    one = compute_contrasts(table, margin=0.06).differences[0]
     assert one.p_equal < 0.01
-    near = contrast(table, margin=0.06, level=1 - 2 * one.p_equal).differences[0]
+    near = compute_contrasts(table, margin=0.06, level=1 - 2 * one.p_equal).differences[0]
     reached = min(0.06 - near.value.upper, near.value.lower + 0.06)
     assert reached == pytest.approx(0, abs=1e-7)
-    assert contrast(table, margin=0.04).differences[0].p_equal > 0.5
-    assert np.isnan(contrast(table).differences[0].p_equal)
+    assert compute_contrasts(table, margin=0.04).differences[0].p_equal > 0.5
+    assert np.isnan(compute_contrasts(table).differences[0].p_equal)
 
 
 def test_seeds_are_for_a_half_width_and_never_for_a_sign():
@@ -207,7 +207,7 @@ def test_seeds_are_for_a_half_width_and_never_for_a_sign():
     noise = 0.01 * np.random.default_rng(12).standard_normal((4, len(rows)))
     each = [rows.assign(seed=k, loss=rows["loss"] + noise[k]) for k in range(4)]
     table = pd.concat(each, ignore_index=True)
-    found = contrast(table, stop=0.004, errors="seeds")
+    found = compute_contrasts(table, stop=0.004, errors="seeds")
     (one,) = found.differences
     (needed,) = found.needed
     # four seeds at all sizes: the noise of a mean falls with the root of their number
@@ -217,8 +217,8 @@ def test_seeds_are_for_a_half_width_and_never_for_a_sign():
     assert needed.runs == 10 * needed.seeds
     assert needed.flops == needed.runs * 1e12
     assert "0 of 1 have it: go on" in found.summary()
-    assert "1 of 1 have it: stop" in contrast(table, stop=1.0, errors="seeds").summary()
-    never = contrast(table, stop=1e-3, errors="scatter")
+    assert "1 of 1 have it: stop" in compute_contrasts(table, stop=1.0, errors="seeds").summary()
+    never = compute_contrasts(table, stop=1e-3, errors="scatter")
     assert never.needed[0].seeds is None
     assert (
         "0 of 1 have it: more seeds won't help\nno number of seeds is enough for none-dense@1e12"
@@ -246,22 +246,22 @@ def test_seeds_are_for_a_half_width_and_never_for_a_sign():
 )  # fmt: skip
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        contrast(made(np.random.default_rng(0)), **options)
+        compute_contrasts(made(np.random.default_rng(0)), **options)
 
 
 def test_what_no_curve_allows_is_said():
     table = made(np.random.default_rng(0))
     two = table[table["d_model"].isin([32, 48])]
     with pytest.raises(FitError, match="do not identify the curvature"):
-        contrast(two)
+        compute_contrasts(two)
     with pytest.raises(FitError, match="each needs two sizes: dense at C=1e\\+12 has one size"):
-        contrast(table[table["d_model"] == 64])
+        compute_contrasts(table[table["d_model"] == 64])
     upside = table.assign(loss=8 - table["loss"].astype(float))
     with pytest.raises(FitError, match="the curves open downwards"):
-        contrast(upside)
+        compute_contrasts(upside)
     one = table[table["seed"] == 0]
     with pytest.raises(FitError, match="class all at C=1e12: no size has two seeds"):
-        contrast(one, errors="seeds")
+        compute_contrasts(one, errors="seeds")
 
 
 def test_the_command_prints_tables_and_writes_the_result(tmp_path, capsys):

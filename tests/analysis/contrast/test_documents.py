@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import contrast
+from analysis import compute_contrasts
 from analysis.contrast.beside import OfDocuments, of_documents
 from analysis.contrast.points import make_points
 from analysis.table.documents import Documents, Scored
@@ -62,7 +62,7 @@ def test_the_error_of_documents_is_that_of_documents_drawn_again():
     table = runs(sd=0.002)
     documents = scored(table)
     by_run = np.array([documents.nats[run] for run in table["run_id"]])
-    found = contrast(table, "d_model", documents=documents, errors="seeds")
+    found = compute_contrasts(table, "d_model", documents=documents, errors="seeds")
     one = next(d for d in found.differences if d.name == "peer-dense@1e12")
     rng = np.random.default_rng(2)
     drawn = rng.integers(len(N_TOKENS), size=(4000, len(N_TOKENS)))
@@ -112,8 +112,8 @@ def test_degrees_of_freedom_are_documents_less_1_where_all_are_as_long():
 
 def test_an_interval_is_the_noise_s_and_the_documents_in_quadrature():
     table = runs()
-    alone = contrast(table, "d_model")
-    both = contrast(table, "d_model", documents=scored(table))
+    alone = compute_contrasts(table, "d_model")
+    both = compute_contrasts(table, "d_model", documents=scored(table))
     for a, b in zip(alone.differences, both.differences, strict=True):
         points = make_points(table, "d_model")
         assert b.value.value == a.value.value
@@ -126,7 +126,7 @@ def test_an_interval_is_the_noise_s_and_the_documents_in_quadrature():
         )
         assert a.shares == {"noise": 1.0}
         assert b.p > a.p
-        again = contrast(table, "d_model", documents=scored(table), level=1 - b.p)
+        again = compute_contrasts(table, "d_model", documents=scored(table), level=1 - b.p)
         own = next(d for d in again.differences if d.name == b.name)
         end = own.value.upper if own.value.value < 0 else own.value.lower
         assert end == pytest.approx(0, abs=1e-8)
@@ -137,7 +137,7 @@ def test_an_interval_is_the_noise_s_and_the_documents_in_quadrature():
 
 def test_documents_that_all_layers_find_as_hard_are_no_error_of_a_difference():
     table = runs()
-    found = contrast(table, "d_model", documents=scored(table, sd=0.0))
+    found = compute_contrasts(table, "d_model", documents=scored(table, sd=0.0))
     for one in found.differences:
         assert one.shares["documents"] < 1e-20
     assert max(m.loss.upper - m.loss.lower for m in found.minima) > 0.3  # a loss has it
@@ -145,7 +145,9 @@ def test_documents_that_all_layers_find_as_hard_are_no_error_of_a_difference():
 
 def test_no_seed_narrows_the_error_of_documents():
     table = runs(sd=0.001)
-    found = contrast(table, "d_model", documents=scored(table, sd=0.2), stop=0.004, errors="seeds")
+    found = compute_contrasts(
+        table, "d_model", documents=scored(table, sd=0.2), stop=0.004, errors="seeds"
+    )
     assert {one.seeds for one in found.needed} == {None}
 
 
@@ -162,8 +164,8 @@ def test_intervals_lack_the_documents_that_not_all_runs_share_and_say_why(change
     documents = scored(table)
     own = Documents(nats=documents.nats, of=dict(documents.of), sets=documents.sets, damaged={})
     change(own, "r3")
-    found = contrast(table, "d_model", documents=own)
-    plain = contrast(table, "d_model")
+    found = compute_contrasts(table, "d_model", documents=own)
+    plain = compute_contrasts(table, "d_model")
     assert [d.value for d in found.differences] == [d.value for d in plain.differences]
     assert any(re.search(message, text) for text in found.lacks)
 
@@ -172,6 +174,6 @@ def test_intervals_lack_the_documents_where_the_losses_are_of_another_text():
     table = runs()
     documents = scored(table)
     nats = {run: 1.01 * own for run, own in documents.nats.items()}
-    found = contrast(table, "d_model", documents=replace(documents, nats=nats))
+    found = compute_contrasts(table, "d_model", documents=replace(documents, nats=nats))
     assert any("these are of another text: their mean is" in text for text in found.lacks)
-    assert not any("another text" in text for text in contrast(table, "d_model").lacks)
+    assert not any("another text" in text for text in compute_contrasts(table, "d_model").lacks)

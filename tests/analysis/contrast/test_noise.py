@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import contrast
+from analysis import compute_contrasts
 from analysis.contrast.noise import _chance
 from tests.analysis.contrast.test_contrast import made
 
@@ -30,7 +30,9 @@ def test_unlike_layers_are_told_by_bartlett_s_test(n_layers):
 
 
 def test_an_interval_of_one_noise_has_the_noise_s_degrees_of_freedom():
-    found = contrast(made(np.random.default_rng(3)), classes={"all": ["dense", "none", "peer"]})
+    found = compute_contrasts(
+        made(np.random.default_rng(3)), classes={"all": ["dense", "none", "peer"]}
+    )
     (dof,) = {noise.dof for noise in found.noises}
     for one in found.differences:
         assert one.dof == pytest.approx(dof, rel=1e-3)  # others weigh next to nothing

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import check_table, contrast, contrast_parts, fit_rates
+from analysis import check_table, compute_contrasts, contrast_parts, fit_rates
 from analysis.__main__ import main
 from experiments.records.files import write_record
 from tests.analysis.contrast.test_contrast import CONTRAST, made
@@ -49,11 +49,11 @@ def test_domains_are_contrasts_of_their_own_losses():
     table = runs(sd=0.004)
     documents = scored(table, domains=DOMAINS)
     found = contrast_parts(table, documents, "d_model")
-    whole = contrast(table, "d_model", documents=documents)
+    whole = compute_contrasts(table, "d_model", documents=documents)
     assert [d.value for d in found.whole.differences] == [d.value for d in whole.differences]
     own = documents.sets["a"].within("poems")
     losses = [documents.nats[run][own].sum() / N_TOKENS[own].sum() for run in table["run_id"]]
-    alone = contrast(table.assign(loss=losses), "d_model")
+    alone = compute_contrasts(table.assign(loss=losses), "d_model")
     for one in alone.differences:
         (row,) = [r for r in found.rows if r.part == "poems" and r.difference.name == one.name]
         assert row.difference.value.value == pytest.approx(one.value.value, abs=1e-12)
@@ -91,7 +91,7 @@ def test_targets_are_contrasts_of_repeated_and_of_new_ones():
     new = {run: documents.nats[run] - repeated[run] for run in table["run_id"]}
     for name, n, of in (("repeated", few, repeated), ("new", N_TOKENS - few, new)):
         losses = [sum(of[run]) / sum(n) for run in table["run_id"]]
-        alone = contrast(table.assign(loss=losses), "d_model")
+        alone = compute_contrasts(table.assign(loss=losses), "d_model")
         for one in alone.differences:
             (row,) = [r for r in found.rows if r.part == name and r.difference.name == one.name]
             assert row.difference.value.value == pytest.approx(one.value.value, abs=1e-12)
@@ -168,10 +168,10 @@ def test_a_law_s_error_widens_intervals_and_says_what_best_rates_add(tmp_path):
     path = rates_file(tmp_path / "rates.json")
     best = made(np.random.default_rng(3))
     best = best.assign(lr=0.01 * (best["d_model"].astype(float) / 64) ** -0.5)
-    plain = contrast(best, "d_model")
-    near = contrast(best, "d_model", rates=path)
+    plain = compute_contrasts(best, "d_model")
+    near = compute_contrasts(best, "d_model", rates=path)
     off = best.assign(lr=best["lr"].where(best["series"] != "peer", best["lr"] * np.e))
-    far = contrast(off, "d_model", rates=path)
+    far = compute_contrasts(off, "d_model", rates=path)
     for a, b, c in zip(plain.differences, near.differences, far.differences, strict=True):
         assert a.value.value == b.value.value == c.value.value
         assert b.half_width > a.half_width
@@ -188,4 +188,4 @@ def test_rates_that_say_nothing_of_a_layer_are_a_line(tmp_path):
     path = rates_file(tmp_path / "rates.json")
     table = made(np.random.default_rng(3), layers=("dense", "moe")).assign(lr=0.01)
     with pytest.raises(ValueError, match=r"rates=.*rates.json: no law is of moe, but of dense"):
-        contrast(table, "d_model", rates=path)
+        compute_contrasts(table, "d_model", rates=path)

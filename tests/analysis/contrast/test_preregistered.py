@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis import contrast, contrast_parts, hold_to, read_registration
+from analysis import compute_contrasts, contrast_parts, hold_to, read_registration
 from analysis.__main__ import main
 from analysis.contrast import held
 from analysis.fitting.intervals import Estimate
@@ -45,7 +45,7 @@ def test_primaries_are_those_of_the_file_and_others_exploratory(path):
     found = hold_to(read_registration(path), table)
     by = {one.primary.name: one for one in found.verdicts}
     classes = {"sparse": ["peer"], "rest": ["dense", "none"]}
-    plain = contrast(
+    plain = compute_contrasts(
         table, classes=classes, errors="seeds", margin=0.02, primary=["peer-dense@1e12,1e13"],
         baselines=["dense", "none"],
     )  # fmt: skip

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis import contrast
+from analysis import compute_contrasts
 from analysis.contrast.compute import contrast_points
 from analysis.contrast.settings import Settings
 from tests.analysis.contrast import simulated
@@ -66,7 +66,7 @@ def test_a_frontier_that_may_be_level_bounds_no_slope():
     table = made(np.random.default_rng(2), sd=0.05)
     flat = table["series"] == "dense"
     table.loc[flat & (table["budget"] == 1e13), "loss"] += 0.28
-    found = contrast(table, layers=["peer"], baselines=["dense"], errors="scatter")
+    found = compute_contrasts(table, layers=["peer"], baselines=["dense"], errors="scatter")
     (one,) = found.slopes
     assert one.value.upper == -one.value.lower == float("inf")
     assert one.p == 1

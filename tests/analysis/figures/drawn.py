@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
 
-from analysis import contrast, contrast_parts, figures
+from analysis import compute_contrasts, contrast_parts, figures
 from analysis.experts.fit import fit_expert_law, size_slopes
 from analysis.fits import find_multipliers
 from analysis.isoflop.fit import fit_isoflop
@@ -171,7 +171,7 @@ def laws_compared():
 
 
 def contrasts():
-    return contrast(usual()[0], "n_active_params", baselines=["dense", "moe"])
+    return compute_contrasts(usual()[0], "n_active_params", baselines=["dense", "moe"])
 
 
 def domains():

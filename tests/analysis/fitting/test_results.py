@@ -94,7 +94,7 @@ def made():
         differences.noise,
         analysis.holm(differences),
         analysis.seed_power(runs, target=0.01),
-        analysis.contrast(runs, "n_params"),
+        analysis.compute_contrasts(runs, "n_params"),
         held(runs),
         by_domain(),
         analysis.next_runs(runs, "peer-dense@1e19", 2e19),
@@ -113,7 +113,7 @@ def made():
             {model: isoflop.frontier(model) for model in ("dense", "peer")}, "dense"
         ),
         analysis.plan(1e20, isoflop, model="dense"),
-        analysis.flatness(isoflop, baseline="dense"),
+        analysis.compute_flatness(isoflop, baseline="dense"),
         analysis.compute_influence(dense["n_params"], dense["n_tokens"], dense["loss"], n_draws=20),
         analysis.fit_surface(
             dense["n_params"], dense["n_tokens"], dense["loss"], "over_trained", n_draws=20

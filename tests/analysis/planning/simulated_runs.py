@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from analysis.contrast.compute import contrast
+from analysis.contrast.compute import compute_contrasts
 from analysis.fits import find_multipliers
 from analysis.fitting.power_law import FrontierFit, PowerLaw
 from analysis.isoflop.fit import fit_isoflop
@@ -87,7 +87,7 @@ def realised(table: pd.DataFrame, target: str, seed: int) -> Interval:
     """Interval that isoflop gives, or multiplier, or contrast."""
     name, _, at = target.partition("@")
     if name == "p-m":
-        found = contrast(table, "n_params", layers=["p"], baselines=["m"])
+        found = compute_contrasts(table, "n_params", layers=["p"], baselines=["m"])
         (one,) = (d for d in found.differences if d.budgets == (float(at),))
         return Interval(one.value.lower, one.value.upper)
     fit = fit_isoflop(table, n_draws=200, seed=seed)

@@ -57,7 +57,7 @@ def test_a_fit_that_calls_others_says_it_once():
     (text,) = warnings_of_table(table)
     assert "they differ in text, and" in text
     fit = analysis.fit_isoflop(table, n_draws=20)
-    of_fit = [fit, analysis.flatness(fit), analysis.plan(1e14, fit, model="dense")]
+    of_fit = [fit, analysis.compute_flatness(fit), analysis.plan(1e14, fit, model="dense")]
     of_table = [
         analysis.compare_models(table, "dense"),
         analysis.hold_out_budgets(table),
