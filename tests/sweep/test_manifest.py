@@ -85,11 +85,11 @@ def test_an_old_line_with_another_config_is_not_run(make, sweep, capsys):
     a, b = make(), make("seed=1")
     write_lines(sweep, [old_line(a, raw={**a.raw, "seed": 8}), old_line(b)])
     entries = manifest.read(sweep)
-    with pytest.raises(DamagedError, match=rf"line 1: the config of run {a.run_id} is that of "):
+    with pytest.raises(ValueError, match=rf"line 1: the config of run {a.run_id} is that of "):
         restore.read_raw(APP, sweep, entries[a.run_id])
     raws, n_refused = restore.read_raws(APP, sweep)
     assert ([raw["seed"] for raw in raws], n_refused) == ([1], 1)
-    assert "manifest.jsonl is damaged (line 1" in capsys.readouterr().err
+    assert "manifest.jsonl, line 1: the config" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

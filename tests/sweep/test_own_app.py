@@ -192,6 +192,46 @@ def test_a_moved_sweep_is_retried_where_it_is(sweep, command):
     assert not sweep.exists()
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"name": "mine:Mine"}, "has runs of mine:Mine of "),
+        ({"file": "there.py"}, "has runs of ridge:Ridge of there.py"),
+        ({"file": "gone.py"}, None),  # it was moved
+        ({"file": "copy.py"}, None),
+        ({"name": 3, "x": 4}, None),  # is written again
+        ({}, None),
+        (None, "has runs of language models"),
+    ],
+)
+def test_a_sweep_has_the_runs_of_one_app(ridge_raw, tmp_path, monkeypatch, other, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.py").write_text("")
+    (tmp_path / "copy.py").write_bytes(SCRIPT.read_bytes())
+    sweep = tmp_path / "results" / "s"
+    apps.note_app(sweep, RIDGE)
+    with pytest.raises(ValueError, match="has runs of ridge:Ridge"):
+        apps.check_owner(sweep, apps.FIRST)
+    (sweep / "manifest.jsonl").touch()
+    path = sweep / "app.json"
+    was = path.read_text()
+    if other is None:
+        path.unlink()
+    else:
+        path.write_text(json.dumps({**json.loads(was), **other}))
+    if said is None:
+        plan_points([ridge_raw()], place=RIDGE)
+        apps.note_app(sweep, RIDGE)
+        assert path.read_text() == was
+    else:
+        for ask in (
+            lambda: plan_points([ridge_raw()], place=RIDGE),
+            lambda: apps.note_app(sweep, RIDGE),
+        ):
+            with pytest.raises(ValueError, match=said):
+                ask()
+
+
 @pytest.mark.long
 def test_an_app_that_a_stranger_names_is_not_imported(sweep, command, tmp_path):
     evil = tmp_path / "evil"

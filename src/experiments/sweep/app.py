@@ -6,6 +6,7 @@ means, what a plan prints, what has to be there before, and the run itself. docs
 contract, and own_app.py what an ordinary Hydra app has to write of it.
 """
 
+import filecmp
 import importlib
 import json
 import sys
@@ -28,6 +29,7 @@ Raw = Mapping[str, Any]
 P = TypeVar("P", bound=Point)
 FIRST = "experiments.language.app:APP"  # of sweeps whose folder names none, as all once were
 FILE_NAME = "app.json"  # of a sweep's folder
+_MANIFEST = "manifest.jsonl"  # of one, by manifest.py, which imports this
 FOLDER = "app"  # of a copy of the code: the app's own files
 Progress = Callable[[dict[str, float]], None]
 
@@ -210,16 +212,44 @@ def app_of(points: Sequence[Point]) -> App[Any]:
 
 def note_app(sweep_dir: Path, place: str) -> None:
     """Writes into a sweep's folder whose runs it has, for commands that begin with the folder."""
-    path = sweep_dir / FILE_NAME
+    check_owner(sweep_dir, place)
     if place == FIRST:
         return
-    file = getattr(sys.modules[type(find_app(place)).__module__], "__file__", None)
-    found = AppFile(name=place, file=str(Path(str(file)).resolve()))
+    path, found = sweep_dir / FILE_NAME, AppFile(name=place, file=str(_file(place)))
     signed = {**vars(found), "signature": signature(found.content())}
     text = json.dumps(signed, indent=1) + "\n"
     make_folder(sweep_dir)
     if not path.exists() or read_regular_text(path, "replace") != text:
         write_text_atomically(path, text, mode=0o644)
+
+
+def check_owner(sweep_dir: Path, place: str) -> None:
+    """Raises ValueError for a folder that has the runs of another app, or of another file with an
+    app of that name: commands that begin with the folder know one.
+    """
+    try:
+        found = AppFile(**read_json(sweep_dir / FILE_NAME))
+        name, file = str(found.name), Path(str(found.file))
+    except FileNotFoundError:
+        if not (sweep_dir / _MANIFEST).exists():
+            return
+        name, file = FIRST, Path(__file__)
+    except (OSError, ValueError, TypeError):
+        return  # is written again
+    if name == place == FIRST:
+        return
+    if name == place and (not file.is_file() or filecmp.cmp(file, _file(place), shallow=False)):
+        return  # it was moved, or copied
+    whose = f"language models (no {FILE_NAME})" if name == FIRST else f"{name} of {file}"
+    raise ValueError(
+        f"sweep={sweep_dir.name}: {sweep_dir} has runs of {whose}, and a sweep has those of one "
+        "app; give it a name of its own, sweep=NAME"
+    )
+
+
+def _file(place: str) -> Path:
+    """Where an app of one's own is."""
+    return Path(str(sys.modules[type(find_app(place)).__module__].__file__)).resolve()
 
 
 def app_of_sweep(sweep_dir: Path, *, trusted: bool = False) -> str:

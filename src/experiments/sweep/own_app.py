@@ -180,7 +180,7 @@ class OwnApp(App[OwnPoint]):
         lines = aligned([row[:n_columns] for row in rows], n_left=1)
         return "\n".join([*lines, "", f"{len(points)} run{s}, {total:.3g} {self.unit}"])
 
-    def isplain_config(self, raw: Raw) -> bool:
+    def is_plain(self, raw: Raw) -> bool:
         return True
 
     def relocatable(self, raw: Raw, sweep_dir: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.records.files import RECORD_NAME
 from experiments.records.finished import find_outcome, lacks_rows
 from experiments.records.record import CUT_SHORT
-from experiments.sweep.app import FIRST, Raw, app_of, find_app
+from experiments.sweep.app import FIRST, Raw, app_of, check_owner, find_app
 from experiments.sweep.point import Point
 from experiments.sweep.queue import Task
 from experiments.sweep.settings import with_settings
@@ -57,8 +57,11 @@ class Todo:
 def plan_points(
     raws: Sequence[Raw], *, stored: bool = False, place: str = FIRST
 ) -> Sequence[Point]:
-    """As App.plan of the app of that place."""
-    return find_app(place).plan(raws, stored=stored)
+    """As App.plan of the app of that place. Raises ValueError for a sweep of another app, too."""
+    points = find_app(place).plan(raws, stored=stored)
+    if points and not stored:
+        check_owner(points[0].sweep_dir, place)
+    return points
 
 
 def choose(points: Sequence[Point], tasks: Mapping[str, Task] | None = None) -> Todo:

@@ -55,8 +55,8 @@ def raw_of_run(app: App[Any], sweep_dir: Path, run_id: str) -> dict[str, Any]:
 def read_raw(app: App[Any], sweep_dir: Path, entry: Entry) -> dict[str, Any]:
     """Config of an entry's run, its results in sweep_dir.
 
-    Raises DamagedError, naming file and line, if it is not the config of that run id, and
-    ValueError likewise if it is no config of this version.
+    Raises ValueError, naming file and line, if it is not the config of that run id, or no config of
+    this version.
     """
     if entry.line is None:
         path, where = sweep_dir / entry.run_id, "no line of the manifest names it"
@@ -68,11 +68,10 @@ def read_raw(app: App[Any], sweep_dir: Path, entry: Entry) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}, {where}, run {entry.run_id}: {error}") from error
     if found != entry.run_id:
-        raise DamagedError(
-            path,
-            f"{where}: the config of run {entry.run_id} is that of {found}",
-            "restore what was changed (its training text, the version of this code), "
-            "or give the command that started the sweep again and delete the line",
+        raise ValueError(
+            f"{path}, {where}: the config of run {entry.run_id} is that of {found} by now: its "
+            "app, its training text or the version of this code is another one; restore what was "
+            "changed, or give the command that started the sweep, which enters it as a new run"
         )
     return raw
 
