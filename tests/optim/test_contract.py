@@ -2,7 +2,7 @@
 
 import copy
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_a_checkpoint_goes_on_to_the_bit(make, name, way):
         step(models[0], first, seed)
     file = io.BytesIO()
     torch.save({"model": models[0].state_dict(), "optimizer": first.state_dict()}, file)
-    saved = torch.load(io.BytesIO(file.getvalue()))
+    saved = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
     models[1].load_state_dict(saved["model"])
     second.load_state_dict(saved["optimizer"])
     for seed in range(12, 24):
@@ -85,6 +85,51 @@ def test_a_checkpoint_goes_on_to_the_bit(make, name, way):
         assert torch.equal(p, q)
         assert first.state[p].keys() == second.state[q].keys()
         assert all(torch.equal(m, second.state[q][key]) for key, m in first.state[p].items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_added_later_and_copies_of_it_step(make, name):
+    """As a torch.optim.Optimizer's; what is saved is plain values."""
+    point = make(f"optim={name}")
+    model, optim = point.transformer.build(), point.config.optim
+    first, *others = parameter_groups(model, 0.01, optim)
+    optimizer = GroupedOptimizer([first])
+    for group in others:
+        optimizer.add_param_group(group)
+    step(model, optimizer, 0)
+    again, other = copy.deepcopy((optimizer, model))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    again.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+    for each in ((model, optimizer), (other, again)):
+        step(*each, 1)
+    assert all(map(torch.equal, model.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_zero_move_nothing_but_by_decay(make, name):
+    point = make(f"optim={name}", *FINE)
+    model = point.transformer.build()
+    optimizer = build_optimizer(model, 0.01, point.config.optim, "torch")
+    before = [p.detach().clone() for p in model.parameters()]
+    for _ in range(3):
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        assert torch.allclose(parameter, old, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_own_lr_is_times_the_rate(make, name):
+    optim = make(f"optim={name}").config.optim
+    for own in {f"{name}_lr"} & {field.name for field in fields(optim)}:
+        model = make(f"optim={name}", *PEER).transformer.build()
+        by_three = replace(optim, **{own: 3 * getattr(optim, own)})
+        pair = [parameter_groups(model, 0.01, how) for how in (optim, by_three)]
+        rates = [(by["by"] is by_three, a["lr"], by["lr"]) for a, by in zip(*pair, strict=True)]
+        assert any(ours for ours, *_ in rates)
+        assert all(after == pytest.approx(before * (3 if o else 1)) for o, before, after in rates)
 
 
 @pytest.mark.parametrize("name", NAMES)

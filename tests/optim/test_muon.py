@@ -69,33 +69,28 @@ def test_steps_are_those_written_out_in_float64(shape):
     assert torch.allclose(optimizer.state[parameter][MOMENTUM].double(), momentum, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-8, 0.0])  # the second below the least norm, 1e-7
 @pytest.mark.parametrize("how", ["match_rms_adamw", "original"])
-@pytest.mark.parametrize("shape", [(12, 5), (5, 12)])
-def test_a_matrix_steps_as_by_torch_s_own(shape, how):
+@pytest.mark.parametrize("shape", [(12, 5), (5, 12), (3, 10, 6), (2, 3, 6, 10)])
+def test_each_matrix_of_a_stack_steps_as_by_torch_s_own(shape, how, size):
+    """To the bit; matrices of a batch may be added up in another order than one alone."""
     start = torch.randn(shape, generator=torch.Generator().manual_seed(2))
-    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    own = optimizer_of(ours, adjust=adjusted(how, *shape))
-    other = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn=how)
+    ours = nn.Parameter(start.clone())
+    theirs = [nn.Parameter(one.clone()) for one in start.reshape(-1, *shape[-2:])]
+    own = optimizer_of(ours, adjust=adjusted(how, *shape[-2:]))
+    other = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn=how)
     for step in range(3):
-        gradient = torch.randn(shape, generator=torch.Generator().manual_seed(step))
-        for parameter, optimizer in ((ours, own), (theirs, other)):
-            parameter.grad = gradient.clone()
-            optimizer.step()
-    assert (ours - theirs).norm() < ROUNDED * (theirs - start).norm()
-    momenta = own.state[ours][MOMENTUM], other.state[theirs]["momentum_buffer"]
-    assert torch.equal(*momenta)
-
-
-def test_experts_of_a_stack_step_as_each_alone():
-    start = torch.randn(3, 10, 6, generator=torch.Generator().manual_seed(3))
-    stack = nn.Parameter(start.clone())
-    stack.grad = torch.randn(start.shape, generator=torch.Generator().manual_seed(4))
-    optimizer_of(stack).step()
-    for e in range(3):
-        alone = nn.Parameter(start[e].clone())
-        alone.grad = stack.grad[e].clone()
-        optimizer_of(alone).step()
-        assert (stack[e] - alone).norm() < ROUNDED * (alone - start[e]).norm()
+        ours.grad = size * torch.randn(shape, generator=torch.Generator().manual_seed(step))
+        for one, gradient in zip(theirs, ours.grad.reshape(-1, *shape[-2:]), strict=True):
+            one.grad = gradient.clone()
+        own.step()
+        other.step()
+    stepped = torch.stack([one.detach() for one in theirs]).reshape(shape)
+    if len(shape) == 2:
+        assert torch.equal(ours, stepped)
+    assert (ours - stepped).norm() <= ROUNDED * (stepped - start).norm()
+    momenta = torch.stack([other.state[one]["momentum_buffer"] for one in theirs])
+    assert torch.equal(own.state[ours][MOMENTUM], momenta.reshape(shape))
 
 
 def model_of(*ffns, d_model=16, base=None):

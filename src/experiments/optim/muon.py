@@ -1,8 +1,7 @@
 """Muon: a matrix steps by its momentum, with all singular values made about 1.
 
-Jordan 2024 (https://kellerjordan.github.io/posts/muon/); torch.optim.Muon's arithmetic, operation
-for operation. Ours because torch's takes single matrices, and here stacks of experts step as
-batches. The tests compare the two.
+Jordan 2024 (https://kellerjordan.github.io/posts/muon/). A matrix steps as by torch.optim.Muon, to
+the bit. Ours because that takes single matrices alone, and here stacks of experts step as batches.
 
     m = momentum m + (1 - momentum) g          u = momentum m + (1 - momentum) g    (Nesterov's)
     w = w - lr weight_decay w - lr adjust orthogonal(u)
@@ -33,13 +32,17 @@ def orthogonal(x: Tensor, n_steps: int, dtype: torch.dtype = torch.bfloat16) -> 
 
     Singular values come to between 0.7 and 1.2, unless they were below a hundredth of their norm.
     """
+    if x.dim() > 3:
+        return orthogonal(x.flatten(0, -3), n_steps, dtype).view(x.shape)
     a, b, c = _QUINTIC
     tall = x.shape[-2] > x.shape[-1]
     y = (x.mT if tall else x).to(dtype)
     y = y / y.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPS)
+    # a sum of products is rounded once, as in torch's, and not once a product
+    added = torch.addmm if y.dim() == 2 else torch.baddbmm
     for _ in range(n_steps):
         gram = y @ y.mT
-        y = a * y + (b * gram + c * gram @ gram) @ y
+        y = added(y, added(gram, gram, gram, beta=b, alpha=c), y, beta=a)
     return y.mT if tall else y
 
 

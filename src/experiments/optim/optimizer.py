@@ -101,14 +101,26 @@ class OptimizerConfig(Optim, ABC):
 class GroupedOptimizer(torch.optim.Optimizer):
     """Groups of parameters, each of which is stepped by the optimizer under its key `by`.
 
-    by: those of all groups, in their order.
+    by: those of all groups, in their order. The groups themselves, and so the state_dict, hold
+    plain values alone.
     """
 
     def __init__(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        super().__init__([{k: v for k, v in g.items() if k != "by"} for g in groups], {})
-        self.by: list[OptimizerConfig] = [group["by"] for group in groups]
-        # loading a state replaces the groups, and keeps their order
-        self._group = {id(p): i for i, g in enumerate(self.param_groups) for p in g["params"]}
+        self.by: list[OptimizerConfig] = []
+        super().__init__([dict(group) for group in groups], {})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """torch's, of a group that has its optimizer under `by`."""
+        super().add_param_group({k: v for k, v in param_group.items() if k != "by"})
+        self.by.append(param_group["by"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "by": self.by}  # copies are made of it
+
+    def _index(self, parameter: Tensor) -> int:
+        """Its group's. It is looked for, as a state that is loaded replaces the groups."""
+        members = (group["params"] for group in self.param_groups)
+        return next(i for i, own in enumerate(members) if any(p is parameter for p in own))
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of every parameter that has a gradient."""
@@ -128,7 +140,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
         self, kernel: Kernel, table: Tensor, values: Tensor, segments: Segments, weights: Tensor
     ) -> None:
         """Execution.update of the fused way: this step's rows, in the backward pass."""
-        i = self._group[id(table)]
+        i = self._index(table)
         by, state = self.by[i], self.state[table]
         state = state or self._begin(table, by)
         by.step_rows(table, state, self.param_groups[i], kernel, (values, segments, weights))
@@ -145,7 +157,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
 
         Raises ValueError for those of another optimizer.
         """
-        by = self.by[self._group[id(parameter)]]
+        by = self.by[self._index(parameter)]
         own = by.moments(torch.empty_like(parameter, device="meta"))
         if saved.keys() != own.keys():
             raise ValueError(

@@ -4,15 +4,21 @@ Vyas 2024, arXiv:2409.11321, Algorithms 3 and 4. Of an (m, n) matrix with gradie
 are Q_L (m, m) and Q_R (n, n):
 
     M = beta1 M + (1 - beta1) G              G' = Q_L^T G Q_R,  M' = Q_L^T M Q_R
-    V = beta2 V + (1 - beta2) G'²            W = W - lr Q_L (M' / (sqrt(V) + eps)) Q_R^T
+    V = beta2 V + (1 - beta2) G'²            W = W - lr c Q_L (M' / (sqrt(V) + eps)) Q_R^T
     L = beta2 L + (1 - beta2) G G^T          R = beta2 R + (1 - beta2) G^T G
     every soap_every steps:                  Q_L = QR(L Q_L),  Q_R = QR(R Q_R)
 
-Beside that, as in the authors' code, Adam's bias is corrected, decay is decoupled, and the first
-step makes L, R and their exact eigenbases and moves nothing: in the basis of its own gradient all
-but the diagonal would be roundings over roundings. Not as there: V is not sorted by eigenvalues
-when the bases turn, nor is it in Algorithm 4; stacks of experts step as batches of matrices; and
-vectors, embedding, head, tables and keys are AdamW's. All is in the parameter's type.
+Beside that, as in the authors' public code (github.com/nikhilvyas/SOAP):
+
+- Adam's bias is corrected after t steps by c = sqrt(1 - beta2^t) / (1 - beta1^t), so eps is not;
+- decay is decoupled, and of the weights that have stepped: W = W - lr weight_decay W;
+- the first gradient makes L, R and their exact eigenbases, largest eigenvalue first, and moves
+  nothing: in the basis of its own gradient all but the diagonal would be roundings over roundings;
+- before a basis turns, its columns are sorted by the diagonal of Q^T L Q, largest first, and V
+  with them. QR keeps the first columns' directions best, so these are to be the largest.
+
+Not as there: stacks of experts step as batches of matrices, all is in the parameter's type, and
+vectors, embedding, head, tables and keys are AdamW's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -86,18 +92,24 @@ class SOAPConfig(OptimizerConfig):
         first.lerp_(gradient, 1 - self.soap_beta1)
         turned = left.mT @ gradient @ right
         second.mul_(self.soap_beta2).addcmul_(turned, turned, value=1 - self.soap_beta2)
-        root = (second / (1 - self.soap_beta2**n_steps)).sqrt_().add_(self.eps)
-        update = left @ (left.mT @ first @ right / root) @ right.mT
+        update = left @ (left.mT @ first @ right / (second.sqrt() + self.eps)) @ right.mT
+        unbiased = (1 - self.soap_beta2**n_steps) ** 0.5 / (1 - self.soap_beta1**n_steps)
+        parameter.add_(update, alpha=-lr * unbiased)
         parameter.mul_(1 - lr * group["weight_decay"])
-        parameter.add_(update, alpha=-lr / (1 - self.soap_beta1**n_steps))
 
     def _turn(self, gradient: Tensor, state: State) -> None:
         n_steps = int(state["step"])
-        sides = {"left": gradient @ gradient.mT, "right": gradient.mT @ gradient}
-        for name, square in sides.items():
-            state[name].lerp_(square, 1 - self.soap_beta2)
-            basis = state[f"{name}_basis"]
+        second = state["exp_avg_sq"]
+        sides = {"left": (gradient @ gradient.mT, -2), "right": (gradient.mT @ gradient, -1)}
+        for name, (square, dim) in sides.items():
+            known, basis = state[name], state[f"{name}_basis"]
+            known.lerp_(square, 1 - self.soap_beta2)
             if n_steps == 0:
-                basis.copy_(torch.linalg.eigh(state[name])[1])
+                basis.copy_(torch.linalg.eigh(known)[1].flip(-1))
             elif n_steps % self.soap_every == 0:
-                basis.copy_(torch.linalg.qr(state[name] @ basis)[0])
+                values = (basis * (known @ basis)).sum(-2)
+                order = values.argsort(-1, descending=True)
+                by_side = order.unsqueeze(-1 if dim == -2 else -2)
+                second.copy_(second.take_along_dim(by_side, dim))
+                by_column = order.unsqueeze(-2)
+                basis.copy_(torch.linalg.qr(known @ basis.take_along_dim(by_column, -1))[0])
