@@ -65,6 +65,12 @@ def test_consent_is_asked_for_where_there_is_code():
     assert "1 x dense with peer beside it, 1 x dense" in said(card_of("beside"))
 
 
+def test_who_has_other_experts_in_bfloat16_is_told_so():
+    names = ("beside", "moe", "moe_fine", "peer", "sgatlin", "dense", "dense_mixed", "none", "stem")
+    told = [name for name in names if "In bfloat16 a token gets another" in said(card_of(name))]
+    assert told == [*names[:5]]
+
+
 def front_of(card):
     """What the hub reads, between the two lines of dashes."""
     return yaml.safe_load(card.split("---\n")[1])

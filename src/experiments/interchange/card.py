@@ -185,9 +185,23 @@ def _limits(record: RunRecord, form: Form, masked: bool) -> str:
             "them: an adapter that is saved without them is read back beside the same ones. To "
             "train them as well, load with freeze_batch_norm=False."
         )
+    if _chooses(form.config.get("ffns")):
+        limits.append(
+            "In bfloat16 a token gets another expert where two score almost the same: with a PEER "
+            "of 4,096 experts 30 % of tokens had one. Their logits moved by up to 0.55 standard "
+            "deviations, all others' by up to 0.06, the mean loss by less than 0.001 nats/token. "
+            "To repeat a number, score in float32."
+        )
     if masked:
         limits.append(
             "It was trained with attention that ends where a document does. This folder can't "
             "say so: give it one document at a time, and it computes the same."
         )
     return "\n".join(filled(f"- {limit}", "  ") for limit in limits)
+
+
+def _chooses(node: Any) -> bool:
+    """Whether a layer of these nodes chooses experts by their scores."""
+    if isinstance(node, Mapping):
+        return "top_k" in node or _chooses([*node.values()])
+    return isinstance(node, list) and any(map(_chooses, node))
