@@ -35,7 +35,7 @@ def compute_contrasts(
     """One curve lowest + k (u - u*)^2 in u = ln(size) a layer and budget, all fitted together, and
     the differences of their lowest losses.
 
-    x: of points.SIZES; settings: fields of Settings. Intervals are by profile likelihood with
+    x: of points.XS; settings: fields of Settings. Intervals are by profile likelihood with
     Satterthwaite's degrees of freedom (intervals.py). They hold the noise of runs. documents: of
     the table's records, as read_source has them, and intervals hold besides which documents were
     held out, if all runs were scored on the same; rates: a rates.json that `analysis rates` wrote,

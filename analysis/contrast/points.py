@@ -13,6 +13,7 @@ from analysis.table.cells import best_of_cells
 from analysis.table.checks import finished, require
 
 SIZES = ("d_model", "n_layers", "n_active_params", "n_non_embedding_params", "n_params")
+XS = (*SIZES, "lr")  # of curves; lr: over the learning rates of one size
 _LEAST = 2  # sizes of a curve whose curvature others tell
 
 
@@ -56,28 +57,32 @@ class Points:
 
 
 def make_points(table: pd.DataFrame, x: str | None = None) -> Points:
-    """Points of a checked table. x: the size, one of SIZES; by default the first of d_model and
+    """Points of a checked table. x: one of XS; by default the first of d_model and
     n_active_params that all finished runs have, for curves of one curvature need a size that means
     the same for every layer.
 
     Of several learning rates of a size the best counts, the mean over its seeds (best_of_cells).
-    Raises ValueError for another x, FitError where no layer has a curve.
+    Over lr each rate is a point, and a layer has one size at a budget.
+    Raises ValueError for another x or several sizes over lr, FitError where no layer has a curve.
     """
     x = x or _first_known(table)
-    if x not in SIZES:
-        raise ValueError(f"x={x!r} is not one of {', '.join(SIZES)}")
+    if x not in XS:
+        raise ValueError(f"x={x!r} is not one of {', '.join(XS)}")
     require(table, ["budget", x], "contrast")
+    if x == "lr":
+        _require_one_size(table)
     sizes = best_of_cells(table, by=["series", "budget", x]).sort_values(["budget", x])
     n_sizes = sizes.groupby(["series", "budget"], sort=False)[x].transform("size")
     few = sizes[n_sizes < _LEAST]
+    what = "learning rate" if x == "lr" else "size"
     left_out = [
-        f"{series} at C={budget:.3g} has one size"
+        f"{series} at C={budget:.3g} has one {what}"
         for series, budget in zip(few["series"], few["budget"], strict=True)
     ]
     kept = sizes[n_sizes >= _LEAST]
     if kept.empty:
         raise FitError(
-            f"no curve to fit, for each needs two sizes: {join_first(left_out, 3, '; ')}"
+            f"no curve to fit, for each needs two {what}s: {join_first(left_out, 3, '; ')}"
         )
     names = list(dict.fromkeys(finished(table)["series"].astype(str)))
     each = list(zip(kept["series"].astype(str), kept["budget"].astype(float), strict=True))
@@ -98,6 +103,18 @@ def make_points(table: pd.DataFrame, x: str | None = None) -> Points:
         left_out=tuple(left_out),
         rows=kept.reset_index(drop=True),
     )
+
+
+def _require_one_size(table: pd.DataFrame) -> None:
+    done = finished(table)
+    for size in (name for name in SIZES if name in done and done[name].notna().all()):
+        for (series, budget), own in done.groupby(["series", "budget"], sort=False)[size]:
+            if len(found := own.unique()) > 1:
+                raise ValueError(
+                    f"x='lr' needs one size of a layer at a budget: {series} at C={budget:.3g} has "
+                    f"{size} {join_first([f'{value:g}' for value in found], 3)}; "
+                    f"give where, e.g. {size}={found[0]:g}"
+                )
 
 
 def _first_known(table: pd.DataFrame) -> str:

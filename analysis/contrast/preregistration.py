@@ -12,7 +12,7 @@ from analysis import numbers
 from analysis.contrast.curves import CENTRES, CURVATURES
 from analysis.contrast.noise import SOURCES
 from analysis.contrast.pairs import Pair
-from analysis.contrast.points import SIZES
+from analysis.contrast.points import XS
 from analysis.contrast.settings import Settings
 from analysis.settings import setting
 from experiments.system.regular_files import read_regular
@@ -37,7 +37,7 @@ _OF_PRIMARY = (
     "name", "kind", "layer", "baseline", "budgets", "margin", "targets", "family", "refuted_if",
 )  # fmt: skip
 TARGETS = ("all", "repeated", "new", "seen", "neither")
-_CHOICES = {"x": SIZES, "centres": CENTRES, "curvature": CURVATURES, "errors": SOURCES}
+_CHOICES = {"x": XS, "centres": CENTRES, "curvature": CURVATURES, "errors": SOURCES}
 _SAME = 1e-6
 _MOST = 100_000  # bytes
 

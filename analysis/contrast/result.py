@@ -211,9 +211,10 @@ class Contrasts(Comparison):
         tested = "" if self.p_curvature != self.p_curvature else (
             f" (equal by layer: p = {self.p_curvature:.2g})"
         )  # fmt: skip
-        counts = f"{pluralize(self.n_points, 'size')}, {pluralize(self.n_runs, 'run')}"
+        what = "rate" if self.x_name == "lr" else "size"
+        counts = f"{pluralize(self.n_points, what)}, {pluralize(self.n_runs, 'run')}"
         head = [
-            f"curves of ln({self.x_name}), best sizes {_CENTRES[self.centres]}, {bends}{tested}: "
+            f"curves of ln({self.x_name}), best {what}s {_CENTRES[self.centres]}, {bends}{tested}: "
             f"{counts}; losses in nats/token, {self.level:.0%} intervals by profile likelihood",
             *self.held_text(),
             "",
@@ -221,10 +222,10 @@ class Contrasts(Comparison):
         ]
         n = sum(d.primary for d in self.differences)
         holm = f", Holm's correction for {pluralize(n, 'primary one')}" if n else ""
-        lowest = ["", "lowest losses:"]
+        lowest, minima = ["", "lowest losses:"], _MINIMA.replace("sizes=", f"{what}s=")
         return [
             Table(rows=self.noises, columns=_NOISES, digits=3, head=head),
-            Table(rows=self.minima, columns=_MINIMA, named=self.x_name, digits=5, head=lowest),
+            Table(rows=self.minima, columns=minima, named=self.x_name, digits=5, head=lowest),
             replace(self.of_differences, head=["", f"differences of lowest losses{holm}:"]),
             *self._slopes(),
             *self._needed(),

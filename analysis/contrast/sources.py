@@ -41,7 +41,10 @@ def find_sources(points: Points, documents: Documents | None, rates: Path | None
             beside.append(of_documents(points, documents))
         except ValueError as error:
             lacks.append(f"{_DOCUMENTS} ({error})")
-    if rates is None:
+    if points.x_name == "lr":
+        if rates is not None:
+            raise ValueError(f"x=lr finds the best rates itself: leave out rates={rates}")
+    elif rates is None:
         lacks.append(f"{_RATES} (--rates FOLDER/rates.json adds them)")
     else:
         saved = read_rates(rates)

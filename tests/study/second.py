@@ -2,7 +2,7 @@
 
 import math
 from functools import cache
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
@@ -73,13 +73,18 @@ def differences_of_new():
 @cache
 def with_smaller():
     """Contrasts with the smaller runs at 3e13 that were not registered."""
+    source = read_together([*find_records(FOLDER), *find_records(SMALLER)])
+    return compute_contrasts(load_table(source), documents=source.documents, **_COMMON)
+
+
+def read_together(paths):
+    """Source of these records, of whatever folders."""
     with TemporaryDirectory() as name:
-        for path in chain(find_records(FOLDER), find_records(SMALLER)):
+        for path in paths:
             copy = Path(name) / path.parent.name / path.name
             copy.parent.mkdir()
             copyfile(path, copy)
-        source = read_source(name)
-        return compute_contrasts(load_table(source), documents=source.documents, **_COMMON)
+        return read_source(name)
 
 
 def one_of(model, budget, found=differences):

@@ -17,7 +17,7 @@ from analysis.contrast.held import Held, hold_to
 from analysis.contrast.noise import SOURCES
 from analysis.contrast.pairs import FORM
 from analysis.contrast.parts import ContrastsByPart, contrast_parts
-from analysis.contrast.points import SIZES
+from analysis.contrast.points import XS
 from analysis.contrast.preregistration import read_registration
 from analysis.contrast.result import Contrasts
 from analysis.figures.contrast import draw_contrasts, draw_parts
@@ -86,7 +86,7 @@ def parse_marks(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
 
 def _check(options: Options) -> None:
     check_choice(options, "by", BY)
-    check_choice(options, "x", SIZES)
+    check_choice(options, "x", XS)
     parse_classes(options.classes)
     parse_marks(options.mark)
     if options.rates is not None:
@@ -186,7 +186,8 @@ QUESTION = Question(
         "baseline": "the layer (default: dense; with --layer all others); repeatable",
         "by": "domain of the held-out text, or its targets: repeated ones, which a model that "
         "copies can know, and new ones; from the losses of documents in records",
-        "x": f"one of {', '.join(SIZES)} (default: d_model where it is known for all)",
+        "x": f"one of {', '.join(XS)} (default: d_model where it is known for all); lr: over "
+        "the learning rates of one size",
     },
     check=_check,
     read=_read,

@@ -94,6 +94,21 @@ def test_without_noise_the_truth_comes_back():
         assert one.inside
 
 
+def test_over_learning_rates_each_rate_is_a_point_of_one_size(tmp_path):
+    table = made(np.random.default_rng(0), sd=0.0)
+    rated = table.assign(lr=table["d_model"] / 1e4, d_model=64, n_params=1e6, n_active_params=1e6)
+    found, same = compute_contrasts(rated, x="lr"), compute_contrasts(table, "d_model")
+    assert "30 rates" in found.summary()
+    assert [d.value.value for d in found.differences] == pytest.approx(
+        [d.value.value for d in same.differences], abs=1e-9
+    )
+    assert found.minima[0].size.value == pytest.approx(same.minima[0].size.value / 1e4)
+    with pytest.raises(ValueError, match="dense at C=1e\\+12 has d_model 32, 48, 64"):
+        compute_contrasts(rated.assign(d_model=table["d_model"]), x="lr")
+    with pytest.raises(ValueError, match="x=lr finds the best rates itself"):
+        compute_contrasts(rated, x="lr", rates=tmp_path / "rates.json")
+
+
 def test_a_mean_over_budgets_is_named_and_holm_is_for_the_primary_ones():
     table = made(np.random.default_rng(1))
     found = compute_contrasts(table, primary=["peer-dense@1e12,1e13", "none-dense@1e12"])
