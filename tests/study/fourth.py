@@ -110,7 +110,9 @@ def held_truths(n=60):
                 table = pd.concat([search, pd.DataFrame(rows)], ignore_index=True)
                 asked = {"layers": ["peer"], "baselines": ["none"], "primary": ["peer-none@1e14"]}
                 classes = {"all": [*dict.fromkeys(table["series"])]}
-                found.append(compute_contrasts(table, x="lr", classes=classes, **asked).differences[0])
+                found.append(
+                    compute_contrasts(table, x="lr", classes=classes, **asked).differences[0]
+                )
             finite = [d.value for d in found if math.isfinite(d.half_width)]
             holds = sum(v.lower <= 3.16 - 3.235 <= v.upper for v in finite) / len(finite)
             half = np.median([(v.upper - v.lower) / 2 for v in finite])
