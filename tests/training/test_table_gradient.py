@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from experiments.points.building import build_model
 from experiments.training.execute import execute
 from experiments.training.module import LanguageModel
-from experiments.training.starting import build_model
 
 SMALL = ("n_experts=64", "model.d_key=8", "model.n_heads=2", "model.top_k=4")
 FUSED = ("optim.table_gradient=fused", "optim.grad_clip=null")

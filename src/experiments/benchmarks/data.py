@@ -23,10 +23,10 @@ from experiments.data.loader import Loader
 from experiments.data.packing import encode
 from experiments.data.prepare import PreparedData, prepare_data, training_batches
 from experiments.optim.groups import build_optimizer
+from experiments.points.building import build_model
 from experiments.points.planning import plan_point
 from experiments.points.point import Point
 from experiments.system.environment import keep_freed_memory, usable_cores
-from experiments.training.starting import build_model
 
 SMALL = (  # one block of width 16: the model with the highest token rate of those measured here
     "model=dense",

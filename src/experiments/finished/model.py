@@ -20,17 +20,16 @@ from experiments.data.prepare import base_corpus
 from experiments.data.vocabulary import Vocabulary, prepare_vocabulary
 from experiments.kernels.select import check_kernel
 from experiments.models.transformer import Transformer
+from experiments.points.building import build_model
 from experiments.points.identity import compute_id
 from experiments.points.planning import read_draft
 from experiments.points.point import Draft
-from experiments.records.files import DamagedError
+from experiments.records.files import CHECKPOINT_NAME, DamagedError
 from experiments.records.finished import TRAIN_AGAIN, finished_record
 from experiments.records.record import RunRecord
 from experiments.system.environment import exact_products
 from experiments.system.seals import find_damage
 from experiments.system.table_files import load_whole
-from experiments.training.checkpoints import LAST
-from experiments.training.starting import build_model
 
 
 class Change(Protocol):
@@ -140,7 +139,7 @@ def trained_model(run: Finished) -> Transformer:
     """
     exact_products()
     model = build_model(run.draft, run.vocabulary)
-    load_weights(model, run.run_dir / LAST, run.record.n_steps)
+    load_weights(model, run.run_dir / CHECKPOINT_NAME, run.record.n_steps)
     return model.to(run.device).eval()
 
 

@@ -14,9 +14,9 @@ from experiments.inspection.opened import Opened
 from experiments.inspection.page.page import save
 from experiments.inspection.reading import read_through
 from experiments.inspection.results import TABLES, TRAINING, Inspection
+from experiments.records.files import CHECKPOINT_NAME
 from experiments.records.kept import kept
 from experiments.system.disk import remove
-from experiments.training.checkpoints import LAST
 
 _COLUMNS = TABLES[TRAINING]
 
@@ -66,5 +66,5 @@ def with_training(found: Inspection, run: Opened, folder: Path) -> Inspection:
             save(found, folder, name=record.model)
             remove(statistics[step])
     finally:
-        load_weights(run.model, run_dir / LAST, end)
+        load_weights(run.model, run_dir / CHECKPOINT_NAME, end)
     return found

@@ -16,7 +16,6 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo
 
 from experiments.config.constraints import KernelName
 from experiments.kernels import reference
@@ -32,6 +31,7 @@ from experiments.kernels.once import once
 from experiments.kernels.operators import operators
 from experiments.kernels.product_keys import both_sets, read_sub_keys
 from experiments.kernels.select import resolve_kernel
+from experiments.kernels.uncompiled import uncompiled
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 Indices = Tensor | Retrieved  # of rows, (T, J), as Execution.retrieved gives them
@@ -193,17 +193,16 @@ def row_adamw(
 
 
 # Not compiled, but run between two graphs: what comes of a sparse gradient, or of a step in the
-# backward pass, is nothing that a graph returns. _disable_dynamo is torch.compiler.disable, and
-# imports the compiler no earlier than at the first call: 1.4 s, which a plan has no use for.
+# backward pass, is nothing that a graph returns.
 
 
-@_disable_dynamo
+@uncompiled
 def _gather_dot(x: Tensor, table: Tensor, idx: Tensor | Retrieved, execution: Execution) -> Tensor:
     retrieved = idx if isinstance(idx, Retrieved) else execution._retrieved(idx, table)
     return _GatherDot.apply(x.contiguous(), table, retrieved, execution)
 
 
-@_disable_dynamo
+@uncompiled
 def _gather_sum(
     table: Tensor, idx: Tensor | Retrieved, weights: Tensor, execution: Execution
 ) -> Tensor:

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo
+
+from experiments.kernels.uncompiled import uncompiled
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -23,7 +24,7 @@ class BatchNorm(nn.BatchNorm1d):
             return super().forward(x)
         return self._over_ranks(x, ranks)
 
-    @_disable_dynamo  # in compiled graphs too: ranks wait for each other, in both passes
+    @uncompiled  # in compiled graphs too: ranks wait for each other, in both passes
     def _over_ranks(self, x: Tensor, ranks: int) -> Tensor:
         n = len(x) * ranks  # each rank has as many tokens
         mean = _SumOverRanks.apply(x.sum(0)) / n

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo
 
+from experiments.kernels.uncompiled import uncompiled
 from experiments.models.ffn._base import FFN
 from experiments.models.roles import find_tables
 from experiments.models.transformer import Transformer
@@ -25,7 +25,7 @@ class RowCounts:
     def __init__(self, n_experts: int) -> None:
         self.counts = torch.zeros(n_experts, dtype=torch.int64)
 
-    @_disable_dynamo  # in compiled graphs too: what it adds to is read between steps
+    @uncompiled  # in compiled graphs too: what it adds to is read between steps
     def add(self, indices: Tensor, gates: Tensor) -> None:
         """indices of any shape."""
         flat = indices.detach().flatten()

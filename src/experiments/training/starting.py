@@ -10,11 +10,9 @@ from typing import Any
 
 from experiments.data.module import TokenDataModule, check_ranks
 from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
-from experiments.data.vocabulary import Vocabulary
 from experiments.init.freeze import freeze
-from experiments.kernels.ops import Execution
-from experiments.models.transformer import Transformer
-from experiments.points.point import BuiltRun, Draft, Point
+from experiments.points.building import build_model
+from experiments.points.point import BuiltRun, Point
 from experiments.records.record import RunRecord
 from experiments.system.disk import write_text_atomically
 from experiments.system.json_files import read_json
@@ -109,16 +107,6 @@ def begin(point: Point, *, scores: bool) -> Begun:
         resumed=resumed,
         columns=columns,
     )
-
-
-def build_model(point: Point | Draft, vocabulary: Vocabulary) -> Transformer:
-    """Point's model for these tokens: masked at the ends of documents, if it is to be; its
-    tables are read by the config's kernel.
-    """
-    end = vocabulary.end_of_text if point.config.data.mask_documents else None
-    model = replace(point.transformer, document_end=end).build()
-    model.set_execution(Execution(kernel=point.config.kernel))
-    return model
 
 
 def _start(run: BuiltRun, module: LanguageModel) -> dict[str, Any]:

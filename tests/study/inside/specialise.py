@@ -24,7 +24,7 @@ import torch
 from experiments.finished.model import read_run
 from experiments.inspection.interface import inspected_layers
 from experiments.models.batch_norm import BatchNorm
-from experiments.training.starting import build_model
+from experiments.points.building import build_model
 from tests.study.inside.files import write_named, write_rows
 from tests.study.inside.masses import by_first_key, by_tokens_alone, read_masses
 from tests.study.inside.naming import Read, averaged, named, p_of, permuted
