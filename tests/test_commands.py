@@ -82,7 +82,7 @@ for command, *sys.argv[1:] in {words}:
         import_module(f"experiments.{{command}}").main()
     except SystemExit as end:
         print(end.code)
-print(sorted({{"torch", "lightning", "transformers"}} & set(sys.modules)))
+print(sorted({{"torch", "torch._dynamo", "lightning", "transformers"}} & set(sys.modules)))
 """
 
 
@@ -99,6 +99,11 @@ def test_what_is_wrong_is_refused_before_torch_is_imported(trained, tmp_path):
     for line, (_, _, message) in zip(done.stderr.splitlines(), REFUSED, strict=True):
         assert line.startswith("error: ")
         assert message in line
+
+
+def test_what_generates_loads_no_trainer_and_no_compiler(trained):
+    words = ["generate", str(trained(*SMALL_PEER)), "The ", "max_tokens=1"]
+    assert python("-c", EARLY.format(words=[words])).stdout.splitlines()[-1] == "['torch']"
 
 
 def test_exit_codes_are_those_of_the_page():
