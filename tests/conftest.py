@@ -23,7 +23,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import torch
 from hydra import compose
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -36,6 +35,7 @@ if not torch.cuda.is_available():  # read when triton is imported, which lightni
 from experiments.config.composed import resolve
 from experiments.config.composition import is_choice
 from experiments.config.hydra_version import composing
+from experiments.config.overriding import apply
 from experiments.points import planning, point
 from experiments.records.files import read_record
 from experiments.run import main
@@ -175,7 +175,7 @@ def _composed(overrides: tuple[str, ...], cache: str | None) -> dict[str, Any]:
         values = [o for o in given if not is_choice(loader, o)]
         choices = tuple(o.input_line or "" for o in given if o not in values)
         config = copy.deepcopy(_of_choices(choices, cache))
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        apply(values, config)
         return resolve(config)
 
 

@@ -25,6 +25,7 @@ with needs_train():
 
     from experiments.config.hydra_version import VERSION_BASE
     from experiments.config.quick_yaml import quick_yaml
+    from experiments.config.sweep_mode import with_mode
 
 
 @hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)
@@ -53,7 +54,8 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing and exiting 1
     with exit_codes():
         refuse_credentials("the command line", sys.argv[1:])
-        words: list[str] | None = normalized(sys.argv[1:])
+        with quick_yaml():
+            words: list[str] | None = with_mode(normalized(sys.argv[1:]))
         while words is not None:
             sys.argv[1:] = words
             try:

@@ -4,15 +4,16 @@ Hydra's own sweeper writes multirun.yaml before a point is known to be good, and
 launcher runs every point in one process, where state leaks from one to the next.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from experiments.sweep.queue import Queue
 
 
-class PointSweeper(BasicSweeper):
-    """Basic sweeper's grid, or a union of such grids, handed to the launcher whole.
+class PointSweeper(Sweeper):
+    """A grid as of Hydra's basic sweeper, or a union of such grids, handed to the launcher whole.
 
     params are the values that every grid shares, and each of grids adds its own. The command line
     overrides both, in all grids. A point of two grids is one. Of all these points, `only` names
@@ -44,16 +45,23 @@ class PointSweeper(BasicSweeper):
         n_trials: int | None = None,
         **rules: Any,
     ) -> None:
-        super().__init__(max_batch_size, params)
-        self.grids = grids
+        self.max_batch_size, self.params, self.grids = max_batch_size, params, grids
         # for the launcher: values are known of composed points alone
         self.only, self.search, self.n_trials = only, search, n_trials
         self.unknown = sorted(map(str, rules.keys() - {*RULES}))
 
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
     def sweep(self, arguments: list[str]) -> Any:
         """Composes nothing and writes nothing; returns what the launcher returns."""
-        assert self.hydra_context is not None
-        assert self.launcher is not None
         self._check()
         app = _app_of(self.launcher)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -67,9 +75,8 @@ class PointSweeper(BasicSweeper):
             overrides = parser.parse_overrides([*shared, *own, *arguments])
             for override in overrides:
                 _check_discrete(override)
-            (product,) = self.split_arguments(overrides, None)
             earlier = {frozenset(point) for point in points}
-            points += [point for point in product if frozenset(point) not in earlier]
+            points += [point for point in _product(overrides) if frozenset(point) not in earlier]
         return self.launcher.launch(points, initial_job_idx=0)
 
     def _check(self) -> None:
@@ -123,6 +130,18 @@ def _check_group(name: str, given: Any) -> None:
             raise ValueError(f"{where}: {shown(key)} is no key of the config, as seed is one")
         if isinstance(value, Mapping) or value == []:
             raise ValueError(f"{where}: {key}={value} must be a value, or several as '0,1'")
+
+
+def _product(overrides: Sequence[Override]) -> Iterator[list[str]]:
+    """Each combination of the overrides' values; of one key its last override's."""
+    values: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_sweep_override():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            values[key] = [f"{key}={override.get_value_element_as_str()}"]
+    return map(list, itertools.product(*values.values()))
 
 
 def _words(values: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -24,6 +23,7 @@ from experiments import run as run_module
 from experiments.config.composed import resolve
 from experiments.config.hydra_hints import normalized
 from experiments.config.hydra_version import composing
+from experiments.config.overriding import apply
 from experiments.config.paths import conf_dir
 from experiments.config.trust import trust_composed
 from experiments.sweep.one_run import run_one
@@ -418,7 +418,7 @@ def edited():
     def make(model, override):
         model_name, config = copy.deepcopy(chosen(model))
         values = OverridesParser.create().parse_overrides(normalized([override]))
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        apply(values, config)
         raw = {"model_name": model_name, **OmegaConf.to_container(config, resolve=True)}
         trust_composed(raw)  # as resolve() does
         return raw

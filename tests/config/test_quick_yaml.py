@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from omegaconf import OmegaConf, _utils
+from omegaconf import OmegaConf
 
 from experiments.config.paths import conf_dir
 from experiments.config.quick_yaml import quick_yaml
@@ -26,11 +26,11 @@ def files(tmp_path):
 
 
 def test_the_same_values_are_read(files):
-    usual, expected = _utils.get_yaml_loader, [_read(path) for path in files]
+    usual, expected = yaml.SafeLoader, [_read(path) for path in files]
     with quick_yaml():
-        assert hasattr(_utils.get_yaml_loader(), "raw_parse") == yaml.__with_libyaml__
+        assert hasattr(yaml.SafeLoader, "raw_parse") == yaml.__with_libyaml__
         assert [_read(path) for path in files] == expected
-    assert _utils.get_yaml_loader is usual
+    assert yaml.SafeLoader is usual
 
 
 @pytest.mark.parametrize("text", ["a: 1\na: 2\n", "a: [1\n", "a: 1\n\tb: 2\n"])
@@ -43,6 +43,6 @@ def test_what_is_no_yaml_is_refused_with_its_line(tmp_path, text):
 
 def test_without_libyaml_python_reads(monkeypatch):
     monkeypatch.setattr(yaml, "__with_libyaml__", False)
-    usual = _utils.get_yaml_loader
+    usual = yaml.SafeLoader
     with quick_yaml():
-        assert _utils.get_yaml_loader is usual
+        assert yaml.SafeLoader is usual

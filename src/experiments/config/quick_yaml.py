@@ -2,38 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import yaml
-from omegaconf import _utils
 
 
 @contextmanager
 def quick_yaml() -> Iterator[None]:
-    """Within this, OmegaConf's own loader parses by libyaml. Its rules stay: of numbers, and that
-    no key stands twice.
+    """Within this, PyYAML's safe loader is libyaml's. OmegaConf 2.3 makes its own of it, 2.4 takes
+    libyaml's by itself. Its rules stay: of numbers, and that no key is there twice.
     """
     if not yaml.__with_libyaml__:
         yield
         return
-    usual = _utils.get_yaml_loader
-    quick = _by_libyaml(usual())
-    _utils.get_yaml_loader = lambda: quick
+    usual = yaml.SafeLoader
+    yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[assignment, misc]
     try:
         yield
     finally:
-        _utils.get_yaml_loader = usual
-
-
-def _by_libyaml(loader: Any) -> Any:
-    """A loader's class, with libyaml's parser in place of Python's."""
-    from yaml.constructor import SafeConstructor
-    from yaml.cyaml import CParser
-    from yaml.resolver import Resolver
-
-    def begin(self: Any, stream: Any) -> None:
-        CParser.__init__(self, stream)
-        SafeConstructor.__init__(self)
-        Resolver.__init__(self)
-
-    return type("QuickLoader", (CParser, loader), {"__init__": begin})
+        yaml.SafeLoader = usual  # type: ignore[misc]

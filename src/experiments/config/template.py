@@ -5,9 +5,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
+
+from experiments.config.overriding import apply
 
 _LINK = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")  # the value of another key, alone
 _VARIABLE = re.compile(r"\$\{oc\.env:[^${}]*\}")  # of the environment, which stays
@@ -49,7 +50,7 @@ class Template:
             return self._filled(overrides)
         except _NeedsOmegaConfError:
             made = copy.deepcopy(self._config)
-            ConfigLoaderImpl._apply_overrides_to_config(list(overrides), made)
+            apply(overrides, made)
             values = OmegaConf.to_container(made, resolve=True)
             assert isinstance(values, dict)
             return {str(key): value for key, value in values.items()}
