@@ -8,7 +8,7 @@ EXTRAS ?= dev
 # Machines of CI often set it. Each worker and child would then compile all sources again, for minutes.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo retrofit-demo study test test-fast test-changed test-levels test-long test-night test-study test-slurm durations soak audit-security check docs format wandb-sync gpu-check gpu-wheels release clean
+.PHONY: help demo retrofit-demo study test test-fast test-changed test-levels test-long test-night test-study test-slurm test-next test-lowest durations soak audit-security check docs format wandb-sync gpu-check gpu-wheels release clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -82,6 +82,28 @@ test-study: $(READY)  ## hold the committed study's numbers to its records
 # AGAIN=1: those that failed the last time
 test-slurm: $(READY)  ## run the tests on real Slurm daemons (root; apt-get install slurm-wlm munge)
 	$(BIN)/python -m pytest tests/slurm -m slurm -o cache_dir=.pytest_cache/slurm $(if $(AGAIN),--last-failed)
+
+# Candidates of Hydra and OmegaConf, in a folder before the environment's own
+NEXT := $(CURDIR)/build/next
+test-next: $(READY)  ## run the tests of config and sweep, and a tiny sweep, with the newest Hydra, candidates too
+	rm -rf $(NEXT)
+	$(BIN)/python -m pip install --quiet --pre --no-deps --target $(NEXT) 'hydra-core>=1.4.0rc1' 'omegaconf>=2.4'
+	PYTHONPATH=$(NEXT) $(PYTEST) tests/config tests/sweep tests/test_run.py
+	PYTHONPATH=$(NEXT) $(BIN)/python -m experiments.run -m model=dense,peer size=1 ladder.vocab_size=512 \
+		budget=2e10 logger=csv sweep=next paths.results=$(NEXT)/results
+	PYTHONPATH=$(NEXT) $(BIN)/python -m experiments.run experiment=demo dry_run=true
+
+# uv knows what pip does not: how the lowest versions go together. torch's lowest brings 6 GB.
+LOWEST := $(CURDIR)/build/lowest
+test-lowest:  ## run the tests in an environment of the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip compile --quiet pyproject.toml --extra dev --resolution lowest-direct \
+		--python $(LOWEST)/bin/python --output-file $(LOWEST)/versions.txt
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --requirements $(LOWEST)/versions.txt
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
+	touch $(LOWEST)/.ready
+	$(MAKE) VENV=$(LOWEST) test
 
 # MINUTES of random faults, SEED and ONLY to see a failure again (docs/soak.md)
 soak: $(READY)  ## interrupt, kill and damage runs; each must come out to the bit: MINUTES=30
