@@ -9,7 +9,7 @@ import yaml
 @contextmanager
 def quick_yaml() -> Iterator[None]:
     """Within this, PyYAML's safe loader is libyaml's. OmegaConf 2.3 makes its own of it, 2.4 takes
-    libyaml's by itself. Its rules stay: of numbers, and that no key is there twice.
+    libyaml's by itself. Its rules stay: of numbers, and that no key occurs twice.
     """
     if not yaml.__with_libyaml__:
         yield
