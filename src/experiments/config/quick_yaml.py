@@ -15,8 +15,8 @@ def quick_yaml() -> Iterator[None]:
         yield
         return
     usual = yaml.SafeLoader
-    yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[assignment, misc]
+    yaml.SafeLoader = yaml.CSafeLoader
     try:
         yield
     finally:
-        yaml.SafeLoader = usual  # type: ignore[misc]
+        yaml.SafeLoader = usual
