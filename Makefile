@@ -95,6 +95,7 @@ test-next: $(READY)  ## run the tests of config and sweep, and a tiny sweep, wit
 
 # uv knows what pip does not: how the lowest versions go together. torch's lowest brings 6 GB.
 LOWEST := $(CURDIR)/build/lowest
+# Deprecations: of old versions by their newer neighbours (matplotlib 3.9 by pyparsing), and torch 2.9's own of TF32.
 test-lowest:  ## run the tests in an environment of the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet uv
@@ -103,7 +104,7 @@ test-lowest:  ## run the tests in an environment of the lowest versions that pyp
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --requirements $(LOWEST)/versions.txt
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
 	touch $(LOWEST)/.ready
-	$(MAKE) VENV=$(LOWEST) test
+	PYTEST_ADDOPTS="-W ignore::DeprecationWarning -W 'ignore:Please use the new API settings'" $(MAKE) VENV=$(LOWEST) test
 
 # MINUTES of random faults, SEED and ONLY to see a failure again (docs/soak.md)
 soak: $(READY)  ## interrupt, kill and damage runs; each must come out to the bit: MINUTES=30

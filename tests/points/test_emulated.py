@@ -54,5 +54,5 @@ def test_other_runs_and_processors_have_no_line(lines, overrides, native):
     ],
 )
 def test_which_processors_compute_bfloat16(monkeypatch, flags, native):
-    monkeypatch.setattr(emulated.torch.cpu, "get_capabilities", lambda: flags)
+    monkeypatch.setattr(emulated, "_capabilities", lambda: flags)
     assert emulated.computes_bf16() is native

@@ -1,6 +1,7 @@
 """Runs that would compute in bfloat16 on a processor that has none."""
 
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -30,9 +31,19 @@ def emulation_lines(points: Sequence[Point]) -> list[str]:
 
 def computes_bf16() -> bool:
     """Whether this machine's CPU multiplies bfloat16 itself: AVX512-BF16, AMX, or no x86."""
-    cpu = torch.cpu.get_capabilities()
+    cpu = _capabilities()
     is_x86 = str(cpu.get("architecture", "")).startswith("x86")
     return not is_x86 or bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
+
+
+def _capabilities() -> Mapping[str, object]:
+    if hasattr(torch.cpu, "get_capabilities"):
+        return torch.cpu.get_capabilities()
+    return {  # torch 2.9
+        "architecture": platform.machine(),
+        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
+        "amx_bf16": torch.cpu._is_amx_tile_supported(),
+    }
 
 
 def emulates(point: Point) -> bool:
