@@ -146,7 +146,9 @@ def find_settings(done: pd.DataFrame, keys: Sequence[str]) -> dict[str, pd.Serie
 
 def _codes(values: pd.Series) -> pd.Series:
     """A number for each value, nan for none: pandas groups them many times faster than texts."""
-    codes = pd.factorize(values.astype(str) if is_text(values) else values)[0]
+    if is_text(values):
+        values = values.astype(str).where(values.notna())  # pandas 2 makes "None" of None
+    codes = pd.factorize(values)[0]
     return pd.Series(np.where(codes < 0, np.nan, codes), index=values.index)
 
 
