@@ -9,11 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.benchmarks.core.loop import OPTIM
 from experiments.budget.costs import Cost
 from experiments.budget.memory import plan_memory
-from experiments.init.freeze import freeze
 from experiments.models.ffn.beside import BesideConfig
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.omni import OmniConfig
 from experiments.models.ffn.peer import PEERConfig
+from experiments.models.freezing import freeze
 from experiments.models.transformer import TransformerConfig
 from experiments.points.memory import moment_bytes
 

@@ -8,6 +8,8 @@ import torch
 
 from experiments.init import grow
 from experiments.init.growth.product_keys import GROWER
+from experiments.init.moments import grown_moments, has_moments, set_moments
+from experiments.init.run_parts.growth import Growing
 from experiments.models.ffn._base import Late
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.memory_plus import MemoryPlusConfig
@@ -19,9 +21,7 @@ from experiments.models.transformer import TransformerConfig
 from experiments.optim.adamw import MOMENTS, AdamWConfig
 from experiments.optim.groups import build_optimizer
 from experiments.optim.lion import LionConfig
-from experiments.optim.moments import grown_moments, has_moments, set_moments
 from experiments.optim.soap import SOAPConfig
-from experiments.points.parts.growth import Growing
 
 D = 16
 SMALL = {"n_experts": 64, "n_heads": 2, "top_k": 4, "d_key": 16}

@@ -16,11 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.config.reading import build
 from experiments.data.vocabulary import prepare_vocabulary
 from experiments.init import retrofit, unretrofit
-from experiments.init.place import bases
 from experiments.init.smollm2 import SmolLM2
 from experiments.init.start import start
 from experiments.models.blocks import chosen_blocks
 from experiments.models.ffn.peer import PEERConfig
+from experiments.points.layers import bases
 from experiments.points.planning import make_point
 from tests.conftest import Nursery
 from tests.init.trunks import loaded, trunk_config

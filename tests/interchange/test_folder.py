@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from experiments.config.hydra_hints import choice_names
+from experiments.config.nodes import make_node
 from experiments.init.exported import check_export, exported_shape, exported_state, layer_node
 from experiments.init.huggingface import HuggingFaceFolder
-from experiments.init.source import make_node
 from experiments.interchange import folder as interchange_folder
 from experiments.interchange.folder import check_folder
 from experiments.models.generation import Sampling, generate

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from experiments.config.hydra_hints import choice_names
+from experiments.config.nodes import make_node
 from experiments.init.exported import exported_shape, exported_state
-from experiments.init.source import make_node
 from experiments.models.attention.gqa import GQAConfig
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEERConfig

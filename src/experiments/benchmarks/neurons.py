@@ -21,11 +21,11 @@ from experiments.benchmarks.core.drafts import drafted
 from experiments.data.batches import Batch
 from experiments.data.prepare import prepare_data
 from experiments.data.windows import ScoredWindows
-from experiments.init.place import bases
 from experiments.init.start import start
 from experiments.models.blocks import chosen_blocks
 from experiments.models.ffn._base import MLP
 from experiments.models.transformer import Transformer, get_block
+from experiments.points.layers import bases
 from experiments.points.planning import plan_point
 from experiments.points.point import Point
 from experiments.system.environment import keep_freed_memory, usable_cores

@@ -32,11 +32,11 @@ from experiments.benchmarks.core.sides import Sides, repeated
 from experiments.budget.costs import FFNConfig
 from experiments.config.constraints import KernelName, check_once
 from experiments.config.optim import Optim
-from experiments.init.freeze import freeze
 from experiments.kernels.products import measured_peak_flops
 from experiments.kernels.trunk_passes import load_trunk
 from experiments.models.ffn.dense import DenseConfig
 from experiments.models.ffn.peer import PEER, PEERConfig
+from experiments.models.freezing import freeze
 from experiments.models.fused import why_not_fused
 from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import build_optimizer

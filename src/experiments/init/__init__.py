@@ -4,8 +4,7 @@ As a library: a PEER layer in any transformers model (docs/retrofit.md), and lay
 get more of them (docs/growth.md).
 """
 
-from experiments.init.growth import grow
-from experiments.init.retrofit import freeze_base, retrofit, unretrofit
-from experiments.init.retrofit_folder import load_retrofitted, save_retrofitted
+import lazy_loader
 
-__all__ = ["freeze_base", "grow", "load_retrofitted", "retrofit", "save_retrofitted", "unretrofit"]
+# The names are in __init__.pyi; a run that starts from random weights loads none of them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

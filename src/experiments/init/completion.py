@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.constraints import AtLeast1, checked, shown
+from experiments.config.nodes import find_target, make_node
 from experiments.config.reading import build, check_chosen
 from experiments.config.schema import OF_TRUNK
 from experiments.data.stream import DomainStream
 from experiments.init.finished_run import FinishedRun
 from experiments.init.how import find_how
-from experiments.init.source import Shape, WeightSource, find_target, make_node
+from experiments.init.source import Shape, WeightSource
 from experiments.models.blocks import chosen_blocks
 
 _METHODS = ("shape", "digest", "tokenizer", "state")

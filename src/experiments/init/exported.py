@@ -15,10 +15,11 @@ from torch import Tensor
 from experiments.budget.costs import FFNConfig
 from experiments.config import former_trunk
 from experiments.config.constraints import Within, checked
+from experiments.config.nodes import make_node
 from experiments.config.reading import build
 from experiments.config.schema import OF_TRUNK
 from experiments.init.safetensors_files import WEIGHTS, load_tensors, stored_tensors
-from experiments.init.source import Shape, make_node
+from experiments.init.source import Shape
 from experiments.models.ffn._base import second_names
 from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.system.json_files import read_json

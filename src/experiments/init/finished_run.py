@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from experiments.config import constraints
+from experiments.config.nodes import find_target, make_node
 from experiments.config.run_config import read_run_config
 from experiments.config.schema import RunConfig
 from experiments.init.first import first_command
 from experiments.init.parent_tokenizer import ParentTokenizer
 from experiments.init.place import placed
 from experiments.init.reading import named, stamp
-from experiments.init.source import Shape, find_target, make_node
+from experiments.init.source import Shape
 from experiments.models.digest import tensors_sha256
 from experiments.models.lora import merged
 from experiments.records.files import RECORD_NAME, DamagedError, read_record

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.config.nodes import make_node
 from experiments.config.reading import build
-from experiments.init.source import Shape, make_node
+from experiments.init.source import Shape
 from experiments.models.attention.gqa import GQAConfig
 from experiments.models.norms.rms import RMSNormConfig
 from experiments.models.positions.rope import RoPE

@@ -1,25 +1,10 @@
-"""Which layers the blocks hold, of a run that is drawn at random or starts from weights."""
-
-from collections.abc import Sequence
+"""Which layers the blocks hold, of a run that starts from weights, and which are trained."""
 
 from experiments.budget.costs import FFNConfig, find_name
 from experiments.config.schema import RunConfig
 from experiments.init.how import find_how
-from experiments.models.blocks import assign_ffns, chosen_blocks
-from experiments.models.ffn.beside import BesideConfig
-
-
-def drawn(config: RunConfig) -> tuple[FFNConfig, ...]:
-    """Each block's, of a run that starts from random weights."""
-    trunk = config.trunk
-    layers = assign_ffns(config.model, trunk.base_ffn, trunk.ffn_blocks, config.size)
-    if not trunk.beside:
-        return layers
-    own, blocks = bases(config), chosen(config)
-    return tuple(
-        BesideConfig(frozen=own[i], trained=layer) if i in blocks else layer
-        for i, layer in enumerate(layers)
-    )
+from experiments.models.blocks import assign_ffns
+from experiments.points.layers import bases, chosen, drawn
 
 
 def placed(config: RunConfig) -> tuple[FFNConfig, ...]:
@@ -49,20 +34,9 @@ def grows(config: RunConfig) -> bool:
     return init is not None and all(map(find_how(init.how).grows, own_layers(config)))
 
 
-def chosen(config: RunConfig) -> tuple[int, ...]:
-    """Blocks whose layer is under study."""
-    return chosen_blocks(config.trunk.ffn_blocks, config.size)
-
-
 def own_layers(config: RunConfig) -> list[FFNConfig]:
     """Chosen blocks' layers in the model that the weights are of."""
     return [bases(config)[i] for i in chosen(config)]
-
-
-def bases(config: RunConfig) -> Sequence[FFNConfig]:
-    """What each block holds in the model that the weights are of."""
-    base = config.trunk.base_ffn
-    return base if isinstance(base, Sequence) else (base,) * config.size
 
 
 def trained_blocks(config: RunConfig) -> tuple[int, ...] | None:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from experiments.budget.costs import FFNConfig
 from experiments.config.schema import Init
-from experiments.init.freeze import freeze
 from experiments.init.how import Seeded, Started, find_how
 from experiments.models.ffn._base import FFN
+from experiments.models.freezing import freeze
 from experiments.models.lora import ADAPTERS
 from experiments.models.transformer import Transformer, get_block
 

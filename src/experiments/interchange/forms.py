@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.config.nodes import make_node
 from experiments.config.schema import OF_TRUNK
 from experiments.init.exported import FLOAT_EPS, MODEL_TYPE, layer_node
 from experiments.init.llama import from_trunk
 from experiments.init.slots import evaluating
-from experiments.init.source import Shape, make_node
+from experiments.init.source import Shape
 from experiments.models.attention.gqa import GQAConfig
 from experiments.models.batch_norm import BatchNorm
 from experiments.models.ffn._base import second_names

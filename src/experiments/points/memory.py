@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 
 from experiments.budget.memory import Memory, plan_memory
 from experiments.config.optim import Optim
-from experiments.init.freeze import freeze
+from experiments.models.freezing import freeze
 from experiments.models.transformer import Transformer, TransformerConfig
 from experiments.optim.groups import optimizers, taker, trained_parameters
 from experiments.points.point import Draft

@@ -11,14 +11,13 @@ from typing import Any
 from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
 from experiments.config import former_trunk
 from experiments.config.effects import Ineffective, Run, ineffective
+from experiments.config.nodes import make_node
 from experiments.config.once import once
 from experiments.config.optim import Optim
 from experiments.config.run_config import read_run_config
 from experiments.config.schema import OF_TRUNK, RunConfig
 from experiments.data.packed import PackedText
 from experiments.data.prepare import check_data, train_folder
-from experiments.init.place import drawn
-from experiments.init.source import make_node
 from experiments.kernels.ops import Execution
 from experiments.kernels.select import check_kernel
 from experiments.models.blocks import chosen_blocks
@@ -29,6 +28,7 @@ from experiments.models.transformer import TransformerConfig
 from experiments.optim.groups import check_roles, optimizers, trained_parameters
 from experiments.optim.schedule import check_steps
 from experiments.points.identity import compute_id
+from experiments.points.layers import drawn
 from experiments.points.memory import estimate_memory, list_shapes, trained_shapes
 from experiments.points.parts import completed, find_parts
 from experiments.points.point import Draft, Point

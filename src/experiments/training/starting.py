@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.data.module import TokenDataModule, check_ranks
 from experiments.data.prepare import PreparedData, prepare_data, prepare_sets, training_batches
-from experiments.init.freeze import freeze
+from experiments.models.freezing import freeze
 from experiments.points.building import build_model
 from experiments.points.point import BuiltRun, Point
 from experiments.records.record import RunRecord

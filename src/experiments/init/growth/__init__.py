@@ -1,7 +1,7 @@
 """A layer with more experts than it was trained with. What it had keeps its numbers.
 
 bias    New experts are kept out of reach at first, so the function is the old one to the bit, and
-        let in while the layer is trained (points/parts/growth.py).
+        let in while the layer is trained (init/run_parts/growth.py).
 copies  Each expert several times. The function is the old one to rounding.
 beside  The layer as it is, and beside it one of the same kind with the other experts, whose outputs
         are zero.

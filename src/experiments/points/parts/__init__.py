@@ -1,26 +1,39 @@
-"""Parts of a run, a file each (experiments.points.point.RunPart), found by themselves."""
+"""Parts of a run, a file each (experiments.points.point.RunPart), found by themselves: those of
+this folder, and of a folder `run_parts` in any room.
+"""
 
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import experiments
 from experiments.config.schema import RunConfig
 from experiments.points.point import RunPart
 
 
 @functools.cache
 def kinds() -> tuple[type[RunPart], ...]:
-    """Classes of this folder's files, in the order in which they act."""
-    names = (f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
+    """Classes of these folders' files, in the order in which they act."""
     found = [
         value
-        for name in names
+        for name in _files()
         for value in vars(importlib.import_module(name)).values()
         if isinstance(value, type) and issubclass(value, RunPart) and value.__module__ == name
     ]
     return tuple(sorted(found, key=lambda kind: (kind.order, kind.__name__)))
+
+
+def _files() -> Iterator[str]:
+    """Dotted names of the files."""
+    for module in pkgutil.iter_modules(__path__):
+        yield f"{__name__}.{module.name}"
+    for room in pkgutil.iter_modules(experiments.__path__):
+        folder = Path(experiments.__path__[0], room.name, "run_parts")
+        for module in pkgutil.iter_modules([str(folder)]):
+            yield f"experiments.{room.name}.run_parts.{module.name}"
 
 
 def completed(raw: Mapping[str, Any]) -> Mapping[str, Any]:

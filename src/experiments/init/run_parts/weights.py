@@ -11,9 +11,10 @@ from experiments.data.folders import digest
 from experiments.init import completion
 from experiments.init.finished_run import FinishedRun
 from experiments.init.how import find_how
-from experiments.init.place import bases, chosen, own_layers, placed, trained_blocks
+from experiments.init.place import own_layers, placed, trained_blocks
 from experiments.init.start import start
 from experiments.models.transformer import TransformerConfig
+from experiments.points.layers import bases, chosen
 from experiments.points.point import BuiltRun, Point, RunPart, Scores
 from experiments.system.claims import log_event
 from experiments.system.disk import write_text

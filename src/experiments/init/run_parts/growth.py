@@ -12,11 +12,12 @@ import torch
 from experiments.config.schema import RunConfig
 from experiments.init.finished_run import FinishedRun
 from experiments.init.growth import find_grower
-from experiments.init.place import bases, chosen, grows
+from experiments.init.moments import Moments, grown_moments, has_moments, set_moments
+from experiments.init.place import grows
 from experiments.models.ffn._base import FFN, Late
 from experiments.models.transformer import Transformer, get_block
-from experiments.optim.moments import Moments, grown_moments, has_moments, set_moments
 from experiments.optim.optimizer import GroupedOptimizer
+from experiments.points.layers import bases, chosen
 from experiments.points.point import BuiltRun, RunPart
 from experiments.points.training_part import TrainingPart
 
