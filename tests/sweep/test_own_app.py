@@ -347,6 +347,8 @@ def test_its_command_plans_searches_and_refuses(tmp_path):
         "error: degree=99 must be from 1 to 30 (ridge degree=99 seed=0)\n",
     )
     assert said("degre=3")[0] == 2
+    code, out = said("-m", "degree=3,5", "n_steps=20", "hydra/sweeper=basic", "sweep=basic")
+    assert (code, "2 runs" in out, [*tmp_path.glob("multirun.yaml")]) == (0, True, [])
     search = "hydra.sweeper.search={penalty: 'log(1e-5, 1)'}"
     code, out = said("-m", "degree=3", "sweep=q", search, "hydra.sweeper.n_trials=3", "n_steps=20")
     assert code == 0, out

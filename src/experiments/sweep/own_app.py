@@ -42,6 +42,8 @@ _HYDRA = {
     "run": {"dir": "."},
     "sweep": {"dir": ".", "subdir": "."},
 }
+# Hydra's default takes the same commas, and writes multirun.yaml before a point is checked
+_ALSO = {"points": ("basic",)}
 
 
 class OwnApp(App[OwnPoint]):
@@ -91,19 +93,21 @@ class OwnApp(App[OwnPoint]):
         """
         import hydra
         from hydra.core.config_store import ConfigStore
+        from hydra.core.plugins import Plugins
         from omegaconf import DictConfig, OmegaConf
 
-        from experiments.config.hydra_version import VERSION_BASE
+        from experiments.config.hydra_version import REPLACES, VERSION_BASE
 
         app = cls()
         introduce(app.place, app)
+        Plugins.instance()  # Hydra's own choices first: what follows replaces one
         store = ConfigStore.instance()
-        store.store(name="engine", node={**ENGINE, "hydra": _HYDRA})
+        store.store(name="engine", node={**ENGINE, "hydra": _HYDRA}, **REPLACES)
         for group in ("hydra/launcher", "hydra/sweeper"):
             for path in sorted((conf_dir() / group).glob("*.yaml")):
-                store.store(
-                    group=group, name=path.stem, node=OmegaConf.create(read_regular_text(path))
-                )
+                node = OmegaConf.create(read_regular_text(path))
+                for name in (path.stem, *_ALSO.get(path.stem, ())):
+                    store.store(group=group, name=name, node=node, **REPLACES)
 
         def task(config: Any) -> float | None:
             from hydra.core.hydra_config import HydraConfig
