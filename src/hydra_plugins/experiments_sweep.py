@@ -239,8 +239,10 @@ class PointLauncher(Launcher):
     @cached_property
     def _composer(self) -> "Composer":
         from experiments.config.composition import Composer
+        from experiments.sweep.app import FIRST
 
-        return Composer(self.hydra_context.config_loader, self.config)
+        late = self.place != FIRST
+        return Composer(self.hydra_context.config_loader, self.config, late=late)
 
     def _compose(self, overrides: Sequence[Sequence[str]]) -> "list[Composed]":
         """Points of these overrides, in their order."""

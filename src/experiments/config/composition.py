@@ -1,6 +1,7 @@
 """Many points composed by Hydra. The choices of groups, which they share, are composed once."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +11,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from experiments.config.composed import Composed
+from experiments.config.late import kept, known
 from experiments.config.template import Template
 
 _FAMILIES = 64  # choices of groups that are kept: a search composes points of its cells in turn
@@ -24,8 +26,9 @@ class Composer:
     (template.py). So it is done once for points of the same choices.
     """
 
-    def __init__(self, loader: Any, master: DictConfig) -> None:
-        self._loader, self._master = loader, master
+    def __init__(self, loader: Any, master: DictConfig, *, late: bool = False) -> None:
+        """late: what is known when a run begins keeps its text (late.py)."""
+        self._loader, self._master, self._late = loader, master, late
         self._family = lru_cache(_FAMILIES)(self._load_family)
 
     def compose(self, points: Sequence[Sequence[str]]) -> Iterator[tuple[int, Composed]]:
@@ -40,15 +43,20 @@ class Composer:
             values = [_parsed(word) for word in words if not chosen[word]]
             families.setdefault(choices, []).append((number, values))
         for choices, members in families.items():
-            template, made = self._family(choices)
+            template, made, known = self._family(choices)
             for number, values in members:
-                yield number, Composed(values=template.fill(values), choices=made)
+                with kept(known) if self._late else nullcontext():
+                    filled = template.fill(values)
+                yield number, Composed(values=filled, choices=made)
 
-    def _load_family(self, choices: tuple[str, ...]) -> tuple[Template, Mapping[str, str]]:
+    def _load_family(
+        self, choices: tuple[str, ...]
+    ) -> tuple[Template, Mapping[str, str], Mapping[str, Any]]:
         config = self._loader.load_sweep_config(self._master, list(choices))
         made = MappingProxyType(dict(config.hydra.runtime.choices))
+        values = known(config.hydra)
         del config.__dict__["_content"]["hydra"]  # five sixths of the config
-        return Template(config), made
+        return Template(config), made, values
 
 
 @lru_cache(_WORDS)

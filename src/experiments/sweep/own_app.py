@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
+from experiments.config import late
 from experiments.config.paths import conf_dir
 from experiments.records.app_record import AppRecord, Record
 from experiments.records.files import write_record
@@ -102,7 +103,8 @@ class OwnApp(App[OwnPoint]):
         introduce(app.place, app)
         Plugins.instance()  # Hydra's own choices first: what follows replaces one
         store = ConfigStore.instance()
-        store.store(name="engine", node={**ENGINE, "hydra": _HYDRA}, **REPLACES)
+        hydras = {**_HYDRA, "job": {"name": app.file.stem}}
+        store.store(name="engine", node={**ENGINE, "hydra": hydras}, **REPLACES)
         for group in ("hydra/launcher", "hydra/sweeper"):
             for path in sorted((conf_dir() / group).glob("*.yaml")):
                 node = OmegaConf.create(read_regular_text(path))
@@ -118,7 +120,9 @@ class OwnApp(App[OwnPoint]):
             with exit_codes():
                 composed = OmegaConf.merge({"hydra": HydraConfig.get()}, config)
                 assert isinstance(composed, DictConfig)
-                return run_one(resolve(composed), place=app.place)
+                with late.kept(late.known(composed.hydra)):
+                    raw = resolve(composed)
+                return run_one(raw, place=app.place)
             raise AssertionError("exit_codes lets every error out")
 
         vars(task)["place"] = app.place  # the launcher asks for it
@@ -266,6 +270,13 @@ class OwnApp(App[OwnPoint]):
     def _returned(self, run: Run) -> Mapping[str, Any]:
         try:
             return self.run(run)
+        except ValueError as error:
+            if str(error) != "HydraConfig was not set":
+                raise
+            raise RuntimeError(
+                "a point has HydraConfig where its app's file imports it at the top: do so, or ask "
+                "run.folder and run.config"
+            ) from error
         except SystemExit as end:  # exit codes tell a sweep something else
             raise RuntimeError(
                 f"run called sys.exit({'' if end.code is None else repr(end.code)}); it has to "
@@ -287,7 +298,8 @@ class OwnApp(App[OwnPoint]):
         config = json.dumps(dict(point.raw), indent=1) + "\n"  # JSON is YAML
         write_text_atomically(point.run_dir / "config.yaml", config)
         try:
-            with interruption.deferred():
+            name = self.file.stem
+            with interruption.deferred(), late.job_of_hydra(name, point.run_dir):
                 values = _checked(self._returned(run))
             status = "done" if all(map(_is_finite, values.values())) else "diverged"
         except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from experiments.config.constraints import Positive, SweepName, Within, checked
+from experiments.config.late import begun
 from experiments.sweep import point as swept
 from experiments.sweep.app import Raw
 from experiments.sweep.point import Handling, Needs
@@ -72,8 +73,11 @@ class OwnPoint(swept.Point):
 
 
 def plain_config(raw: Raw) -> dict[str, Any]:
-    """Without what is a language model's alone: the name of its model."""
-    return {k: v for k, v in raw.items() if k != "model_name" or v is not None}
+    """Without what is a language model's alone: the name of its model. The engine's keys are known
+    before a run begins.
+    """
+    own = {k: v for k, v in raw.items() if k != "model_name" or v is not None}
+    return {k: begun(v) if k in ENGINE else v for k, v in own.items()}
 
 
 def check_engine(config: Raw) -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
+from experiments.config.late import begun
 from experiments.records.files import CHECKPOINT_NAME, HISTORY_NAME
 from experiments.sweep.app import Progress
 from experiments.sweep.point import Point
@@ -41,7 +42,7 @@ class Run:
         n_threads: int | None,
         save_seconds: float,
     ) -> None:
-        self.config: Mapping[str, Any] = point.raw
+        self.config: Mapping[str, Any] = begun(point.raw, point.run_dir)
         self.folder, self.n_threads = point.run_dir, n_threads
         self.n_steps = 0  # those that are taken
         self._point, self._claim, self._progress = point, claim, progress
