@@ -10,7 +10,7 @@ import torch
 import experiments.models.ffn
 from experiments import export, generate
 from tests.conftest import REPOSITORY, TINY
-from tests.extending import files, section
+from tests.extending import files, follow, section
 
 SMALL = ("size=2", "trunk.ffn_blocks=[0]", *TINY)
 FROM_RUN = tuple(  # what the weights say themselves is left out
@@ -100,3 +100,8 @@ def test_it_is_written_as_the_house_is():
             input=snippets()[0], cwd=REPOSITORY, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.night
+def test_the_tests_of_every_layer_pass_for_it(tmp_path):
+    follow("A layer", tmp_path)

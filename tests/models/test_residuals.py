@@ -1,5 +1,7 @@
 """Every conf/residual/*.yaml: a new form is checked without a new test. And each by itself."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from experiments.models.parametrization import Base
 from experiments.models.recomputed import Recomputed
 from experiments.models.residuals.parallel import Parallel
 from experiments.models.residuals.pre_norm import PreNorm
+from experiments.models.residuals.residual import Block
 from experiments.models.residuals.sandwich import Sandwich
 from experiments.models.transformer import TransformerConfig
 from experiments.points.planning import make_point
@@ -100,17 +103,36 @@ def test_halves_that_are_computed_again_change_nothing(residual, name):
     assert all(map(torch.equal, found, wanted))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_added_is_proportional_to_what_is_written_by(residual, name):
-    made = model(residual(name))
+@dataclass(frozen=True, kw_only=True)
+class _PostNorm(PreNorm):
+    """norm(x + attention(x)), norm(x + ffn(x)): Vaswani 2017, arXiv:1706.03762, §3.1."""
+
+    adds_outputs = False
+
+    def attention_half(self, block, x, seen, past):
+        return block.normed("attention_norm", block.add(x, block.attention(x, seen, past)))
+
+    def ffn_input(self, block, x, attended):
+        return attended
+
+    def ffn_half(self, block, x, attended, tokens):
+        return block.normed("ffn_norm", super().ffn_half(block, x, attended, tokens))
+
+
+@pytest.mark.parametrize("name", [*NAMES, _PostNorm()])
+@torch.no_grad()
+def test_what_is_added_is_proportional_to_what_is_written_by(residual, name, monkeypatch):
+    """What Block.add is given: a form may norm the sum."""
+    made, added, add = model(name if name == _PostNorm() else residual(name)), [], Block.add
     block, seen = made.blocks[0], made.seen(TOKENS[:1])
+    monkeypatch.setattr(Block, "add", lambda *given: added.append(given[2]) or add(*given))
     x = torch.randn(1, 24, 48, dtype=torch.float64)
-    attended = block.residual.attention_half(block, x, seen, None)
-    with torch.no_grad():
-        for weight in block.residual.written(block):
-            weight *= 3
-    grown = block.residual.attention_half(block, x, seen, None)
-    torch.testing.assert_close(grown - x, 3 * (attended - x), rtol=1e-9, atol=1e-9)
+    block.residual.attention_half(block, x, seen, None)
+    for weight in block.residual.written(block):
+        weight *= 3
+    block.residual.attention_half(block, x, seen, None)
+    before, grown = added
+    torch.testing.assert_close(grown, 3 * before, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -170,9 +192,19 @@ def _sandwich(x, norms, attention, ffn):
     return x + norms["ffn_after"](ffn(norms["ffn_norm"](x)))
 
 
+def _post_norm(x, norms, attention, ffn):
+    x = norms["attention_norm"](x + attention(x))
+    return norms["ffn_norm"](x + ffn(x))
+
+
 @pytest.mark.parametrize(
     ("form", "equation"),
-    [(PreNorm(), _pre_norm), (Parallel(), _parallel), (Sandwich(), _sandwich)],
+    [
+        (PreNorm(), _pre_norm),
+        (Parallel(), _parallel),
+        (Sandwich(), _sandwich),
+        (_PostNorm(), _post_norm),
+    ],
 )
 def test_forms_by_their_equations_in_float64(form, equation):
     made = model(form)

@@ -8,6 +8,10 @@ import pytest
 import torch
 
 from experiments.config.schema import Init
+from experiments.models.ffn.dense import DenseConfig
+from experiments.models.norms.rms import RMSNormConfig
+from experiments.models.transformer import Transformer
+from experiments.points.memory import trained_shapes
 from experiments.points.parts.parametrization import Parametrization
 from experiments.points.planning import compute_run_id, make_point
 from tests.conftest import TINY
@@ -140,3 +144,30 @@ def test_a_run_that_starts_from_weights_has_no_base(make):
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"=mup says how weights start .* set optim\.parametriz"):
         Parametrization().shape(replace(point.config, init=init), point.transformer)
+
+
+@pytest.mark.parametrize(
+    ("part", "method", "error", "said"),
+    [
+        (DenseConfig, "cost", ValueError("glu=0 must"), r"model\.glu=0 must$"),
+        (
+            DenseConfig, "build", RuntimeError("negative dimension"),
+            r"Dense can't be built at d_model=32: negative dimension; change model\.width_factor=4",
+        ),
+        (
+            RMSNormConfig, "build", ValueError("32 is odd"),
+            r"RMSNorm can't be built at d_model=32: 32 is odd; change trunk\.norm\.eps=null$",
+        ),
+        (Transformer, "_scale_initial", ValueError("as it is"), "^as it is$"),
+    ],
+)  # fmt: skip
+def test_what_a_part_refuses_when_it_is_built_names_its_settings(
+    make, monkeypatch, part, method, error, said
+):
+    def refuse(*_):
+        raise error
+
+    trained_shapes.cache_clear()
+    monkeypatch.setattr(part, method, refuse)
+    with pytest.raises(ValueError, match=said):
+        make("model=dense", "norm=rms")

@@ -2,14 +2,19 @@
 
 import functools
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from experiments.budget.costs import find_name
 from experiments.budget.plan import OffBudgetError, Plan, peak_lr, plan_steps
 from experiments.config import former_trunk
+from experiments.config.constraints import shown
 from experiments.config.effects import Ineffective, Run, ineffective
 from experiments.config.nodes import make_node
 from experiments.config.once import once
@@ -49,7 +54,10 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     config, ranks, transformer = draft.config, draft.ranks, draft.transformer
     _check_batch(transformer, ranks.n_sequences * config.data.seq_len)
     check_vocabulary(transformer.ffns, transformer.vocab_size, exactly=True)
-    check_roles(trained_shapes(transformer), config.optim)
+    with _named_by_settings(config):
+        transformer.cost()
+        shapes = trained_shapes(transformer)
+    check_roles(shapes, config.optim)
     check_tables(config, ranks)
     _check_shared(config, transformer)
     check_stopping(config, ranks)
@@ -69,6 +77,38 @@ def read_point(raw: Mapping[str, Any]) -> Draft:
     for part in draft.parts:
         part.refuse(draft)
     return draft
+
+
+@contextmanager
+def _named_by_settings(config: RunConfig) -> Iterator[None]:
+    """What a layer or norm refuses at this width, as a ValueError that names its settings."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        parts: dict[str, Any] = {"model": config.model, "trunk.norm": config.trunk.norm}
+        for where, part in parts.items():
+            if _refusal(part, config.d_model) != str(error):
+                continue
+            own = [field.name for field in fields(part)]
+            if str(error).partition("=")[0] in own:
+                raise ValueError(f"{where}.{error}") from None
+            given = ", ".join(f"{where}.{name}={shown(getattr(part, name))}" for name in own)
+            raise ValueError(
+                f"{find_name(part)} can't be built at d_model={config.d_model}: {error}; "
+                f"change {given or where}"
+            ) from None
+        raise
+
+
+def _refusal(part: Any, d_model: int) -> str:
+    """What it says at this width, when it is counted and built."""
+    try:
+        with torch.device("meta"):
+            getattr(part, "cost", part.build)(d_model)
+            part.build(d_model)
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    return ""
 
 
 def _check_trunk(draft: Draft, accelerator: str) -> None:

@@ -23,7 +23,7 @@ class Residual(ABC):
     fused_norms: the norms of attention's half and of the layer's, where each half is
         x + f(norm(x)), as the fused halves of both are; None: the form has no fused half.
     adds_outputs: whether what attention and the layer compute is added to the stream as it is,
-        times the block's multiplier; False: something acts on it first.
+        times the block's multiplier; False: something acts on it first, or on the sum.
     """
 
     modules: ClassVar[tuple[str, ...]]
@@ -54,8 +54,8 @@ class Residual(ABC):
         return block.add(attended, block.feed(self.ffn_input(block, x, attended), tokens))
 
     def written(self, block: "Block") -> tuple[Tensor, ...]:
-        """Weights that scale what is added to the stream: it is proportional to them. Their initial
-        values fall with depth, and an export has a parametrization's multiplier in them.
+        """Weights that scale what Block.add adds to the stream: it is proportional to them. Their
+        initial values fall with depth, and an export has a parametrization's multiplier in them.
         """
         return (*block.attention.output_weights(), *block.ffn.output_weights())
 
