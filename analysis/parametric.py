@@ -12,17 +12,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.fitting.checks import positive
-from analysis.fitting.intervals import Array, Estimate
+from analysis.fitting.intervals import Array, Estimate, NoMinimum
 from analysis.laws.fit import fit_law
 from analysis.laws.forms.chinchilla import LAW, chinchilla
 from analysis.laws.powers import EXPONENT_BOUNDS
 from analysis.laws.result import Residual
 from analysis.surfaces.fit import HOFFMANN_S, SurfaceFit, checked_runs
-from analysis.surfaces.optimum import FLOPS_PER_PARAM_TOKEN
+from analysis.surfaces.optimum import FLOPS_PER_PARAM_TOKEN, has_minimum, sizes_within
 
 NAMES = LAW.names
 _STEEPEST = 10.0  # an exponent beyond is a cliff, and its powers overflow
-_FAR = 300.0  # of ln N and ln D
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -43,23 +42,22 @@ class ParametricFit(SurfaceFit):
         """Compute-optimal n_params, n_tokens, tokens_per_param and loss at a budget of FLOPs.
 
         Hoffmann 2022, eq. 4: N* = G (C/6)^(beta/(alpha+beta)), G^(alpha+beta) = alpha A/(beta B).
+        Of a size as far from the runs as no other surface's is looked for there is none.
         """
-        positive("budget", budget)
-        positive("flops_per_param_token", flops_per_param_token)
+        within = sizes_within(self, budget, flops_per_param_token)
         rows = np.vstack([self.estimates, self.draws])
         E, A, B, alpha, beta = rows.T
         log_g = (np.log(alpha * A) - np.log(beta * B)) / (alpha + beta)
         spend = np.log(budget / flops_per_param_token)
         log_n = log_g + spend * beta / (alpha + beta)
         log_d = -log_g + spend * alpha / (alpha + beta)
-        # A size that nothing ties down may be e^1000: then ratios and quantiles must stay numbers
-        N, D = (np.exp(np.clip(log, -_FAR, _FAR)) for log in (log_n, log_d))
-        values = {
-            "n_params": N,
-            "n_tokens": D,
-            "tokens_per_param": D / N,
-            "loss": E + A * N**-alpha + B * D**-beta,
-        }
+        names = ("n_params", "n_tokens", "tokens_per_param", "loss")
+        far = (log_n < np.log(within[0])) | (log_n > np.log(within[1]))
+        if not has_minimum(np.where(far, np.nan, log_n)):
+            return dict.fromkeys(names, NoMinimum.of(*within))
+        N, D = np.exp(log_n[~far]), np.exp(log_d[~far])
+        E, A, B, alpha, beta = rows[~far].T
+        values = dict(zip(names, (N, D, D / N, E + A * N**-alpha + B * D**-beta), strict=True))
         return {n: Estimate.of_draws(v[0], v[1:], level) for n, v in values.items()}
 
     def exponents(self, level: float = 0.95) -> dict[str, Estimate]:

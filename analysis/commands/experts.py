@@ -34,7 +34,7 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
         trust = (
             f"beyond {beyond['n_experts'].min():g} experts it trusts that one of the forms holds"
         )
-        lines.append(f"\nloss by {found.in_words}, averaged; {trust}:\n{in_columns(beyond, 5)}")
+        lines.append(f"\nloss by {found.by}, averaged; {trust}:\n{in_columns(beyond, 5)}")
     drawn = [fit for fit in found.fits if fit.of_experts_alone]
     if drawn:
         slopes = size_slopes(table, **{**choice, "model": found.model})

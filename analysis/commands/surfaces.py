@@ -8,7 +8,6 @@ import pandas as pd
 from analysis.arguments import CLUSTER, SURFACE
 from analysis.command import Command, Options, Output, load_runs
 from analysis.figures.forms import draw_forms
-from analysis.fitting.intervals import Estimate
 from analysis.fitting.text import in_columns
 from analysis.laws.forms import SURFACES
 from analysis.options import choose_series, one_of, pairs
@@ -95,7 +94,7 @@ def _of_size(options: Options, table: pd.DataFrame) -> Output:
     for model, one in found.items():
         lines += [f"{model}, {fit.form_name}: {fit.summary()}\n" for fit in one.fits]
         lines.append(f"{model}: {one.summary()}")
-        lines += [f"{text}\n" for text in _beyond(one)]
+        lines += [*_beyond(one), ""]
     lines += [f"not fitted: {text}" for text in errors]
     return Output(
         values={model: one.to_dict() for model, one in found.items()}, text="\n".join(lines)
@@ -106,13 +105,14 @@ def _beyond(found: SurfaceComparison) -> list[str]:
     """Prints the optimum and its loss at the most compute of the runs and at ten times that."""
     if not found.possible:
         return []
-    rows = found.over_compute()
-    shown = pd.DataFrame({"C = 6ND": rows["budget"].map("{:.4g}".format)})
-    for name in ("n_params", "n_tokens", "loss"):
-        estimates = map(Estimate, *(rows[f"{name}{end}"] for end in ("", "_lower", "_upper")))
-        shown[name] = [str(one) for one in estimates]
-    by = ", ".join(found.possible)
-    return [f"best by {by} together (95 % intervals that hold those of each):\n{in_columns(shown)}"]
+    lines = []
+    for best in found.bests_over_compute():
+        names = ("n_params", "n_tokens", "loss")
+        row = {"C = 6ND": f"{best.budget:.4g}", **{n: str(best.values[n]) for n in names}}
+        lines.append(f"best by {best.by_words} together (95 % intervals):")
+        lines.append(in_columns(pd.DataFrame([row])))
+        lines += [f"  note: {text}" for text in best.warnings]
+    return lines
 
 
 COMMAND = Command(

@@ -187,7 +187,8 @@ def error_of_form(
     with np.errstate(invalid="ignore"):
         shift = without - own
         drawn = shift.shape[1] > 2 and not misfit
-        noise = _BY_CHANCE * shift[:, 1:].var(axis=1) if drawn else np.zeros_like(shift[:, 0])
+        known = np.ma.masked_invalid(shift[:, 1:])
+        noise = _BY_CHANCE * known.var(axis=1).filled(0.0) if drawn else np.zeros_like(shift[:, 0])
         excess = np.asarray(times) ** 2 * (shift[:, 0] ** 2 - noise)
     excess = np.where(np.isfinite(excess), excess, 0.0)
     return np.asarray(np.sqrt(np.maximum(excess.mean(axis=0), 0.0)))

@@ -1,7 +1,7 @@
 """Numbers with their intervals, from draws of a bootstrap or by Student's t."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,23 @@ class Estimate(NamedTuple):
     def columns(self, name: str) -> dict[str, float]:
         """name, name_lower and name_upper, for a row of a table."""
         return {name: self.value, f"{name}_lower": self.lower, f"{name}_upper": self.upper}
+
+
+class NoMinimum(Estimate):
+    """No number: the loss is lowest at an end of the sizes that were looked at, or they have no
+    lowest; within: these sizes.
+    """
+
+    within: tuple[float, float]
+
+    @classmethod
+    def of(cls, low: float, high: float) -> Self:
+        found = cls(*[float("nan")] * 3)
+        found.within = float(low), float(high)
+        return found
+
+    def __str__(self) -> str:
+        return "no minimum within {:.3g} to {:.3g}".format(*self.within)
 
 
 def percentiles(draws: Array, level: float) -> tuple[Array, Array]:

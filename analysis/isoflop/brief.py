@@ -33,7 +33,7 @@ def brief(fit: IsoFLOPFit) -> str:
 
 def _cells(c: IsoFLOPCurve) -> list[str]:
     sizes = f"{count(c.x_min)} to {count(c.x_max)}"
-    if not np.isfinite(c.loss_opt):
+    if not c.inside:
         return [f"{c.budget:.3g}", c.model, "-", "-", "-", sizes]
     left, right = c.x_interval
     bounded = np.isfinite(left) and np.isfinite(right) and left > 0

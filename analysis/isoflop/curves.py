@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.interpolate import Akima1DInterpolator
 
 from analysis.fitting.checks import check_level, positive
-from analysis.fitting.intervals import Array, Prediction, percentiles, t_quantile
+from analysis.fitting.intervals import Array, NoMinimum, Prediction, percentiles, t_quantile
 from analysis.fitting.plain import plain
 from analysis.fitting.results import Fit, Result
 from analysis.fitting.status import FitError, FitStatus, find_status, worst_status
@@ -30,13 +30,13 @@ class IsoFLOPCurve(Fit):
     """Losses of one model at one budget against size, and their minimum.
 
     sizes, losses: the best run of each size used, in order of size; x_opt, loss_opt: the minimum
-    (nan where the parabola opens downwards) and their 95 % intervals, unbounded where the data
-    allow any; inside: whether it is within the sizes, not at their end;
-    at_optimum: the other sizes there, by interpolation along the curve; a, slope,
-    level, centre, alpha, beta: the curve in u = ln(size), as isoflop.shape.Shape has it, by least
-    squares: a parabola, of exponents 0, also where method="akima"; unscaled: (X'X)^-1 of a, slope,
-    level; rmse: of its points; noise: the standard deviation of a loss that the intervals assume,
-    with its degrees of freedom dof; both in nats/token; draws (S, 5): alpha, beta, a, slope, level
+    (nan where the parabola opens downwards, or Akima's lowest is at an end) and their 95 %
+    intervals, unbounded where the data allow any; inside: whether it is within the sizes, not at
+    their end; at_optimum: the other sizes there, by interpolation along the curve; a, slope, level,
+    centre, alpha, beta: the curve in u = ln(size), as isoflop.shape.Shape has it, by least squares:
+    a parabola, of exponents 0, also where method="akima"; unscaled: (X'X)^-1 of a, slope, level;
+    rmse: of its points; noise: the standard deviation of a loss that the intervals assume, with its
+    degrees of freedom dof; both in nats/token; draws (S, 5): alpha, beta, a, slope, level
     of a slice, for its intervals; none of the other methods.
     """
 
@@ -129,6 +129,11 @@ class IsoFLOPCurve(Fit):
         )
 
     @property
+    def none(self) -> NoMinimum:
+        """What is told of a minimum that is not `inside`."""
+        return NoMinimum.of(self.x_min, self.x_max)
+
+    @property
     def x_min(self) -> float:
         return self.sizes[0]
 
@@ -170,11 +175,15 @@ class IsoFLOPCurve(Fit):
         return Prediction(value, value - half, value + half, level)
 
     def summary(self) -> str:
+        best = f"{self.x_name}*: {self.none}"
+        if self.inside:
+            best = (
+                f"{self.x_name}*={self.x_opt:.3g} {in_brackets(*self.x_interval, '.3g')}  "
+                f"loss*={self.loss_opt:.4f} {in_brackets(*self.loss_interval, '.4f')}  "
+                f"perplexity*={np.exp(self.loss_opt):.2f}"
+            )
         line = (
-            f"{self.model:>10}  C={self.budget:.3g}  {self.x_name}*={self.x_opt:.3g} "
-            f"{in_brackets(*self.x_interval, '.3g')}  loss*={self.loss_opt:.4f} "
-            f"{in_brackets(*self.loss_interval, '.4f')}  "
-            f"perplexity*={np.exp(self.loss_opt):.2f}  ({self.n_points} sizes, "
+            f"{self.model:>10}  C={self.budget:.3g}  {best}  ({self.n_points} sizes, "
             f"rmse {self.rmse:.4f})"
         )
         return line + (f"  WARNING: {'; '.join(self.warnings)}" if self.warnings else "")
@@ -307,8 +316,8 @@ class IsoFLOPFit(Fit):
         return laws[name].extrapolate(budget, level)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a curve: its minimum with 95 % intervals."""
-        return pd.DataFrame(
+        """A row a curve: its minimum with 95 % intervals, nan where its sizes have none inside."""
+        frame = pd.DataFrame(
             [
                 {
                     "model": c.model,
@@ -328,6 +337,10 @@ class IsoFLOPFit(Fit):
                 for c in self.curves
             ]
         )
+        if self.curves:
+            of = ["lower", "upper", "loss*", "loss lower", "loss upper", "perplexity"]
+            frame.loc[[not c.inside for c in self.curves], [f"{self.x_name}*", *of]] = np.nan
+        return frame
 
     def law(self, model: str | None = None) -> ModelLaws:
         """Laws of a model, or the only ones. Raises ValueError if there are none such."""

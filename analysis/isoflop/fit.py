@@ -229,7 +229,7 @@ def _curve(
 ) -> IsoFLOPCurve:
     p, shape = found.points, found.shape
     flagged = check_minimum(p.u, p.losses, shape, found.u_opt, method, found.u_interval, found_off)
-    inside = found.inside
+    inside = found.inside and not found.at_end
     place = np.array([found.u_opt if inside else np.nan])
     return IsoFLOPCurve(
         model=p.model,
@@ -239,11 +239,11 @@ def _curve(
         n_points=len(p.u),
         sizes=tuple(np.exp(p.u).tolist()),
         losses=tuple(p.losses.tolist()),
-        x_opt=float(np.exp(found.u_opt)),
+        x_opt=float("nan") if found.at_end else float(np.exp(found.u_opt)),
         x_interval=(float(np.exp(found.u_interval[0])), float(np.exp(found.u_interval[1]))),
-        loss_opt=float(found.loss_opt),
+        loss_opt=float("nan") if found.at_end else float(found.loss_opt),
         loss_interval=found.loss_interval,
-        inside=inside and not found.at_end,
+        inside=inside,
         at_optimum={
             name: float(np.exp(_along(p.u, values, place)[0])) for name, values in p.others.items()
         },

@@ -82,6 +82,11 @@ def with_weights(
     )
 
 
+def with_weight(weights: Mapping[str, float]) -> str:
+    """Each form with its share of their weight: "clark (weight 0.7), loglinear (weight 0.3)"."""
+    return ", ".join(f"{name} (weight {w:.2g})" for name, w in weights.items())
+
+
 def _kept(weights: Mapping[str, float]) -> dict[str, float]:
     """Those with 99 % of the weight, the largest first; none where one is not known."""
     if not np.isfinite(list(weights.values())).all():
@@ -165,15 +170,25 @@ class Comparison(Result):
 
     @property
     def in_words(self) -> str:
-        """Possible forms with their weights: "clark (weight 0.7), loglinear (weight 0.3)"."""
-        return ", ".join(f"{name} (weight {w:.2g})" for name, w in self.possible.items())
+        """Possible forms with their weights."""
+        return with_weight(self.possible)
 
-    def _averaged(self, ask: Callable[[Any], Prediction], level: float) -> Prediction:
-        """Average of the `predicting` laws: see analysis.fitting.average.
+    @property
+    def by(self) -> str:
+        """Forms that predictions average, with their weights."""
+        return with_weight(self.predicting)
+
+    def _averaged(
+        self,
+        ask: Callable[[Any], Prediction],
+        level: float,
+        weights: Mapping[str, float] | None = None,
+    ) -> Prediction:
+        """Average of the `predicting` laws, or of these: see analysis.fitting.average.
 
         Raises ValueError where no form has an AICc.
         """
-        weights = self.predicting
+        weights = self.predicting if weights is None else weights
         if not weights:
             raise ValueError("no form has an AICc to be weighted by: predict by one of fits")
         fits = {fit.form_name: fit for fit in self.fits}

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.experts.law import ExpertLawFit
 from analysis.experts.runs import BACKBONE
 from analysis.fitting.checks import positive, times_beyond
-from analysis.fitting.intervals import Estimate
+from analysis.fitting.intervals import Estimate, NoMinimum
 from analysis.fitting.results import Result
 from analysis.fitting.status import FitStatus, Warnings
 from analysis.fitting.text import format_status
@@ -100,7 +100,10 @@ def plan(
             warned.add(text, laws.status)
     else:
         if isinstance(fit, SurfaceComparison):
-            values = fit.optimum(budget, flops_per_param_token, level, n_unique=n_unique)
+            best = fit.best(budget, flops_per_param_token, level, n_unique=n_unique)
+            values = best.values
+            for text in best.warnings:
+                warned.add(text)
         else:
             values = fit.optimum(budget, flops_per_param_token, level)
         for text in fit.warnings:
@@ -122,7 +125,10 @@ def plan(
         size = "n_active_params" if experts.size_name == BACKBONE else experts.size_name
         if not isinstance(fit, IsoFLOPFit):
             size = "n_params"  # its N, which is whatever size it was fitted to
-        values["n_experts"] = _experts(experts, values, size, min_gain, level, warned)
+        if isinstance(values.get(size), NoMinimum):
+            warned.add(f"no experts are planned: {size} has {values[size]}")
+        else:
+            values["n_experts"] = _experts(experts, values, size, min_gain, level, warned)
     return Plan(
         budget=float(budget),
         model=model,

@@ -27,6 +27,7 @@ def isoflop_section(study: Study) -> Draft | None:
         "Each curve is fitted to the best finished run of each size. A minimum with a warning is a "
         "hollow star in the figures.",
         *(f"{text[0].upper()}{text[1:]}." for text in fit.moved),
+        *(f"{c.model} at C={c.budget:.3g}: {c.none}." for c in fit.curves if not c.inside),
     ]
     ends = {f"loss {end}": f"loss*_{end}" for end in ("lower", "upper")}
     parts: list[Part] = [

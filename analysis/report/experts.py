@@ -67,7 +67,7 @@ def _what_holds(found: LawComparison, model: str) -> list[Part]:
         best = found.fits[0]
         parts.append(DataTable(frame=params_table(best, model), caption=f"{model}: {best.form}"))
     if len(beyond):
-        caption = f"{model}: loss by {found.in_words}, averaged, with 95 % intervals: at the most "
+        caption = f"{model}: loss by {found.by}, averaged, with 95 % intervals: at the most "
         parts.append(
             DataTable(
                 frame=beyond,

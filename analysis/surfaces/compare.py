@@ -10,14 +10,14 @@ from numpy.typing import ArrayLike
 
 from analysis.fitting.edges import find_edges
 from analysis.fitting.hold_out import largest
-from analysis.fitting.intervals import Array, Estimate, Prediction
+from analysis.fitting.intervals import Array, Estimate, NoMinimum, Prediction
 from analysis.fitting.status import FitError, worst_status
-from analysis.laws.compare import Compared, ComparedLaw, Comparison, with_weights
+from analysis.laws.compare import Compared, ComparedLaw, Comparison, with_weight, with_weights
 from analysis.laws.forms import SURFACES
 from analysis.laws.law import Variables
 from analysis.laws.pattern import misses_in_a_pattern
 from analysis.surfaces.fit import HOFFMANN_S, SurfaceFit, fit_surface
-from analysis.surfaces.optimum import FLOPS_PER_PARAM_TOKEN, find_optimum
+from analysis.surfaces.optimum import FLOPS_PER_PARAM_TOKEN, find_optimum, sizes_within
 
 HeldOut = Literal["compute", "size", "tokens", "ratio"]
 HELD_OUT: tuple[HeldOut, ...] = get_args(HeldOut)
@@ -31,7 +31,36 @@ _CLOSE = 1.1  # times the lowest error: too near to call
 _TUNING = 1.345  # standard deviations: Huber's, whose fit is then 95 % as good on normal noise
 _NORMAL = 1.4826  # a standard deviation of normal noise in median absolute deviations
 _MATTERS = 0.01  # weight of a form whose misfit is looked for
+_TOLD = 0.4  # of the weight: that of the forms with a minimum, where one is told
 _BEYOND = (1.0, 10.0)  # times the most compute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """What a budget of FLOPs buys. by: form -> weight of those that say it; without: of those that
+    predict the loss and have no minimum; within: where they have none.
+    """
+
+    budget: float
+    values: dict[str, Estimate]
+    by: dict[str, float]
+    without: dict[str, float]
+    within: NoMinimum | None
+
+    @property
+    def warnings(self) -> list[str]:
+        """Which forms have no say, and why; empty if all have."""
+        if not self.without:
+            return []
+        return [
+            f"the best size at C={self.budget:.3g} is by {self.by_words}, without "
+            f"{with_weight(self.without)}: {self.within} parameters, by all runs or without edges "
+            "of them"
+        ]
+
+    @property
+    def by_words(self) -> str:
+        return with_weight(self.by) or "no form"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -114,21 +143,48 @@ class SurfaceComparison(Comparison):
         """Compute-optimal n_params, n_tokens, tokens_per_param and loss at a budget of FLOPs, by
         the `predicting` forms as in predict.
         """
+        return self.best(budget, flops_per_param_token, level, n_unique=n_unique).values
+
+    def best(
+        self,
+        budget: float,
+        flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN,
+        level: float = 0.95,
+        *,
+        n_unique: float | None = None,
+    ) -> "Best":
+        """`optimum`, and by which forms: those of the `predicting` ones that have a minimum.
+
+        None is told where the others have three fifths of the weight or more.
+        """
+        how = budget, flops_per_param_token
         fits = [fit for fit in self.fits if fit.form_name in self.predicting]
         each = {
-            (fit.form_name, len(fit.edges)): find_optimum(
-                fit, budget, flops_per_param_token, level, n_unique
-            )
+            (fit.form_name, len(fit.edges)): find_optimum(fit, *how, level, n_unique)
             for own in fits
             for fit in (own, own.alone)
         }
-
-        def average(name: str) -> Estimate:
-            return self._averaged(
-                lambda fit: each[fit.form_name, len(fit.edges)][name], level
-            ).first
-
-        return {name: average(name) for name in next(iter(each.values()), ("loss",))}
+        none = {
+            fit.form_name: NoMinimum.of(*sizes_within(fit, *how))
+            for fit in fits
+            if np.isnan(each[fit.form_name, len(fit.edges)]["n_params"].value)
+        }
+        by = {form: w for form, w in self.predicting.items() if form not in none}
+        share = sum(by.values())
+        by = {form: w / share for form, w in by.items() if share > _TOLD}
+        names = next(iter(each.values()), ("loss",))
+        if none and not by:
+            values: dict[str, Estimate] = dict.fromkeys(names, next(iter(none.values())))
+        else:
+            ask = {n: lambda fit, n=n: each[fit.form_name, len(fit.edges)][n] for n in names}
+            values = {n: self._averaged(of, level, by).first for n, of in ask.items()}
+        return Best(
+            budget=budget,
+            values=values,
+            by=by,
+            without={form: self.predicting[form] for form in none},
+            within=next(iter(none.values()), None),
+        )
 
     def over_compute(
         self,
@@ -140,14 +196,19 @@ class SurfaceComparison(Comparison):
         n_params, n_tokens and loss in nats/token, each with lower and upper (95 %).
         """
         rows = []
-        for times in _BEYOND:
-            budget = times * self.nd_range[1] * flops_per_param_token
-            found = self.optimum(budget, flops_per_param_token, n_unique=n_unique)
-            row = {"budget": budget}
+        for one in self.bests_over_compute(flops_per_param_token, n_unique=n_unique):
+            row = {"budget": one.budget}
             for name in ("n_params", "n_tokens", "loss"):
-                row |= found[name].columns(name)
+                row |= one.values[name].columns(name)
             rows.append(row)
         return pd.DataFrame(rows)
+
+    def bests_over_compute(
+        self, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN, **how: Any
+    ) -> list["Best"]:
+        """`best` at each of the budgets of over_compute."""
+        k = flops_per_param_token
+        return [self.best(times * self.nd_range[1] * k, k, **how) for times in _BEYOND]
 
     def _heading(self) -> str:
         return (

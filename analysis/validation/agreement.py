@@ -152,7 +152,8 @@ def _isoflop(fit: IsoFLOPFit, top: float) -> dict[str, Any]:
 def _parametric(fit: ParametricFit, own: pd.DataFrame, x: str, top: float) -> dict[str, Any]:
     k, spread = flops_per_param_token(best_of_cells(own, by=["budget", x]), x)
     best, a = fit.optimum(top, k), fit.exponents()["a"]
-    notes = list(fit.warnings)
+    none = [str(best["n_params"])] if np.isnan(best["n_params"].value) else []
+    notes = [*none, *fit.warnings]
     if spread > _LOOSE:
         notes.append(
             f"C/({x} x tokens) varies by {spread:.0%} about {k:.3g}: C = kND is a poor stand-in "

@@ -394,12 +394,12 @@ def test_an_optimum_needs_a_budget(fit, budget):
         fit.optimum(budget)
 
 
-def test_losses_that_rise_with_size_have_an_optimum_of_numbers():
+def test_losses_that_rise_with_size_have_no_optimum():
     N, D = around_the_optimum(np.geomspace(1e17, 1e20, 5), 6, 8.0, HOFFMANN)[1:]
     found = fit_parametric(N, D, 2 + 1e-9 * N, n_draws=30)
     assert "bound hit" in found.summary()
-    for name, value in found.optimum(1e21).items():  # ln N of some draws is in the thousands
-        assert np.isfinite(value).all(), name
+    for value in found.optimum(1e24).values():  # ln N of some draws is in the thousands
+        assert str(value).startswith("no minimum within ")
 
 
 def test_json_has_the_range_and_the_delta_and_text_the_rest(fit):

@@ -22,7 +22,7 @@ def _answer(fit: pd.DataFrame, hidden: pd.DataFrame) -> Answer:
     N, D, U = _columns(hidden, swapped)
     return Answer(
         predicted=found.predict(N, D, n_unique=np.minimum(U, D), new_run=True),
-        chosen=", ".join(f"{name} {w:.2g}" for name, w in found.predicting.items()),
+        chosen=found.by,
         warnings=(*((_SWAPPED,) if swapped else ()), *found.disagreement),
     )
 

@@ -21,7 +21,7 @@ def _answer(fit: pd.DataFrame, hidden: pd.DataFrame) -> Answer:
     N, E = (hidden[name] for name in reversed(TASK.columns))
     return Answer(
         predicted=found.predict(N, E, new_run=True),
-        chosen=", ".join(f"{name} {w:.2g}" for name, w in found.predicting.items()),
+        chosen=found.by,
         warnings=(*found.of_table, *found.disagreement),
     )
 

@@ -11,7 +11,7 @@ def _answer(fit: pd.DataFrame, hidden: pd.DataFrame) -> Answer:
     found = compare_surfaces(fit["N"], fit["D"], fit["loss"])
     return Answer(
         predicted=found.predict(hidden["N"], hidden["D"], new_run=True),
-        chosen=", ".join(f"{name} {w:.2g}" for name, w in found.predicting.items()),
+        chosen=found.by,
         warnings=tuple(found.disagreement),
     )
 

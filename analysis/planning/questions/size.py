@@ -73,7 +73,7 @@ def _by_surfaces(
         how = {**given(options, plan), "model": model, "experts": law}
         plans[model] = plan(fit=found[model], flops_per_param_token=k, n_unique=unique, **how)
         there = f"{unique:.4g} unique tokens" if np.isfinite(unique) else "all tokens new"
-        notes.append(f"note: {model}: C = {k:.3g} ND, {there}; by {found[model].in_words}")
+        notes.append(f"note: {model}: C = {k:.3g} ND, {there}; by {found[model].by}")
     return plans, notes
 
 

@@ -127,6 +127,18 @@ def test_a_flat_curve_has_no_minimum(method, level):
     assert not curve.inside
 
 
+@pytest.mark.parametrize("x_opt", [1e4, 1e8])
+@pytest.mark.parametrize("method", ["slice", "parabola", "akima"])
+def test_a_minimum_beyond_the_sizes_is_told_as_none(method, x_opt):
+    fit = fit_isoflop(curves(lambda s, b: parabola(s, x_opt=x_opt)), method=method, **FEW)
+    (curve,) = fit.curves
+    none = f"n_params*: no minimum within {SIZES[0]:.3g} to {SIZES[-1]:.3g}"
+    assert none in curve.summary()
+    assert "n_params*=" not in curve.summary()
+    assert fit.to_frame()[["n_params*", "loss*", "perplexity"]].isna().all(axis=None)
+    assert brief(fit).count(" - ") == 3
+
+
 def test_curvature_lost_in_noise_leaves_the_interval_unbounded():
     (curve,) = fit_parabolas(curves(wavy), **FEW).curves
     assert curve.x_interval == (0.0, math.inf)

@@ -18,7 +18,7 @@ from analysis.planning.size import plan
 from analysis.surfaces.compare import HELD_OUT, compare_surfaces
 from analysis.surfaces.fit import fit_surface
 from analysis.surfaces.models import unique_tokens
-from analysis.surfaces.optimum import find_optimum
+from analysis.surfaces.optimum import _lowest, find_optimum
 from analysis.synthetic import ChinchillaSurface, simulate_isoflop
 from tests.analysis.tables import BESIROGLU, surface
 
@@ -269,6 +269,47 @@ def test_the_optimum_of_a_surface(form):
         closed = fit_parametric(N, D, runs(form), delta=np.inf, n_draws=3).optimum(3e23, 6.2)
         for name, one in closed.items():
             assert found[name][:3] == pytest.approx(one, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("losses", "place"),
+    [
+        ([3, 1, 2, 0], 1),  # far from the runs a form that bends may fall below all of them
+        ([0, 2, 1, 1], 2),
+        ([3, 2, 1, 0], None),
+        ([0, 1, 2, 3], None),
+        ([1, 1, np.inf, np.inf], None),
+    ],
+)
+def test_an_end_of_the_grid_is_no_minimum(losses, place):
+    (at,), (found,) = _lowest(np.array([losses], dtype=float))
+    assert (at if found else None) == place
+
+
+@pytest.mark.parametrize("loss", [1.7 + 400 * N**-0.34, 1.7 + 4e3 * D**-0.34], ids=["N", "D"])
+def test_a_surface_without_a_minimum_tells_no_size(loss):
+    noisy = loss * np.exp(np.random.default_rng(0).normal(size=len(N)) * 0.002)
+    found = compare_surfaces(N, D, noisy, FORMS, n_draws=20)
+    none = "no minimum within 2.73e+06 to 2.73e+14"
+    made = plan(1e23, found)
+    assert {str(value) for value in made.values.values()} == {none}
+    assert any("is by no form, without " in text and none in text for text in made.warnings)
+    assert found.over_compute()["n_params"].isna().all()
+    one = plan(1e23, fit_parametric(N, D, loss, n_draws=20))
+    assert {str(value) for value in one.values.values()} == {none}
+
+
+def test_the_best_size_for_chinchilla_s_budget_is_by_forms_that_have_a_minimum(published):
+    frame = pd.read_csv(published("chinchilla_epoch_245.csv")).sort_values("loss").iloc[:-5]
+    found = compare_surfaces(frame["params"], frame["tokens"], frame["loss"])
+    best = found.best(1.3e22)
+    size = best.values["n_params"]
+    assert size.lower > 5e8
+    assert size.upper < 1e11
+    assert set(best.without) == {"farseer"}
+    assert set(best.by) == set(found.predicting) - {"farseer"}
+    assert sum(best.by.values()) == pytest.approx(1)
+    assert found.by.startswith("farseer (weight 0.5), broken (weight ")
 
 
 def test_forms_that_are_not_excluded_are_averaged():
