@@ -210,8 +210,12 @@ class PointLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Plans all the points before the first starts; exits with 1 if any of them failed."""
+        from experiments.config.hydra_settings import check_sweep
         from experiments.sweep.again import run_again
+        from experiments.sweep.app import FIRST
 
+        own = self.place != FIRST
+        check_sweep(self.config.hydra, ("none", "default") if own else ("none",))
         queue = self._queue()
         points = self._compose(job_overrides)
         only = OmegaConf.select(self.config, "hydra.sweeper.only")  # another sweeper has none

@@ -1,10 +1,13 @@
 """What Hydra offers in an app of one's own: honoured in each point, or refused with a line."""
 
+import copy
 import datetime
+import logging
 import sys
 import types
 
 import pytest
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
 from experiments.config import late
@@ -15,7 +18,14 @@ from experiments.sweep.planning import plan_points
 
 APP = """
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from experiments.sweep.own_app import OwnApp
+
+class Starts(Callback):
+    def on_multirun_start(self, config, **given): pass
+
+class Calls(Callback):
+    def on_job_end(self, config, job_return, **given): pass
 
 class Mine(OwnApp):
     def run(self, run):
@@ -37,6 +47,9 @@ values:
   below: ${hydra:runtime.output_dir}/below
   chosen: ${hydra:runtime.choices.group} of ${hydra:job.name}
 """
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:hydra.utils.instantiate")  # Hydra 1.4, of callbacks
 
 
 @pytest.fixture
@@ -62,7 +75,11 @@ def mine(tmp_path, monkeypatch, capsys):
             code = end.code
         return code, "".join(capsys.readouterr())
 
+    level, store = logging.root.level, ConfigStore.instance()
+    before = copy.deepcopy(store.repo)
     yield command
+    store.repo = before
+    logging.root.setLevel(level)  # hydra.verbose's
     late._moment.cache_clear()
     apps._known.pop("mine:Mine", None)
     sys.modules.pop("mine", None)
@@ -97,6 +114,35 @@ def test_what_no_point_has_is_named(mine, tmp_path, sweeps):
     assert (code, out.count("\n")) == (2, 1)
     assert out.startswith("error: y=${hydra:job.num} is nothing that a point of a sweep has; use")
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hydra.run.dir=x"], "hydra.run.dir='x' has no effect here; runs are written to paths."),
+        (["-m", "hydra.sweep.dir=x"], "hydra.sweep.dir='x' has no effect here; runs are written"),
+        (["-m", "hydra.sweep.subdir=x"], "hydra.sweep.subdir='x' has no effect here; runs are"),
+        (["-m", "hydra.output_subdir=x"], "hydra.output_subdir='x' has no effect here; a run's"),
+        (["hydra.job.chdir=true"], "hydra.job.chdir=true has no effect here; a run stays where"),
+        (["-m", "hydra.job.chdir=true"], "hydra.job.chdir=true has no effect here; a run stays"),
+        (["-m", "hydra/launcher=basic", "hydra.job.chdir=true"], "hydra.job.chdir=true has no"),
+        (["-m", "+hydra.job.env_set.X=1"], "hydra.job.env_set={'X': '1'} reaches no point of a"),
+        (["-m", "hydra.job.env_copy=[HOME]"], "hydra.job.env_copy=['HOME'] reaches no point of"),
+        (["-m", "hydra.verbose=true"], "hydra.verbose=true reaches no point of a sweep; leave"),
+        (["-m", "hydra/job_logging=stdout"], "hydra/job_logging=stdout reaches no point of a"),
+        (["-m", "+hydra.callbacks.of._target_=mine.Calls"], "hydra.callbacks.of: on_job_end of mi"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(mine, tmp_path, words, said):
+    code, out = mine(*words)
+    assert (code, out.count("\n")) == (2, 1), out
+    assert out.startswith(f"error: {said}")
+    assert not (tmp_path / "results").exists()
+
+
+def test_settings_that_are_followed_are_taken(mine):
+    for words in (["hydra/job_logging=default"], ["+hydra.callbacks.of._target_=mine.Starts"]):
+        assert mine("-m", "dry_run=true", *words)[0] == 0
 
 
 def test_a_late_import_of_hydra_s_config_says_what_to_do(ridge_app, ridge_raw, monkeypatch):

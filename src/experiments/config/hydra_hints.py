@@ -14,7 +14,15 @@ from experiments.config.paths import conf_dir
 
 _LISTS = ("eval", "parts")  # groups of which several are chosen, or none
 _OPTIONAL = ("experiment", "ladder_model")  # by nobody's choice null
-_NO_EFFECT = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+_PLACE = "runs are written to paths.results/sweep/<run id>: set paths.results=... and sweep=..."
+NO_EFFECT = {  # settings of Hydra's, and the remedy
+    "hydra.run.dir": _PLACE,
+    "hydra.sweep.dir": _PLACE,
+    "hydra.sweep.subdir": _PLACE,
+    "hydra.output_subdir": "a run's folder has its config: leave it out",
+    "hydra.job.chdir": "a run stays where its command was given, and writes to its own folder: "
+    "leave it out",
+}
 # a group's old name, or that of a key which is now one
 _RENAMED = {"scale": "ladder_model", "optim.matrices": "optim"}
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
@@ -35,11 +43,8 @@ def normalized(words: Sequence[str]) -> list[str]:
         if word in ("--info", "-i") and "=" in following:
             kept.append("--info=all")
             continue
-        if equals and name in _NO_EFFECT:
-            raise ValueError(
-                f"{word}: {name} has no effect here; runs are written to "
-                "paths.results/sweep/<run id>: set paths.results=... and sweep=..."
-            )
+        if equals and name in NO_EFFECT:
+            raise ValueError(f"{word}: {name} has no effect here; {NO_EFFECT[name]}")
         _check_renamed(word)
         if name == "hydra.sweeper.search" and (bare := _BARE_RANGE.search(value)):
             raise ValueError(

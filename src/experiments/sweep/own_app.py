@@ -115,9 +115,11 @@ class OwnApp(App[OwnPoint]):
             from hydra.core.hydra_config import HydraConfig
 
             from experiments.config.composed import resolve
+            from experiments.config.hydra_settings import check_folders
             from experiments.sweep.one_run import run_one
 
             with exit_codes():
+                check_folders(HydraConfig.get())
                 composed = OmegaConf.merge({"hydra": HydraConfig.get()}, config)
                 assert isinstance(composed, DictConfig)
                 with late.kept(late.known(composed.hydra)):
