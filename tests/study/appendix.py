@@ -111,11 +111,17 @@ def texts(found):
     return table(head, [rows[key] for key in sorted(rows)])
 
 
+def trainings(found):
+    """Records of all, each training once: one is in two sweeps, and some runs were trained twice,
+    of another commit or on another machine.
+    """
+    return list({(r.run_id, r.started): r for own in found.values() for r in own}.values())
+
+
 def costs(found):
-    """A row a sweep, and one of all runs, each once: some are in two sweeps."""
-    rows = []
-    once = {r.run_id: r for records in found.values() for r in records}
-    for name, records in (*found.items(), ("all, each run once", list(once.values()))):
+    """A row a sweep, and one of all."""
+    rows, once = [], trainings(found)
+    for name, records in (*found.items(), ("all, each training once", once)):
         machines = sorted({_processor(r) for r in records})
         dirty = sum(bool(r.environment.get("git_dirty")) for r in records)
         commits = {r.environment.get("git_commit") for r in records}
@@ -135,6 +141,7 @@ def _processor(record):
 
 
 def document(found):
+    once = trainings(found)
     parts = [
         HEAD,
         "## A card of each layer",
@@ -156,7 +163,9 @@ def document(found):
         texts(found),
         "## Compute",
         "Seconds are those of the runs themselves, and of a run that was taken up again those of "
-        "its last process alone. Many shared their machine with other work.",
+        "its last process alone. Many shared their machine with other work.\n"
+        f"Some of the {sum(map(len, found.values()))} records are copies of another sweep's. They "
+        f"are of {len(once)} trainings, of {len({r.run_id for r in once})} runs.",
         costs(found),
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"

@@ -18,7 +18,8 @@ from analysis.contrast.preregistration import read_registration
 from analysis.fitting.status import FitError
 from analysis.rates.saved import read_rates
 from analysis.table.load import load_table
-from experiments.records.files import find_records
+from experiments.records.files import find_records, read_record
+from experiments.records.record import ENDED
 from tests.study import fine
 from tests.study.planned import planned
 from tests.study.records import RESULTS, find
@@ -32,7 +33,12 @@ CURVATURE, NOISE = 0.08, 0.028  # of none at 1e13; of a run of PEER or moe_fine 
 
 @cache
 def held(stage=None) -> Held:
-    """Registered contrasts as the runs have them; stage: by the runs up to this one alone."""
+    """Registered contrasts as the runs have them; stage: by the runs up to this one alone.
+
+    Raises FitError while one of them hasn't ended: their number was registered.
+    """
+    if rest := left(stage):
+        raise FitError(f"{len(rest)} of {len(points(stage))} runs have not ended")
     of_third = {r.run_id for model in fine.LAYERS for r in fine.runs(model)}
     source = together(of_third | searched() | {p.run_id for p in points(stage)})
     table = load_table(source)
@@ -56,6 +62,12 @@ def points(stage=None):
     """Planned runs of the stages up to this one."""
     names = STAGES if stage is None else STAGES[: STAGES.index(stage) + 1]
     return [point for name in names for point in planned(name)]
+
+
+def left(stage=None):
+    """Those of the points that no record says the end of."""
+    ended = {r.run_id for r in map(read_record, find_records(FOLDER)) if r.status in ENDED}
+    return [point for point in points(stage) if point.run_id not in ended]
 
 
 def verdict(name, stage=None):
@@ -136,9 +148,11 @@ def main():
                     shares = (f"{bracketed(tried, best):.0%}" for best in forms.values())
                     print(f"  lowest point within rates {step:g} times either way:", *shares)
     for stage in STAGES:
-        done = {path.parent.name for path in find_records(FOLDER)}
-        of = points(stage)
-        print(f"\nup to {stage}: {sum(p.run_id in done for p in of)} of {len(of)} runs")
+        of, rest = points(stage), left(stage)
+        print(f"\nup to {stage}: {len(of) - len(rest)} of {len(of)} runs")
+        if rest:
+            print("no number is told before all have ended, as their number was registered")
+            continue
         try:
             print(held(stage).summary())
         except FitError as error:

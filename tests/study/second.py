@@ -156,6 +156,12 @@ def best(model, budget, of=None):
     return next(m for m in minima if m.layer == model and near(m.budget, budget))
 
 
+def with_histories():
+    """Runs whose thinned learning curves are beside the records."""
+    files = (folder / "learning_curves.csv" for folder in (FOLDER, SMALLER))
+    return {run_id for file in files for run_id in pd.read_csv(file)["run_id"]}
+
+
 def smaller_minus(model):
     """PEER minus a layer at 3e13 with the smaller runs."""
     return one_of(model, 3e13, lambda: with_smaller().differences).value

@@ -35,6 +35,8 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
 
+_RUNS = re.compile(r"(?<![\w.,-])(\d[\d,]*)(?: [\w'’*`]+){0,2} (?:runs|records|trials|seeds)\b")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -91,7 +93,9 @@ def _claim(row: dict[str, Any], table: dict[str, Any]) -> Claim:
 
 
 def unheld(document: str, claims: Iterable[Claim]) -> list[str]:
-    """Numbers of three decimals or more that no row holds, but of commands and what they print."""
+    """Numbers of three decimals or more, and of runs, that no row holds; but not of commands and
+    what they print.
+    """
     text = (ROOT / document).read_text(encoding="utf-8")
     text = re.sub(r"\n\| claim \|(?:.*\n\|)*.*", "", re.sub(r"(?s)```.*?```", "", text))
     line = " ".join(text.split())
@@ -99,7 +103,7 @@ def unheld(document: str, claims: Iterable[Claim]) -> list[str]:
         if document in claim.documents:
             held = _BRACES.sub("held", " ".join(claim.says.split()))
             line = line.replace(claim.said(), held)
-    return re.findall(r"(?<![\w.:/-])[-+]?\d+\.\d{3,}(?!\w)", line)
+    return re.findall(r"(?<![\w.:/-])[-+]?\d+\.\d{3,}(?!\w)", line) + _RUNS.findall(line)
 
 
 def remade(path: Path) -> str:
