@@ -9,6 +9,7 @@ import types
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 
 from experiments.config import late
 from experiments.records.files import read_any_record
@@ -76,6 +77,7 @@ def mine(tmp_path, monkeypatch, capsys):
         return code, "".join(capsys.readouterr())
 
     level, store = logging.root.level, ConfigStore.instance()
+    Plugins.instance()  # which enter theirs once
     before = copy.deepcopy(store.repo)
     yield command
     store.repo = before
