@@ -11,6 +11,7 @@ import sys
 from experiments.config.composed import resolve
 from experiments.config.hydra_hints import appended, choice_names, normalized
 from experiments.config.paths import conf_dir
+from experiments.sweep.app import FIRST, of_app
 from experiments.system.command import exit_codes, needs_train
 from experiments.system.credentials import refuse_credentials
 from experiments.system.version import version_line
@@ -29,6 +30,7 @@ with needs_train():
 
 
 @hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)
+@of_app(FIRST)
 def _run(config: DictConfig) -> float | None:
     """Returns the held-out loss, for sweepers of others that look for the lowest."""
     with exit_codes():  # here, not only in main: Hydra would print a line of its own first

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -23,7 +24,6 @@ from hydra_plugins.experiments_search import RULES, find_value, make_search
 if TYPE_CHECKING:
     from experiments.config.composed import Composed
     from experiments.config.composition import Composer
-    from experiments.sweep.app import App
     from experiments.sweep.queue import Queue
 
 
@@ -56,20 +56,23 @@ class PointSweeper(Sweeper):
         from hydra.core.plugins import Plugins
 
         self.hydra_context, self.config = hydra_context, config
+        self.place: str | None = getattr(task_function, "place", None)
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Composes nothing and writes nothing; returns what the launcher returns."""
+        from experiments.sweep.app import find_app
+
         self._check()
-        app = _app_of(self.launcher)
+        app = None if self.place is None else find_app(self.place)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         shared = _words(self.params or {})
         points: list[Sequence[str]] = []
         for grid in self.grids or [{}]:
             own = _words(grid)
-            for word in (*shared, *own):
+            for word in (*shared, *own) if app is not None else ():
                 app.check_word(word)
             # Of one name the last counts, so the command line's beats the grid's
             overrides = parser.parse_overrides([*shared, *own, *arguments])
@@ -111,13 +114,6 @@ class PointSweeper(Sweeper):
             raise ValueError(
                 f"hydra.sweeper.search needs hydra/launcher={launchers(of_searches=True)}"
             )
-
-
-def _app_of(launcher: Launcher) -> "App[Any]":
-    """App whose points the launcher runs; with a launcher of others that of language models."""
-    from experiments.sweep.app import FIRST, find_app
-
-    return find_app(getattr(launcher, "place", FIRST))
 
 
 def _check_group(name: str, given: Any) -> None:
@@ -200,11 +196,18 @@ class PointLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keeps the arguments of launch."""
-        from experiments.sweep.app import FIRST
-
+        """Keeps the arguments of launch. Raises CompactHydraException, which Hydra prints as one
+        line, for a function of no app of ours.
+        """
         self.hydra_context, self.config = hydra_context, config
-        self.place = getattr(task_function, "place", FIRST)
+        self.place: str = getattr(task_function, "place", "")
+        if not self.place:
+            function = getattr(task_function, "__qualname__", task_function)
+            raise CompactHydraException(
+                f"hydra/launcher={self.name} runs apps of the experiments package, and {function} "
+                "is a plain function of Hydra's: make it the run of an OwnApp (docs/engine.md, "
+                "From a plain Hydra app), or leave hydra/launcher out"
+            )
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

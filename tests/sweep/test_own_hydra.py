@@ -10,12 +10,14 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
+from hydra.errors import CompactHydraException
 
 from experiments.config import late
 from experiments.records.files import read_any_record
 from experiments.sweep import app as apps
 from experiments.sweep.app import find_app
 from experiments.sweep.planning import plan_points
+from hydra_plugins.experiments_sweep import PointLauncher
 
 APP = """
 from hydra.core.hydra_config import HydraConfig
@@ -145,6 +147,15 @@ def test_settings_that_would_be_ignored_are_refused(mine, tmp_path, words, said)
 def test_settings_that_are_followed_are_taken(mine):
     for words in (["hydra/job_logging=default"], ["+hydra.callbacks.of._target_=mine.Starts"]):
         assert mine("-m", "dry_run=true", *words)[0] == 0
+
+
+def test_a_plain_function_of_hydra_s_is_told_what_to_do():
+    def plain(config):
+        pass
+
+    said = "hydra/launcher=local runs apps of .* plain is a plain function of Hydra's: make it the"
+    with pytest.raises(CompactHydraException, match=said):
+        PointLauncher("local").setup(hydra_context=None, task_function=plain, config=None)
 
 
 def test_a_late_import_of_hydra_s_config_says_what_to_do(ridge_app, ridge_raw, monkeypatch):

@@ -27,6 +27,7 @@ from experiments.system.signatures import is_signed, key_path, signature
 
 Raw = Mapping[str, Any]
 P = TypeVar("P", bound=Point)
+F = TypeVar("F", bound=Callable[..., Any])
 FIRST = "experiments.language.app:APP"  # of sweeps whose folder names none, as all once were
 FILE_NAME = "app.json"  # of a sweep's folder
 _MANIFEST = "manifest.jsonl"  # of one, by manifest.py, which imports this
@@ -184,6 +185,16 @@ class AppFile:
     def content(self) -> bytes:
         """Bytes that are signed."""
         return json.dumps([self.name, self.file]).encode()
+
+
+def of_app(place: str) -> Callable[[F], F]:
+    """Decorator of what Hydra calls for each point: its launchers ask whose points these are."""
+
+    def mark(function: F) -> F:
+        vars(function)["place"] = place
+        return function
+
+    return mark
 
 
 _known: dict[str, App[Any]] = {}  # by their places

@@ -22,7 +22,7 @@ from experiments.config.paths import conf_dir
 from experiments.records.app_record import AppRecord, Record
 from experiments.records.files import write_record
 from experiments.records.finished import ended_any_record
-from experiments.sweep.app import App, Progress, Raw, introduce
+from experiments.sweep.app import App, Progress, Raw, introduce, of_app
 from experiments.sweep.counting import counted
 from experiments.sweep.folders import now_called
 from experiments.sweep.own_point import ENGINE, OwnPoint, Size, check_engine, plain_config
@@ -111,6 +111,7 @@ class OwnApp(App[OwnPoint]):
                 for name in (path.stem, *_ALSO.get(path.stem, ())):
                     store.store(group=group, name=name, node=node, **REPLACES)
 
+        @of_app(app.place)
         def task(config: Any) -> float | None:
             from hydra.core.hydra_config import HydraConfig
 
@@ -127,7 +128,6 @@ class OwnApp(App[OwnPoint]):
                 return run_one(raw, place=app.place)
             raise AssertionError("exit_codes lets every error out")
 
-        vars(task)["place"] = app.place  # the launcher asks for it
         os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
         folder = str((app.file.parent / config_path).resolve())
         with exit_codes():
