@@ -72,8 +72,9 @@ class PointSweeper(Sweeper):
         points: list[Sequence[str]] = []
         for grid in self.grids or [{}]:
             own = _words(grid)
-            for word in (*shared, *own) if app is not None else ():
-                app.check_word(word)
+            if app is not None:
+                for word in (*shared, *own):
+                    app.check_word(word)
             # Of one name the last counts, so the command line's beats the grid's
             overrides = parser.parse_overrides([*shared, *own, *arguments])
             for override in overrides:

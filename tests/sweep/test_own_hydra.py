@@ -153,7 +153,7 @@ def test_a_plain_function_of_hydra_s_is_told_what_to_do():
     def plain(config):
         pass
 
-    said = "hydra/launcher=local runs apps of .* plain is a plain function of Hydra's: make it the"
+    said = "hydra/launcher=local runs apps of .*plain is a plain function of Hydra's: make it the"
     with pytest.raises(CompactHydraException, match=said):
         PointLauncher("local").setup(hydra_context=None, task_function=plain, config=None)
 

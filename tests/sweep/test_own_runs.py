@@ -1,5 +1,8 @@
 """A run of one's own app: what it may return, how it may end, and what it leaves of its steps."""
 
+import logging
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -49,6 +52,29 @@ def test_what_a_run_may_return(ridge_raw, tmp_path, monkeypatch, returned, statu
     except SystemExit:
         assert status == "failed"
     assert read_any_record(next(tmp_path.rglob("record.json"))).status == status
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_log_lines_go_where_a_run_s_output_goes(ridge_raw, monkeypatch, capsys, own):
+    """From INFO on, and once, if an app has a handler of its own."""
+    handler = logging.StreamHandler(sys.stdout)
+    monkeypatch.setattr(logging.root, "handlers", [handler] if own else [])
+
+    def run(self, run):
+        log = logging.getLogger("mine")
+        log.debug("debug")
+        log.info("half %d", 2)
+        log.warning("whole")
+        return {}
+
+    monkeypatch.setattr(Ridge, "run", run)
+    run_one(ridge_raw(), place=RIDGE)
+    out, err = capsys.readouterr()
+    assert ("whole\n" in out) is own
+    assert [line.partition("]")[2] for line in err.splitlines() if "mine" in line] == (
+        [] if own else ["[mine][INFO] - half 2", "[mine][WARNING] - whole"]
+    )
+    assert logging.root.handlers == ([handler] if own else [])
 
 
 @pytest.mark.parametrize("code", [None, 0, 3, 130])

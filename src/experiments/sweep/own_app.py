@@ -26,7 +26,7 @@ from experiments.sweep.app import App, Progress, Raw, introduce, of_app
 from experiments.sweep.counting import counted
 from experiments.sweep.folders import now_called
 from experiments.sweep.own_point import ENGINE, OwnPoint, Size, check_engine, plain_config
-from experiments.sweep.own_run import Run
+from experiments.sweep.own_run import Run, log_lines
 from experiments.sweep.refusals import check_folder, of_points
 from experiments.sweep.settings import with_settings
 from experiments.system import code_copy, environment, interruption
@@ -301,7 +301,8 @@ class OwnApp(App[OwnPoint]):
         write_text_atomically(point.run_dir / "config.yaml", config)
         try:
             name = self.file.stem
-            with interruption.deferred(), late.job_of_hydra(name, point.run_dir):
+            hydras = late.job_of_hydra(name, point.run_dir)
+            with interruption.deferred(), log_lines(), hydras:
                 values = _checked(self._returned(run))
             status = "done" if all(map(_is_finite, values.values())) else "diverged"
         except KeyboardInterrupt:

@@ -1,10 +1,11 @@
 """A run of one's own app while it runs: its steps, its checkpoint, its history (own_app.py)."""
 
 import json
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -125,6 +126,26 @@ class Run:
                 file.write("".join([head, *kept]).encode())
         self._names = tuple(head.rstrip("\n").split(",")[1:])
         return opened(path, "ab")
+
+
+@contextmanager
+def log_lines() -> Iterator[None]:
+    """Within, log lines go to stderr from INFO on, in the form of Hydra's default; in a sweep this
+    is the run's log.txt. Not if the app, or Hydra, has said where they go.
+    """
+    root = logging.getLogger()
+    if root.handlers:
+        yield
+        return
+    handler, level = logging.StreamHandler(), root.level
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
 
 
 def _step_of(row: str) -> float:
