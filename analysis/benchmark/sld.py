@@ -24,6 +24,7 @@ from analysis.fitting.text import in_columns
 from analysis.table.sources import read_source
 
 _FIT, _HIDDEN = ("fit", "train"), ("hidden", "test", "held")
+_NOTHING = pd.DataFrame()
 _SHARE = 0.2  # withheld where no rows are hidden
 
 
@@ -95,7 +96,7 @@ def run(folder: Path) -> list[dict[str, Any]]:
     to_fit = {path: end for path in files for end in _FIT if path.stem.endswith(end)}
     if not to_fit:
         raise ValueError(f"{folder} has no table to fit: NAME_fit.csv or NAME_train.csv")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path, end in to_fit.items():
         name = path.stem.removesuffix(end)
         beside = [p for p in files if p.stem in {f"{name}{other}" for other in _HIDDEN}]
@@ -106,26 +107,63 @@ def run(folder: Path) -> list[dict[str, Any]]:
 
 
 def _of_table(path: Path, beside: list[Path]) -> dict[str, Any]:
-    fit = read_source(path).frame
-    task = next((t for t in find_tasks() if {*t.columns, t.target} <= set(fit)), None)
+    table = read_source(path).frame
+    task = next((t for t in find_tasks() if not t.lacks(t.read(table))), None)
     if task is None:
-        known = "; ".join(f"{t.name}: {', '.join((*t.columns, t.target))}" for t in find_tasks())
-        names = ", ".join(map(str, fit))
-        return {"warnings": [f"no law is in its columns {names}; there are {known}"]}
+        each = "; ".join(
+            f"{t.name} lacks {', '.join(t.lacks(t.read(table)))}" for t in find_tasks()
+        )
+        return {"warnings": [f"not scored: no law is in {', '.join(map(str, table))}: {each}"]}
+    fit, *own = _known(task, task.read(table), path)
     if beside:
-        hidden = read_source(beside[0]).frame
-        if absent := [name for name in (*task.columns, task.target) if name not in hidden]:
-            raise ValueError(f"{beside[0]} lacks {', '.join(absent)}")
+        hidden = task.read(read_source(beside[0]).frame)
+        if absent := task.lacks(hidden):
+            return {"warnings": [f"not scored: {beside[0].name} lacks {', '.join(absent)}"]}
+        hidden, *more = _known(task, hidden, beside[0])
+        own += more
     else:
+        own.append("no hidden rows: the largest of its own are withheld")
         out = largest(np.asarray(task.largest(fit), dtype=np.float64), _SHARE)
         fit, hidden = fit[~out], fit[out]
-    measured, found = answer_task(task, fit, hidden)
+    if fit.empty or hidden.empty:
+        return {"warnings": [f"not scored: {text}" for text in own]}
+    try:
+        measured, found = answer_task(task, fit, hidden)
+    except ValueError as error:
+        return {"warnings": [f"not scored: {error}", *own]}
+    if np.ptp(measured) == 0:
+        return {"warnings": [f"not scored: all {len(measured)} hidden losses are the same", *own]}
     published = next((PUBLISHED[name] for name in task.published if name in PUBLISHED), None)
-    row = {"n_fit": len(fit), **score(measured, found), "chosen": found.chosen}
+    row = {
+        "published": task.published,
+        "n_fit": len(fit),
+        **score(measured, found),
+        "chosen": found.chosen,
+    }
     if beside and published is not None:
         row |= {"human_r2": published.human, "best_r2": published.best}
-    own = [] if beside else ["no hidden rows: the largest of its own are withheld"]
     return {**row, "warnings": [*own, *found.warnings]}
+
+
+def _known(task: Task, rows: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, *tuple[str, ...]]:
+    """Rows that have all that the task needs, and which column others lack."""
+    empty = rows[[*task.needs]].isna()
+    lacking = [f"{name} ({n} of {len(rows)})" for name, n in empty.sum().items() if n]
+    text = f"{path.name}: rows without {', '.join(lacking)} are left out"
+    return rows[~empty.any(axis=1)], *([text] if lacking else [])
+
+
+def _absent(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each published task of which no table was scored: what it needs."""
+    by_name = {name: task for task in find_tasks() for name in task.published}
+    scored = {name for row in rows for name in row.get("published", ())}
+    return [
+        f"{name}: no table of it was scored: it needs {', '.join(by_name[name].lacks(_NOTHING))}"
+        if name in by_name
+        else f"{name}: not scored: no law here is in its columns"
+        for name in PUBLISHED
+        if name not in scored
+    ]
 
 
 def main(typed: list[str]) -> None:
@@ -141,9 +179,12 @@ def main(typed: list[str]) -> None:
         rows = run(options.folder)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    shown = [{k: v for k, v in row.items() if k not in ("warnings", "chosen")} for row in rows]
-    print(in_columns(pd.DataFrame(shown)))
+    hide = ("warnings", "chosen", "published")
+    shown = [{k: v for k, v in row.items() if k not in hide} for row in rows if "r2" in row]
+    if shown:
+        print(in_columns(pd.DataFrame(shown).astype(object).fillna("")))
     for row in rows:
         print(f"\n{row['task']}: by {row['chosen']}" if "chosen" in row else f"\n{row['task']}:")
         for text in row["warnings"]:
             print(f"  warning: {text}")
+    print("", *_absent(rows), sep="\n")

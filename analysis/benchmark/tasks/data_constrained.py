@@ -11,14 +11,14 @@ _SWAPPED = "unique_tokens is above tokens in most rows: the two are read the oth
 
 
 def _columns(rows: pd.DataFrame, swapped: bool) -> tuple[Array, Array, Array]:
-    N, D, U = (rows[name].to_numpy(dtype=np.float64) for name in TASK.columns)
+    N, D, U = (rows[name].to_numpy(dtype=np.float64) for name in _TASK.columns)
     return (N, U, D) if swapped else (N, D, U)
 
 
 def _answer(fit: pd.DataFrame, hidden: pd.DataFrame) -> Answer:
     swapped = bool((fit["unique_tokens"] > fit["tokens"]).mean() > 0.5)
     N, D, U = _columns(fit, swapped)
-    found = compare_surfaces(N, D, fit[TASK.target], n_unique=np.minimum(U, D))
+    found = compare_surfaces(N, D, fit[_TASK.target], n_unique=np.minimum(U, D))
     N, D, U = _columns(hidden, swapped)
     return Answer(
         predicted=found.predict(N, D, n_unique=np.minimum(U, D), new_run=True),
@@ -27,7 +27,7 @@ def _answer(fit: pd.DataFrame, hidden: pd.DataFrame) -> Answer:
     )
 
 
-TASK = Task(
+_TASK = Task(
     name="data_constrained",
     columns=("params", "tokens", "unique_tokens"),
     target="loss",
@@ -37,3 +37,4 @@ TASK = Task(
         dtype=np.float64
     ),
 )
+TASKS = (_TASK,)

@@ -15,10 +15,10 @@ _NAMES = {
 
 
 def _answer(fit: pd.DataFrame, hidden: pd.DataFrame) -> Answer:
-    rows = fit[[*TASK.columns, TASK.target]].assign(model="moe")
+    rows = fit[[*_TASK.columns, _TASK.target]].assign(model="moe")
     table = check_table(rows, columns=_NAMES)
     found = compare_laws(table)
-    N, E = (hidden[name] for name in reversed(TASK.columns))
+    N, E = (hidden[name] for name in reversed(_TASK.columns))
     return Answer(
         predicted=found.predict(N, E, new_run=True),
         chosen=found.by,
@@ -26,7 +26,7 @@ def _answer(fit: pd.DataFrame, hidden: pd.DataFrame) -> Answer:
     )
 
 
-TASK = Task(
+_TASK = Task(
     name="experts",
     columns=("num_experts", "dense_parameter_count"),
     target="loss_validation",
@@ -36,3 +36,4 @@ TASK = Task(
         dtype=np.float64
     ),
 )
+TASKS = (_TASK,)

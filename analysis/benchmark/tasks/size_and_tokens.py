@@ -16,7 +16,7 @@ def _answer(fit: pd.DataFrame, hidden: pd.DataFrame) -> Answer:
     )
 
 
-TASK = Task(
+_TASK = Task(
     name="size_and_tokens",
     columns=("N", "D"),
     target="loss",
@@ -24,3 +24,4 @@ TASK = Task(
     answer=_answer,
     largest=lambda rows: (rows["N"] * rows["D"]).to_numpy(dtype=np.float64),
 )
+TASKS = (_TASK,)

@@ -8,6 +8,7 @@ from analysis import benchmark
 from analysis.benchmark import sld
 from analysis.benchmark.task import Answer
 from analysis.fitting.intervals import Prediction
+from tests.analysis.surfaces.made_forms import MADE
 from tests.analysis.tables import HOFFMANN, surface
 
 
@@ -45,7 +46,10 @@ def test_a_made_table_is_said_beyond_its_rows(folder, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["benchmark", "sld", str(folder)])
     benchmark.main()
     shown = capsys.readouterr().out
-    assert "no law is in its columns" in shown
+    assert "vocabulary lacks non_vocab_parameters, num_characters; " in shown
+    assert "sft_scaling_law: no table of it was scored: it needs sft_data_size, sft_loss" in shown
+    assert "easy_question_scaling_law: not scored: no law here is in its columns" in shown
+    assert "nan" not in shown.lower()
     made, vocabulary = sld.run(folder)
     assert (made["task"], made["n_fit"], made["n_hidden"]) == ("made", 30, 10)
     assert made["r2"] > 0.95
@@ -62,11 +66,80 @@ def test_without_hidden_rows_the_largest_are_withheld(folder):
 
 
 @pytest.mark.parametrize(
+    ("hidden", "says"),
+    [
+        ("N,D\n1e9,1e10\n", "made_hidden.csv lacks loss"),
+        ("N,D,loss\n1e9,1e10,\n2e9,1e10,\n", "rows without loss (2 of 2) are left out"),
+        ("N,D,loss\n1e9,1e10,2\n2e9,1e10,2\n", "all 2 hidden losses are the same"),
+        ("N,D,loss\n1e9,-1,2\n2e9,1e10,2.5\n", "n_tokens"),
+    ],
+)
+def test_what_is_not_scored_says_why(folder, hidden, says):
+    (folder / "made_hidden.csv").write_text(hidden)
+    made, _ = sld.run(folder)
+    assert "r2" not in made
+    assert made["warnings"][0].startswith("not scored: ")
+    assert says in made["warnings"][0]
+
+
+# Theirs, of our columns
+_NAMES = {
+    "non_embedding_param_size": "n_params", "data_size": "n_tokens", "bsz": "batch",
+    "Non_vocab_parameters": "n_non_vocab_params", "num_characters": "n_characters",
+    "sft_data_size": "n_examples", "num_params": "n_params", "parallel_size": "n_streams",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("form", "theirs", "loss", "size"),
+    [
+        (
+            "step_law",
+            ["non_embedding_param_size", "data_size", "lr", "bsz"],
+            "lm_loss",
+            "data_size",
+        ),
+        (
+            "vocabulary_and_text",
+            ["Non_vocab_parameters", "vocab_size", "num_characters"],
+            "Lossu",
+            "Non_vocab_parameters",
+        ),
+        ("rectified", ["sft_data_size"], "sft_loss", "sft_data_size"),
+        ("parallel", ["num_params", "parallel_size"], "loss", "num_params"),
+    ],
+)
+def test_each_subject_of_the_benchmark_is_scored(form, theirs, loss, size, tmp_path):
+    law, runs, _ = MADE[form]
+    noise = np.random.default_rng(0).normal(0, 1e-4, len(runs))
+    table = pd.DataFrame({name: runs[_NAMES.get(name, name)] for name in theirs})
+    table = table.assign(**{loss: law(runs) + noise, "group": "all"})
+    most = table[size] >= 0.45 * table[size].max()
+    table[~most].to_csv(tmp_path / "made_train.csv", index=False)
+    table[most].to_csv(tmp_path / "made_test.csv", index=False)
+    (found,) = sld.run(tmp_path)
+    assert found["r2"] > 0.9
+    assert found["inside"] >= 0.6
+    assert found["human_r2"] == sld.PUBLISHED[found["published"][0]].human
+
+
+def test_a_mixture_s_domains_are_scored_together(tmp_path):
+    shares = np.random.default_rng(1).dirichlet(np.ones(5), 60)
+    table = pd.DataFrame(shares, columns=[f"proportion_domain_{i}" for i in range(1, 6)])
+    for i in range(1, 6):
+        table[f"loss_domain_{i}"] = 1 + np.exp(0.2 * i - shares[:, i - 1])
+    table[:45].to_csv(tmp_path / "mixture_train.csv", index=False)
+    table[45:].to_csv(tmp_path / "mixture_test.csv", index=False)
+    (found,) = sld.run(tmp_path)
+    assert found["n_hidden"] == 75
+    assert found["r2"] > 0.99
+
+
+@pytest.mark.parametrize(
     ("change", "says"),
     [
         (lambda folder: (folder / "made_fit.csv").rename(folder / "made.csv"), "vocabulary"),
         (lambda folder: (folder / "made_test.csv").write_text("N,D,loss\n1,1,1\n"), "in 2 files"),
-        (lambda folder: (folder / "made_hidden.csv").write_text("N,D\n1,1\n"), "lacks loss"),
     ],
 )
 def test_folders_that_can_not_be(folder, change, says):
