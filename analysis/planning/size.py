@@ -108,7 +108,7 @@ def plan(
             values = fit.optimum(budget, flops_per_param_token, level)
         for text in fit.warnings:
             warned.add(text, fit.status)
-    if factor > 1.0001:
+    if factor > 1.005:
         far = ", far" if factor > _FAR else ""
         by_laws = isinstance(fit, IsoFLOPFit)
         drift = "; intervals are of exponents that may drift" if by_laws else ""

@@ -219,6 +219,12 @@ def test_surfaces_and_influence_of_a_table(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "note: dense: C = 6.2 ND, 1e+13 unique tokens; by" in text
     assert "plan for dense at C=1e+23 FLOPs" in text
+    one_a_budget = planned.assign(budget=planned["budget"] * (1 + 1e-6 * planned.index))
+    one_a_budget.drop_duplicates("budget").to_csv(path, index=False)
+    assert main(how[:4]) == 0
+    assert "so it is planned by --method surfaces" in capsys.readouterr().out
+    assert main([*how[:4], "--method", "slice"]) == 2
+    assert "no curve to fit" in capsys.readouterr().err
     table.to_csv(path, index=False)
     few = table.iloc[:5].assign(n_tokens=table["n_tokens"].iloc[::8][:5].to_numpy())
     few.to_csv(path, index=False)

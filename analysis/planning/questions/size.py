@@ -8,6 +8,7 @@ from analysis.experts.fit import fit_expert_law
 from analysis.experts.law import ExpertLawFit
 from analysis.experts.runs import BACKBONE
 from analysis.fitting.status import FitError
+from analysis.isoflop.curves import NoCurveError
 from analysis.isoflop.fit import fit_isoflop
 from analysis.isoflop.methods import METHODS
 from analysis.laws.forms import OF_EXPERTS
@@ -39,12 +40,30 @@ def _compute(options: Options, table: pd.DataFrame) -> Output:
     if options.form:
         how = {"model": options.model, "baseline": options.baseline}
         law = fit_expert_law(table, options.form, size=options.size or BACKBONE, **how)
-    make = _by_surfaces if options.method == _SURFACES else _by_curves
-    plans, notes = make(options, table, law)
+    plans, notes = _plans(options, table, law)
     return Output(
         values={model: one.to_dict() for model, one in plans.items()},
         text="\n".join([*notes, *(one.summary() for one in plans.values())]),
     )
+
+
+def _plans(
+    options: Options, table: pd.DataFrame, law: ExpertLawFit | None
+) -> tuple[dict[str, Plan], list[str]]:
+    """By what was asked for; if nothing was, and no budget has sizes enough, by surfaces."""
+    if options.method == _SURFACES:
+        return _by_surfaces(options, table, law)
+    try:
+        return _by_curves(options, table, law)
+    except NoCurveError as error:
+        of_curves = options.method is not None or options.n_nearest is not None
+        if of_curves or options.x == "n_tokens" or table["n_tokens"].isna().all():
+            raise
+        try:
+            plans, notes = _by_surfaces(options, table, law)
+        except FitError as other:
+            raise FitError(f"{error}; and by surfaces: {other}") from None
+        return plans, [f"note: {error}; so it is planned by --method surfaces", *notes]
 
 
 def _by_curves(
@@ -93,9 +112,10 @@ QUESTION = Question(
     help="what size, tokens and experts a budget should buy",
     order=0,
     options=f"""
---method=slice {one_of((*METHODS, _SURFACES))}  how a minimum is found: by curves whose skew the
+--method {one_of((*METHODS, _SURFACES))}  how a minimum is found: by curves whose skew the
     budgets of a model share, by parabolas, by interpolation, or by the surfaces in size and tokens
     that the runs don't exclude, in place of laws of isoFLOP curves; C = kND with the k of the runs
+    (default: slice, or surfaces where no budget has sizes enough for a curve)
 --n-nearest N  fit only the N sizes nearest to the best
 --unique-tokens TOKENS  how many tokens there are, for surfaces: more are repeats (default:
     as many as the runs' data, where they repeat it)
