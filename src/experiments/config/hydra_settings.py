@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from experiments.config.constraints import shown
 from experiments.config.hydra_hints import NO_EFFECT
 
-_ENVIRONMENT = "set variables in the shell, before the command, or in hydra.launcher.setup of Slurm"
+_ENVIRONMENT = "set variables in the shell before the command, or of a cluster in its jobs"
 # of sweeps, by path: what leaves it unset, and the remedy
 _SWEEPS = {
     "job.env_copy": ([], _ENVIRONMENT),  # before what Hydra makes of it: values that may be secret
