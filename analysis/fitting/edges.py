@@ -33,6 +33,7 @@ _STEPS = 100  # of the descents from them
 _BY_CHANCE = 2.7  # times its variance: a square of noise that is larger in one of ten
 _WORSE = 0.05  # of the weight by the edges: below it the likeliest form extrapolates worse
 _NEAR = 1.1  # values so near each other are one place of an edge
+_FAR = 10.01  # times the largest value of the runs: beyond it a prediction is warned of
 _AT_ONCE = 100  # draws whose derivatives are held at once
 
 
@@ -171,6 +172,20 @@ def times_beyond(edges: Sequence[Edge], log_of: Callable[[str], Array]) -> Array
     return np.array(
         [np.maximum((log_of(one.name) - one.top) / (2 * one.width), 1.0) for one in edges]
     )
+
+
+def times_beyond_warned(edges: Sequence[Edge], log_of: Callable[[str], Array]) -> Array:
+    """Same, with a Python warning where places are far beyond the runs."""
+    for one in edges:
+        far = float(np.exp(np.max(log_of(one.name) - one.top)))
+        if far > _FAR:
+            warnings.warn(
+                f"asked for {far:.3g} times the largest {one.name} of the runs, "
+                f"{np.exp(one.top):.3g}: no run says how the form goes on there",
+                stacklevel=4,
+            )
+            break
+    return times_beyond(edges, log_of)
 
 
 def error_of_form(

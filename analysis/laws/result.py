@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.fitting.edges import EdgedFit, times_beyond, widened
+from analysis.fitting.edges import EdgedFit, times_beyond_warned, widened
 from analysis.fitting.intervals import Array, Prediction, t_quantile
 from analysis.fitting.least_squares import Model
 from analysis.fitting.plain import plain
@@ -119,7 +119,7 @@ class FittedLaw(EdgedFit):
 
     def _predict(self, at: Variables, level: float) -> Prediction:
         logs = {name: at.log(q) for name, q in _EDGES.items()} | {"compute": np.log(at.N * at.D)}
-        times = times_beyond(self.edges, logs.__getitem__)
+        times = times_beyond_warned(self.edges, logs.__getitem__)
         sd = self.error_of_form(lambda thetas: self._logs(at, thetas), times)
         if self.runs is None:
             # Percentiles of losses, between which a quantile is a straight line

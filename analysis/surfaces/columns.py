@@ -76,6 +76,8 @@ def load_columns(
         found[kind.name] = _kinds(frame, kind, chosen)
     _require(found, forms, frame)
     losses = _losses(frame, chosen, mixture)
+    if others := _other_losses(frame, chosen, losses):
+        warnings.append(others)
     by = _series(frame, series)
     for name in keep:
         if name not in frame:
@@ -193,6 +195,22 @@ def _losses(frame: pd.DataFrame, chosen: Mapping[str, str], mixture: bool) -> di
         named = setting("columns", {"loss": "MY_NAME"})
         raise ValueError(f"no column loss; found {_listed(frame)}; {named} names it")
     return {"": theirs}
+
+
+def _other_losses(
+    frame: pd.DataFrame, chosen: Mapping[str, str], losses: Mapping[str, str]
+) -> str | None:
+    """Warning that a table has other columns that may be the loss; None if one was named."""
+    others = [
+        m.name for m in find_matches("loss", map(str, frame)) if m.name not in losses.values()
+    ]
+    if "loss" in chosen or not others:
+        return None
+    remedy = setting("columns", {"loss": others[0]})
+    return (
+        f"the loss is column {', '.join(losses.values())}; {', '.join(others)} may be it too: "
+        f"{remedy} takes it"
+    )
 
 
 def _series(frame: pd.DataFrame, series: Sequence[str] | None) -> list[str]:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from analysis.fitting.clusters import cluster_codes, few_clusters
-from analysis.fitting.edges import PAIRED, Edge, EdgedFit, fit_without, times_beyond, widened
+from analysis.fitting.edges import PAIRED, Edge, EdgedFit, fit_without, times_beyond_warned, widened
 from analysis.fitting.intervals import Array, Prediction, t_quantile
 from analysis.fitting.least_squares import Minima, Model, minimise, some_of
 from analysis.fitting.pattern import CHANCE, LEAST, find_pattern, near_each_other
@@ -82,7 +82,7 @@ class FormFit(EdgedFit):
         def of(thetas: Array) -> Array:
             return model(thetas)[0]
 
-        sd = self.error_of_form(of, times_beyond(self.edges, at.log))
+        sd = self.error_of_form(of, times_beyond_warned(self.edges, at.log))
         found = widened(self._over_draws(of, level), sd, level, len(self.edges))
         return found.wider(t_quantile(self.dof, level) * self.scatter) if new_run else found
 

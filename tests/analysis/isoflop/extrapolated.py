@@ -25,6 +25,7 @@ SURFACES = {
     "repeated data": truths.repeated,
     "size and tokens interact": truths.interacting,
     "rates worse at large N": truths.badly_tuned,
+    "twice as much worse": truths.worse_tuned,
     "N without embeddings": truths.non_embedding,
 }
 TIMES = (10, 100)

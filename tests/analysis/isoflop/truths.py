@@ -57,9 +57,14 @@ def interacting(N, D):
     return 1.69 + 406.4 * N**-0.34 + 410.7 * 2e10**-0.28 * (D / 2e10) ** -exponent
 
 
-def badly_tuned(N, D):
+def badly_tuned(N, D, much=0.01):
     """Hoffmann's, but rates are the worse the larger the model is, from 3e8 on."""
-    return hoffmann(N, D) + 0.01 * np.maximum(np.log(N / 3e8), 0) ** 2
+    return hoffmann(N, D) + much * np.maximum(np.log(N / 3e8), 0) ** 2
+
+
+def worse_tuned(N, D):
+    """Twice as much."""
+    return badly_tuned(N, D, 0.02)
 
 
 def non_embedding(N, D):

@@ -10,7 +10,7 @@ from analysis.one_a_file import find
 from analysis.surfaces import forms
 from analysis.surfaces.columns import load_columns
 from analysis.surfaces.compare import compare_surfaces
-from analysis.surfaces.form import Form
+from analysis.surfaces.form import Form, is_share
 from analysis.surfaces.form_compare import compare_forms
 from analysis.surfaces.form_fit import fit_form, read_points
 from analysis.surfaces.forms import FORMS
@@ -104,6 +104,10 @@ def test_an_interval_beyond_the_runs_holds_more_than_noise(name):
     law_band, run_band = found.predict(columns), found.predict(columns, new_run=True)
     assert (run_band.upper - run_band.lower > law_band.upper - law_band.lower).all()
     assert np.mean((run_band.lower <= loss) & (loss <= run_band.upper)) >= 0.9
+    name = next(edge.name for edge in found.edges if edge.name in runs)
+    if not is_share(name):
+        with pytest.warns(UserWarning, match=f"100 times the largest {name} of the runs"):
+            found.predict({**runs.iloc[:1], name: 100 * runs[name].max()})
 
 
 def test_held_out_runs_choose_the_form_that_is_true():
@@ -283,6 +287,17 @@ def test_columns_have_the_names_that_others_give_them(tmp_path):
     assert (runs["loss"] < 0).any()
     path = written(tmp_path / "p.csv", "parallel", n_streams="parallel_size", n_params="N")
     assert set(load_columns(path, "streams")["runs"]) == {"n_params", "n_streams", "loss"}
+
+
+def test_a_loss_beside_another_is_said(tmp_path):
+    path = written(tmp_path / "t.csv", "step_law")
+    table = pd.read_csv(path)
+    table.assign(**{"smooth loss": table["loss"]}).to_csv(path, index=False)
+    (runs,) = load_columns(path, "rates").values()
+    (said,) = runs.attrs["warnings"]
+    assert said.startswith("the loss is column loss; smooth loss may be it too: ")
+    (runs,) = load_columns(path, "rates", columns={"loss": "smooth loss"}).values()
+    assert not runs.attrs["warnings"]
 
 
 def test_each_domain_s_loss_and_each_model_is_a_series(tmp_path):
