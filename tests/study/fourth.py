@@ -23,7 +23,7 @@ from experiments.records.record import ENDED
 from tests.study import fine
 from tests.study.planned import planned
 from tests.study.records import RESULTS, find
-from tests.study.second import BY_FORM, near, read_together
+from tests.study.second import BY_FORM, near, read_together, said
 
 FOLDER = RESULTS / "edition_4"
 STAGES = ("study_main_4", "study_main_4_others")
@@ -78,6 +78,33 @@ def verdict(name, stage=None):
     pair = one.primary.layer, one.primary.baseline
     outside = [layer for layer in pair if not inside.get(layer, True)]
     return one, ("open" if outside and one.verdict != "not computed" else one.verdict), outside
+
+
+def registered(name):
+    """Number of a contrast and its verdict with p, after the first stage, as the page has them."""
+    one, word, _ = verdict(name, STAGES[0])
+    return said(one, word)
+
+
+def lowest(layer):
+    """Lowest point of a layer at 1e14 after the first stage."""
+    minima = held(STAGES[0]).every.minima
+    return next(m for m in minima if m.layer == layer and near(m.budget, 1e14))
+
+
+def rates():
+    """Of none in the first stage, lowest first."""
+    return sorted({p.config.optim.lr for p in points(STAGES[0])})
+
+
+def at_the_law_s():
+    """Runs of none at this budget and size by the law's rate, of the second edition."""
+    return find("study/edition_2", model="none", budget=fine.BUDGET, n_layers=fine.SIZE)
+
+
+def mean_at(lr):
+    """Mean loss of none's runs at a rate."""
+    return float(np.mean([r.val_loss for r in find("study/edition_4", lr=lr)]))
 
 
 def said_by_forms(point):

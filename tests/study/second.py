@@ -95,8 +95,12 @@ def one_of(model, budget, found=differences):
 def verdict(name, rates=FROZEN):
     """Of a registered contrast its number, and the verdict with p as the document has it."""
     found = next(v for v in held(rates).verdicts if v.primary.name == name)
+    return said(found, found.verdict)
+
+
+def said(found, word):
     p = f"{found.p_holm:.2f}" if found.p_holm >= 0.095 else f"{found.p_holm:.1g}"
-    return [*found.value], f"{found.verdict} (p = {p})"
+    return [*found.value], f"{word} (p = {p})"
 
 
 def as_registered():
