@@ -97,6 +97,13 @@ def test_the_search_finds_an_idiom_also_across_lines():
     ]
 
 
+def test_a_docstring_begins_with_no_article():
+    begun = re.compile(r'^ *"""The ', re.MULTILINE)
+    names = [name for name in _files("src", "analysis") if name.endswith(".py")]
+    wrong = [name for name in names if begun.search((ROOT / name).read_text(encoding="utf-8"))]
+    assert not wrong, wrong
+
+
 def test_plain_words():
     wrong = []
     for name in _files(*CLEAN):

@@ -339,7 +339,7 @@ def _along(u: Array, values: Array, u_opt: Array) -> Array:
 
 
 def _optima(found: Sequence[Minimum], curves: Sequence[IsoFLOPCurve], x: str) -> Optima:
-    """The laws are fitted to these: the size, the others along the curves, and the loss."""
+    """What the laws are fitted to: the size, the others along the curves, and the loss."""
     names = [name for name in X_NAMES if all(name == x or name in c.at_optimum for c in curves)]
     at = {
         name: np.array([c.x_opt if name == x else c.at_optimum[name] for c in curves])

@@ -24,7 +24,7 @@ Choice = Callable[[Array, tuple[int, ...]], np.ndarray]
 
 
 def nearest(n: int) -> Choice:
-    """The n points of a grid that are nearest to the losses."""
+    """Finds the n points of a grid that are nearest to the losses."""
     return lambda misfit, shape: np.argsort(misfit, kind="stable")[:n]
 
 

@@ -70,7 +70,7 @@ class ComputeMultipliers(Comparison):
 
     @property
     def asymptote(self) -> float:
-        """The E that fits best, in nats/token."""
+        """E that fits best, in nats/token."""
         return float(self.profile.asymptotes[self.profile.best])
 
     @property
@@ -231,7 +231,7 @@ class ComputeMultipliers(Comparison):
         )
 
     def tables(self) -> list[Table]:
-        """The E that is taken, the multipliers, a row a model and place, and those by one slope."""
+        """E that is taken, the multipliers, a row a model and place, and those by one slope."""
         low, high = self.asymptotes
         how = "fitted" if self.estimated else "given"
         span = f", {low:.3g} to {high:.3g}" if high > low else ""

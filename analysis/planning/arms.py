@@ -1,4 +1,4 @@
-"""The isoFLOP curves of a model, linearised: what their minima's errors are, and with more runs.
+"""IsoFLOP curves of a model, linearised: what their minima's errors are, and with more runs.
 
 A curve is a q(v) + s s(v) + c, v = ln(size) - its minimum, with the exponents that the model's
 curves share (isoflop.slices). There a is half its curvature, s is 0, the minimum moves by

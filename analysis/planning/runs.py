@@ -210,7 +210,7 @@ def _pair(fit: IsoFLOPFit, target: Target, level: float) -> ComputeMultipliers:
 
 
 def _asymptote(fit: IsoFLOPFit, target: Target, level: float) -> float:
-    """The E that laws of the loss have, where the target is of one."""
+    """E that laws of the loss have, where the target is of one."""
     if target.kind == "multiplier":
         return _pair(fit, target, level).asymptote
     if target.kind == "alpha":

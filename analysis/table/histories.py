@@ -12,7 +12,7 @@ from experiments.system.regular_files import MOST, regular
 
 
 def history_paths(folder: Path) -> dict[str, Path]:
-    """The history.csv of each run below a folder, by run id; without those that lack rows."""
+    """Each history.csv below a folder, by run id; without those that lack rows."""
     paths = {path.parent.name: path for path in folder.rglob(HISTORY_NAME)}
     for run_dir in lacking_rows(folder):
         paths.pop(run_dir.name, None)

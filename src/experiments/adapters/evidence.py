@@ -17,7 +17,7 @@ class Text:
         self.found: WeakKeyDictionary[Evidence, tuple[int, Tensor]] = WeakKeyDictionary()
 
     def reorder(self, rows: Tensor) -> None:
-        """The rows of the batch become these ones, as a search by beams chooses them."""
+        """Makes these rows the batch's, as a search by beams chooses them."""
         for evidence, (n_read, sums) in list(self.found.items()):
             self.found[evidence] = n_read, sums[rows.to(sums.device)]
 

@@ -66,7 +66,7 @@ class PeerLayer(nn.Module, peft.tuners.tuners_utils.BaseTunerLayer):
         return None if self.handed is None else self.handed.first
 
     def let_go(self) -> None:
-        """The module that takes the input is what it was."""
+        """Makes the module that takes the input what it was."""
         if self.handed is not None:
             self.handed.let_go()
 

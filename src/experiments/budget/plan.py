@@ -93,7 +93,7 @@ def check_memory(needed: int, available: int | None, what: str) -> None:
 
 
 def format_shares(shares: Mapping[str, float], n: int = 4) -> str:
-    """The n largest FLOP terms, e.g. 'head 41 %, attention.projections 22 %'."""
+    """Largest n FLOP terms, e.g. 'head 41 %, attention.projections 22 %'."""
     top = list(shares.items())[:n]
     return ", ".join(f"{name} {100 * share:.0f} %" for name, share in top)
 

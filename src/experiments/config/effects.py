@@ -97,7 +97,7 @@ class Unset:
 
 @dataclass(frozen=True)
 class Trains:
-    """The run trains parameters of a kind."""
+    """Whether the run trains parameters of a kind."""
 
     kind: str
     words: str
@@ -126,7 +126,7 @@ class If:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The run's first weights are drawn at random, and not read."""
+    """Whether the run's first weights are drawn at random, and not read."""
 
     def unmet(self, own: Any, prefix: str, run: Run) -> str | None:
         if run.config.init is None:
@@ -136,7 +136,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class OfResult:
-    """The run's end is a result, as that of a trunk is not. words: what a trunk does instead."""
+    """Whether a run's end is a result; a trunk's is none. words: what a trunk does instead."""
 
     words: str
 

@@ -302,5 +302,5 @@ class RunConfig:
 
     @property
     def d_model(self) -> int:
-        """The width."""
+        """Width."""
         return self.ladder.width(self.size)

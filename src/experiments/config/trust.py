@@ -32,7 +32,7 @@ def trust_composed(raw: Mapping[Any, Any]) -> None:
 
 
 def check_trusted(name: Any, where: str) -> str:
-    """The name. Raises ValueError for one that nobody here has named, and for what is no name."""
+    """Returns name. Raises ValueError for one that nobody here has named, and for no name."""
     given = f"{where}._target_={shown(name)}"
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"{given} is no name of a class; write package.module.Class")

@@ -46,7 +46,7 @@ def n_windows(n_tokens: int, seq_len: int) -> int:
 
 
 def window_indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:
-    """The (batch_size,) windows of a global step: epochs of shuffled windows, back to back."""
+    """Windows (batch_size,) of a global step: epochs of shuffled windows, back to back."""
     position, end, parts = step * batch_size, (step + 1) * batch_size, []
     while position < end:
         epoch, start = divmod(position, n)

@@ -19,7 +19,7 @@ def write_checked(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_checked(path: Path, types: Mapping[str, type], remedy: str) -> dict[str, Any]:
-    """The object. types: of the keys that it must have.
+    """Returns the object. types: of the keys that it must have.
 
     Raises DamagedError if it can't be read, if its checksum is not its own, or if a key is missing.
     """

@@ -161,7 +161,7 @@ class HubText:
 
 
 class HubUnreachable(RuntimeError):
-    """The hub can't be reached, or no longer."""
+    """Says that the hub can't be reached, or no longer."""
 
 
 class _BadText(ValueError):

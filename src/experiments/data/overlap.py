@@ -52,7 +52,7 @@ class Overlap:
 
 
 def grams(text: str) -> Iterator[str]:
-    """The 13-grams of a text, as words separated by spaces."""
+    """13-grams of a text, as words separated by spaces."""
     words = _words(text)
     for start in range(len(words) - N + 1):
         yield " ".join(words[start : start + N])
@@ -69,7 +69,7 @@ def _seeds(texts: Iterable[str]) -> set[str]:
 
 
 def _known(text: str, seeds: set[str], where: Mapping[str, int]) -> Iterator[str]:
-    """The 13-grams of a text that are in `where`, whose seeds these are.
+    """13-grams of a text that are in `where`, whose seeds these are.
 
     Only around a seed that is known are they made: a third of the time.
     """

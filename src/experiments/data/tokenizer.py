@@ -126,7 +126,7 @@ class HuggingFaceTokenizer:
             ) from None
 
     def identity(self) -> dict[str, Any]:
-        """The tokenizer.json's hash; where it was found does not matter."""
+        """Hash of tokenizer.json; where it was found does not matter."""
         digest = hashlib.sha256(read_regular(self._file())).hexdigest()
         return {"sha256": digest, "end_of_text": self.end_of_text}
 

@@ -115,7 +115,7 @@ class Handed:
         return x
 
     def let_go(self) -> None:
-        """The first module is what it was, but for others that its input is kept for."""
+        """Makes the first module what it was, but for others that its input is kept for."""
         vars(self.first)["peer_inputs"].remove(self)
         if not vars(self.first)["peer_inputs"]:
             del self.first.peer_inputs

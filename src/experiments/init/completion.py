@@ -172,7 +172,7 @@ def _fill_tokenizer(filled: Node, shape: Shape, own: Mapping[str, Any]) -> None:
 
 
 def _take_own(filled: Node, shape: Shape, name: Any) -> None:
-    """The layer under study is the weights' own, if the way says so; where it grows, with as many
+    """Makes the studied layer the weights' own, if the way says so; where it grows, with as many
     experts as asked.
     """
     how = find_how(name)

@@ -1,4 +1,4 @@
-"""The MLP of a block, found by what its modules do in a forward pass, whatever they are called.
+"""MLP of a block, found by what its modules do in a forward pass, whatever they are called.
 
 An MLP is a part of a block that has two matrices or more, maps hidden states to hidden states of
 the same width, and does so for each position by itself, which attention does not. Where such a part
@@ -143,7 +143,7 @@ def _children(path: str, calls: Mapping[str, _Call]) -> list[_Call]:
 
 
 def _inside(call: _Call, calls: Mapping[str, _Call]) -> tuple[str, ...]:
-    """The module itself; of one that gives a tuple the parts at its ends; () if they are none."""
+    """Module itself; of one that gives a tuple the parts at its ends; () if they are none."""
     if isinstance(call.output, Tensor):
         return (call.path,)
     parts = _children(call.path, calls)
@@ -175,7 +175,7 @@ def _adds_up(call: _Call, last: _Call) -> bool:
 
 
 def _two_maps(parts: Sequence[_Call]) -> tuple[str, str] | None:
-    """The last two linear maps of a block itself, if together they keep the width."""
+    """Last two linear maps of a block itself, if together they keep the width."""
     maps = [c for c in parts if getattr(c.module, "weight", _NONE).dim() == 2]
     if len(maps) < 2:
         return None

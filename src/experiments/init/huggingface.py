@@ -48,7 +48,7 @@ class HuggingFaceFolder:
     path: constraints.Path
 
     def shape(self, cache: Path) -> Shape:
-        """The sizes of all tensors are checked too."""
+        """Checks the sizes of all tensors too."""
         place = self._place()
         if place.is_file():
             return gguf_shape(place)

@@ -21,7 +21,7 @@ _SPARE_NOISE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Neurons:
-    """The n hidden units of an FFN of width d, one row each, as experts have them.
+    """Hidden units (n) of an FFN of width d, one row each, as experts have them.
 
     w_down (n, d): what a unit reads; with a gate, the factor that the gate multiplies. w_gate
     (n, d), or None without a GLU. w_up (n, d): what it writes. activation: a name in ACTIVATIONS.

@@ -12,7 +12,7 @@ from experiments.system.version import install
 
 
 def from_extra(package: str, purpose: object) -> Any:
-    """The module. Raises ValueError, naming the extra, where it is not installed.
+    """Imports the module. Raises ValueError, naming the extra, where it is not installed.
 
     purpose: what needs it, as the message begins.
     """

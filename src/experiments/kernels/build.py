@@ -42,7 +42,7 @@ LEVELS: dict[str, tuple[str, ...]] = {  # in the order of processor_level() in c
 
 
 class BuildError(RuntimeError):
-    """The library can't be built here; says why."""
+    """Why the library can't be built here."""
 
 
 def load(levels: Sequence[str] | None = None) -> ctypes.CDLL:

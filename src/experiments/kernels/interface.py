@@ -107,7 +107,7 @@ class Kernel(Protocol):
     def search(
         self, queries: Tensor, sub_keys: Tensor, n_first: int, top_k: int, bias: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """The top_k product keys of each query.
+        """Best top_k product keys of each query.
 
         queries (T, H, 2, d), sub_keys (G, S1 + S2, d), G being H or 1: the n_first = S1 sub-keys of
         the first half, then those of the second. bias (S1,), if any, is added to the first's

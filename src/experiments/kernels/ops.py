@@ -150,7 +150,7 @@ def product_key_topk(
     n_first: int | None = None,
     bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The top_k product keys of each query: (T, H, K) scores, best first, and expert indices.
+    """Best top_k product keys of each query: (T, H, K) scores, best first, and expert indices.
 
     queries (T, H, d_key), the two halves one after the other; sub_keys (2, S, d_key / 2) shared by
     the heads, or (H, 2, S, d_key / 2), or with n_first, two sets of different sizes one after the

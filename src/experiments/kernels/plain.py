@@ -57,7 +57,7 @@ def product_key_topk(
     n_first: int | None = None,
     bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The top_k product keys of each query: (T, H, K) scores, best first, and expert indices.
+    """Best top_k product keys of each query: (T, H, K) scores, best first, and expert indices.
 
     Arguments as in ops.py. The best of each half, then of their pairs: He 2024 (arXiv:2407.04153),
     Eq. 4-5.

@@ -1,4 +1,4 @@
-"""The app that this project is made for: language models, trained at a budget and compared.
+"""App that this project is made for: language models, trained at a budget and compared.
 
 Quick to import: a command that only asks where a sweep stands has no use for torch.
 """

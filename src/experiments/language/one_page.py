@@ -75,7 +75,7 @@ def _remedy(folder: Path) -> str:
 
 
 def shown_text(shown: Shown, defaults: Mapping[str, Any]) -> str:
-    """The whole page. defaults: config of a run of the same model where nothing else is given."""
+    """Whole page. defaults: config of a run of the same model where nothing else is given."""
     parts = [
         [f"{shown.state.label}", f"{shown.run_dir}"],
         aligned(list(_facts(shown)), 2),

@@ -44,7 +44,7 @@ class Tokens:
 
 
 def given(tokens: Tokens | None, layer: object) -> Tokens:
-    """The tokens. Raises ValueError if the caller of this layer gave none."""
+    """Returns the tokens. Raises ValueError if the caller of this layer gave none."""
     if tokens is None:
         name = type(layer).__name__
         raise ValueError(

@@ -81,7 +81,7 @@ class TrainingPart(nn.Module):
 
 
 class DivergedError(Exception):
-    """The run that this one would go on from has diverged, as this one would have, at that step."""
+    """Says that the run to go on from has diverged, as this one would have, at that step."""
 
     def __init__(self, why: str, n_steps: int) -> None:
         super().__init__(why)

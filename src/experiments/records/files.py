@@ -78,7 +78,7 @@ def read_record(path: Path) -> RunRecord:
 
 
 def of_language_model(path: Path, record: Record) -> RunRecord:
-    """The record. Raises ValueError if it is another app's."""
+    """Returns the record. Raises ValueError if it is another app's."""
     if isinstance(record, AppRecord):
         raise ValueError(
             f"{path} is of {record.app}, which trains no language model; experiments.status and "

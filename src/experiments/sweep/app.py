@@ -1,4 +1,4 @@
-"""The protocol by which a sweep asks the app whose runs it has: language models, or anything else.
+"""Protocol by which a sweep asks the app whose runs it has: language models, or anything else.
 
 The engine composes no config and trains nothing. It knows which points there are, which of them
 have ended, who runs the others, and what to try again. All else it asks an App: what a config

@@ -89,7 +89,7 @@ class OwnApp(App[OwnPoint]):
 
     @classmethod
     def main(cls, config_path: str = "conf", config_name: str = "config") -> None:
-        """The app's command. config_path: the folder of its yaml files, from its own file. The
+        """App's command. config_path: the folder of its yaml files, from its own file. The
         primary one begins with `defaults: [engine, _self_]`, and chooses launcher and sweeper.
         """
         import hydra

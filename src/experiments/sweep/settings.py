@@ -16,8 +16,8 @@ _OF_WEIGHTS = (
 
 
 def with_settings(points: Sequence[P]) -> list[P]:
-    """The points. Those of equal names get the settings in which they differ, and those that differ
-    from them by the seed alone get the same settings.
+    """Returns points. Those of equal names get the settings in which they differ, and those that
+    differ from them by the seed alone get the same settings.
     """
     alike: dict[str, list[P]] = {}
     for point in points:

@@ -45,7 +45,7 @@ class RunningElsewhereError(RuntimeError):
 
 
 class RunLostError(RuntimeError):
-    """The run's folder was moved or removed, or its .claim deleted, while this process held it."""
+    """Says that a run's folder was moved or removed, or its .claim deleted, while held here."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ Tell = Callable[[KeyboardInterrupt], int | None]
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop and has saved a checkpoint.
+    """Says that the run was asked to stop and has saved a checkpoint.
 
     Not an Exception: no handler of failures may take it for one. step: how far it is, if it had
     begun to train.

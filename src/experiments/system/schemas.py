@@ -1,4 +1,4 @@
-"""The schema, first in the JSON of a command: "NAME/VERSION". docs/json.md has the keys of
+"""Schema, first in the JSON of a command: "NAME/VERSION". docs/json.md has the keys of
 each. Standard library only.
 """
 
@@ -9,7 +9,7 @@ KEY = "schema"
 
 
 def with_schema(name: str, values: Mapping[str, Any], version: int = 1) -> dict[str, Any]:
-    """The values, with the schema before them. version: one more at each change of its keys,
+    """Values, with the schema before them. version: one more at each change of its keys,
     new ones too, or of what they mean.
     """
     return {KEY: f"{name}/{version}", **values}

@@ -54,7 +54,7 @@ def find_damage(path: Path, share: Share = (0, 1)) -> str | None:
 
 
 def seal_path(path: Path) -> str:
-    """The 64 hex digits of a file's seal; of one without, what stands there."""
+    """Hex digits (64) of a file's seal; of one without, what stands there."""
     with open_regular(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - SEAL))
         return file.read().removeprefix(MARK).decode("ascii", "replace")

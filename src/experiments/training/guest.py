@@ -64,7 +64,7 @@ class Guest:
 
     @property
     def pid(self) -> int:
-        """The child's."""
+        """Of the child."""
         return self._process.pid
 
     def tell(self, message: Mapping[str, Any]) -> None:

@@ -237,7 +237,7 @@ class LanguageModel(pl.LightningModule):
         checkpoint["state_dict"]["step_losses"] = losses
 
     def on_train_end(self) -> None:
-        """The model is as it is to be scored."""
+        """Leaves the model as it is to be scored."""
         for part in self.parts:
             part.end()
 

@@ -37,7 +37,7 @@ def takes_overrides(parser: ArgumentParser) -> None:
 
 
 def read_overrides(words: Sequence[str]) -> list[str]:
-    """The words. Raises ValueError for one that is none of experiments.run's overrides."""
+    """Returns the words. Raises ValueError for one that is none of experiments.run's overrides."""
     for word in split_pairs(words)[1]:
         if not word.startswith("~"):
             raise ValueError(f"{word}: no option, and no override as size=2; --help shows both")

@@ -145,5 +145,5 @@ def _by_the_book(case: Case) -> int:
 
 
 def _kept(kernel: str, sums: int) -> int:
-    """The workspace keeps one and a half times what was in use at once."""
+    """What the workspace keeps: one and a half times what was in use at once."""
     return sums * 3 // 2 if kernel == "cpp" else 0

@@ -11,7 +11,7 @@ from experiments.models.ffn.beside import Beside, BesideConfig
 
 
 class BesideOwn(How):
-    """The function is the weights' own, to the bit."""
+    """Keeps the weights' own function, to the bit."""
 
     def is_exact(self, base: FFNConfig) -> bool:
         return True

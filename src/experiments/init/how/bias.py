@@ -13,7 +13,7 @@ from experiments.models.transformer import get_block
 
 
 class Bias(How):
-    """The function is the old one, to the bit, until the first step."""
+    """Keeps the old function, to the bit, until the first step."""
 
     def grows(self, base: FFNConfig) -> bool:
         return True

@@ -32,7 +32,7 @@ class Weights(RunPart):
 
     @classmethod
     def complete(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The nulls of conf/init become what the weights say."""
+        """Fills the nulls of conf/init with what the weights say."""
         return completion.completed(raw)
 
     @classmethod

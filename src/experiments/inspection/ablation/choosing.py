@@ -23,7 +23,7 @@ class Choice:
 
 
 def by_lift(mass: np.ndarray, text: int, n: int) -> np.ndarray:
-    """The n experts of the highest lift in a text, the highest first. mass: (n_texts, N) of gates.
+    """Chooses n experts of the highest lift in a text, best first. mass: (n_texts, N) of gates.
 
     Lift is an expert's share of a text's mass over its share of all texts', where each text counts
     as much as another. Experts of less than the mean mass are left out: the lift of what is hardly
@@ -42,7 +42,7 @@ def by_lift(mass: np.ndarray, text: int, n: int) -> np.ndarray:
 
 
 def by_part(experts: np.ndarray, parts: np.ndarray, n: int) -> np.ndarray:
-    """The n experts whose (slots,) parts of a logit sum to the most, the largest first; fewer if
+    """Chooses n experts whose (slots,) parts of a logit sum to the most, largest first; fewer if
     fewer have a part above 0.
     """
     found, place = np.unique(experts, return_inverse=True)

@@ -28,7 +28,7 @@ def save(found: Inspection, folder: Path, *, name: str) -> None:
 
 
 def render_page(found: Inspection, *, name: str, limit: int = LIMIT) -> str:
-    """The page. name: of the model. Where all of it would be too large, maps become coarser and
+    """Page. name: of the model. Where all of it would be too large, maps become coarser and
     experts fewer, and then the last layers are left out; the tables have all of them.
     """
     n = len(found.cards)

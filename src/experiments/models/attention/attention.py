@@ -42,7 +42,7 @@ class AttentionConfig(ABC):
 
     @abstractmethod
     def build(self, d_model: int, d_head: int, multiplier: float) -> "Attention":
-        """The module. multiplier: of scores, beside d_head**-0.5."""
+        """Builds the module. multiplier: of scores, beside d_head**-0.5."""
 
 
 class Attention(nn.Module, ABC):

@@ -298,7 +298,7 @@ class MoE(FFN, Slotted):
         return why_not_mixture(linears, tensors, self.config.activation)
 
     def fused_half(self, x: Tensor, norm: nn.RMSNorm, times: float) -> Tensor:
-        """The shared experts are an MLP's half, to which the routed ones' outputs are added."""
+        """Shared experts as an MLP's half, to which the routed ones' outputs are added."""
         config, base = self.config, None
         if self.shared_in is not None and self.shared_out is not None:
             gate = None if self.shared_gate is None else self.shared_gate.weight

@@ -343,7 +343,7 @@ def n_pairs(top_k: int) -> int:
 
 
 def ranks(top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The p and q of those pairs. Made where they are used, so that nothing is copied to a GPU."""
+    """Ranks p, q of those pairs. Made where they are used, so that nothing is copied to a GPU."""
     counts = top_k // torch.arange(1, top_k + 1, device=device)
     ends = counts.cumsum(0)
     place = torch.arange(n_pairs(top_k), device=device)

@@ -176,7 +176,7 @@ class BranchSteps(RunPart):
         return {"trunk": trunk}
 
     def ended(self, point: Point, record: RunRecord) -> None:
-        """The trunk's checkpoint is needed no more, unless the branch is tried again."""
+        """Lets go of the trunk's checkpoint, unless the branch is tried again."""
         if record.status != "failed":
             kept.release(_find_branch(point).folder, point.run_id)
 

@@ -21,7 +21,7 @@ class RateLaw(RunPart):
         return None if config.optim.law is None else cls()
 
     def identity(self, identity: dict[str, Any]) -> dict[str, Any]:
-        """The rate itself stays, and where it came from goes."""
+        """Keeps the rate itself, and not where it came from."""
         optim = identity["optim"]
         own = {name: value for name, value in optim.items() if name not in ("law", "law_form")}
         return {**identity, "optim": own}

@@ -223,7 +223,7 @@ class OwnColumns(TrainingPart):
             add_replicas(self._tables, self._exchange)
 
     def end(self) -> None:
-        """The count of bytes is that of steps, and not of scoring."""
+        """Leaves the count of bytes at that of steps, without scoring."""
         self._sent = {
             name: (count - self._before.get(name, 0)) / max(1, self._n_steps)
             for name, count in self._exchange.sent.items()

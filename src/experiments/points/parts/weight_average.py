@@ -110,7 +110,7 @@ class Averaging(TrainingPart):
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The model has the means while it lasts."""
+        """Gives the model the means while it lasts."""
         own = [t.clone() for t in self._weights()]
         _copy(self._means, self._weights())
         try:

@@ -41,7 +41,7 @@ def kept_page(sweep_dir: Path, name: str, n_points: int) -> Iterator[None]:
 
 
 class _Kept:
-    """The page's file. every: seconds to the next one, so many that all of them take no more than
+    """File of the page. every: seconds to the next one, so many that all of them take no more than
     _SHARE of a core.
     """
 
