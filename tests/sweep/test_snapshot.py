@@ -13,11 +13,16 @@ from experiments.system.code_copy import DIFF_NAME, STATE_NAME
 from experiments.system.environment import git_diff
 from tests.conftest import python
 
+SOURCE = Path(experiments.__file__).parent
+
 
 def test_a_snapshot_is_the_code_and_runs(sweep):
     folder = take_snapshot(sweep)
     assert folder == take_snapshot(sweep)
     copy = folder / "src" / "experiments" / "run.py"
+    stubs = [p.relative_to(SOURCE) for p in SOURCE.rglob("*.pyi")]  # lazy packages read theirs
+    assert stubs
+    assert all((copy.parent / stub).is_file() for stub in stubs)
     assert copy.read_bytes() == (Path(experiments.__file__).parent / "run.py").read_bytes()
     assert set(json.loads((folder / STATE_NAME).read_text())) == {"git_commit", "git_dirty"}
     code = (

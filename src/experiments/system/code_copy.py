@@ -15,7 +15,7 @@ STATE_NAME = "code.json"  # beside the src/ of a copy: the commit it was taken a
 DIFF_NAME = "code.diff"  # and what was not committed; may hold secrets
 TOPS = ("src/experiments", "src/hydra_plugins", "conf", "sbatch")
 OF_APP = "app"  # the files of an app that is no part of this package
-_SUFFIXES = (".py", ".yaml", ".cpp", ".cu", ".h", ".sh")
+_SUFFIXES = (".py", ".pyi", ".yaml", ".cpp", ".cu", ".h", ".sh")
 _COMPILED = "__pycache__"
 _DIGITS = 12
 
