@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from experiments.sweep.many_runs import run_sweep
-from experiments.sweep.queues import _cluster
+from experiments.sweep.queues import _cluster, _waiting
 from experiments.sweep.queues._cluster import Cluster, Nodes, work
 from experiments.sweep.queues.dask import Dask
 from experiments.sweep.queues.ray import Ray
@@ -100,6 +100,29 @@ def test_workers_of_a_cluster_do_all_points_though_one_is_killed(raws, tmp_path,
     assert all(read_events(path)[-1]["event"] == "done" for path in sweep.glob("[0-9a-f]*"))
     assert len(nodes.started) > 4
     for process in nodes.started:
+        process.wait(30)
+
+
+@pytest.mark.long
+def test_a_point_that_another_command_withdraws_is_waited_for(raws, tmp_path, monkeypatch):
+    """Two commands give one sweep; the first is interrupted and withdraws what it had given."""
+    monkeypatch.setattr(_cluster, "_POLL", 0.1)
+    sweep, started = tmp_path / "results" / "s", []
+
+    class Late(Threads):
+        def start(self, sweep_dir, folder, environment):
+            if not started:  # as the other command's close() does, before any worker
+                for run_id in _waiting.find(sweep):
+                    _waiting.take_out(sweep, run_id)
+            started.append(sweep_dir)
+            return super().start(sweep_dir, folder, environment)
+
+    Here.nodes = Late()
+    losses = run_sweep(raws, Here(address="here"))
+    assert all(loss > 0 for loss in losses)
+    assert {point.state for point in read_states(sweep)} == {"done"}
+    assert _waiting.find(sweep) == set()
+    for process in Here.nodes.started:
         process.wait(30)
 
 

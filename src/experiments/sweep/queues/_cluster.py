@@ -23,7 +23,7 @@ from experiments.sweep.point import Point
 from experiments.sweep.progress import SweepProgress
 from experiments.sweep.queue import Outcome, Queue, Task
 from experiments.sweep.queues import _waiting
-from experiments.system.claims import is_claimed
+from experiments.system.claims import is_claimed, read_events
 from experiments.system.disk import make_folder
 
 _POLL = 1.0  # seconds
@@ -111,6 +111,7 @@ class ClusterSession:
         seconds = app_of(planned).seconds(planned)
         self._display = SweepProgress(planned, seconds and seconds / n_most)
         self._points: dict[str, Point] = {}
+        self._n_before: dict[str, int] = {}  # events of each, when it was put
         self._outcomes: dict[str, Outcome] = {}
         self._handles: list[Any] = []
         self._n_idle = 0  # workers that have ended since a point has
@@ -123,6 +124,7 @@ class ClusterSession:
         if not self._points:
             print(f"{self._what}, {self._n_most} at a time", flush=True)
         self._points |= {point.run_id: point for point in points}
+        self._n_before |= {point.run_id: len(read_events(point.run_dir)) for point in points}
         make_folder(points[0].sweep_dir)
         _waiting.put(points[0].sweep_dir, [point.run_id for point in points])
 
@@ -135,10 +137,14 @@ class ClusterSession:
             n_before = len(self._outcomes)
             running = []
             for point in self._open():
-                if _waiting.is_over(point.sweep_dir, point.run_id):
+                place = point.sweep_dir, point.run_id
+                is_there = _waiting.is_there(*place)  # first: a worker writes the end before it
+                if _waiting.has_ended(*place, self._n_before[point.run_id]):
                     self._end(point)
                 elif is_claimed(point.run_dir):
                     running.append(point)
+                elif not is_there:  # another command waited for it too, and has withdrawn it
+                    _waiting.put(point.sweep_dir, [point.run_id])
             self._display.update(running)
             if not running and (lack := self._nodes.lack()) not in ("", self._said):
                 self._said = lack

@@ -57,6 +57,11 @@ def is_over(sweep_dir: Path, run_id: str) -> bool:
         n_before = int(read_regular(sweep_dir / FOLDER / _WAITING / run_id))
     except (OSError, ValueError):  # withdrawn, or another's hand
         n_before = 0
+    return has_ended(sweep_dir, run_id, n_before)
+
+
+def has_ended(sweep_dir: Path, run_id: str, n_before: int) -> bool:
+    """Whether it has ended, or failed, since its journal had n_before events."""
     return any(event["event"] in _OVER for event in read_events(sweep_dir / run_id)[n_before:])
 
 
