@@ -7,6 +7,7 @@ same after each command, whatever is a link to it.
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,19 @@ def test_no_function_goes_through_a_link(verb, place, thesis, tmp_path):
             with pytest.raises(RuntimeError, match=f"run/link {LINK} .*; delete it"):
                 {**VERBS, **OF_THE_LINK}[verb](path)
         assert state_of(thesis) == before, target
+
+
+@pytest.mark.parametrize("verb", list(VERBS | OF_THE_LINK))
+def test_no_function_writes_into_a_second_name(verb, thesis, tmp_path):
+    before, path = (thesis / "history.csv").read_bytes(), tmp_path / "name"
+    path.hardlink_to(thesis / "history.csv")
+    if verb in ("append", "truncate", "create", "write_text", "copy_file"):
+        with pytest.raises(RuntimeError, match="name is a hard link: its file has 2 names, .*cp"):
+            VERBS[verb](path)
+    else:
+        with suppress(OSError, RuntimeError):  # it is no folder
+            (VERBS | OF_THE_LINK)[verb](path)
+    assert (thesis / "history.csv").read_bytes() == before
 
 
 def test_a_link_of_the_user_s_own_is_followed_where_it_is_named(thesis, tmp_path):

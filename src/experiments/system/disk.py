@@ -1,7 +1,8 @@
 """All that is written, made and removed: whole or not there, and through no link. Stdlib only.
 
 A folder of results may come from anybody, and git and tar bring links. So each of these functions
-refuses a path that has a link in it, wherever: what is below it is another folder than it says.
+refuses a path that has a link in it, wherever: what is below it is another folder than it says. A
+file with a second name (a hard link) is replaced, and never written into.
 Links of the user's own, such as results/ on a scratch disk, are followed once, where a command is
 given its folder (followed). No other module writes by other means (tests/system/test_writers.py).
 It is of folders as they were brought: who can change one while a command runs needs no link.
@@ -98,6 +99,17 @@ def refuse_links_in(folder: Path) -> None:
             refuse_links(link)
 
 
+def _refuse_second_name(path: Path) -> None:
+    """Raises RuntimeError for a file that is there and has another name too, as tar brings them."""
+    with suppress(OSError):
+        found = path.lstat()
+        if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+            raise RuntimeError(
+                f"{path} is a hard link: its file has {found.st_nlink} names, and what is written "
+                "there would be in all of them; put a copy in its place (cp, then mv), or delete it"
+            )
+
+
 def check_writable(folder: Path, then: str = _GOES_ON) -> None:
     """Raises RuntimeError, as explained(), if no file can be made in a folder, which need not be
     there, or for a link on the way. Makes no name, which a kill would leave: another command may be
@@ -120,6 +132,7 @@ def opened(
     create: with r+, makes one that is not there. how: encoding and newline.
     """
     refuse_links(path)
+    _refuse_second_name(path)
     own = os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe with no reader is an error, and not waited for
 
     def open_itself(name: str, flags: int) -> int:
