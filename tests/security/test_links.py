@@ -87,7 +87,7 @@ def test_no_function_writes_into_a_second_name(verb, thesis, tmp_path):
     before, path = (thesis / "history.csv").read_bytes(), tmp_path / "name"
     path.hardlink_to(thesis / "history.csv")
     if verb in ("append", "truncate", "create", "write_text", "copy_file"):
-        with pytest.raises(RuntimeError, match="name is a hard link: its file has 2 names, .*cp"):
+        with pytest.raises(RuntimeError, match=r"name is a hard link: its file has 2 names, .*cp"):
             VERBS[verb](path)
     else:
         with suppress(OSError, RuntimeError):  # it is no folder
