@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: no pool of threads that a fork would lose
 os.environ["EXPERIMENTS_TRUST"] = "tests"  # its corpora and layers, in records and manifests
 
-from tests.soak import faults, parents, report, slurm_faults
+from tests.soak import apps, faults, parents, report, slurm_faults
 from tests.soak.enumerated import Enumeration, Spot
 from tests.soak.lanes import Job, run_all
 from tests.soak.mutants import MUTANTS
@@ -31,6 +31,8 @@ from tests.soak.storage_faults import unmount_below
 
 for _layer in ("worker", "controller", "rank", "storage", "byte", "clock", "wandb", "host"):
     importlib.import_module(f"tests.soak.{_layer}_faults")  # enter themselves in the registry
+
+_OF_APPS = 0.1  # of the minutes, unless trials are named
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,13 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="soak-", dir=options.folder))
     points = Points(options.cache)
-    points.prepare()
-    if options.minutes or options.only:  # fully enumerated points start from none
-        parents.make(points)
+    words = options.only.split(",")
+    if not all(word.startswith(apps.NAME) for word in words):
+        points.prepare()
+        if options.minutes or options.only:  # fully enumerated points start from none
+            parents.make(points)
     print(f"seed {options.seed}; folders in {folder}", flush=True)
     start, outcomes = time.monotonic(), []
     trials = itertools.chain(
         run_all(_slurm_jobs(options, points, folder), folder, 1),
+        run_all(_app_jobs(options, folder), folder, options.jobs),
         run_all(_jobs(options, points, folder), folder, options.jobs),
     )
     for outcome in trials:
@@ -92,12 +97,30 @@ def _jobs(options: argparse.Namespace, points: Points, folder: Path) -> Iterator
 
 def _names(only: Sequence[str]) -> Iterator[str]:
     """Of random trials: those given, or without end those of the parts given, or of all."""
-    parts = [word for word in only if word in faults.parts()]
-    yield from (
-        word for word in only if ":" not in word and word not in parts and "slurm" not in word
-    )
+    own = [word for word in only if "slurm" not in word and not word.startswith(apps.NAME)]
+    parts = [word for word in own if word in faults.parts()]
+    yield from (word for word in own if ":" not in word and word not in parts)
     for n in itertools.count(1) if parts or not only else ():
         yield from [f"{part}-{n}" for part in parts] or [str(n)]
+
+
+def _app_jobs(options: argparse.Namespace, folder: Path) -> Iterator[Job]:
+    """Sweeps of an own app: those named, or for a share of the time."""
+    only = options.only.split(",") if options.only else [apps.NAME]
+    names = [word for word in only if word.startswith(apps.NAME)]
+    if not names or not (options.only or options.minutes):
+        return
+    parts = [word for word in names if word in apps.parts()]
+    share = 1.0 if len(names) == len(only) and options.only else _OF_APPS
+    with apps.apps(folder / "undisturbed") as made:
+        deadline = time.monotonic() + 60 * options.minutes * share
+        for n in itertools.count():
+            for name in [f"{part}-{n}" for part in parts] if n else set(names) - set(parts):
+                if n and time.monotonic() > deadline:
+                    return
+                yield Job(name=name, run=lambda own, name=name: made.trial(name, options.seed, own))
+            if not parts:
+                return
 
 
 def _slurm_jobs(options: argparse.Namespace, points: Points, folder: Path) -> Iterator[Job]:
