@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the trials that are asked for; returns the exit code."""
     options = _parse(arguments)
     warm_up()
-    if options.mutant:
+    if options.mutant in MUTANTS:
         MUTANTS[options.mutant]()
     if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def _app_jobs(options: argparse.Namespace, folder: Path) -> Iterator[Job]:
         return
     parts = [word for word in names if word in apps.parts()]
     share = 1.0 if len(names) == len(only) and options.only else _OF_APPS
-    with apps.apps(folder / "undisturbed") as made:
+    with apps.apps(folder / "undisturbed", options.mutant) as made:
         deadline = time.monotonic() + 60 * options.minutes * share
         for n in itertools.count():
             for name in [f"{part}-{n}" for part in parts] if n else set(names) - set(parts):
@@ -158,7 +158,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--by-turns", action="store_true", help="one kind an operation; the seed says which first"
     )
-    parser.add_argument("--mutant", default="", choices=["", *MUTANTS], help="put a mistake in")
+    parser.add_argument(
+        "--mutant", default="", choices=["", *MUTANTS, *apps.mistakes()], help="put a mistake in"
+    )
     parser.add_argument("--stop", action="store_true", help="end at the first failed trial")
     parser.add_argument("--slurm", type=int, default=0, metavar="N", help="sweeps on real daemons")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at a time")

@@ -50,7 +50,11 @@ def judge(sweep: Sweep, expected: dict[str, Any], *, forgiven: bool) -> Iterator
     for run_id, wanted in expected.items():
         folder = sweep.sweep_dir / run_id
         seed = wanted["config"]["seed"]
-        lines = [_line(text) for text in (sweep.diary / str(seed)).read_text().splitlines()]
+        diary = sweep.diary / str(seed)
+        if not diary.exists():
+            yield Problem(kind=LOST, text=f"seed {seed} has never begun")
+            continue
+        lines = [_line(text) for text in diary.read_text().splitlines()]
         said = [*_of_record(folder, wanted), *_of_journal(folder, forgiven)]
         asks = seed != wanted["config"]["forgets"]
         said += [*_of_diary(lines, asks), *_of_history(folder, lines, wanted, asks)]

@@ -151,6 +151,12 @@ class Nodes:
         if not self.address:
             raise RuntimeError("no Dask cluster starts here")
 
+    def workers(self) -> list[int]:
+        """Processes of its nodes."""
+        tasks = Path(f"/proc/{self._process.pid}/task").glob("*/children")
+        found = [int(pid) for path in tasks for pid in path.read_text().split()]
+        return [p for p in found if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
+
     def close(self) -> None:
         """Ends it."""
         with suppress(ProcessLookupError):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from tests.soak.faults import fault
 from tests.soak.stage import ELSEWHERE, PATIENCE
@@ -19,16 +20,16 @@ _LOCKS = {getattr(fcntl, name) for name in dir(fcntl) if "SETLK" in name or "GET
 def full_disk(trial: Trial) -> None:
     """The results are on a file system that fills up, and is enlarged after that."""
     results, stage = trial.stage.results, trial.stage
-    if not _mount_tmpfs(trial, results):
+    if not mount_tmpfs(trial, results):
         return
     used = sum(_pages(path) for path in results.rglob("*"))
     room = int(2 ** trial.rng.uniform(1, 8.5))
-    _mount("-o", f"remount,size={(used + room) * _PAGE}", str(results))
+    mount("-o", f"remount,size={(used + room) * _PAGE}", str(results))
     process = stage.start()
     code = process.wait(PATIENCE)
     output = process.output.read_text(errors="replace")
     records = [path.read_text(errors="replace") for path in results.rglob("record.json")]
-    _mount("-o", "remount,size=512m", str(results))
+    mount("-o", "remount,size=512m", str(results))
     if code and any("no space left" in text.lower() for text in (output, *records)):
         trial.injected("full disk", f"{4 * room} KB left -> {code}")
     elif code and code not in (130, ELSEWHERE):  # runs of a killed controller go on
@@ -41,17 +42,17 @@ def read_only(trial: Trial) -> None:
     """Between two commands: it is refused in a line."""
     results = trial.stage.results
     results.mkdir(exist_ok=True)
-    if os.geteuid() or not _mount("--bind", str(results), str(results)):
+    if os.geteuid() or not mount("--bind", str(results), str(results)):
         trial.skip("read-only disk", "needs root, and mount")
         return
     try:
-        if not _mount("-o", "remount,bind,ro", str(results)):
+        if not mount("-o", "remount,bind,ro", str(results)):
             trial.skip("read-only disk", "this file system can't be bound read-only")
             return
         process = trial.stage.start()
         code = process.wait(PATIENCE)
     finally:
-        _umount(results)
+        umount(results)
     if code == 0:  # all was done before
         return
     trial.injected("read-only disk", f"-> {code}")
@@ -104,7 +105,7 @@ def moved(trial: Trial) -> None:
     away.rename(run_dir)
 
 
-def _mount_tmpfs(trial: Trial, folder: Path) -> bool:
+def mount_tmpfs(trial: Any, folder: Path) -> bool:
     """A file system in memory, at a folder whose files move into it; taken down after the trial."""
     if os.path.ismount(folder):
         return True
@@ -112,7 +113,7 @@ def _mount_tmpfs(trial: Trial, folder: Path) -> bool:
     if folder.exists():
         folder.rename(aside)
     folder.mkdir()
-    if os.geteuid() or not _mount("-t", "tmpfs", "-o", "size=512m", "soak", str(folder)):
+    if os.geteuid() or not mount("-t", "tmpfs", "-o", "size=512m", "soak", str(folder)):
         trial.skip("full disk", "needs root, and mount")
         folder.rmdir()
         if aside.exists():
@@ -124,7 +125,7 @@ def _mount_tmpfs(trial: Trial, folder: Path) -> bool:
 
     def take_down() -> None:
         shutil.copytree(folder, aside, symlinks=True)
-        _umount(folder)
+        umount(folder)
         folder.rmdir()
         aside.rename(folder)
 
@@ -136,11 +137,12 @@ def _pages(path: Path) -> int:
     return 1 if path.is_dir() else -(-path.stat().st_size // _PAGE)
 
 
-def _mount(*arguments: str) -> bool:
+def mount(*arguments: str) -> bool:
+    """Whether the system takes it."""
     return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode == 0
 
 
-def _umount(folder: Path) -> None:
+def umount(folder: Path) -> None:
     subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
 
 
@@ -149,4 +151,4 @@ def unmount_below(folder: Path) -> None:
     for line in reversed(Path("/proc/mounts").read_text().splitlines()):
         place = Path(line.split()[1])
         if place.is_relative_to(folder):
-            _umount(place)
+            umount(place)
