@@ -52,7 +52,7 @@ def _waits(sweep_dir: Path) -> bool:
     """Whether any point waits for a worker; says how the sweep stands if none does. Raises
     ValueError if it has points to run that were never left to workers.
     """
-    if Workers.tasks(sweep_dir):
+    if Workers.waiting(sweep_dir):
         return True
     points = read_states(sweep_dir)
     n_left = sum(point.state not in ("done", *CUT_SHORT) for point in points)

@@ -10,12 +10,17 @@ from contextlib import contextmanager
 
 import pytest
 
+from experiments.sweep import submission
+from experiments.sweep.control import controlling
 from experiments.sweep.many_runs import run_sweep
+from experiments.sweep.planning import plan_points
 from experiments.sweep.queues import _cluster, _waiting
 from experiments.sweep.queues._cluster import Cluster, Nodes, work
 from experiments.sweep.queues.dask import Dask
 from experiments.sweep.queues.ray import Ray
+from experiments.sweep.queues.workers import Workers
 from experiments.sweep.states import read_states
+from experiments.sweep.submission import Submission
 from experiments.system.claims import read_events
 
 KINDS = (Dask, Ray)
@@ -121,9 +126,9 @@ def test_a_point_that_another_command_withdraws_is_waited_for(raws, tmp_path, mo
     losses = run_sweep(raws, Here(address="here"))
     assert all(loss > 0 for loss in losses)
     assert {point.state for point in read_states(sweep)} == {"done"}
-    assert _waiting.find(sweep) == set()
     for process in Here.nodes.started:
         process.wait(30)
+    assert _waiting.find(sweep) == set()  # the last worker may end after the command
 
 
 @pytest.mark.long
@@ -133,6 +138,30 @@ def test_workers_that_do_nothing_end_the_command(raws, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="one after another, and 3 points are left"):
         run_sweep(raws, Here(address="here"))
     assert {point.state for point in read_states(tmp_path / "results" / "s")} == {"waiting"}
+
+
+def test_points_of_a_command_that_is_gone_wait_for_nobody(tmp_path):
+    """Those that were left to workers wait for these."""
+    _waiting.put(tmp_path, ["aa", "bb"])
+    assert not Workers.tasks(tmp_path)
+    assert Workers.waiting(tmp_path) == {"aa", "bb"}
+    with controlling(tmp_path):
+        assert Workers.tasks(tmp_path).keys() == {"aa", "bb"}
+    given = Submission(name="1", run_ids=("bb",), code="", devices=1, num_nodes=1, resources={})
+    submission.write(tmp_path / _waiting.FOLDER, given)
+    assert Workers.tasks(tmp_path).keys() == {"bb"}
+
+
+@pytest.mark.long
+def test_the_same_command_goes_on_where_all_of_a_cluster_was_killed(raws, tmp_path, monkeypatch):
+    monkeypatch.setattr(_cluster, "_POLL", 0.1)
+    Here.nodes = Threads()
+    sweep = tmp_path / "results" / "s"
+    _waiting.put(sweep, [point.run_id for point in plan_points(raws)])  # it had come so far
+    assert all(loss > 0 for loss in run_sweep(raws, Here(address="here")))
+    for process in Here.nodes.started:
+        process.wait(30)
+    assert not _waiting.find(sweep)
 
 
 @pytest.mark.long

@@ -45,6 +45,11 @@ def is_controller(sweep_dir: Path, name: str | None) -> bool:
     return name is not None and is_locked(sweep_dir / FOLDER / name)
 
 
+def is_driven(sweep_dir: Path) -> bool:
+    """Whether any process drives the sweep now."""
+    return any(is_locked(path) for path in (sweep_dir / FOLDER).glob("*"))
+
+
 def stop_controllers(sweep_dir: Path) -> tuple[int, list[str]]:
     """Interrupts the controllers on this host; their runs save and end.
 

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -84,6 +85,15 @@ def read(path: Path, check: Callable[[Mapping[str, Any]], object] = dict) -> Sub
 def paths(folder: Path) -> list[Path]:
     """Files of a queue's submissions, oldest first."""
     return sorted(folder.glob("*.json"))
+
+
+def run_ids(folder: Path) -> set[str]:
+    """All that its submissions list, but for those that can't be read."""
+    found = set[str]()
+    for path in paths(folder):
+        with suppress(FileNotFoundError, DamagedError):
+            found.update(read(path).run_ids)
+    return found
 
 
 def last(

@@ -11,6 +11,7 @@ from typing import ClassVar, Self
 
 from experiments.config.reading import read
 from experiments.sweep import submission
+from experiments.sweep.control import is_driven
 from experiments.sweep.point import Point
 from experiments.sweep.queue import Outcome, Queue, Task
 from experiments.sweep.queues import _waiting
@@ -36,10 +37,20 @@ class Workers(Queue):
 
     @classmethod
     def tasks(cls, sweep_dir: Path) -> dict[str, Task]:
-        waiting = _waiting.find(sweep_dir)
+        """Those that were left to workers, or wait for a command that is there. Of a cluster's
+        command that was killed nobody starts workers: who gives it again gets its points.
+        """
+        waiting = cls.waiting(sweep_dir)
+        if waiting and not is_driven(sweep_dir):
+            waiting &= submission.run_ids(sweep_dir / _waiting.FOLDER)
         detail = f"until python -m experiments.work {shlex.quote(str(sweep_dir))} takes it"
-        task = Task(queue=TITLE, job=TITLE, detail=detail)
-        return {run_id: task for run_id in waiting if not _waiting.is_over(sweep_dir, run_id)}
+        return dict.fromkeys(waiting, Task(queue=TITLE, job=TITLE, detail=detail))
+
+    @staticmethod
+    def waiting(sweep_dir: Path) -> set[str]:
+        """Run ids of the points that a worker would take."""
+        found = _waiting.find(sweep_dir)
+        return {run_id for run_id in found if not _waiting.is_over(sweep_dir, run_id)}
 
     @classmethod
     def cancel(cls, sweep_dir: Path) -> int:
