@@ -47,7 +47,7 @@ def test_the_offline_file_holds_config_rows_and_summary(tmp_path):
 
     run = start(tmp_path)
     for step in range(3):
-        run.log({"n_tokens": 100 * step, "loss": 7.0 - step})
+        run.log({"step": step, "n_tokens": 100 * step, "loss": 7.0 - step})
     run.finish({"val_loss": 4.5})
     (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     found = read_wandb(path)
@@ -91,7 +91,7 @@ def test_a_failing_wandb_warns_once_and_is_left_alone(tmp_path):
         run.finish({})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run.log({"n_tokens": 1})
+        run.log({"step": 1, "n_tokens": 1})
         run.finish({})
 
 
@@ -156,7 +156,7 @@ def test_a_disk_that_filled_unnoticed_is_told_at_the_end(tmp_path, monkeypatch):
     """W&B's process drops what it can't write and says nothing."""
     monkeypatch.setattr("experiments.training.trackers.tracker._FULL", 2**60)
     run = start(tmp_path)
-    run.log({"n_tokens": 1})
+    run.log({"step": 1, "n_tokens": 1})
     with pytest.warns(UserWarning, match=r"W&B's file lacks rows, for .* no space left in .*wandb"):
         run.finish({})
 
@@ -181,7 +181,7 @@ SCRIPT = """
         return ours, int(Path(f"/proc/{ours}/task/{ours}/children").read_text())
 
     run = start("first")
-    run.log({"n_tokens": 1})
+    run.log({"step": 1, "n_tokens": 1})
     assert run._guest.wait(60) and run._guest.error is None, run._guest.error
 """
 
@@ -210,10 +210,10 @@ def test_a_dead_or_hanging_wandb_is_one_warning(tmp_path, signal, whose):
         time.sleep(0.2)
         begin = time.monotonic()
         for i in range(6000):  # more than the pipe to it holds, or its socket
-            run.log({{"n_tokens": i}})
+            run.log({{"step": i, "n_tokens": i}})
         assert time.monotonic() - begin < 10, "training waited"
         time.sleep(2.2)
-        run.log({{"n_tokens": 7000}})
+        run.log({{"step": 7000, "n_tokens": 7000}})
         run.finish({{"val_loss": 1.0}})
         for pid in both:
             end = time.monotonic() + 20
@@ -226,7 +226,7 @@ def test_a_dead_or_hanging_wandb_is_one_warning(tmp_path, signal, whose):
                 assert not Path(f"/proc/{{pid}}").exists(), "left behind"
         tracker._PATIENCE = 60.0
         run = start("second")
-        run.log({{"n_tokens": 1}})
+        run.log({{"step": 1, "n_tokens": 1}})
         run.finish({{"val_loss": 2.0}})
         print("finished")
     """
@@ -250,7 +250,7 @@ def test_signals_that_end_the_training_do_not_end_its_logging(tmp_path):
             os.killpg(0, number)
             os.kill(ours, number)
         time.sleep(0.5)
-        run.log({"n_tokens": 2})
+        run.log({"step": 2, "n_tokens": 2})
         run.finish({"val_loss": 3.0})
     """
     done = call(rest, tmp_path)
@@ -263,7 +263,7 @@ def test_signals_that_end_the_training_do_not_end_its_logging(tmp_path):
 def test_a_killed_training_leaves_its_rows_and_no_process(tmp_path):
     rest = """
         for i in range(2, 300):
-            run.log({"n_tokens": i})
+            run.log({"step": i, "n_tokens": i})
         print(*processes(run), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
@@ -305,8 +305,8 @@ def test_a_start_that_hangs_is_given_up(tmp_path, monkeypatch, fake_wandb):
     run = start(tmp_path)
     time.sleep(0.3)
     with pytest.warns(UserWarning, match=r"W&B logging stopped: no answer for 0\.2 s"):
-        run.log({"n_tokens": 1})
-    run.log({"n_tokens": 2})
+        run.log({"step": 1, "n_tokens": 1})
+    run.log({"step": 2, "n_tokens": 2})
     run.finish({})
 
 

@@ -13,6 +13,7 @@ from experiments.config.constraints import check_once, shown
 from experiments.config.paths import conf_dir
 
 _LISTS = ("eval", "parts")  # groups of which several are chosen, or none
+_SEVERAL = (*_LISTS, "logger")  # of which several may be chosen
 _OPTIONAL = ("experiment", "ladder_model")  # by nobody's choice null
 _PLACE = "runs are written to paths.results/sweep/<run id>: set paths.results=... and sweep=..."
 NO_EFFECT = {  # settings of Hydra's, and the remedy
@@ -95,7 +96,7 @@ def check_choices(word: str) -> None:
         if isinstance(value, dict):  # values for the group's own keys
             continue
         listed = isinstance(value, list)
-        if not (group in _LISTS and listed) and not isinstance(value, str):
+        if not (group in _SEVERAL and listed) and not isinstance(value, str):
             raise ValueError(f"{word}: {group} needs one choice; {choices(group)}")
         names = value if listed else [value]
         for name in names:

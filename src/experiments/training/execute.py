@@ -198,8 +198,13 @@ def _train_and_evaluate(point: Point, record: RunRecord, first: _First | None) -
         sinks, guards = (*(one.log for one in trackers), first.progress), first.guards
         if (within := config.trainer.stop_hopeless) is not None:
             hopeless = Hopeless(point.run_dir.parent, record, within)
+
+    def begin_curves(rows: list[dict[str, float]]) -> None:
+        for tracker in trackers:
+            tracker.begin(rows)
+
     try:
-        trained = fit(point, begun, sinks, guards, hopeless)
+        trained = fit(point, begun, sinks, guards, hopeless, begin_curves)
         if not point.scored_by_all:
             leave_group()
         loss = begun.module.recent_loss(trained.n_steps)

@@ -27,7 +27,8 @@ from experiments.training.seal import SealedCheckpoints
 from experiments.training.starting import Begun
 from experiments.training.watchdog import Guards, every_second
 
-Sink = Callable[[dict[str, float]], None]
+Row = dict[str, float]
+Sink = Callable[[Row], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +70,15 @@ def fit(
     sinks: Sequence[Sink],
     guards: Guards,
     hopeless: Hopeless | None = None,
+    begin: Callable[[list[Row]], None] = lambda rows: None,
 ) -> Fit:
     """Trains to the end of the plan, or until the run is hopeless. History and checkpoints go to
-    the run's folder.
+    the run's folder. sinks are told each row, begin first of all those of processes before.
 
     Raises Interrupted if a signal asked to stop before the end, once the checkpoint is written.
     """
 
-    def also(row: dict[str, float]) -> None:
+    def also(row: Row) -> None:
         for sink in sinks:
             sink(row)
 
@@ -94,6 +96,7 @@ def fit(
         lambda: clock.seconds + sum(part.seconds for part in module.parts),
         guards.check,
         is_trunk=point.is_trunk,
+        begin=begin,
     )
     keep_at = (max(1, round(share * point.plan.n_steps)) for share in trainer_config.keep_at)
     starts = Starts(point.run_dir) if point.is_trunk else frozenset(keep_at)

@@ -27,14 +27,14 @@ _KEPT = ("step", "loss", "lr", "tokens_per_second", "seconds")  # the plan gives
 
 
 class History(pl.Callback):
-    """Appends a row every n steps to history.csv and hands it to `also` (W&B, progress).
+    """Appends a row every n steps to history.csv and hands it to `also` (trackers, progress).
 
     Columns: step, n_tokens, flops, loss (mean since the last row, nats/token), lr,
     tokens_per_second, seconds (of training in this process, without those of compiling).
 
     The rows are part of every checkpoint, and a resumed run writes history.csv from them: a file
     that a kill, a full disk or a hand has damaged is whole again, and rows past the checkpoint are
-    gone, for their steps are taken again.
+    gone, for their steps are taken again. The trackers are handed the same rows, to begin with.
     """
 
     def __init__(
@@ -45,13 +45,15 @@ class History(pl.Callback):
         compiling: Callable[[], float] = lambda: 0.0,
         check: Callable[[], None] = lambda: None,
         is_trunk: bool = False,
+        begin: Callable[[list[dict[str, float]]], None] = lambda rows: None,
     ) -> None:
         """compiling(): seconds so far in which torch.compile worked, which are no training.
         check(): before each write of rank 0, raises if it must not write. is_trunk: its end has no
         row of its own, for its branches have one there only if a run from scratch has.
+        begin(rows): is told the rows before this process's first, once.
         """
         self.path, self.every, self.also, self.compiling = path, every, also, compiling
-        self.check, self.is_trunk = check, is_trunk
+        self.check, self.is_trunk, self.begin = check, is_trunk, begin
         self._kept: list[Kept] = []
         self._restored = False
 
@@ -129,14 +131,16 @@ class History(pl.Callback):
             writer.writerow(row)
 
     def _write(self, trainer: pl.Trainer, plan: Plan) -> None:
-        """history.csv as the rows say. Rank 0's task."""
+        """history.csv as the rows say, and what else shows them. Rank 0's task."""
         if not trainer.is_global_zero:
             return
         self.check()
-        if not self._kept:
+        rows = [_row(kept, plan) for kept in self._kept]
+        if rows:
+            _write_rows(self.path, rows)
+        else:
             remove(self.path)
-            return
-        _write_rows(self.path, (_row(kept, plan) for kept in self._kept))
+        self.begin(rows)
 
 
 def repair(run_dir: Path, record: RunRecord) -> bool:

@@ -12,8 +12,8 @@ FOLDER = "tensorboard"  # in the run's
 class TensorBoard:
     """Rows by n_tokens, in the run's folder.
 
-    A run that goes on after an interruption goes on in the same curve: TensorBoard drops what the
-    earlier file has of tokens that are trained again.
+    A run that goes on after an interruption goes on in the same curve: each process begins its file
+    with the rows so far, and the files of processes before go.
     """
 
     def check(self) -> None:
@@ -28,4 +28,10 @@ class TensorBoard:
         """Begins a file."""
         folder = run.folder / FOLDER
         init = {"folder": str(folder.absolute()), "config": dict(run.config)}
-        return Tracker("TensorBoard", OWNERS / "tensorboard_owner.py", init, folder=folder)
+        return Tracker(
+            "TensorBoard",
+            OWNERS / "tensorboard_owner.py",
+            init,
+            folder=folder,
+            earlier=folder.glob("events.out.tfevents.*"),
+        )

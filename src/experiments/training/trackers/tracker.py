@@ -3,17 +3,23 @@
 Calls of such a package may wait without a limit: for a server, or for a process of its own. So a
 child process makes them (owners/). It is told the rows, and is killed if it does not answer;
 training waits for it at the end only, for a limited time.
+
+A run that goes on takes the steps since its checkpoint again, and a process that was killed has
+shown them. So each process of a run first tells the rows of its checkpoint, as history.csv has
+them, and the tracker shows these in place of all that was before: one curve, each step once. Rows
+are not kept back until a checkpoint holds them, for a curve is there to be watched.
 """
 
+import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from experiments.system.disk import refuse_links_in
+from experiments.system.disk import refuse_links_in, remove_tree
 from experiments.training.guest import Guest
 
 _PATIENCE = 120.0  # seconds without an answer that end the logging; online, the end uploads
@@ -54,12 +60,15 @@ class Tracker:
         *,
         folder: Path | None,
         environ: Mapping[str, str] | None = None,
+        earlier: Iterable[Path] = (),
     ) -> None:
         """owner: script of the child process; init: what it is told first.
 
         folder: where it writes in the run's, if it does; through no link; a full disk is said.
+        earlier: what processes before have left there, which begin() removes.
         """
         self._name, self._folder = name, folder
+        self._earlier = list(earlier)  # now, before the child has files of its own
         self._guest: Guest | None = None
         try:
             if folder is not None:
@@ -72,6 +81,16 @@ class Tracker:
             self._warn(repr(error))
         else:
             self._guest.tell({"init": init})
+
+    def begin(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Shows these rows, and none that a process before has shown. Waits for nothing."""
+        if self._guest is None:
+            return
+        self._guest.tell({"begin": {"rows": [dict(row) for row in rows]}})
+        for path in self._earlier:
+            remove_tree(path)
+        if left := [path for path in self._earlier if os.path.lexists(path)]:
+            self._stop(f"{left[0]}, an earlier curve of this run, can't be removed")
 
     def log(self, row: Mapping[str, float]) -> None:
         """Logs a row of numbers; it holds n_tokens, the axis. Waits for nothing."""

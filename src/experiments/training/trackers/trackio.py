@@ -11,8 +11,9 @@ from experiments.training.trackers.tracker import OWNERS, TrackedRun, Tracker
 class Trackio:
     """A run by its run id, in the group of its sweep, in TRACKIO_DIR or trackio's own folder.
 
-    A run that goes on after an interruption is the same run. The rows that it trains again, from
-    its checkpoint on, are there twice, with equal values.
+    A run that goes on after an interruption is the same run: its rows are written anew as its
+    checkpoint has them. On a server or a Space, which trackio can't delete from, rows of steps that
+    are there are not told again.
     """
 
     project: WandbName = "experiments"
@@ -32,6 +33,5 @@ class Trackio:
             "name": run.run_id,
             "group": run.sweep,
             "config": dict(run.config),
-            "resume": "allow",
         }
         return Tracker("trackio", OWNERS / "trackio_owner.py", init, folder=None)

@@ -19,12 +19,12 @@ _TAG_LENGTH = 64  # characters; W&B refuses a run with a longer tag
 def start_wandb(settings: Logger, run: TrackedRun) -> Tracker | None:
     """One W&B run; None if it is disabled.
 
-    Its group is the sweep, its job type the model, its id the run's own. Online, a run that goes
-    on after an interruption goes on in W&B too (resume="allow"). Offline, each process of the run
-    leaves a folder offline-run-<time>-<run_id> of the rows that it trained; `wandb sync` uploads
-    them to one run in order of their times, and how well it joins them depends on W&B's version
-    (its issues #2423, #3841, #5865). Rows are on the axis n_tokens, so that none lands at a wrong
-    place; the whole history in any case is the run's history.csv.
+    Its group is the sweep, its job type the model, its id the run's own, a row's step the run's.
+    Online, a run that goes on after an interruption goes on in W&B too (resume="allow"), and rows
+    of steps that W&B has are not told again: it can't take a row back. Offline, each process of the
+    run makes a folder offline-run-<time>-<run_id> of the whole curve so far, and the folders of
+    processes before go: how well `wandb sync` joins several depends on W&B's version (its issues
+    #2423, #3841, #5865).
 
     A full disk is not reported by W&B: finish() warns where there is no space left.
     """
@@ -46,11 +46,13 @@ def start_wandb(settings: Logger, run: TrackedRun) -> Tracker | None:
         "program": sys.argv,
         "settings": {"silent": True, "console": "off", "init_timeout": _INIT_TIMEOUT},
     }
+    folder = run.folder / "wandb"
     return Tracker(
         "W&B",
         OWNERS / "wandb_owner.py",
         init,
-        folder=run.folder / "wandb",
+        folder=folder,
+        earlier=folder.glob(f"offline-run-*-{run.run_id}"),
         environ={"WANDB_X_STATS_PID": str(os.getpid())},  # system metrics are to be the training's
     )
 

@@ -1,5 +1,6 @@
 """How a process that owns a tracked run is told what to do: by guest.py's pipe. Each script beside
-this one loads it by its path and serves an Owner: init, log, finish, and `run`, None if closed.
+this one loads it by its path and serves an Owner: init, begin, log, finish, and `run`, None if
+closed.
 
 At the end of the pipe without a finish, whoever told it is gone: it closes the run, so that no row
 is lost, or is ended by an alarm. Standard library only.

@@ -12,34 +12,38 @@ class Owner:
 
     def __init__(self) -> None:
         self.run: Any = None
-        self._goes_on = False
 
     def init(self, folder: str, config: dict[str, Any]) -> None:
         """config: shown as text."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import SummaryMetadata
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
         from tensorboard.compat.proto.types_pb2 import DT_STRING
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self.run = EventFileWriter(folder)
+        # a TensorBoard that has read an earlier file drops what that has from this step on: all
+        begun = SessionLog(status=SessionLog.START)
+        self.run.add_event(Event(wall_time=time.time(), step=0, session_log=begun))
         text = "\n".join(f"    {line}" for line in json.dumps(config, indent=1).splitlines())
         shown = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         tensor = TensorProto(dtype=DT_STRING, string_val=[text.encode()])
         self._write(0, tag="config", metadata=shown, tensor=tensor)
 
-    def log(self, n_tokens: float, **row: float) -> None:
-        """A row of numbers. The first ends what an earlier file of the run has from there on: rows
-        between a checkpoint and an interruption, which are made again.
-        """
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    def begin(self, rows: list[dict[str, float]]) -> None:
+        """Rows of processes before."""
+        for row in rows:
+            self._add(**row)
+        self.run.flush()
 
-        if not self._goes_on:
-            begun = SessionLog(status=SessionLog.START)
-            self.run.add_event(Event(wall_time=time.time(), step=int(n_tokens), session_log=begun))
-            self._goes_on = True
+    def log(self, **row: float) -> None:
+        """A row of numbers."""
+        self._add(**row)
+        self.run.flush()
+
+    def _add(self, n_tokens: float, **row: float) -> None:
         for tag, value in row.items():
             self._write(int(n_tokens), tag=tag, simple_value=value)
-        self.run.flush()
 
     def finish(self, exit_code: int, summary: dict[str, Any]) -> None:
         """Writes the record's losses at the run's last token, and closes the file."""

@@ -24,9 +24,15 @@ class Owner:
         self.run.define_metric("n_tokens")
         self.run.define_metric("*", step_metric="n_tokens")
 
-    def log(self, **row: float) -> None:
-        """A row of numbers."""
-        self.run.log(row)
+    def begin(self, rows: list[dict[str, float]]) -> None:
+        """Rows of processes before."""
+        for row in rows:
+            self.log(**row)
+
+    def log(self, step: float, **row: float) -> None:
+        """A row of numbers, unless W&B has one of its step: a run that goes on online."""
+        if step >= self.run.step:
+            self.run.log({"step": step, **row}, step=int(step), commit=True)
 
     def finish(self, exit_code: int, summary: dict[str, Any]) -> None:
         """Ends the run; when it returns, all is written, or uploaded."""
