@@ -23,7 +23,11 @@ SEEN = {
     "always_zero": ("local-two", r"wrong: out-\d+\.txt: exit code 0, and \d of 4 walks are done"),
     "waiting_lost": ("workers-term", r"wrong: the last command: exit code 0, and 3 of 4 walks"),
     "waiting_stays": ("workers-term", r"leftover: waiting/"),
-    "withdrawn_for_all": ("dask-two", r"wrong: out-\d+\.txt: exit code 1, .*one after another"),
+    "waits_for_the_dead": ("dask-kill_all", r"lost: the same command ended with \[\[3\], \[3\]"),
+    "withdrawn_for_all": (
+        "dask-two",
+        r"(hang: |wrong: out-\d+\.txt: exit code 1, .*one after another)",
+    ),
 }
 
 
@@ -35,7 +39,7 @@ def test_each_mistake_has_its_verdict():
 @pytest.mark.parametrize("mistake", SEEN)
 def test_a_mistake_is_seen(tmp_path, mistake):
     trial, verdict = SEEN[mistake]
-    command = [sys.executable, "-m", "tests.soak", f"--only=apps-{trial}", "--minutes=5", "--stop"]
+    command = [sys.executable, "-m", "tests.soak", f"--only=apps-{trial}", "--minutes=15", "--stop"]
     command += ["--seed=1", f"--mutant={mistake}", f"--folder={tmp_path}"]
     done = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=900
