@@ -7,6 +7,7 @@ them, in the files beside this one; layers_experts.py names them.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -184,11 +185,12 @@ class ExpertsModel(PreTrainedModel):
         if cache is not None and not config.causal:
             raise ValueError(_NOT_CAUSAL)
         n_past = 0 if cache is None else int(cache.get_seq_length())
-        mask = _mask(attention_mask, x, n_past)
+        n_keys = _n_keys(cache, n_past + x.shape[1])
+        mask = _mask(attention_mask, x, n_past, n_keys)
         if position_ids is None:
             position_ids = torch.arange(n_past, n_past + x.shape[1], device=x.device)[None]
         heads = (config.num_attention_heads, config.head_dim)
-        seen = seen_at(self.positions, position_ids, n_past + x.shape[1], heads, mask)
+        seen = seen_at(self.positions, position_ids, n_keys, heads, mask)
         tokens, states = None, [x]
         if any(block.ffn.reads_tokens for block in self.blocks):
             tokens = make_tokens(input_ids, attention_mask, n_past, cache, len(self.blocks))
@@ -313,8 +315,14 @@ def _check_keywords(
         )
 
 
-def _mask(attention_mask: Tensor | None, x: Tensor, n_past: int) -> Tensor | None:
-    """What each of n new positions sees, (batch or 1, 1, n, n_past + n) bool; None: all before it.
+def _n_keys(cache: Any, n: int) -> int:
+    """Keys that the cache gives for n positions: those, or all places of one of a fixed size."""
+    first = next(iter(getattr(cache, "layers", ())), None)
+    return getattr(first, "max_cache_len", None) or n
+
+
+def _mask(attention_mask: Tensor | None, x: Tensor, n_past: int, n_keys: int) -> Tensor | None:
+    """What each of n new positions sees, (batch or 1, 1, n, n_keys) bool; None: all before it.
 
     Every position sees itself, padding too: else its row would be empty, and not a number.
     """
@@ -322,10 +330,12 @@ def _mask(attention_mask: Tensor | None, x: Tensor, n_past: int) -> Tensor | Non
         return attention_mask
     n = x.shape[1]
     padded = attention_mask is not None and not bool(attention_mask.all())
-    if not padded and (n == 1 or n_past == 0):
+    is_whole = n_keys == n_past + n  # no places that are still empty
+    if not padded and is_whole and (n == 1 or n_past == 0):
         return None
-    before = torch.ones(n, n_past + n, dtype=torch.bool, device=x.device).tril(n_past)[None, None]
+    before = torch.ones(n, n_keys, dtype=torch.bool, device=x.device).tril(n_past)[None, None]
     if not padded:
         return before
-    itself = torch.eye(n, n_past + n, dtype=torch.bool, device=x.device).roll(n_past, 1)
-    return before & attention_mask[:, None, None, : n_past + n].bool() | itself
+    itself = torch.eye(n, n_keys, dtype=torch.bool, device=x.device).roll(n_past, 1)
+    padding = F.pad(attention_mask[:, : n_past + n].bool(), (0, n_keys - n_past - n))
+    return before & padding[:, None, None] | itself
