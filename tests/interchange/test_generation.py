@@ -39,7 +39,7 @@ def padded(ids, n):
 
 
 def slow_beams(model, prompt, n_beams):
-    """Best text of N_NEW tokens by whole texts scored anew at each step, without a cache."""
+    """Best text of N_NEW tokens by whole texts scored again at each step, without a cache."""
     end, beams = model.generation_config.eos_token_id, [(0.0, prompt)]
     for _ in range(N_NEW):
         grown = []

@@ -41,7 +41,7 @@ class TransformerConfig:
 
     document_end: the id that ends a document; if given, attention does not reach past the end of
     another document. Costs are those of full causal attention either way.
-    trained_blocks: only these blocks' layers are trained (init/freeze.py); None: all is.
+    trained_blocks: only these blocks' layers are trained (freezing.py); None: all is.
     tables_alone: of these layers, their tables of rows alone are.
     lora_rank: instead, of low-rank adapters beside all linear maps of the blocks (lora.py).
     base: the model from whose size the learning rate is carried to this one (parametrization.py);

@@ -131,7 +131,7 @@ class History(pl.Callback):
             writer.writerow(row)
 
     def _write(self, trainer: pl.Trainer, plan: Plan) -> None:
-        """history.csv as the rows say, and what else shows them. Rank 0's task."""
+        """history.csv as the rows say, and whatever shows them. Rank 0's task."""
         if not trainer.is_global_zero:
             return
         self.check()

@@ -11,9 +11,9 @@ from experiments.training.trackers.tracker import OWNERS, TrackedRun, Tracker
 class Trackio:
     """A run by its run id, in the group of its sweep, in TRACKIO_DIR or trackio's own folder.
 
-    A run that goes on after an interruption is the same run: its rows are written anew as its
+    A run that goes on after an interruption is the same run: its rows are written again as its
     checkpoint has them. On a server or a Space, which trackio can't delete from, rows of steps that
-    are there are not told again.
+    are there are not sent again.
     """
 
     project: WandbName = "experiments"

@@ -21,7 +21,7 @@ def start_wandb(settings: Logger, run: TrackedRun) -> Tracker | None:
 
     Its group is the sweep, its job type the model, its id the run's own, a row's step the run's.
     Online, a run that goes on after an interruption goes on in W&B too (resume="allow"), and rows
-    of steps that W&B has are not told again: it can't take a row back. Offline, each process of the
+    of steps that W&B has are not sent again: it can't take a row back. Offline, each process of the
     run makes a folder offline-run-<time>-<run_id> of the whole curve so far, and the folders of
     processes before go: how well `wandb sync` joins several depends on W&B's version (its issues
     #2423, #3841, #5865).
