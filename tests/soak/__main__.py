@@ -112,15 +112,15 @@ def _app_jobs(options: argparse.Namespace, folder: Path) -> Iterator[Job]:
         return
     parts = [word for word in names if word in apps.parts()]
     share = 1.0 if len(names) == len(only) and options.only else _OF_APPS
-    with apps.apps(folder / "undisturbed", options.mutant) as made:
-        deadline = time.monotonic() + 60 * options.minutes * share
-        for n in itertools.count():
-            for name in [f"{part}-{n}" for part in parts] if n else set(names) - set(parts):
-                if n and time.monotonic() > deadline:
-                    return
-                yield Job(name=name, run=lambda own, name=name: made.trial(name, options.seed, own))
-            if not parts:
+    made = apps.Apps(folder / "undisturbed", options.mutant)
+    deadline = time.monotonic() + 60 * options.minutes * share
+    for n in itertools.count():
+        for name in [f"{part}-{n}" for part in parts] if n else set(names) - set(parts):
+            if n and time.monotonic() > deadline:
                 return
+            yield Job(name=name, run=lambda own, name=name: made.trial(name, options.seed, own))
+        if not parts:
+            return
 
 
 def _slurm_jobs(options: argparse.Namespace, points: Points, folder: Path) -> Iterator[Job]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from experiments.sweep.queues.workers import Workers
 from experiments.system.claims import is_claimed
@@ -139,7 +140,7 @@ class Sweep:
 
 
 class Nodes:
-    """A Dask cluster of two nodes, which ends with the process that made it."""
+    """A Dask cluster of two nodes, as long as it is entered."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -157,8 +158,10 @@ class Nodes:
         found = [int(pid) for path in tasks for pid in path.read_text().split()]
         return [p for p in found if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
-    def close(self) -> None:
-        """Ends it."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

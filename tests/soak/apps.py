@@ -7,8 +7,7 @@ real ones: a command is killed, told to end or given twice, and given again unti
 import importlib.util
 import os
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 
 from tests.soak.app_faults import FAULTS
@@ -37,32 +36,22 @@ class Apps:
         if mistake:
             path = filter(None, (str(_MISTAKES), os.environ.get("PYTHONPATH")))
             os.environ |= {"SOAK_MISTAKE": mistake, "PYTHONPATH": os.pathsep.join(path)}
-        self.nodes = Nodes() if importlib.util.find_spec("distributed") else None
+        self.launchers = LAUNCHERS if importlib.util.find_spec("distributed") else LAUNCHERS[:-1]
 
     def trial(self, name: str, seed: int, folder: Path) -> Outcome:
         """Some faults, drawn from the seed and the name alone."""
         rng = random.Random(f"{seed} {name}")
         words = name.split("-")
-        known = [one for one in LAUNCHERS if one != "dask" or self.nodes is not None]
         asked = ["dask"] if "kill_node" in words else [one for one in LAUNCHERS if one in words]
-        launcher = rng.choice([one for one in asked if one in known] or known)
+        launcher = rng.choice([one for one in asked if one in self.launchers] or self.launchers)
         names = [one for one in FAULTS if launcher == "dask" or one != "kill_node"]
         only = [one for one in names if one in words]
         names = only or rng.choices(names, k=rng.choice((1, 1, 2)))
-        trial = AppTrial(name, Sweep(folder, launcher, self.nodes), self.expected, rng)
-        trial.outcome.what = f"walks by {launcher} | {', '.join(names)}"
-        return trial.run([FAULTS[one] for one in names])
-
-
-@contextmanager
-def apps(folder: Path, mistake: str = "") -> Iterator[Apps]:
-    """As long as its trials run."""
-    made = Apps(folder, mistake)
-    try:
-        yield made
-    finally:
-        if made.nodes is not None:
-            made.nodes.close()
+        # each has a cluster of its own: one that a fault has broken is no other trial's
+        with Nodes() if launcher == "dask" else nullcontext() as nodes:
+            trial = AppTrial(name, Sweep(folder, launcher, nodes), self.expected, rng)
+            trial.outcome.what = f"walks by {launcher} | {', '.join(names)}"
+            return trial.run([FAULTS[one] for one in names])
 
 
 def parts() -> list[str]:
