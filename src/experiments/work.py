@@ -54,6 +54,7 @@ def _waits(sweep_dir: Path) -> bool:
     """
     if Workers.waiting(sweep_dir):
         return True
+    Workers.clean(sweep_dir)
     points = read_states(sweep_dir)
     n_left = sum(point.state not in ("done", *CUT_SHORT) for point in points)
     again = f"python -m experiments.retry {sweep_dir}"

@@ -254,6 +254,14 @@ def test_a_sweep_that_has_nothing_for_workers_says_why(left, sweep, command, tmp
     assert [p.state for p in read_states(sweep)] == ["queued", "waiting"]
 
 
+def test_a_point_that_ended_after_its_worker_was_killed_waits_no_more(left, sweep, command):
+    (point,) = left("seed=1")
+    point.run_dir.mkdir()
+    log_event(point.run_dir, "done")
+    assert command(work, sweep)[0] == 0
+    assert _waiting.find(sweep) == set()
+
+
 def test_what_is_no_work_is_one_line(sweep, make, command, tmp_path):
     manifest.add(sweep, [manifest.make_entry(make("seed=1"), None)])
     for words, message in [

@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 from experiments.config.reading import read
 from experiments.sweep import submission
 from experiments.sweep.control import is_driven
+from experiments.sweep.manifest import submitting
 from experiments.sweep.point import Point
 from experiments.sweep.queue import Outcome, Queue, Task
 from experiments.sweep.queues import _waiting
@@ -51,6 +52,14 @@ class Workers(Queue):
         """Run ids of the points that a worker would take."""
         found = _waiting.find(sweep_dir)
         return {run_id for run_id in found if not _waiting.is_over(sweep_dir, run_id)}
+
+    @staticmethod
+    def clean(sweep_dir: Path) -> None:
+        """Takes out points that are over: a worker was killed, and its run came to its end."""
+        with submitting(sweep_dir):
+            for run_id in _waiting.find(sweep_dir):
+                if _waiting.is_over(sweep_dir, run_id):
+                    _waiting.take_out(sweep_dir, run_id)
 
     @classmethod
     def cancel(cls, sweep_dir: Path) -> int:
