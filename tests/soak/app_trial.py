@@ -14,6 +14,9 @@ from tests.soak.trials import Outcome, last_line
 
 _TURNS = 6  # of the same command after the last fault, by which all must be done
 PATIENCE = 120.0  # seconds in which a command has to end
+# Python 3.11 leaves a compiled file cut short on a full disk, and reads it (its issue 126606); the
+# next command removes it
+_CUT = "EOFError: marshal data too short"
 CODES = {0, 3, 130}  # of commands that may leave points
 
 
@@ -82,7 +85,7 @@ class AppTrial:
         for command in commands:
             code, said = command.process.returncode, last_line(command.output)
             codes.append(code)
-            if "Traceback" in command.text():
+            if "Traceback" in command.text() and not (self.is_full and _CUT in command.text()):
                 self.wrong(f"{command.output.name} has a traceback: {said}")
             if code not in CODES and not command.killed and not self.is_full:
                 self.wrong(f"{command.output.name}: exit code {code}, {said}")
