@@ -11,6 +11,7 @@ from experiments import show
 from experiments.records.files import read_record, write_record
 from experiments.sweep import manifest
 from experiments.sweep.queues import _waiting
+from experiments.sweep.queues.workers import Workers
 from experiments.system.claims import claimed, log_event
 from tests.conftest import SMALL_PEER
 
@@ -104,7 +105,8 @@ def test_what_has_not_ended_says_how_it_goes_on(point, command):
     assert {line.split()[0] for line in section(out, "setting").splitlines()} >= {"size", "seed"}
     assert next_ == retry
 
-    _waiting.put(sweep, [point.run_id])
+    with Workers().session("1 run", [point]) as session:
+        session.submit([point], sweep / "code", {})
     out, next_ = last_line(command, run_dir)
     assert f"queued: until python -m experiments.work {sweep} takes it" in out
     assert next_.startswith(f"python -m experiments.status {sweep} --watch   # until python -m ")

@@ -328,13 +328,19 @@ def test_no_draws_leave_the_other_intervals():
     assert np.isnan([case.lower, case.upper]).all()
 
 
-@pytest.mark.parametrize("wave", [0.0, 0.001])
-def test_akimas_interval_holds_its_own_minimum(wave):
-    table = curves(lambda s, b: 4.5 + wave * math.sin(3 * math.log(s)))
+def test_akimas_interval_holds_its_own_minimum():
+    table = curves(lambda s, b: 4.5 + 0.001 * math.sin(3 * math.log(s)))
     (curve,) = fit_isoflop(table, method="akima", n_draws=50).curves
     assert curve.x_interval[0] < curve.x_opt < curve.x_interval[1]
     (curve,) = fit_isoflop(noisy(curves(parabola), 1e-5), method="akima", n_draws=50).curves
     assert curve.x_interval[0] <= 3e5 <= curve.x_interval[1]  # no narrower than its grid
+
+
+def test_akima_names_no_best_size_where_all_are_as_good():
+    """The lowest point of its grid is then the first, and nothing is known of what is beyond."""
+    (curve,) = fit_isoflop(curves(lambda s, b: 4.5), method="akima", n_draws=50).curves
+    assert math.isnan(curve.x_opt)
+    assert "the smallest size is the best: try beyond it" in curve.warnings
 
 
 @pytest.mark.parametrize("pair", [(0, 1), (-2, -1)])
