@@ -26,6 +26,7 @@ KNOWN_FILES = {
     "log.txt", "progress.json", ".claim",
 }  # fmt: skip
 KNOWN_OF_SWEEP = {
+    "status.html",
     "manifest.jsonl",
     ".claim",
     ".code",
