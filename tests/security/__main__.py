@@ -6,7 +6,6 @@ the terminal.
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,8 @@ from experiments.system.plain_text import printable
 from experiments.system.text_table import aligned
 from tests.conftest import WORDS
 from tests.init.test_gguf import vocabulary, write
-from tests.security.attacks import ATTACKS, FORMULA, MARKUP, START, Place
+from tests.security.app_attacks import APP_ATTACKS
+from tests.security.attacks import ATTACKS, FORMULA, MARKUP, START, Place, environment
 from tests.security.file_attacks import FILE_ATTACKS
 from tests.security.gguf_flips import flips, summary
 from tests.security.strangers import own_folder, state_of
@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [("attack", "outcome", "")]
     with tempfile.TemporaryDirectory(prefix="strangers-") as folder:
         here = place(Path(folder))
-        for name, prepare in (ATTACKS | FILE_ATTACKS).items():
+        for name, prepare in (ATTACKS | FILE_ATTACKS | APP_ATTACKS).items():
             if options.only in name:
-                rows.append((name, *_outcome(prepare, here, options.trust)))
+                rows.append((name, *outcome(prepare, here, options.trust)))
                 print(f"{len(rows) - 1}: {rows[-1][0]}: {rows[-1][1]}", file=sys.stderr, flush=True)
         write(here.root / "tiny.gguf", **vocabulary())
         for path in filter(None, (here.root / "tiny.gguf", options.gguf)):
@@ -72,8 +72,9 @@ def place(root: Path) -> Place:
 
 
 def _call(words: Sequence[str], root: Path, trust: str = "") -> subprocess.CompletedProcess[bytes]:
+    begin = [] if words[0].endswith(".py") else ["-m"]
     return subprocess.run(
-        [sys.executable, "-m", *words],
+        [sys.executable, *begin, *words],
         cwd=root,
         env=environment(root, trust),
         capture_output=True,
@@ -82,16 +83,7 @@ def _call(words: Sequence[str], root: Path, trust: str = "") -> subprocess.Compl
     )
 
 
-def environment(root: Path, trust: str = "") -> dict[str, str]:
-    """A command's, with the programs of root/bin before the machine's."""
-    return {
-        **os.environ, "EXPERIMENTS_CACHE": str(root / "cache"), "EXPERIMENTS_TRUST": trust,
-        "XDG_STATE_HOME": str(root / "state"),
-        "OMP_NUM_THREADS": "1", "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
-    }  # fmt: skip
-
-
-def _outcome(prepare: Callable[[Place], list[str]], here: Place, trust: str) -> tuple[str, str]:
+def outcome(prepare: Callable[[Place], list[str]], here: Place, trust: str = "") -> tuple[str, str]:
     """A word, and the command's last line."""
     here.ran.unlink(missing_ok=True)
     shutil.rmtree(here.thesis, ignore_errors=True)

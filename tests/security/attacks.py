@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -63,6 +64,15 @@ class Place:
         run_dir = self.sweep() / self.honest.name
         write_record(run_dir, dataclasses.replace(read_record(run_dir / RECORD_NAME), **changes))
         return run_dir
+
+
+def environment(root: Path, trust: str = "") -> dict[str, str]:
+    """A command's, with the programs of root/bin before the machine's."""
+    return {
+        **os.environ, "EXPERIMENTS_CACHE": str(root / "cache"), "EXPERIMENTS_TRUST": trust,
+        "XDG_STATE_HOME": str(root / "state"),
+        "OMP_NUM_THREADS": "1", "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
 
 
 def of_place(make: Callable[..., list[str]]) -> Callable[..., Callable[[Place], list[str]]]:

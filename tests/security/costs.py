@@ -22,7 +22,8 @@ from experiments.system.text_table import aligned
 from experiments.training.checkpoints import LAST
 from tests.adapters.small import adapter, write_peft
 from tests.analysis.tables import BUDGETS, SIZES, growing
-from tests.security.__main__ import environment, place
+from tests.security.__main__ import place
+from tests.security.attacks import environment
 
 
 def _runs() -> pd.DataFrame:

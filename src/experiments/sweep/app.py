@@ -182,6 +182,11 @@ class AppFile:
     file: str
     signature: str | None = None
 
+    def __post_init__(self) -> None:
+        for key, value in (("name", self.name), ("file", self.file)):
+            if not isinstance(value, str):
+                raise TypeError(f"{key}={value!r} is no text")
+
     def content(self) -> bytes:
         """Bytes that are signed."""
         return json.dumps([self.name, self.file]).encode()
@@ -240,7 +245,7 @@ def check_owner(sweep_dir: Path, place: str) -> None:
     """
     try:
         found = AppFile(**read_json(sweep_dir / FILE_NAME))
-        name, file = str(found.name), Path(str(found.file))
+        name, file = found.name, Path(found.file)
     except FileNotFoundError:
         if not (sweep_dir / _MANIFEST).exists():
             return

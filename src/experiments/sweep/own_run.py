@@ -62,11 +62,13 @@ class Run:
         try:
             step = json.loads(head)["step"]
         except (ValueError, TypeError, KeyError):
+            step = None
+        if type(step) is not int or step < 0:
             raise RuntimeError(
                 f"{self.folder / CHECKPOINT_NAME} is no checkpoint; delete it, and the same "
                 "command starts the run again"
-            ) from None
-        self.n_steps = int(step)
+            )
+        self.n_steps = step
         return Saved(step=self.n_steps, content=rest)
 
     def step(self, n_steps: int, save: Callable[[], bytes], **numbers: float) -> None:
