@@ -113,5 +113,9 @@ class Trial:
 
 def last_line(path: Path) -> str:
     """Of a file of output."""
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:  # ended before it had an output
+        return ""
+    lines = text.strip().splitlines()
     return lines[-1] if lines else "(no output)"
