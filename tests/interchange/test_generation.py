@@ -89,3 +89,16 @@ def test_assisted_decoding_is_greedy(name, assistant, read):
     assert torch.equal(
         model.generate(ids, assistant_model=helper, **options), model.generate(ids, **options)
     )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_tokenizer_for_stop_strings_changes_no_text_without_them(name, read):
+    """transformers asks for it, and its server gives it to every call."""
+    model, ids = read(name), prompts(1, 5)
+    folder = model.config.name_or_path
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    found = model.generate(ids, tokenizer=tokenizer, stop_strings=["in no text"], **GREEDY)
+    assert found.tolist() == model.generate(ids, **GREEDY).tolist()
+    with pytest.raises((TypeError, ValueError), match="tokeniser"):
+        model.generate(ids, tokeniser=tokenizer, **GREEDY)  # other keywords are refused as before

@@ -25,15 +25,7 @@ from experiments.sweep.manifest import MANIFEST_NAME
 from experiments.sweep.queues import _waiting
 from experiments.sweep.submission import Submission
 from tests.conftest import REPOSITORY
-from tests.security.attacks import (
-    ESCAPE,
-    FORMULA,
-    MARKUP,
-    Place,
-    environment,
-    named,
-    of_place,
-)
+from tests.security.attacks import ESCAPE, FORMULA, MARKUP, Place, environment, named, of_place
 from tests.security.strangers import plant_link
 from tests.security.test_checkpoints import planted
 
@@ -104,13 +96,11 @@ def _app(**values: Any) -> Change:
     return change
 
 
-def _written(name: str, content: str | bytes) -> Change:
-    """Content of a file of the run, or beside it."""
+def _written(name: str, content: str) -> Change:
+    """Content of a file of the run, or beside it. RUN is the run's name."""
 
     def change(here: Place, run_dir: Path) -> None:
-        path = run_dir / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        (run_dir / name.replace("RUN", run_dir.name)).write_text(content)
 
     return change
 
@@ -127,7 +117,7 @@ def _record(**values: Any) -> Change:
 
 
 def _manifest(**values: Any) -> Change:
-    """Other values of each line of the manifest, whose checksum is right; raw.KEY of its config."""
+    """Other values of each line of the manifest, or of the config in it, with its checksum."""
 
     def change(here: Place, run_dir: Path) -> None:
         path, lines = run_dir.parent / MANIFEST_NAME, list[str]()
@@ -167,7 +157,7 @@ def _pipe(name: str) -> Change:
 
 
 def _pickled(here: Place, run_dir: Path) -> None:
-    """Checkpoint whose content the app gives to numpy, which must not unpickle it."""
+    """Checkpoint whose content the app gives to numpy, which does not unpickle it."""
     planted(run_dir / "pickle", here.ran)
     (run_dir / "last.ckpt").write_bytes(b'{"step": 3}\n' + (run_dir / "pickle").read_bytes())
 
@@ -196,16 +186,6 @@ def _altered_copy(here: Place, run_dir: Path) -> None:
 
 
 @of_place
-def _waits(here: Place, *words: str, name: str = "", content: str = "0\n") -> list[str]:
-    """A point that waits for a worker, by a file of that name and content."""
-    run_dir = _sweep(here)
-    (run_dir / RECORD_NAME).unlink()
-    _leave_to_workers(run_dir)
-    (run_dir.parent / "workers" / "waiting" / (name or run_dir.name)).write_text(content)
-    return named(words, run_dir)
-
-
-@of_place
 def _called(here: Place, sweep: str) -> list[str]:
     """A sweep's name that the reader has copied from somebody."""
     _sweep(here)
@@ -214,7 +194,7 @@ def _called(here: Place, sweep: str) -> list[str]:
 
 HUGE = "9" * 5000
 OTHERS = {"file": "PLANTED/ridge.py"}
-# by name: makes the folder, and returns the words of the command after python (-m)
+# by name: makes the folder, and returns the words of the command after python -m, or of APP
 APP_ATTACKS: dict[str, Callable[[Place], list[str]]] = {
     **{
         f"an app of a stranger's file: {words[0].rpartition('.')[2]}": _on(
@@ -260,10 +240,14 @@ APP_ATTACKS: dict[str, Callable[[Place], list[str]]] = {
     "values of a record 1,000 deep: collect": _on(
         _written("record.json", '{"run_id": "x", "app": "a", "values": ' + '{"a":' * 1000), *COLLECT
     ),
-    "a list of a million in a record: show": _on(_record(values={"loss": [1] * 10**6}), *SHOW),
+    "a list of a million in a record: collect": _on(
+        _record(values={"loss": [1] * 10**6}), *COLLECT
+    ),
     "steps below none in a record: status": _on(_record(n_steps=-5, planned_steps=-1), *STATUS),
-    "10^300 steps in a record: show": _on(_record(n_steps=10**300, own_work=1e308), *SHOW),
-    "control characters in a record's unit: show": _on(_record(unit=ESCAPE, label=ESCAPE), *SHOW),
+    "10^300 steps in a record: status": _on(_record(n_steps=10**300, own_work=1e308), *STATUS),
+    "control characters in a record's unit: status": _on(
+        _record(unit=ESCAPE, label=ESCAPE), *STATUS
+    ),
     "control characters in an own record: collect": _on(
         _record(values={ESCAPE: ESCAPE}, error=ESCAPE), *COLLECT
     ),
@@ -318,9 +302,12 @@ APP_ATTACKS: dict[str, Callable[[Place], list[str]]] = {
         _linked("workers"), *AGAIN, "hydra/launcher=workers", ended=False
     ),
     "a link for workers: work": _on(_linked("workers"), *WORK, ended=False),
-    "a point of anybody's that waits: work": _waits(*WORK),
-    "a point that leads out of the sweep waits: work": _waits(*WORK, name="..2f..2fthesis"),
-    "a point waits for events of 5,000 digits: work": _waits(*WORK, content=HUGE),
+    "a link for a point that waits: work": _on(
+        _linked("workers/waiting/RUN"), *WORK, ended=False
+    ),
+    "5,000 digits in a point that waits: work": _on(
+        _written("../workers/waiting/RUN", HUGE), *WORK, ended=False
+    ),
     **{
         f"a sweep called {what}": _called(name)
         for what, name in (

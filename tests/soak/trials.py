@@ -112,10 +112,7 @@ class Trial:
 
 
 def last_line(path: Path) -> str:
-    """Of a file of output."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:  # ended before it had an output
-        return ""
+    """Of a file of output, which a process lacks that ended within milliseconds."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     lines = text.strip().splitlines()
     return lines[-1] if lines else "(no output)"

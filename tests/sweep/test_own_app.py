@@ -232,6 +232,17 @@ def test_a_sweep_has_the_runs_of_one_app(ridge_raw, tmp_path, monkeypatch, other
                 ask()
 
 
+@pytest.mark.parametrize("changed", [{"name": 7}, {"file": [1]}])
+def test_an_app_whose_file_names_it_by_no_text(ridge_raw, tmp_path, changed):
+    sweep = tmp_path / "results" / "s"
+    apps.note_app(sweep, RIDGE)
+    path = sweep / "app.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    (key, value) = next(iter(changed.items()))
+    with pytest.raises(ValueError, match=re.escape(f"is damaged ({key}={value!r} is no text)")):
+        apps.app_of_sweep(sweep)
+
+
 @pytest.mark.long
 def test_an_app_that_a_stranger_names_is_not_imported(sweep, command, tmp_path):
     evil = tmp_path / "evil"

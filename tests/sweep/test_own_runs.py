@@ -54,6 +54,21 @@ def test_what_a_run_may_return(ridge_raw, tmp_path, monkeypatch, returned, statu
     assert read_any_record(next(tmp_path.rglob("record.json"))).status == status
 
 
+@pytest.mark.parametrize("step", ["-1", "1e999", "true", '"3"', "9" * 5000, "[]"])
+def test_a_checkpoint_of_no_step_is_refused(ridge_raw, tmp_path, monkeypatch, step):
+    with monkeypatch.context() as patch:
+        patch.setattr(Ridge, "run", lambda self, run: 1.0)
+        with pytest.raises(SystemExit):
+            run_one(ridge_raw(), place=RIDGE)
+    run_dir = next(tmp_path.rglob("record.json")).parent
+    (run_dir / "last.ckpt").write_text(f'{{"step": {step}}}\n')
+    with pytest.raises(SystemExit):
+        run_one(ridge_raw(), place=RIDGE)
+    error = read_any_record(run_dir / "record.json").error
+    assert error is not None
+    assert "last.ckpt is no checkpoint; delete it, and the same command" in error
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_log_lines_go_where_a_run_s_output_goes(ridge_raw, monkeypatch, capsys, own):
     """From INFO on, and once, if an app has a handler of its own."""

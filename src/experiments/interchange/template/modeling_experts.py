@@ -226,6 +226,12 @@ class ExpertsForCausalLM(ExpertsModel, GenerationMixin):
             raise ValueError(_NOT_CAUSAL)
         return super().generate(*inputs, **options)
 
+    def prepare_inputs_for_generation(
+        self, *inputs: Any, tokenizer: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As transformers', whose ways to generate hand the tokenizer of stop strings on."""
+        return super().prepare_inputs_for_generation(*inputs, **kwargs)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
