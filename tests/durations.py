@@ -70,6 +70,12 @@ KEPT = {
         "the fused trunk from its yaml to its record",
     "tests/training/test_checkpoints.py::test_kill_minus_nine_at_random_moments_changes_nothing":
         "a kill that nothing catches",
+    "tests/sweep/test_own_app.py::test_a_killed_sweep_goes_on_from_its_checkpoints":
+        "an app of one's own, killed",
+    "tests/sweep/test_own_app.py::test_its_command_plans_searches_and_refuses":
+        "an app of one's own from its command",
+    "tests/sweep/test_clusters.py::test_a_dask_cluster_of_two_nodes":
+        "a cluster's scheduler and nodes, started for real",
 }  # fmt: skip
 _OPTION = "--record-durations"
 _PARTS = "durations-{}.part"  # of a worker of xdist, in the folder that the option names

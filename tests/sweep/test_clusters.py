@@ -84,7 +84,6 @@ def test_a_missing_package_is_named(kind, monkeypatch, raws, tmp_path):
     assert not (tmp_path / "results" / "s").exists()
 
 
-@pytest.mark.long
 def test_workers_of_a_cluster_do_all_points_though_one_is_killed(raws, tmp_path, monkeypatch):
     """The first two end at once; one that runs is killed."""
     monkeypatch.setattr(_cluster, "_POLL", 0.1)
@@ -108,7 +107,6 @@ def test_workers_of_a_cluster_do_all_points_though_one_is_killed(raws, tmp_path,
         process.wait(30)
 
 
-@pytest.mark.long
 def test_a_point_that_another_command_withdraws_is_waited_for(raws, tmp_path, monkeypatch):
     """Two commands give one sweep; the first is interrupted and withdraws what it had given."""
     monkeypatch.setattr(_cluster, "_POLL", 0.1)
@@ -131,7 +129,6 @@ def test_a_point_that_another_command_withdraws_is_waited_for(raws, tmp_path, mo
     assert _waiting.find(sweep) == set()  # the last worker may end after the command
 
 
-@pytest.mark.long
 def test_workers_that_do_nothing_end_the_command(raws, tmp_path, monkeypatch):
     monkeypatch.setattr(_cluster, "_POLL", 0.01)
     Here.nodes = Threads(fails=99)
@@ -152,7 +149,6 @@ def test_points_of_a_command_that_is_gone_wait_for_nobody(tmp_path):
     assert Workers.tasks(tmp_path).keys() == {"bb"}
 
 
-@pytest.mark.long
 def test_the_same_command_goes_on_where_all_of_a_cluster_was_killed(raws, tmp_path, monkeypatch):
     monkeypatch.setattr(_cluster, "_POLL", 0.1)
     Here.nodes = Threads()
@@ -164,7 +160,6 @@ def test_the_same_command_goes_on_where_all_of_a_cluster_was_killed(raws, tmp_pa
     assert not _waiting.find(sweep)
 
 
-@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # Dask's own, of sockets and ports
 def test_a_dask_cluster_of_two_nodes(raws, tmp_path):
     distributed = pytest.importorskip("distributed")

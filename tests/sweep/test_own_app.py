@@ -280,7 +280,6 @@ def test_sources_are_files_beside_the_app(monkeypatch, source):
         Ridge().files()
 
 
-@pytest.mark.long
 def test_workers_share_its_points(ridge_raw, tmp_path):
     run_sweep([ridge_raw(degree=d) for d in (3, 4, 5)], Workers(), place=RIDGE)
     sweep = tmp_path / "results" / "s"
@@ -290,7 +289,6 @@ def test_workers_share_its_points(ridge_raw, tmp_path):
     assert {point.state for point in read_states(sweep)} == {"done"}
 
 
-@pytest.mark.long
 def test_ten_thousand_points_are_planned_in_ten_seconds(ridge_raw):
     """Seconds of CPU time, beside a processor that may be half as fast as one where it took 2 s."""
     raws = [ridge_raw(degree=1 + k % 30, seed=k // 30) for k in range(10_000)]
@@ -300,7 +298,6 @@ def test_ten_thousand_points_are_planned_in_ten_seconds(ridge_raw):
     assert len({point.run_id for point in points}) == 10_000
 
 
-@pytest.mark.long
 def test_a_killed_sweep_goes_on_from_its_checkpoints(tmp_path):
     """kill -9 of all its processes; then its own command again."""
     words = ("-m", "degree=3,5", "pause=0.005", "n_steps=800", "sweep=k")
@@ -327,7 +324,6 @@ def test_a_killed_sweep_goes_on_from_its_checkpoints(tmp_path):
         assert read_any_record(path).values == read_any_record(other).values
 
 
-@pytest.mark.long
 def test_a_cancelled_sweep_has_saved(tmp_path, command):
     running = ridge(tmp_path, "-m", "degree=3,5", "pause=0.005", "n_steps=4000", "sweep=c")
     sweep = tmp_path / "results" / "c"
@@ -341,7 +337,6 @@ def test_a_cancelled_sweep_has_saved(tmp_path, command):
     assert len(_sorted(sweep)) == 2
 
 
-@pytest.mark.long
 def test_its_command_plans_searches_and_refuses(tmp_path):
     def said(*words):
         ended = ridge(tmp_path, *words)

@@ -134,7 +134,6 @@ def test_each_owner_can_begin_anew(path):
     assert not {"init", "begin", "log", "finish"} - set(dir(owner))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("logger", TRACKERS)
 def test_a_run_that_was_killed_and_goes_on_is_one_curve(tmp_path, expected, logger):
     run_dir = train(tmp_path, logger, ENDS)
